@@ -1,0 +1,31 @@
+"""Metadata words beside page-table entries: build, operate, measure.
+
+>>> import extmeta as em
+>>> fields = em.Fields(uffd_wp=1, soft_dirty=1, age=8)
+>>> t = em.PageTable(encoding="linked", fields=fields)
+>>> t.map(range(0x1000, 0x1400))
+>>> t.store(range(0x1000, 0x1010), age=7)
+>>> t.scan(0, 1 << 36, fields.mask("age"), fields.pack(age=7)).size
+16
+>>> t.memory().side
+1024
+"""
+
+from extmeta.encodings import encodings, register
+from extmeta.encodings.adjacent import Adjacent
+from extmeta.encodings.inpte import InPte
+from extmeta.encodings.linked import Linked
+from extmeta.fields import Fields
+from extmeta.memory import Memory
+from extmeta.pagetable import PageTable
+
+__all__ = [
+    "Adjacent",
+    "Fields",
+    "InPte",
+    "Linked",
+    "Memory",
+    "PageTable",
+    "encodings",
+    "register",
+]

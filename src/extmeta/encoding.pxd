@@ -1,0 +1,76 @@
+"""The interface of an encoding: one way to keep the metadata words of PTE tables.
+
+The page table calls it with a descriptor and a run of entries, never with one
+entry at a time, so the loop is inside. A word is `lanes` uint64 long. An entry
+that holds nothing (`pte.none`) has no word; whether an entry that holds
+something has one is the encoding's to record.
+
+What is written is always word = (word & keep) | add. `keep` is one word for the
+whole run; `add` has a word for each entry, `step` = lanes apart, or one for all,
+`step` = 0.
+
+To add an encoding: see CONTRIBUTING.md; nothing outside its own file changes
+but a line in encodings/__init__.py.
+"""
+from libc.stdint cimport uint64_t
+
+from extmeta.frames cimport Frames, Ptdesc
+from extmeta.pte cimport PteLayout
+from extmeta.vpns cimport Run
+
+cdef enum:
+    MAX_LANES = 8         # words of up to 512 bits
+
+cdef struct Write:
+    const uint64_t* keep
+    const uint64_t* add
+    Py_ssize_t step
+
+cdef class Encoding:
+    cdef readonly int bits        # of a word
+    cdef readonly int lanes       # uint64s of a word
+    cdef readonly int order       # pages of a new PTE table: 2**order
+    cdef readonly object fields
+    cdef readonly object arch
+    cdef PteLayout pte
+    cdef Py_ssize_t entries       # of a PTE table
+    cdef Frames frames            # of the page table that this one serves
+    # Bits of a word that survive in a swap entry, if that isn't all of them.
+    cdef uint64_t swap_bits
+
+    # May allocate: make room for `w` to be stored. Called for every run of an
+    # operation, perhaps several of one table, before the first store; room must
+    # be left for them all. Returns the table, which may have moved, or NULL
+    # where no memory can be had; then nothing has changed.
+    cdef Ptdesc* prepare(
+        self, Ptdesc* t, const Run* r, const Write* w) noexcept nogil
+    # May allocate: give `child`, a copy of the entries of `t` that `self` serves,
+    # the words of `t`, which `parent` serves. -1 where no memory can be had.
+    cdef int fork(
+        self, Encoding parent, const Ptdesc* t, Ptdesc* child) noexcept nogil
+
+    # From here on nothing fails and nothing is allocated: all of it may run
+    # under the table's lock.
+    cdef void load(
+        self, const Ptdesc* t, const Run* r, uint64_t* words) noexcept nogil
+    cdef void store(self, Ptdesc* t, const Run* r, const Write* w) noexcept nogil
+    # Write the vpns of [first, last) where (word & mask) == value to `vpns`,
+    # ascending; return how many they are. value & ~mask is 0.
+    cdef Py_ssize_t scan(
+        self, const Ptdesc* t, Py_ssize_t first, Py_ssize_t last,
+        const uint64_t* mask, const uint64_t* value, uint64_t* vpns) noexcept nogil
+    # Forget the words of [first, last); the entries are cleared next.
+    cdef void zap(self, Ptdesc* t, Py_ssize_t first, Py_ssize_t last) noexcept nogil
+    # Give back what the table's words no longer need.
+    cdef void settle(self, Ptdesc* t) noexcept nogil
+    # Return `to`, the entry without metadata that replaces `pte`, with what it
+    # must carry: its flag, or its word.
+    cdef uint64_t carry(self, uint64_t pte, uint64_t to) noexcept nogil
+
+    # Bytes of side memory in use, and of the pages that hold it.
+    cdef size_t side_bytes(self) noexcept nogil
+    cdef size_t held_bytes(self) noexcept nogil
+    # Bytes of what finds the words, where the page table does not.
+    cdef size_t index_bytes(self) noexcept nogil
+    # Return the broken invariant, or NULL.
+    cdef const char* fault(self, const Ptdesc* t) noexcept nogil

@@ -1,0 +1,185 @@
+"""What an encoding is.
+
+An encoding keeps the metadata words of PTE tables. `encoding.pxd` is the
+interface with its promises. This base class holds what an encoding may leave as
+it is: scan, fork and zap in terms of load and store, which are right for all and
+fast for none.
+"""
+from libc.stdint cimport uint64_t
+from libc.string cimport memset
+
+from extmeta.frames cimport Frames, Ptdesc
+from extmeta.pte cimport flag_of
+from extmeta.vpns cimport Run
+
+cdef uint64_t[MAX_LANES] ZERO_WORD
+memset(ZERO_WORD, 0, sizeof(ZERO_WORD))
+
+
+cdef uint64_t mask_of(bits) except? 1:
+    return <uint64_t>sum(1 << bit for bit in bits)
+
+
+cdef class Encoding:
+    """One way to keep the metadata words of a page table's PTEs.
+
+    An instance made by the caller is a recipe; each page table binds a fresh
+    copy of it.
+
+    Attributes
+    ----------
+    fields : Fields
+    arch : Arch
+    bits : int
+        Bits of a word, the sum of the fields.
+    lanes : int
+        uint64s of a word.
+    """
+
+    @property
+    def config(self):
+        """Arguments that make an equal recipe, as a dict."""
+        return {}
+
+    def __repr__(self):
+        arguments = ", ".join(f"{k}={v!r}" for k, v in self.config.items())
+        return f"{type(self).__name__}({arguments})"
+
+    def bind(self, fields, arch, Frames frames not None):
+        """Return a copy of this recipe that serves one page table.
+
+        Parameters
+        ----------
+        fields : Fields
+        arch : Arch
+        frames : Frames
+            The page table's memory.
+
+        Raises
+        ------
+        ValueError
+            If the fields are wider than the encoding can hold; the message has
+            the bits needed and the bits there are.
+        """
+        cdef Encoding bound = type(self)(**self.config)
+        layout = arch.swap
+        bound.fields = fields
+        bound.arch = arch
+        bound.bits = fields.bits
+        bound.lanes = (fields.bits + 63) // 64
+        bound.entries = arch.ptrs_per_pte
+        bound.frames = frames
+        bound.swap_bits = <uint64_t>0xffffffffffffffffULL
+        bound.pte.none = 0
+        bound.pte.present = mask_of([arch.present])
+        bound.pte.write = mask_of([arch.write])
+        bound.pte.base = mask_of([arch.present, arch.user, arch.accessed])
+        bound.pte.writable = mask_of([arch.write, arch.dirty])
+        bound.pte.flag = mask_of([arch.flag])
+        bound.pte.swap_flag = mask_of([arch.swap_flag])
+        bound.pte.swap_write = mask_of([layout.exclusive])
+        bound.pte.pfn_shift = arch.pfn_shift
+        bound.pte.pfn_bits = arch.pfn_bits
+        bound.pte.type_shift = layout.type_shift
+        bound.pte.type_bits = layout.type_bits
+        bound.pte.offset_shift = layout.offset_shift
+        bound.pte.offset_bits = layout.offset_bits
+        bound.pte.offset_inverted = layout.offset_inverted
+        bound.hold()
+        return bound
+
+    def hold(self):
+        """Refuse fields that this encoding can't hold, and size what holds them.
+
+        Called once, when ``fields`` and ``arch`` are known.
+        """
+        self.refuse_above(64)
+
+    def refuse_above(self, available):
+        """Raise ValueError if the fields need more than ``available`` bits."""
+        if self.bits > available:
+            raise ValueError(f"{self!r} holds {available} bits a PTE on "
+                             f"{self.arch.name}; {self.fields!r} needs {self.bits}")
+
+    cdef Ptdesc* prepare(
+            self, Ptdesc* t, const Run* r, const Write* w) noexcept nogil:
+        return t
+
+    cdef int fork(
+            self, Encoding parent, const Ptdesc* t, Ptdesc* child) noexcept nogil:
+        cdef uint64_t[64 * MAX_LANES] words
+        cdef Run r
+        cdef Write w
+        w.keep = ZERO_WORD
+        w.add = words
+        w.step = self.lanes
+        r.vpns = NULL
+        for r.first in range(0, self.entries, 64):
+            r.n = min(64, self.entries - r.first)
+            parent.load(t, &r, words)
+            if self.prepare(child, &r, &w) is not child:
+                return -1
+        for r.first in range(0, self.entries, 64):
+            r.n = min(64, self.entries - r.first)
+            parent.load(t, &r, words)
+            self.store(child, &r, &w)
+        return 0
+
+    cdef void load(
+            self, const Ptdesc* t, const Run* r, uint64_t* words) noexcept nogil:
+        memset(words, 0, r.n * self.lanes * sizeof(uint64_t))
+
+    cdef void store(self, Ptdesc* t, const Run* r, const Write* w) noexcept nogil:
+        pass
+
+    cdef Py_ssize_t scan(
+            self, const Ptdesc* t, Py_ssize_t first, Py_ssize_t last,
+            const uint64_t* mask, const uint64_t* value,
+            uint64_t* vpns) noexcept nogil:
+        cdef uint64_t[64 * MAX_LANES] words
+        cdef Py_ssize_t found = 0
+        cdef Py_ssize_t i, lane
+        cdef bint same
+        cdef Run r
+        r.vpns = NULL
+        for r.first in range(first, last, 64):
+            r.n = min(64, last - r.first)
+            self.load(t, &r, words)
+            for i in range(r.n):
+                same = t.entry[r.first + i] != self.pte.none
+                for lane in range(self.lanes):
+                    same &= words[i * self.lanes + lane] & mask[lane] == value[lane]
+                vpns[found] = t.vpn + <uint64_t>(r.first + i)
+                found += same
+        return found
+
+    cdef void zap(
+            self, Ptdesc* t, Py_ssize_t first, Py_ssize_t last) noexcept nogil:
+        cdef Run r
+        cdef Write w
+        r.vpns = NULL
+        r.first = first
+        r.n = last - first
+        w.keep = w.add = ZERO_WORD
+        w.step = 0
+        self.store(t, &r, &w)
+
+    cdef void settle(self, Ptdesc* t) noexcept nogil:
+        pass
+
+    cdef uint64_t carry(self, uint64_t pte, uint64_t to) noexcept nogil:
+        if pte & flag_of(&self.pte, pte):
+            return to | flag_of(&self.pte, to)
+        return to
+
+    cdef size_t side_bytes(self) noexcept nogil:
+        return 0
+
+    cdef size_t held_bytes(self) noexcept nogil:
+        return self.side_bytes()
+
+    cdef size_t index_bytes(self) noexcept nogil:
+        return 0
+
+    cdef const char* fault(self, const Ptdesc* t) noexcept nogil:
+        return NULL

@@ -1,0 +1,126 @@
+"""Words in the page next to the table: an order-1 pair (Amit's form A).
+
+The word of a PTE is at the PTE's address + one page, so it is found without
+the descriptor. `when="always"` makes every PTE table a pair and doubles what
+PTE tables cost. `when="needed"` starts with the table alone; its first word
+moves it into a pair, which a kernel would pay with a changed PMD entry and a
+TLB flush. That is counted in `repointings`, the flush itself isn't modelled.
+With the last word the side page goes back and the table stays where it is.
+
+Precedents: s390's PGSTE, ppc64 hash-64K's hidx, x86 PTI's pair of PGDs.
+"""
+from cython cimport final
+from libc.stdint cimport uint64_t
+from libc.string cimport memcpy
+
+from extmeta.encoding cimport Encoding, Write
+from extmeta.encodings.side cimport (
+    adds_nothing,
+    count_flags,
+    side_load,
+    side_scan,
+    side_store,
+    side_zap,
+)
+from extmeta.frames cimport PTE, SIDE, Ptdesc, upper_entry
+from extmeta.vpns cimport Run
+
+
+@final
+cdef class Adjacent(Encoding):
+    """Keep each table's words in the page after it.
+
+    Parameters
+    ----------
+    when : {"always", "needed"}
+        When a table gets its second page.
+
+    Attributes
+    ----------
+    repointings : int
+        How often a live table was moved into a pair and its upper entry
+        changed. Each is a TLB flush in a kernel.
+
+    Raises
+    ------
+    ValueError
+        If ``when`` is something else.
+    """
+
+    cdef readonly str when
+    cdef readonly size_t repointings
+
+    def __init__(self, when="always"):
+        if when not in ("always", "needed"):
+            raise ValueError(f"Adjacent(when={when!r}): 'always' or 'needed'")
+        self.when = when
+
+    @property
+    def config(self):
+        return {"when": self.when}
+
+    def hold(self):
+        self.refuse_above(64)
+        self.order = 1 if self.when == "always" else 0
+
+    cdef uint64_t* side(self, const Ptdesc* t) noexcept nogil:
+        return t.entry + (self.frames.page_bytes >> 3)
+
+    cdef Ptdesc* prepare(
+            self, Ptdesc* t, const Run* r, const Write* w) noexcept nogil:
+        cdef Ptdesc* pair
+        if t.order == 1 or adds_nothing(w, 1):
+            return t
+        pair = self.frames.alloc(1, PTE, False)
+        if pair is NULL:
+            return NULL
+        memcpy(pair.entry, t.entry, self.entries * sizeof(uint64_t))
+        pair.parent = t.parent
+        pair.vpn = t.vpn
+        pair.used = t.used
+        pair.parent[0] = upper_entry(self.frames, pair)
+        self.frames.free(t)
+        self.repointings += 1
+        return pair
+
+    cdef int fork(
+            self, Encoding parent, const Ptdesc* t, Ptdesc* child) noexcept nogil:
+        # A table made in a pair from the start is re-pointed by nobody.
+        if t.flagged:
+            memcpy(self.side(child), self.side(t), self.frames.page_bytes)
+            child.flagged = t.flagged
+        return 0
+
+    cdef void load(
+            self, const Ptdesc* t, const Run* r, uint64_t* words) noexcept nogil:
+        side_load(self, self.side(t), 64, t, r, words)
+
+    cdef void store(self, Ptdesc* t, const Run* r, const Write* w) noexcept nogil:
+        side_store(self, self.side(t), 64, t, r, w)
+
+    cdef Py_ssize_t scan(
+            self, const Ptdesc* t, Py_ssize_t first, Py_ssize_t last,
+            const uint64_t* mask, const uint64_t* value,
+            uint64_t* vpns) noexcept nogil:
+        return side_scan(self, self.side(t), 64, t, first, last, mask[0], value[0],
+                         vpns)
+
+    cdef void zap(
+            self, Ptdesc* t, Py_ssize_t first, Py_ssize_t last) noexcept nogil:
+        side_zap(self, t, first, last)
+
+    cdef void settle(self, Ptdesc* t) noexcept nogil:
+        if self.order == 0 and t.order == 1 and t.flagged == 0:
+            self.frames.free_upper_half(t)
+    
+    cdef size_t side_bytes(self) noexcept nogil:
+        return self.frames.pages[<int>SIDE] * self.frames.page_bytes
+
+    cdef const char* fault(self, const Ptdesc* t) noexcept nogil:
+        if count_flags(self, t) != t.flagged:
+            return b"count of flagged entries is stale"
+        if t.flagged and t.order == 0:
+            return b"flag set, but no side page"
+        if self.order == 0 and t.order == 1 and t.flagged == 0:
+            return b"side page without a flagged entry"
+        return NULL

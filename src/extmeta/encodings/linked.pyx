@@ -1,0 +1,214 @@
+"""Words in a side page linked from the table's descriptor (Amit's form B).
+
+The side page has a word of fixed width for each PTE: 64 bytes a table where a
+word is one bit, 4 KiB where it is 64, 32 KiB at 512. It is allocated with the
+table's first word and freed with its last, so a table without words costs
+nothing; one random word costs the whole page. Roberts' experiment of 2024
+(20240419074344.2643212-1-ryan.roberts@arm.com) and KVM's shadowed_translation
+have this shape.
+"""
+from cython cimport final
+from libc.stdint cimport int8_t, uint8_t, uint16_t, uint32_t, uint64_t, uintptr_t
+from libc.string cimport memcpy, memset
+
+from extmeta.encoding cimport Encoding, Write
+from extmeta.encodings.side cimport (
+    adds_nothing,
+    count_flags,
+    side_load,
+    side_scan,
+    side_store,
+    side_zap,
+)
+from extmeta.frames cimport Ptdesc
+from extmeta.pte cimport PteLayout, flag_of, publish
+from extmeta.slabs cimport Slabs
+from extmeta.vpns cimport Run, entry_at
+
+from extmeta.fields import MAX_BITS
+
+
+@final
+cdef class Linked(Encoding):
+    """Keep each table's words in a side page found from its descriptor.
+
+    Parameters
+    ----------
+    bits : int, optional
+        Width of a word: 1, 2, 4, 8, 16, 32, or rounded up to whole 64 bits, at
+        most 512. By default as wide as the fields need.
+
+    Raises
+    ------
+    ValueError
+        If ``bits`` is outside [1, 512].
+    """
+
+    cdef object asked
+    cdef int width
+    cdef Slabs slabs
+
+    def __init__(self, bits=None):
+        if bits is not None and not 1 <= bits <= MAX_BITS:
+            raise ValueError(f"Linked(bits={bits}): bits must be in [1, {MAX_BITS}]")
+        self.asked = bits
+
+    @property
+    def config(self):
+        return {} if self.asked is None else {"bits": self.asked}
+
+    def hold(self):
+        if self.asked is not None:
+            self.refuse_above(self.asked)
+        self.width = 1
+        while self.width < min(64, self.asked or self.bits):
+            self.width *= 2
+        if (self.asked or self.bits) > 64:
+            self.width = ((self.asked or self.bits) + 63) // 64 * 64
+            self.lanes = self.width // 64
+        self.slabs = Slabs()
+
+    cdef size_t page_bytes(self) noexcept nogil:
+        return self.entries * self.width // 8
+
+    cdef Ptdesc* prepare(
+            self, Ptdesc* t, const Run* r, const Write* w) noexcept nogil:
+        if t.link == 0 and not adds_nothing(w, self.lanes):
+            t.link = <uintptr_t>self.slabs.alloc(self.page_bytes())
+            if t.link == 0:
+                return NULL
+        return t
+
+    cdef int fork(
+            self, Encoding parent, const Ptdesc* t, Ptdesc* child) noexcept nogil:
+        if t.flagged:
+            child.link = <uintptr_t>self.slabs.alloc(self.page_bytes())
+            if child.link == 0:
+                return -1
+            memcpy(<void*>child.link, <const void*>t.link, self.page_bytes())
+            child.flagged = t.flagged
+        return 0
+
+    cdef void load(
+            self, const Ptdesc* t, const Run* r, uint64_t* words) noexcept nogil:
+        if self.width == 64:
+            side_load(self, <const uint64_t*>t.link, 64, t, r, words)
+        elif self.width == 32:
+            side_load(self, <const uint32_t*>t.link, 32, t, r, words)
+        elif self.width == 16:
+            side_load(self, <const uint16_t*>t.link, 16, t, r, words)
+        elif self.width == 8:
+            side_load(self, <const uint8_t*>t.link, 8, t, r, words)
+        elif self.width < 8:
+            side_load(self, <const int8_t*>t.link, self.width, t, r, words)
+        else:
+            self.load_wide(t, r, words)
+
+    cdef void store(self, Ptdesc* t, const Run* r, const Write* w) noexcept nogil:
+        if self.width == 64:
+            side_store(self, <uint64_t*>t.link, 64, t, r, w)
+        elif self.width == 32:
+            side_store(self, <uint32_t*>t.link, 32, t, r, w)
+        elif self.width == 16:
+            side_store(self, <uint16_t*>t.link, 16, t, r, w)
+        elif self.width == 8:
+            side_store(self, <uint8_t*>t.link, 8, t, r, w)
+        elif self.width < 8:
+            side_store(self, <int8_t*>t.link, self.width, t, r, w)
+        else:
+            self.store_wide(t, r, w)
+
+    cdef Py_ssize_t scan(
+            self, const Ptdesc* t, Py_ssize_t first, Py_ssize_t last,
+            const uint64_t* mask, const uint64_t* value,
+            uint64_t* vpns) noexcept nogil:
+        if self.width == 64:
+            return side_scan(self, <const uint64_t*>t.link, 64, t, first, last,
+                             mask[0], value[0], vpns)
+        if self.width == 32:
+            return side_scan(self, <const uint32_t*>t.link, 32, t, first, last,
+                             mask[0], value[0], vpns)
+        if self.width == 16:
+            return side_scan(self, <const uint16_t*>t.link, 16, t, first, last,
+                             mask[0], value[0], vpns)
+        if self.width == 8:
+            return side_scan(self, <const uint8_t*>t.link, 8, t, first, last,
+                             mask[0], value[0], vpns)
+        if self.width < 8:
+            return side_scan(self, <const int8_t*>t.link, self.width, t, first, last,
+                             mask[0], value[0], vpns)
+        return Encoding.scan(self, t, first, last, mask, value, vpns)
+
+    cdef void load_wide(
+            self, const Ptdesc* t, const Run* r, uint64_t* words) noexcept nogil:
+        cdef const uint64_t* side = <const uint64_t*>t.link
+        cdef Py_ssize_t last_entry = self.entries - 1
+        cdef Py_ssize_t lanes = self.lanes
+        cdef Py_ssize_t i, e
+        memset(words, 0, r.n * lanes * sizeof(uint64_t))
+        if t.flagged == 0:
+            return
+        for i in range(r.n):
+            e = entry_at(r, i, last_entry)
+            if t.entry[e] & flag_of(&self.pte, t.entry[e]):
+                memcpy(words + i * lanes, side + e * lanes, lanes * sizeof(uint64_t))
+
+    cdef void store_wide(
+            self, Ptdesc* t, const Run* r, const Write* w) noexcept nogil:
+        cdef const PteLayout* a = &self.pte
+        cdef uint64_t* side = <uint64_t*>t.link
+        cdef Py_ssize_t last_entry = self.entries - 1
+        cdef Py_ssize_t lanes = self.lanes
+        cdef uint64_t* word
+        cdef const uint64_t* add
+        cdef uint64_t pte, flag, any_bit
+        cdef Py_ssize_t i, e, lane
+        if t.flagged == 0 and adds_nothing(w, <int>lanes):
+            return
+        for i in range(r.n):
+            e = entry_at(r, i, last_entry)
+            pte = t.entry[e]
+            if pte == a.none:
+                continue
+            flag = flag_of(a, pte)
+            add = w.add + i * w.step
+            any_bit = 0
+            if pte & flag:
+                word = side + e * lanes
+                for lane in range(lanes):
+                    word[lane] = word[lane] & w.keep[lane] | add[lane]
+                    any_bit |= word[lane]
+                if any_bit == 0:
+                    t.entry[e] = pte & ~flag
+                    t.flagged -= 1
+                continue
+            for lane in range(lanes):
+                any_bit |= add[lane]
+            if any_bit:
+                memcpy(side + e * lanes, add, lanes * sizeof(uint64_t))
+                publish(&t.entry[e], pte | flag)
+                t.flagged += 1
+
+    cdef void zap(
+            self, Ptdesc* t, Py_ssize_t first, Py_ssize_t last) noexcept nogil:
+        side_zap(self, t, first, last)
+
+    cdef void settle(self, Ptdesc* t) noexcept nogil:
+        if t.link and t.flagged == 0:
+            self.slabs.free(<void*>t.link)
+            t.link = 0
+
+    cdef size_t side_bytes(self) noexcept nogil:
+        return self.slabs.object_bytes
+
+    cdef size_t held_bytes(self) noexcept nogil:
+        return self.slabs.page_bytes()
+
+    cdef const char* fault(self, const Ptdesc* t) noexcept nogil:
+        if count_flags(self, t) != t.flagged:
+            return b"count of flagged entries is stale"
+        if t.flagged and t.link == 0:
+            return b"flag set, but no side page"
+        if t.link and t.flagged == 0:
+            return b"side page without a flagged entry"
+        return NULL

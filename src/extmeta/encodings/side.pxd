@@ -1,0 +1,215 @@
+"""Words in an array beside the table, live where the entry's flag is set.
+
+What `adjacent` and `linked` share. The array may be of any of the widths below;
+its elements without a flag are undefined, so it needs no clearing.
+"""
+from libc.stdint cimport int8_t, uint8_t, uint16_t, uint32_t, uint64_t
+from libc.string cimport memset
+
+from extmeta.encoding cimport Encoding, Write
+from extmeta.frames cimport Ptdesc
+from extmeta.pte cimport PteLayout, count, either, equal, flag_of, lowest, publish
+from extmeta.vpns cimport Run, entry_at
+
+ctypedef fused side_t:
+    int8_t      # stands for words of 1, 2 or 4 bits, packed
+    uint8_t
+    uint16_t
+    uint32_t
+    uint64_t
+
+cdef enum:
+    # From this many flags in 64 entries, comparing all words is cheaper than
+    # visiting the flagged ones: `pytest benchmarks/bench_scan.py`.
+    DENSE_FROM = 16
+
+cdef inline uint64_t get(const side_t* side, int bits, Py_ssize_t e) noexcept nogil:
+    if side_t is int8_t:
+        return ((<const uint8_t*>side)[e * bits >> 3] >> (e * bits & 7)) & (
+            (<uint64_t>1 << bits) - 1)
+    else:
+        return side[e]
+
+
+cdef inline void put(
+        side_t* side, int bits, Py_ssize_t e, uint64_t word) noexcept nogil:
+    cdef int shift
+    cdef uint8_t* byte
+    if side_t is int8_t:
+        shift = <int>(e * bits & 7)
+        byte = <uint8_t*>side + (e * bits >> 3)
+        byte[0] = <uint8_t>(
+            (byte[0] & ~(((1 << bits) - 1) << shift)) | <int>(word << shift))
+    else:
+        side[e] = <side_t>word
+
+
+cdef inline bint adds_nothing(const Write* w, int lanes) noexcept nogil:
+    """Return whether the write can only clear bits."""
+    cdef int lane
+    if w.step:
+        return False
+    for lane in range(lanes):
+        if w.add[lane]:
+            return False
+    return True
+
+
+cdef inline void side_load(
+        Encoding self, const side_t* side, int bits, const Ptdesc* t, const Run* r,
+        uint64_t* words) noexcept nogil:
+    cdef const PteLayout* a = &self.pte
+    cdef const uint64_t* entry = t.entry
+    cdef Py_ssize_t last_entry = self.entries - 1
+    cdef uint64_t present = a.present
+    cdef uint64_t flag = a.flag
+    cdef uint64_t swap_flag = a.swap_flag
+    cdef uint64_t pte, flagged
+    cdef Py_ssize_t first, n, i, e
+    if t.flagged == 0:
+        memset(words, 0, r.n * sizeof(uint64_t))
+        return
+    if r.vpns:
+        for i in range(r.n):
+            e = entry_at(r, i, last_entry)
+            pte = entry[e]
+            words[i] = (get(side, bits, e)
+                        if pte & (flag if pte & present else swap_flag) else 0)
+        return
+    for first in range(r.first, r.first + r.n, 64):
+        n = min(64, r.first + r.n - first)
+        flagged = either(entry + first, n, present, flag, swap_flag)
+        if flagged == <uint64_t>0xffffffffffffffffULL:
+            for i in range(64):
+                words[i] = get(side, bits, first + i)
+        else:
+            memset(words, 0, n * sizeof(uint64_t))
+            while flagged:
+                i = lowest(flagged)
+                words[i] = get(side, bits, first + i)
+                flagged &= flagged - 1
+        words += n
+
+
+cdef inline void side_clear(
+        Encoding self, side_t* side, int bits, Ptdesc* t, const Run* r,
+        uint64_t keep) noexcept nogil:
+    """Store word & keep: only flagged entries can change."""
+    cdef const PteLayout* a = &self.pte
+    cdef uint64_t flagged, word
+    cdef Py_ssize_t first, n, e
+    for first in range(r.first, r.first + r.n, 64):
+        n = min(64, r.first + r.n - first)
+        flagged = either(t.entry + first, n, a.present, a.flag, a.swap_flag)
+        while flagged:
+            e = first + lowest(flagged)
+            flagged &= flagged - 1
+            word = get(side, bits, e) & keep
+            if word:
+                put(side, bits, e, word)
+            else:
+                t.entry[e] &= ~flag_of(a, t.entry[e])
+                t.flagged -= 1
+
+
+cdef inline void side_store(
+        Encoding self, side_t* side, int bits, Ptdesc* t, const Run* r,
+        const Write* w) noexcept nogil:
+    cdef const PteLayout* a = &self.pte
+    cdef uint64_t* entry = t.entry
+    cdef Py_ssize_t last_entry = self.entries - 1
+    cdef uint64_t keep = w.keep[0]
+    cdef const uint64_t* add = w.add
+    cdef Py_ssize_t step = w.step
+    cdef uint64_t none = a.none
+    cdef uint64_t pte, flag, word
+    cdef uint32_t flagged = t.flagged
+    cdef Py_ssize_t i, e
+    if adds_nothing(w, 1):
+        if t.flagged == 0:
+            return
+        if r.vpns is NULL:
+            side_clear(self, side, bits, t, r, keep)
+            return
+    for i in range(r.n):
+        e = entry_at(r, i, last_entry)
+        pte = entry[e]
+        if pte == none:
+            continue
+        flag = flag_of(a, pte)
+        word = add[i * step]
+        if pte & flag:
+            word |= get(side, bits, e) & keep
+            if word:
+                put(side, bits, e, word)
+            else:
+                entry[e] = pte & ~flag
+                flagged -= 1
+        elif word:
+            put(side, bits, e, word)
+            # Word before flag: a reader that sees the flag must find the word.
+            publish(&entry[e], pte | flag)
+            flagged += 1
+    t.flagged = flagged
+
+
+cdef inline Py_ssize_t side_scan(
+        Encoding self, const side_t* side, int bits, const Ptdesc* t,
+        Py_ssize_t first, Py_ssize_t last, uint64_t mask, uint64_t value,
+        uint64_t* vpns) noexcept nogil:
+    cdef const PteLayout* a = &self.pte
+    cdef uint64_t matches, flagged, same
+    cdef Py_ssize_t found = 0
+    cdef Py_ssize_t at, n, i
+    if value and t.flagged == 0:
+        return 0
+    for at in range(first, last, 64):
+        n = min(64, last - at)
+        flagged = either(t.entry + at, n, a.present, a.flag, a.swap_flag)
+        matches = 0
+        if value == 0:
+            # An entry without a word matches too; one that holds nothing never.
+            matches = ~equal(t.entry + at, n, <uint64_t>0xffffffffffffffffULL, a.none)
+            if n < 64:
+                matches &= (<uint64_t>1 << n) - 1
+            matches &= ~flagged
+        if count(flagged) >= DENSE_FROM:
+            same = 0
+            if side_t is uint64_t:
+                same = equal(side + at, n, mask, value)
+            else:
+                for i in range(n):
+                    same |= <uint64_t>(get(side, bits, at + i) & mask == value) << i
+            matches |= same & flagged
+        else:
+            while flagged:
+                i = lowest(flagged)
+                if get(side, bits, at + i) & mask == value:
+                    matches |= <uint64_t>1 << i
+                flagged &= flagged - 1
+        while matches:
+            vpns[found] = t.vpn + <uint64_t>(at + lowest(matches))
+            found += 1
+            matches &= matches - 1
+    return found
+
+
+cdef inline void side_zap(
+        Encoding self, Ptdesc* t, Py_ssize_t first, Py_ssize_t last) noexcept nogil:
+    """Count the flags out; the caller clears the entries."""
+    cdef const PteLayout* a = &self.pte
+    cdef Py_ssize_t at
+    if t.flagged:
+        for at in range(first, last, 64):
+            t.flagged -= count(either(
+                t.entry + at, min(64, last - at), a.present, a.flag, a.swap_flag))
+
+
+cdef inline uint32_t count_flags(Encoding self, const Ptdesc* t) noexcept nogil:
+    """Return how many entries have their flag set, counted afresh."""
+    cdef const PteLayout* a = &self.pte
+    cdef uint32_t flagged = 0
+    cdef Py_ssize_t i
+    for i in range(self.entries):
+        flagged += (t.entry[i] & flag_of(a, t.entry[i])) != 0
+    return flagged

@@ -1,0 +1,161 @@
+"""The named parts of a metadata word."""
+
+from collections.abc import Iterator, Mapping
+from numbers import Integral
+
+import numpy as np
+from numpy.typing import NDArray
+
+MAX_BITS = 512
+
+
+class Fields(Mapping[str, int]):
+    """A metadata word's layout: a mapping of names to widths in bits.
+
+    Parameters
+    ----------
+    **widths : int
+        ``name=bits``; the first name gets the lowest bits.
+
+    Raises
+    ------
+    TypeError
+        If a width is not an integer.
+    ValueError
+        If a width is below 1, the sum is above 512, or there is no field.
+
+    Examples
+    --------
+    >>> fields = Fields(uffd_wp=1, soft_dirty=1, age=8)
+    >>> fields.bits, fields.shift("age"), hex(fields.mask("age"))
+    (10, 2, '0x3fc')
+    """
+
+    __slots__ = ("_shifts", "_widths", "bits")
+
+    # Parameter names of PageTable.store, which takes fields by keyword.
+    _TAKEN = ("vpns", "words")
+
+    bits: int
+
+    def __init__(self, **widths: int) -> None:
+        if not widths:
+            raise ValueError("Fields() needs a field, as in Fields(age=8)")
+        shifts = {}
+        bits = 0
+        for name, width in widths.items():
+            if name in self._TAKEN:
+                raise ValueError(f"a field can't be named {name!r}")
+            if not isinstance(width, Integral) or isinstance(width, bool):
+                raise TypeError(f"field {name!r}: width {width!r} is not an integer")
+            if width < 1:
+                raise ValueError(f"field {name!r}: width {width} is below 1 bit")
+            shifts[name] = bits
+            bits += int(width)
+        if bits > MAX_BITS:
+            raise ValueError(f"fields of {bits} bits; at most {MAX_BITS} are possible")
+        self._widths = {name: int(width) for name, width in widths.items()}
+        self._shifts = shifts
+        self.bits = bits
+
+    def __getitem__(self, name: str) -> int:
+        if name not in self._widths:
+            raise KeyError(f"no field named {name!r}; there are {list(self._widths)}")
+        return self._widths[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._widths)
+
+    def __len__(self) -> int:
+        return len(self._widths)
+
+    def __hash__(self) -> int:
+        return hash(tuple(self._widths.items()))
+
+    def __eq__(self, other: object) -> bool:
+        # In order: the same names elsewhere in the word are another layout.
+        if not isinstance(other, Fields):
+            return NotImplemented
+        return list(self.items()) == list(other.items())
+
+    def __repr__(self) -> str:
+        return f"Fields({', '.join(f'{n}={b}' for n, b in self._widths.items())})"
+
+    def shift(self, name: str) -> int:
+        """Return the number of the field's lowest bit."""
+        self[name]
+        return self._shifts[name]
+
+    def mask(self, name: str) -> int:
+        """Return the field's bits set, the others 0."""
+        return ((1 << self[name]) - 1) << self._shifts[name]
+
+    def pack(self, **values: int) -> int:
+        """Return the word that holds these values, other fields being 0.
+
+        Raises
+        ------
+        KeyError
+            If there is no field of that name.
+        ValueError
+            If a value does not fit its field.
+        """
+        word = 0
+        for name, value in values.items():
+            if not 0 <= value < 1 << self[name]:
+                raise ValueError(
+                    f"field {name!r} of {self[name]} bits can't hold {value}"
+                )
+            word |= int(value) << self._shifts[name]
+        return word
+
+    def unpack(self, word: int) -> dict[str, int]:
+        """Return every field's value in ``word``."""
+        return {
+            name: (int(word) >> self._shifts[name]) & ((1 << width) - 1)
+            for name, width in self._widths.items()
+        }
+
+    def extract(self, words: NDArray[np.uint64], name: str) -> NDArray[np.uint64]:
+        """Return one field of each word.
+
+        Parameters
+        ----------
+        words : (n, lanes) uint64 ndarray
+        name : str
+
+        Returns
+        -------
+        (n,) uint64 ndarray
+            Or (n, k), k = ceil(width / 64), where the field is wider than 64.
+        """
+        width = self[name]
+        first, shift = divmod(self._shifts[name], 64)
+        k = (width + 63) // 64
+        values = np.zeros((len(words), k), np.uint64)
+        for lane in range(k):
+            values[:, lane] = words[:, first + lane] >> np.uint64(shift)
+            if shift and first + lane + 1 < words.shape[1]:
+                values[:, lane] |= words[:, first + lane + 1] << np.uint64(64 - shift)
+        if width % 64:
+            values[:, -1] &= np.uint64((1 << width % 64) - 1)
+        return values if k > 1 else values[:, 0]
+
+    def deposit(
+        self, values: NDArray[np.uint64], name: str, words: NDArray[np.uint64]
+    ) -> None:
+        """Or one field's values into words in which it is 0.
+
+        Parameters
+        ----------
+        values : (n, k) uint64 ndarray
+            k = ceil(width / 64); none wider than the field.
+        name : str
+        words : (n, lanes) uint64 ndarray
+            Changed.
+        """
+        first, shift = divmod(self._shifts[name], 64)
+        for lane in range(values.shape[1]):
+            words[:, first + lane] |= values[:, lane] << np.uint64(shift)
+            if shift and first + lane + 1 < words.shape[1]:
+                words[:, first + lane + 1] |= values[:, lane] >> np.uint64(64 - shift)

@@ -1,0 +1,74 @@
+"""Table memory: pages of one reserved mapping, and a descriptor for each."""
+from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t, uintptr_t
+
+cdef enum:
+    # Largest block handed out: 2**9 pages, 2 MiB where a page is 4 KiB.
+    MAX_ORDER = 9
+    NO_FRAME = 0xffffffff
+
+cdef enum Kind:
+    FREE, UPPER, PTE, SIDE, NR_KINDS
+
+cdef struct Ptdesc:
+    # As the kernel's struct ptdesc: found from the page's number. `link`,
+    # `flagged` and `vpn` fit words that struct ptdesc has and x86 leaves unused
+    # below the root (__page_mapping, pt_index), so they are not counted as RAM.
+    uint64_t* entry       # the page
+    uint64_t* parent      # the upper entry that points here
+    uintptr_t link        # the word that belongs to the encoding
+    uint64_t vpn          # of entry 0
+    uint32_t flagged      # entries whose flag is set
+    uint32_t used         # entries that are not none
+    uint32_t next         # neighbours in a list of blocks
+    uint32_t prev
+    uint8_t kind
+    uint8_t level         # 0: a PTE table
+    uint8_t order         # pages in the block: 2**order
+    uint8_t dirty         # has been used before, so is not known to be zero
+
+cdef class Frames:
+    cdef readonly size_t page_bytes
+    cdef char* base
+    cdef Ptdesc* desc
+    cdef uint32_t reserved        # pages of address space
+    cdef uint32_t committed       # pages that may be touched
+    cdef size_t[NR_KINDS] pages   # in use, by kind
+    cdef uint32_t[MAX_ORDER + 1] free_list
+    cdef int page_shift
+    cdef bint huge
+
+    # Return the first page's descriptor, or NULL where no memory can be had.
+    # The block is aligned to its size. A block of kind PTE is a PTE table and,
+    # at order 1, its side page; `zero` clears the table only.
+    cdef Ptdesc* alloc(self, int order, Kind kind, bint zero) noexcept nogil
+    cdef void free(self, Ptdesc* d) noexcept nogil
+    # Give the upper half of an order-1 block back; the lower half stays.
+    cdef void free_upper_half(self, Ptdesc* d) noexcept nogil
+    cdef bint grow(self) noexcept nogil
+    cdef void push(self, uint32_t frame, int order) noexcept nogil
+    cdef void unlink(self, uint32_t frame) noexcept nogil
+    cdef void give_back(self, uint32_t frame, int order) noexcept nogil
+    cdef const char* fault(self) noexcept nogil
+
+cdef inline uint32_t frame_of(Frames f, const void* p) noexcept nogil:
+    """Return the number of the page that ``p`` points into."""
+    return <uint32_t>((<char*>p - f.base) >> f.page_shift)
+
+cdef inline size_t page_offset(Frames f, const Ptdesc* d) noexcept nogil:
+    """Return where the page is in the mapping: its physical address, so to speak."""
+    return <size_t>(<char*>d.entry - f.base)
+
+
+cdef enum:
+    # Bits of an upper entry; the model uses x86's for every architecture.
+    TABLE_BITS = 0x67     # present, writable, user, accessed, dirty
+    LEAF = 0x80           # _PAGE_PSE: maps a huge page, has no table below
+
+
+cdef inline uint64_t upper_entry(Frames f, const Ptdesc* d) noexcept nogil:
+    """Return the upper entry that points to the table ``d``."""
+    return page_offset(f, d) | TABLE_BITS
+
+
+cdef bint may_allocate() noexcept nogil
+cdef int raise_nomem(size_t nbytes) except -1 nogil

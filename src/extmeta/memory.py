@@ -1,0 +1,41 @@
+"""What a page table holds in memory."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes that a page table holds now, counted where they are allocated.
+
+    Attributes
+    ----------
+    upper : int
+        Pages of tables above the PTE tables, the root included.
+    pte : int
+        Pages of PTE tables.
+    side : int
+        Memory that holds metadata words beside the PTE tables, as rounded up to
+        the sizes that are allocated.
+    index : int
+        Memory that finds the words, where the page table does not.
+    slack : int
+        Room for further objects in the pages that `side` lies in; not in
+        `total`, since it serves what is allocated next.
+
+    Notes
+    -----
+    A table's descriptor (link, count of flags) is not counted: it fits words of
+    the kernel's struct ptdesc that a PTE table leaves unused. The model leaves
+    out struct page itself, memory cgroup accounting and per-CPU lists.
+    """
+
+    upper: int
+    pte: int
+    side: int
+    index: int
+    slack: int = 0
+
+    @property
+    def total(self) -> int:
+        """upper + pte + side + index."""
+        return self.upper + self.pte + self.side + self.index

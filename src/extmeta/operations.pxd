@@ -1,0 +1,58 @@
+"""What is done to PTEs and their words, in C."""
+from libc.stdint cimport uint64_t
+
+from extmeta.encoding cimport Encoding, Write
+from extmeta.frames cimport Ptdesc
+from extmeta.radix cimport Radix
+from extmeta.vpns cimport Run, Span
+
+cdef extern from "pthread.h" nogil:
+    ctypedef struct pthread_mutex_t:
+        pass
+
+cdef class Operations(Radix):
+    cdef readonly Encoding encoding
+    cdef readonly object fields
+    cdef uint64_t nr_ptes
+    cdef uint64_t nr_leaves
+    cdef uint64_t next_pfn
+    cdef pthread_mutex_t lock
+
+    cdef void enter(self) noexcept
+    cdef void leave(self) noexcept
+
+    # The word of a PTE; 0 where there is none. Only the first lane.
+    cdef uint64_t read_word(self, uint64_t vpn) noexcept nogil
+    # Set the word of a mapped PTE. -1 where the vpn isn't mapped or memory can't
+    # be had; nothing has changed then. Only for words of one lane.
+    cdef int write_word(self, uint64_t vpn, uint64_t word) noexcept nogil
+
+    cdef int write(self, const Span* s, const Write* w, bint all_mapped) except -1 nogil
+    cdef void read(self, const Span* s, uint64_t* words) noexcept nogil
+    cdef void settle(self, const Span* s, Py_ssize_t upto) noexcept nogil
+    cdef int store_run(self, Ptdesc* t, const Run* r, const Write* w) noexcept nogil
+    cdef int put(
+        self, const Span* s, const uint64_t* pfns, uint64_t bits) except -1 nogil
+    cdef void drop_empty(self, const Span* s, Py_ssize_t upto) noexcept nogil
+    # Drop what is mapped in [first, stop); no huge leaf may be cut.
+    cdef void drop(self, uint64_t first, uint64_t stop) noexcept nogil
+    cdef void clear(
+        self, Ptdesc* t, Py_ssize_t first, Py_ssize_t last) noexcept nogil
+    cdef void clear_leaf(self, uint64_t* slot) noexcept nogil
+    cdef int refuse_leaf(self, uint64_t vpn) except -1 nogil
+    cdef Py_ssize_t first_unlike(
+        self, const Ptdesc* t, const Run* r, int wanted) noexcept nogil
+    cdef int refuse(self, uint64_t vpn, int wanted) except -1 nogil
+    cdef int refuse_swap(self, uint64_t vpn) except -1 nogil
+    cdef int exchange(
+        self, const Span* s, const uint64_t* to, bint out) except -1 nogil
+    cdef int graft(self, Operations parent) except -1 nogil
+    # Move n PTEs; nothing may be mapped at ``dst``.
+    cdef int carry_over(self, uint64_t src, uint64_t dst, uint64_t n) except -1 nogil
+    cdef uint64_t next_moved(
+        self, uint64_t at, uint64_t stop) noexcept nogil
+    cdef uint64_t chunk(
+        self, uint64_t src, uint64_t stop, uint64_t dst) noexcept nogil
+    cdef int move_run(
+        self, uint64_t src, uint64_t dst, Py_ssize_t n, bint prepare) noexcept nogil
+    cdef void undo_move(self, uint64_t first, uint64_t stop) noexcept nogil

@@ -1,0 +1,472 @@
+"""What is done to PTEs and their words, in C: from a span of vpns to whole tables.
+
+An operation walks once per table and hands the encoding a run of entries. One
+that may allocate has two passes: the first looks at everything that could be
+refused and makes room, the second changes entries and can't fail. So an error
+leaves the table as it was. Arguments are trusted: :mod:`extmeta.pagetable`
+checks them.
+"""
+from libc.stdint cimport uint64_t
+from libc.string cimport memcpy, memset
+
+from extmeta.encoding cimport MAX_LANES, Write
+from extmeta.frames cimport LEAF, Ptdesc, frame_of, raise_nomem
+from extmeta.pte cimport PteLayout, equal, swap_entry
+from extmeta.radix cimport Radix
+from extmeta.vpns cimport Run, Span, entry_at, next_run, vpn_at
+
+cdef extern from "pthread.h" nogil:
+    int pthread_mutex_init(pthread_mutex_t*, void*)
+    int pthread_mutex_destroy(pthread_mutex_t*)
+    int pthread_mutex_lock(pthread_mutex_t*)
+    int pthread_mutex_trylock(pthread_mutex_t*)
+    int pthread_mutex_unlock(pthread_mutex_t*)
+
+cdef enum:
+    # Entries that `move` handles at once; their words lie on the stack.
+    MOVE_AT_ONCE = 512
+    # What first_unlike asks of entries.
+    MAPPED, NONE, PRESENT, SWAPPED
+
+cdef uint64_t ALL = <uint64_t>0xffffffffffffffffULL
+cdef uint64_t[MAX_LANES] ZERO_WORD
+memset(ZERO_WORD, 0, sizeof(ZERO_WORD))
+
+
+cdef class Operations(Radix):
+    """The operations of a page table that has an encoding."""
+
+    def __cinit__(self):
+        pthread_mutex_init(&self.lock, NULL)
+
+    def __dealloc__(self):
+        pthread_mutex_destroy(&self.lock)
+
+    cdef void enter(self) noexcept:
+        if pthread_mutex_trylock(&self.lock):
+            with nogil:
+                pthread_mutex_lock(&self.lock)
+
+    cdef void leave(self) noexcept:
+        pthread_mutex_unlock(&self.lock)
+
+    cdef int put(
+            self, const Span* s, const uint64_t* pfns, uint64_t bits) except -1 nogil:
+        cdef int shift = self.encoding.pte.pfn_shift
+        cdef uint64_t pfn_mask = (<uint64_t>1 << self.encoding.pte.pfn_bits) - 1
+        cdef Py_ssize_t last_entry = self.encoding.entries - 1
+        cdef Py_ssize_t at = 0
+        cdef Py_ssize_t i
+        cdef uint64_t pfn
+        cdef uint64_t* pte
+        cdef Ptdesc* t
+        cdef Run r
+        while at < s.n:
+            next_run(s, at, self.table_bits, &r)
+            t = self.make(vpn_at(s, at), self.encoding.order)
+            if t is NULL:
+                self.drop_empty(s, at)
+                if self.nr_leaves:
+                    self.refuse_leaf(vpn_at(s, at))
+                return raise_nomem(self.frames.page_bytes)
+            i = self.first_unlike(t, &r, NONE)
+            if i >= 0:
+                self.drop_empty(s, at + r.n)
+                return self.refuse(vpn_at(s, at + i), NONE)
+            at += r.n
+        at = 0
+        while at < s.n:
+            next_run(s, at, self.table_bits, &r)
+            t = self.find(vpn_at(s, at))
+            for i in range(r.n):
+                pfn = (self.next_pfn + <uint64_t>(at + i)) & pfn_mask
+                if pfns is not NULL:
+                    pfn = pfns[at + i]
+                pte = &t.entry[entry_at(&r, i, last_entry)]
+                # Not none: named twice, the last pfn wins.
+                if pte[0] == self.encoding.pte.none:
+                    t.used += 1
+                    self.nr_ptes += 1
+                pte[0] = pfn << shift | bits
+            at += r.n
+        if pfns is NULL:
+            self.next_pfn += <uint64_t>s.n
+        return 0
+
+    cdef void drop_empty(self, const Span* s, Py_ssize_t upto) noexcept nogil:
+        """Free tables that the span's first ``upto`` vpns made and don't use."""
+        cdef Py_ssize_t at = 0
+        cdef Ptdesc* t
+        cdef Run r
+        while at < upto:
+            next_run(s, at, self.table_bits, &r)
+            t = self.find(vpn_at(s, at))
+            if t is not NULL:
+                self.prune(t)
+            at += r.n
+
+    cdef Py_ssize_t first_unlike(
+            self, const Ptdesc* t, const Run* r, int wanted) noexcept nogil:
+        """Return the index in the run of the first entry not as ``wanted``, or -1."""
+        cdef uint64_t none = self.encoding.pte.none
+        cdef uint64_t present = self.encoding.pte.present
+        cdef Py_ssize_t last_entry = self.encoding.entries - 1
+        cdef uint64_t pte
+        cdef Py_ssize_t i = 0
+        if t is NULL:
+            return -1 if wanted == NONE else 0
+        if r.vpns is NULL and wanted == MAPPED:
+            # Usually all are: 64 at a time.
+            while i < r.n and equal(
+                    t.entry + r.first + i, min(64, r.n - i), ALL, none) == 0:
+                i += 64
+        while i < r.n:
+            pte = t.entry[entry_at(r, i, last_entry)]
+            if not (pte != none if wanted == MAPPED else
+                    pte == none if wanted == NONE else
+                    pte & present != 0 if wanted == PRESENT else
+                    pte & present == 0 and pte != none):
+                return i
+            i += 1
+        return -1
+
+    cdef int refuse(self, uint64_t vpn, int wanted) except -1 nogil:
+        """Raise ValueError: the entry of ``vpn`` is not as ``wanted``."""
+        cdef Ptdesc* t = self.find(vpn)
+        cdef bint mapped = t is not NULL and (
+            t.entry[vpn - t.vpn] != self.encoding.pte.none)
+        with gil:
+            if wanted == NONE:
+                raise ValueError(f"vpn {vpn:#x} is mapped already")
+            if not mapped:
+                raise ValueError(f"vpn {vpn:#x} is not mapped")
+            if wanted == PRESENT:
+                raise ValueError(f"vpn {vpn:#x} is swapped out already")
+            raise ValueError(f"vpn {vpn:#x} is present, not swapped out")
+
+    cdef int refuse_leaf(self, uint64_t vpn) except -1 nogil:
+        """Raise ValueError if ``vpn`` lies in a huge page."""
+        cdef uint64_t at = vpn
+        if self.next_leaf(&at, vpn + 1) is not NULL:
+            with gil:
+                raise ValueError(f"vpn {vpn:#x} is mapped already, by a huge page")
+        return 0
+
+    cdef void drop(self, uint64_t first, uint64_t stop) noexcept nogil:
+        cdef uint64_t at = first
+        cdef uint64_t* slot
+        cdef Ptdesc* t
+        cdef Py_ssize_t i, end
+        while True:
+            t = self.next_table(&at, stop)
+            if t is NULL:
+                break
+            i = <Py_ssize_t>(at - t.vpn)
+            end = <Py_ssize_t>min(stop - t.vpn, <uint64_t>self.encoding.entries)
+            at = t.vpn + <uint64_t>end
+            self.encoding.zap(t, i, end)
+            self.clear(t, i, end)
+            self.encoding.settle(t)
+            self.prune(t)
+        at = first
+        while self.nr_leaves:
+            slot = self.next_leaf(&at, stop)
+            if slot is NULL:
+                break
+            self.clear_leaf(slot)
+
+    cdef void clear(
+            self, Ptdesc* t, Py_ssize_t first, Py_ssize_t last) noexcept nogil:
+        """Empty entries [first, last) and count them out."""
+        cdef uint64_t none = self.encoding.pte.none
+        cdef uint64_t held = 0
+        cdef Py_ssize_t i
+        for i in range(first, last):
+            held += t.entry[i] != none
+            t.entry[i] = none
+        t.used -= <unsigned int>held
+        self.nr_ptes -= held
+
+    cdef void clear_leaf(self, uint64_t* slot) noexcept nogil:
+        cdef Ptdesc* t
+        if slot is not NULL and slot[0] & LEAF:
+            t = &self.frames.desc[frame_of(self.frames, slot)]
+            slot[0] = 0
+            t.used -= 1
+            self.nr_leaves -= 1
+            self.prune(t)
+
+    cdef int write(
+            self, const Span* s, const Write* w, bint all_mapped) except -1 nogil:
+        cdef bint may_grow = w.step != 0
+        cdef bint emptied = False
+        cdef Py_ssize_t at = 0
+        cdef Py_ssize_t i
+        cdef Ptdesc* t
+        cdef Run r
+        cdef Write part = w[0]
+        cdef int lane
+        for lane in range(self.encoding.lanes):
+            may_grow |= w.add[lane] != 0
+        while at < s.n and (may_grow or all_mapped):
+            next_run(s, at, self.table_bits, &r)
+            t = self.find(vpn_at(s, at))
+            if all_mapped:
+                i = self.first_unlike(t, &r, MAPPED)
+                if i >= 0:
+                    self.settle(s, at)
+                    return self.refuse(vpn_at(s, at + i), MAPPED)
+            if may_grow and t is not NULL:
+                part.add = w.add + at * w.step
+                if self.encoding.prepare(t, &r, &part) is NULL:
+                    self.settle(s, at)
+                    return raise_nomem(self.frames.page_bytes)
+            at += r.n
+        at = 0
+        while at < s.n:
+            next_run(s, at, self.table_bits, &r)
+            t = self.find(vpn_at(s, at))
+            if t is not NULL:
+                part.add = w.add + at * w.step
+                self.encoding.store(t, &r, &part)
+                emptied |= t.flagged == 0
+                # A later run may be of this table, and room was made for it.
+                if s.vpns is NULL:
+                    self.encoding.settle(t)
+            at += r.n
+        if emptied and s.vpns is not NULL:
+            self.settle(s, s.n)
+        return 0
+
+    cdef void settle(self, const Span* s, Py_ssize_t upto) noexcept nogil:
+        cdef Py_ssize_t at = 0
+        cdef Ptdesc* t
+        cdef Run r
+        while at < upto:
+            next_run(s, at, self.table_bits, &r)
+            t = self.find(vpn_at(s, at))
+            if t is not NULL:
+                self.encoding.settle(t)
+            at += r.n
+
+    cdef void read(self, const Span* s, uint64_t* words) noexcept nogil:
+        cdef Py_ssize_t lanes = self.encoding.lanes
+        cdef Py_ssize_t at = 0
+        cdef Ptdesc* t
+        cdef Run r
+        while at < s.n:
+            next_run(s, at, self.table_bits, &r)
+            t = self.find(vpn_at(s, at))
+            if t is NULL:
+                memset(words + at * lanes, 0, r.n * lanes * sizeof(uint64_t))
+            else:
+                self.encoding.load(t, &r, words + at * lanes)
+            at += r.n
+
+    cdef uint64_t read_word(self, uint64_t vpn) noexcept nogil:
+        cdef uint64_t[MAX_LANES] word
+        cdef Ptdesc* t = self.find(vpn)
+        cdef Run r
+        if t is NULL:
+            return 0
+        r.first = <Py_ssize_t>(vpn & <uint64_t>(self.encoding.entries - 1))
+        r.n = 1
+        r.vpns = NULL
+        self.encoding.load(t, &r, word)
+        return word[0]
+
+    cdef int write_word(self, uint64_t vpn, uint64_t word) noexcept nogil:
+        cdef Ptdesc* t = self.find(vpn)
+        cdef Run r
+        cdef Write w
+        r.first = <Py_ssize_t>(vpn & <uint64_t>(self.encoding.entries - 1))
+        r.n = 1
+        r.vpns = NULL
+        if t is NULL or t.entry[r.first] == self.encoding.pte.none:
+            return -1
+        w.keep = ZERO_WORD
+        w.add = &word
+        w.step = 0
+        return self.store_run(t, &r, &w)
+
+    cdef int store_run(
+            self, Ptdesc* t, const Run* r, const Write* w) noexcept nogil:
+        t = self.encoding.prepare(t, r, w)
+        if t is NULL:
+            return -1
+        self.encoding.store(t, r, w)
+        self.encoding.settle(t)
+        return 0
+
+    cdef int graft(self, Operations parent) except -1 nogil:
+        """Copy all of ``parent`` into this table, which is empty."""
+        cdef uint64_t at = 0
+        cdef Ptdesc* t
+        cdef Ptdesc* copy
+        cdef uint64_t* slot
+        cdef uint64_t* leaf
+        while True:
+            t = parent.next_table(&at, parent.nr_vpns)
+            if t is NULL:
+                break
+            copy = self.make(t.vpn, t.order)
+            if copy is NULL:
+                return raise_nomem(self.frames.page_bytes << t.order)
+            memcpy(copy.entry, t.entry, self.encoding.entries * sizeof(uint64_t))
+            copy.used = t.used
+            if self.encoding.fork(parent.encoding, t, copy):
+                return raise_nomem(self.frames.page_bytes)
+            at = t.vpn + <uint64_t>self.encoding.entries
+        at = 0
+        while self.nr_leaves < parent.nr_leaves:
+            leaf = parent.next_leaf(&at, parent.nr_vpns)
+            slot = self.leaf_slot(at, True)
+            if slot is NULL:
+                return raise_nomem(self.frames.page_bytes)
+            slot[0] = leaf[0]
+            t = &self.frames.desc[frame_of(self.frames, slot)]
+            t.used += 1
+            self.nr_leaves += 1
+            at = (at | <uint64_t>(self.encoding.entries - 1)) + 1
+        self.nr_ptes = parent.nr_ptes
+        self.next_pfn = parent.next_pfn
+        return 0
+
+    cdef int carry_over(self, uint64_t src, uint64_t dst, uint64_t n) except -1 nogil:
+        cdef uint64_t stop = src + n
+        cdef uint64_t at = self.next_moved(src, stop)
+        cdef uint64_t step
+        while at < stop:
+            step = self.chunk(at, stop, dst + (at - src))
+            if self.move_run(at, dst + (at - src), <Py_ssize_t>step, True):
+                self.undo_move(dst, dst + n)
+                return raise_nomem(self.frames.page_bytes)
+            at = self.next_moved(at + step, stop)
+        at = self.next_moved(src, stop)
+        while at < stop:
+            step = self.chunk(at, stop, dst + (at - src))
+            self.move_run(at, dst + (at - src), <Py_ssize_t>step, False)
+            at = self.next_moved(at + step, stop)
+        return 0
+
+    cdef uint64_t next_moved(self, uint64_t at, uint64_t stop) noexcept nogil:
+        """Return the first vpn from ``at`` on that has a table; at most ``stop``."""
+        return at if self.next_table(&at, stop) is not NULL else stop
+
+    cdef uint64_t chunk(
+            self, uint64_t src, uint64_t stop, uint64_t dst) noexcept nogil:
+        """Return how many vpns from ``src`` on stay in one table on both sides."""
+        cdef uint64_t entries = <uint64_t>self.encoding.entries
+        cdef uint64_t n = min(stop - src, <uint64_t>MOVE_AT_ONCE)
+        n = min(n, entries - (src & (entries - 1)))
+        return min(n, entries - (dst & (entries - 1)))
+
+    cdef int move_run(
+            self, uint64_t src, uint64_t dst, Py_ssize_t n, bint prepare
+            ) noexcept nogil:
+        """Make room for a run at its destination, or move it there."""
+        cdef uint64_t[MOVE_AT_ONCE * MAX_LANES] words
+        cdef uint64_t none = self.encoding.pte.none
+        cdef Ptdesc* t = self.find(src)
+        cdef Ptdesc* to
+        cdef Run here, there
+        cdef Write w
+        cdef Py_ssize_t i
+        cdef unsigned int moved = 0
+        here.first = <Py_ssize_t>(src - t.vpn)
+        here.n = there.n = n
+        here.vpns = there.vpns = NULL
+        for i in range(n):
+            moved += t.entry[here.first + i] != none
+        if moved == 0:
+            return 0
+        self.encoding.load(t, &here, words)
+        w.keep = ZERO_WORD
+        w.add = words
+        w.step = self.encoding.lanes
+        if prepare:
+            to = self.make(dst, self.encoding.order)
+            if to is NULL:
+                return -1
+            there.first = <Py_ssize_t>(dst - to.vpn)
+            return 0 if self.encoding.prepare(to, &there, &w) is not NULL else -1
+        to = self.find(dst)
+        there.first = <Py_ssize_t>(dst - to.vpn)
+        w.add = ZERO_WORD
+        w.step = 0
+        # Without its word an entry is bare, and moves as it is.
+        self.encoding.store(t, &here, &w)
+        for i in range(n):
+            to.entry[there.first + i] = t.entry[here.first + i]
+            t.entry[here.first + i] = none
+        to.used += moved
+        t.used -= moved
+        w.add = words
+        w.step = self.encoding.lanes
+        self.encoding.store(to, &there, &w)
+        self.encoding.settle(to)
+        self.encoding.settle(t)
+        self.prune(t)
+        return 0
+
+    cdef void undo_move(self, uint64_t first, uint64_t stop) noexcept nogil:
+        """Give back what was made ready at the destination, all of it empty."""
+        cdef uint64_t at = first
+        cdef Ptdesc* t
+        while True:
+            t = self.next_table(&at, stop)
+            if t is NULL:
+                break
+            at = t.vpn + <uint64_t>self.encoding.entries
+            self.encoding.settle(t)
+            self.prune(t)
+
+    cdef int exchange(
+            self, const Span* s, const uint64_t* to, bint out) except -1 nogil:
+        cdef const PteLayout* a = &self.encoding.pte
+        cdef Py_ssize_t last_entry = self.encoding.entries - 1
+        cdef uint64_t lost = ~self.encoding.swap_bits
+        cdef uint64_t pte, bare
+        cdef Py_ssize_t at = 0
+        cdef Py_ssize_t i, entry
+        cdef bint writable
+        cdef Ptdesc* t
+        cdef Run r
+        while at < s.n:
+            next_run(s, at, self.table_bits, &r)
+            t = self.find(vpn_at(s, at))
+            i = self.first_unlike(t, &r, PRESENT if out else SWAPPED)
+            if i >= 0:
+                return self.refuse(vpn_at(s, at + i), PRESENT if out else SWAPPED)
+            if out and lost:
+                for i in range(r.n):
+                    if self.read_word(vpn_at(s, at + i)) & lost:
+                        return self.refuse_swap(vpn_at(s, at + i))
+            at += r.n
+        at = 0
+        while at < s.n:
+            next_run(s, at, self.table_bits, &r)
+            t = self.find(vpn_at(s, at))
+            for i in range(r.n):
+                entry = entry_at(&r, i, last_entry)
+                pte = t.entry[entry]
+                # Named twice, an entry is of the new kind at its second turn.
+                writable = pte & (a.write if pte & a.present else a.swap_write) != 0
+                if out:
+                    bare = swap_entry(a, to[at + i])
+                    bare |= a.swap_write if writable else 0
+                else:
+                    bare = to[at + i] << a.pfn_shift | a.base
+                    bare |= a.writable if writable else 0
+                t.entry[entry] = self.encoding.carry(pte, bare)
+            at += r.n
+        return 0
+
+    cdef int refuse_swap(self, uint64_t vpn) except -1 nogil:
+        """Raise ValueError: the word of ``vpn`` has no place in a swap entry."""
+        cdef uint64_t word = self.read_word(vpn)
+        with gil:
+            raise ValueError(
+                f"vpn {vpn:#x}: {self.encoding!r} has no place for bits "
+                f"{word & ~self.encoding.swap_bits:#x} of word {word:#x} in a swap "
+                f"entry of {self.arch.name}")

@@ -1,0 +1,16 @@
+"""PageTable, for Cython callers.
+
+What is promised here: `read_word` and `write_word` for words of one lane, and the
+walk of `Radix`, find and next_table. Hold the lock around them, by `enter` and
+`leave`, if other threads use the same table. A consumer must be compiled against
+the version of extmeta that it runs with: the layout of the classes may change
+between minor versions.
+"""
+from libc.stdint cimport uint64_t
+
+from extmeta.operations cimport Operations
+from extmeta.vpns cimport Vpns
+
+cdef class PageTable(Operations):
+    cdef Vpns named(self, vpns)
+    cdef int spread(self, uint64_t* lanes, value) except -1

@@ -1,0 +1,673 @@
+"""PageTable: PTEs over an encoding of their metadata words.
+
+Here is the edge: what callers pass is converted and checked, and the lock taken
+that makes each method one step for other threads. The work is done in
+:mod:`extmeta.operations`, without the GIL.
+"""
+from libc.stdint cimport uint64_t
+from libc.string cimport memset
+
+import numpy as np
+
+from extmeta.encoding cimport MAX_LANES, Write
+from extmeta.frames cimport (
+    LEAF,
+    PTE,
+    TABLE_BITS,
+    UPPER,
+    Ptdesc,
+    frame_of,
+    upper_entry,
+)
+from extmeta.operations cimport Operations
+from extmeta.vpns cimport Vpns, vpn_at
+
+from extmeta.arch import arch_named
+from extmeta.encodings import recipe
+from extmeta.fields import Fields
+from extmeta.memory import Memory
+from extmeta.tables import Tables
+from extmeta.vpns import as_words, fields_as_words, one_each, whole
+
+cdef class PageTable(Operations):
+    """Page tables of one address space, with a metadata word for each PTE.
+
+    vpns are an int, an array of ints in any order (of duplicates the last one
+    wins), a range, or ``slice(first, stop)``. An int in gives an int or bool
+    out, anything else an array in the order given. A word of 0 and no word are
+    the same.
+
+    Every method may be called from several threads; each call is one step.
+
+    Parameters
+    ----------
+    encoding : str or Encoding, default "linked"
+        A name from :func:`extmeta.encodings`, or an instance such as
+        ``Adjacent(when="needed")``.
+    fields : Fields, optional
+        The named parts of a word. By default ``Fields(meta=64)``, or as wide as
+        the encoding was asked to be.
+    arch : str, default "x86_64"
+
+    Raises
+    ------
+    KeyError
+        If there is no such encoding or architecture.
+    TypeError
+        If ``fields`` is no Fields.
+    ValueError
+        If the fields are wider than the encoding can hold.
+    MemoryError
+        If there is no address space for the tables.
+    """
+
+    def __init__(self, encoding="linked", fields=None, arch="x86_64"):
+        made = recipe(encoding)
+        if fields is None:
+            fields = Fields(meta=getattr(made, "asked", None) or 64)
+        if not isinstance(fields, Fields):
+            raise TypeError(f"fields: {fields!r} is no Fields, as in Fields(age=8)")
+        self.plant(arch_named(arch))
+        self.adopt(made, fields)
+
+    def adopt(self, encoding, fields):
+        """Bind ``encoding`` to this table's memory."""
+        self.encoding = encoding.bind(fields, self.arch, self.frames)
+        self.fields = fields
+        self.next_pfn = 1
+
+    def __repr__(self):
+        return (f"<PageTable {self.encoding!r} {self.fields!r} on {self.arch.name}, "
+                f"{self.nr_ptes} PTEs>")
+
+    def __len__(self):
+        """Return the number of mapped and swapped PTEs."""
+        return self.nr_ptes
+
+    # -- mapping ------------------------------------------------------------
+
+    def map(self, vpns, pfns=None, writable=True):
+        """Make present PTEs.
+
+        Parameters
+        ----------
+        vpns : int, (n,) array_like, range or slice
+        pfns : int or (n,) array_like of int, optional
+            Page frame numbers; by default numbers that this table hasn't used.
+        writable : bool, default True
+
+        Raises
+        ------
+        ValueError
+            If a vpn is mapped already or out of range, or a pfn does not fit.
+        MemoryError
+            If a table can't be had. In every case nothing is mapped.
+        """
+        cdef Vpns v = self.named(vpns)
+        cdef uint64_t bits = self.encoding.pte.base
+        cdef const uint64_t[::1] numbers
+        if writable:
+            bits |= self.encoding.pte.writable
+        if pfns is not None:
+            numbers = one_each("pfns", pfns, v, 1 << <object>self.arch.pfn_bits)
+        self.enter()
+        try:
+            with nogil:
+                self.put(&v.span, &numbers[0] if numbers is not None and
+                         numbers.shape[0] else NULL, bits)
+        finally:
+            self.leave()
+
+    def map_huge(self, vpns, pfns=None):
+        """Map huge pages: leaves one level above the PTE tables.
+
+        They have no PTE, so no metadata word, and don't count in ``len``.
+
+        Parameters
+        ----------
+        vpns : int or (n,) array_like of int
+            First vpn of each, a multiple of the entries of a PTE table.
+        pfns : int or (n,) array_like of int, optional
+
+        Raises
+        ------
+        ValueError
+            If a vpn is not aligned, or something is mapped there.
+        MemoryError
+            If a table can't be had; then nothing is mapped.
+        """
+        cdef Vpns v = self.named(vpns)
+        cdef const uint64_t[::1] numbers
+        cdef Py_ssize_t i, j
+        cdef uint64_t* slot
+        cdef uint64_t leaf, vpn
+        cdef bint failed = False
+        if pfns is not None:
+            numbers = one_each("pfns", pfns, v, 1 << <object>self.arch.pfn_bits)
+        self.enter()
+        try:
+            for i in range(v.span.n):
+                vpn = vpn_at(&v.span, i)
+                if vpn & <uint64_t>(self.encoding.entries - 1):
+                    raise ValueError(f"vpn {vpn:#x} is not the first of a huge page")
+                slot = self.leaf_slot(vpn, False)
+                if slot is not NULL and slot[0]:
+                    raise ValueError(f"vpn {vpn:#x} is mapped already")
+            for i in range(v.span.n):
+                vpn = vpn_at(&v.span, i)
+                slot = self.leaf_slot(vpn, True)
+                failed = slot is NULL
+                if failed:
+                    break
+                leaf = numbers[i] if pfns is not None else self.next_pfn
+                if slot[0] == 0:
+                    self.nr_leaves += 1
+                    self.frames.desc[frame_of(self.frames, slot)].used += 1
+                if pfns is None:
+                    self.next_pfn += <uint64_t>self.encoding.entries
+                slot[0] = leaf << self.encoding.pte.pfn_shift | TABLE_BITS | LEAF
+            if failed:
+                for j in range(i):
+                    self.clear_leaf(self.leaf_slot(vpn_at(&v.span, j), False))
+                raise MemoryError(f"{self.frames.page_bytes} bytes for a table")
+        finally:
+            self.leave()
+
+    def unmap(self, first, count):
+        """Drop PTEs [first, first + count) and their words.
+
+        Parameters
+        ----------
+        first, count : int
+            The range may have holes. A huge page must lie in it whole.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If they are no integers, negative or out of range, or the range cuts a
+            huge page; nothing is dropped.
+        """
+        cdef uint64_t at, stop
+        at, stop = self.bounds(first, count)
+        self.enter()
+        try:
+            if self.nr_leaves:
+                self.refuse_cut(at, stop)
+            with nogil:
+                self.drop(at, stop)
+        finally:
+            self.leave()
+
+    def refuse_cut(self, first, stop):
+        """Raise ValueError if an edge of [first, stop) is inside a huge page."""
+        cdef uint64_t at, vpn
+        for edge in (first, stop):
+            at = vpn = edge
+            if vpn & <uint64_t>(self.encoding.entries - 1) and vpn < self.nr_vpns:
+                if self.next_leaf(&at, vpn + 1) is not NULL:
+                    raise ValueError(f"vpn {edge:#x} is inside a huge page; "
+                                     "unmap all of it")
+
+    # -- words --------------------------------------------------------------
+
+    def store(self, vpns, words=None, **values):
+        """Set words, or fields of them, of mapped PTEs.
+
+        Parameters
+        ----------
+        vpns : int, (n,) array_like, range or slice
+        words : int, or (n,) array_like of int
+            Whole words; (n, lanes) where words are wider than 64 bits.
+        **values : int, or (n,) array_like of int
+            Instead of whole words: fields by name. The others are kept.
+
+        Raises
+        ------
+        KeyError
+            If there is no field of that name.
+        TypeError
+            If something is no integer, or neither or both of words and fields
+            are given.
+        ValueError
+            If a vpn is not mapped, lengths differ, or a value does not fit.
+        MemoryError
+            If side memory can't be had. In every case nothing is stored.
+        """
+        cdef uint64_t[MAX_LANES] keep
+        cdef Vpns v
+        cdef const uint64_t[::1] add
+        cdef Write w
+        cdef int lane
+        if (words is None) == (not values):
+            raise TypeError("store() takes words or fields, and not both")
+        v = self.named(vpns)
+        memset(keep, 0, sizeof(keep))
+        if values:
+            add, w.step, mask = fields_as_words(values, v, self.fields, self.encoding.lanes)
+            for lane in range(self.encoding.lanes):
+                keep[lane] = ~<uint64_t>(mask >> 64 * lane & 0xffffffffffffffff)
+        else:
+            add, w.step = as_words(
+                "words", words, v, self.fields.bits, self.encoding.lanes)
+        if v.span.n == 0:
+            return
+        w.keep = keep
+        w.add = &add[0]
+        self.enter()
+        try:
+            with nogil:
+                self.write(&v.span, &w, True)
+        finally:
+            self.leave()
+
+    def update(self, vpns, clear=0, set=0):
+        """Set word = (word & ~clear) | set for the mapped PTEs among ``vpns``.
+
+        Parameters
+        ----------
+        vpns : int, (n,) array_like, range or slice
+            Those not mapped are passed over.
+        clear, set : int, default 0
+            Bits of a word.
+
+        Raises
+        ------
+        ValueError
+            If a vpn is out of range, or ``set`` is wider than the fields.
+        MemoryError
+            If side memory can't be had; then nothing is changed.
+        """
+        cdef uint64_t[MAX_LANES] keep
+        cdef uint64_t[MAX_LANES] add
+        cdef Vpns v = self.named(vpns)
+        cdef Write w
+        self.spread(keep, whole("clear", clear, 1 << <object>(64 * self.encoding.lanes)))
+        self.spread(add, self.fitting("set", set))
+        for lane in range(MAX_LANES):
+            keep[lane] = ~keep[lane]
+        w.keep = keep
+        w.add = add
+        w.step = 0
+        self.enter()
+        try:
+            with nogil:
+                self.write(&v.span, &w, False)
+        finally:
+            self.leave()
+
+    def load(self, vpns, field=None):
+        """Return words, or one field of them.
+
+        Parameters
+        ----------
+        vpns : int, (n,) array_like, range or slice
+        field : str, optional
+
+        Returns
+        -------
+        int or (n,) uint64 ndarray
+            0 where a PTE has no word or there is no PTE. Of shape (n, lanes)
+            where the words, or the field, are wider than 64 bits.
+
+        Raises
+        ------
+        KeyError
+            If there is no field of that name.
+        TypeError, ValueError
+            If a vpn is no integer or out of range.
+        """
+        cdef Vpns v
+        cdef uint64_t[::1] out
+        cdef uint64_t vpn, word
+        if type(vpns) is int and self.encoding.lanes == 1 and (
+                0 <= vpns < self.nr_vpns):
+            vpn = vpns
+            self.enter()
+            word = self.read_word(vpn)
+            self.leave()
+            if field is None:
+                return word
+            return (word & self.fields.mask(field)) >> self.fields.shift(field)
+        if field is not None:
+            self.fields[field]
+        v = self.named(vpns)
+        words = np.empty((v.span.n, self.encoding.lanes), np.uint64)
+        if v.span.n:
+            out = words.reshape(-1)
+            self.enter()
+            with nogil:
+                self.read(&v.span, &out[0])
+            self.leave()
+        if v.single:
+            word_of = sum(int(lane) << 64 * i for i, lane in enumerate(words[0]))
+            return word_of if field is None else self.fields.unpack(word_of)[field]
+        if field is not None:
+            return self.fields.extract(words, field)
+        return words if self.encoding.lanes > 1 else words.reshape(-1)
+
+    def flagged(self, vpns):
+        """Return whether PTEs have a word, that is one that is not 0.
+
+        Parameters
+        ----------
+        vpns : int, (n,) array_like, range or slice
+
+        Returns
+        -------
+        bool or (n,) bool ndarray
+            False where there is no PTE.
+        """
+        words = self.load(vpns)
+        if isinstance(words, int):
+            return words != 0
+        return words != 0 if words.ndim == 1 else (words != 0).any(axis=1)
+
+    def scan(self, first, stop, mask, value):
+        """Return the vpns whose word has these bits.
+
+        Parameters
+        ----------
+        first, stop : int
+            The range [first, stop); it may have holes.
+        mask, value : int
+
+        Returns
+        -------
+        (n,) uint64 ndarray
+            Ascending vpns of the mapped or swapped PTEs where
+            ``word & mask == value``. A PTE without a word has the word 0.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If a number is no integer, negative or out of range.
+        """
+        cdef uint64_t[MAX_LANES] bits
+        cdef uint64_t[MAX_LANES] wanted
+        cdef uint64_t[::1] out
+        cdef uint64_t at, end
+        cdef Py_ssize_t found = 0
+        cdef Py_ssize_t room = 4096
+        cdef Py_ssize_t entries = self.encoding.entries
+        cdef Ptdesc* t
+        limit = 1 << <object>(64 * self.encoding.lanes)
+        mask = whole("mask", mask, limit)
+        value = whole("value", value, limit)
+        v = self.named(slice(first, stop))
+        if value & ~mask:
+            return np.empty(0, np.uint64)
+        self.spread(bits, mask)
+        self.spread(wanted, value)
+        at = first
+        end = stop
+        vpns = np.empty(room, np.uint64)
+        out = vpns
+        self.enter()
+        try:
+            with nogil:
+                while True:
+                    t = self.next_table(&at, end)
+                    if t is NULL:
+                        break
+                    if room - found < entries:
+                        with gil:
+                            out = None
+                            vpns.resize(max(2 * room, entries), refcheck=False)
+                            room = len(vpns)
+                            out = vpns
+                    found += self.encoding.scan(
+                        t, <Py_ssize_t>(at - t.vpn),
+                        <Py_ssize_t>min(end - t.vpn, <uint64_t>entries),
+                        bits, wanted, &out[found])
+                    at = t.vpn + <uint64_t>entries
+        finally:
+            self.leave()
+        out = None
+        vpns.resize(found, refcheck=False)
+        return vpns
+
+    # -- whole tables -------------------------------------------------------
+
+    def fork(self):
+        """Return a PageTable with equal content.
+
+        Later writes to one never reach the other. The model copies PTEs as they
+        are; the kernel also write-protects private ones and counts references.
+
+        Raises
+        ------
+        MemoryError
+            If memory can't be had; nothing is left of the child.
+        """
+        cdef PageTable child = PageTable.__new__(PageTable)
+        child.plant(self.arch)
+        child.adopt(self.encoding, self.fields)
+        self.enter()
+        try:
+            with nogil:
+                child.graft(self)
+        finally:
+            self.leave()
+        return child
+
+    def move(self, src, dst, count):
+        """Move PTEs [src, src + count) and their words to ``dst``.
+
+        The range may have holes, which stay holes.
+
+        Raises
+        ------
+        ValueError
+            If the ranges overlap or leave the table, a destination is mapped, or a
+            huge page lies in either.
+        MemoryError
+            If a table or side memory can't be had. In every case nothing is moved.
+        """
+        cdef uint64_t from_, to, n, at
+        from_, stop = self.bounds(src, count)
+        to, stop_dst = self.bounds(dst, count)
+        n = stop - from_
+        if n and src < stop_dst and dst < stop:
+            raise ValueError(f"[{src:#x}, {stop:#x}) and [{dst:#x}, {stop_dst:#x}) "
+                             "overlap")
+        self.enter()
+        try:
+            self.refuse_used(to, to + n)
+            if self.nr_leaves:
+                at = from_
+                if self.next_leaf(&at, from_ + n) is not NULL:
+                    raise ValueError(f"vpn {at:#x} is in a huge page")
+            with nogil:
+                self.carry_over(from_, to, n)
+        finally:
+            self.leave()
+
+    def refuse_used(self, first, stop):
+        """Raise ValueError if anything is mapped in [first, stop)."""
+        cdef uint64_t at = first
+        cdef uint64_t end = stop
+        cdef uint64_t leaf = first
+        cdef Ptdesc* t
+        cdef Py_ssize_t i
+        if self.next_leaf(&leaf, end) is not NULL:
+            raise ValueError(f"vpn {leaf:#x} is mapped already, by a huge page")
+        while True:
+            t = self.next_table(&at, end)
+            if t is NULL:
+                break
+            for i in range(<Py_ssize_t>(at - t.vpn), <Py_ssize_t>min(
+                    end - t.vpn, <uint64_t>self.encoding.entries)):
+                if t.entry[i] != self.encoding.pte.none:
+                    raise ValueError(f"vpn {t.vpn + <uint64_t>i:#x} is mapped already")
+            at = t.vpn + <uint64_t>self.encoding.entries
+
+    # -- swap ---------------------------------------------------------------
+
+    def swap_out(self, vpns, slots):
+        """Turn present PTEs into swap entries; their words stay.
+
+        Parameters
+        ----------
+        vpns : int, (n,) array_like, range or slice
+        slots : int or (n,) array_like of int
+            type << offset_bits | offset, as the kernel's swp_entry_t has them;
+            on x86-64 the offset has 50 bits and the type 5, so a small int is a
+            slot of the first swap device. Type 31 is a PTE marker.
+
+        Raises
+        ------
+        ValueError
+            If a vpn isn't present, a slot does not fit, lengths differ, or a
+            word has bits that this encoding has no place for in a swap entry;
+            nothing is swapped then.
+        """
+        cdef Vpns v = self.named(vpns)
+        swap = self.arch.swap
+        self.exchange_all(
+            v, one_each("slots", slots, v, 1 << swap.type_bits + swap.offset_bits),
+            True)
+
+    def swap_in(self, vpns, pfns):
+        """Turn swap entries into present PTEs; their words stay.
+
+        Parameters
+        ----------
+        vpns : int, (n,) array_like, range or slice
+        pfns : int or (n,) array_like of int
+
+        Raises
+        ------
+        ValueError
+            If a vpn isn't swapped, a pfn does not fit, or lengths differ; nothing
+            is swapped then.
+        """
+        cdef Vpns v = self.named(vpns)
+        self.exchange_all(
+            v, one_each("pfns", pfns, v, 1 << <object>self.arch.pfn_bits), False)
+
+    def exchange_all(self, Vpns v, values, bint out):
+        """Replace entries by swap entries (``out``) or present ones."""
+        cdef const uint64_t[::1] to = values
+        if v.span.n == 0:
+            return
+        self.enter()
+        try:
+            with nogil:
+                self.exchange(&v.span, &to[0], out)
+        finally:
+            self.leave()
+
+    # -- what is held -------------------------------------------------------
+
+    def memory(self):
+        """Return the bytes held now, as a :class:`Memory`."""
+        cdef size_t page = self.frames.page_bytes
+        self.enter()
+        side = self.encoding.side_bytes()
+        held = Memory(
+            upper=self.frames.pages[<int>UPPER] * page,
+            pte=self.frames.pages[<int>PTE] * page,
+            side=side,
+            index=self.encoding.index_bytes(),
+            slack=self.encoding.held_bytes() - side,
+        )
+        self.leave()
+        return held
+
+    @property
+    def tables(self):
+        """The PTE tables: first vpn -> (entries,) uint64 read-only view.
+
+        A view shows the live entries, without a copy, until its table is freed
+        or moved (``Adjacent(when="needed")``); after that it shows whatever uses
+        the memory next.
+        """
+        return Tables(self)
+
+    def table_vpns(self):
+        """Return the first vpn of each PTE table, ascending, as uint64."""
+        cdef uint64_t at = 0
+        cdef Ptdesc* t
+        vpns = []
+        self.enter()
+        while True:
+            t = self.next_table(&at, self.nr_vpns)
+            if t is NULL:
+                break
+            vpns.append(t.vpn)
+            at = t.vpn + <uint64_t>self.encoding.entries
+        self.leave()
+        return np.array(vpns, np.uint64)
+
+    def table_at(self, vpn):
+        """Return the PTE table whose first vpn this is, as a view, or None."""
+        cdef Ptdesc* t
+        cdef uint64_t first
+        if not isinstance(vpn, (int, np.integer)) or not 0 <= vpn < self.nr_vpns:
+            return None
+        first = vpn
+        self.enter()
+        t = self.find(first)
+        self.leave()
+        if t is NULL or t.vpn != first:
+            return None
+        return np.asarray(self.frames)[t - self.frames.desc, :self.encoding.entries]
+
+    def check(self):
+        """Raise AssertionError with the reason if an invariant is broken."""
+        cdef const char* reason
+        cdef uint64_t at = 0
+        cdef uint64_t ptes = 0
+        cdef unsigned int used
+        cdef Py_ssize_t i
+        cdef Ptdesc* t
+        while True:
+            t = self.next_table(&at, self.nr_vpns)
+            if t is NULL:
+                break
+            at = t.vpn + <uint64_t>self.encoding.entries
+            used = 0
+            for i in range(self.encoding.entries):
+                used += t.entry[i] != self.encoding.pte.none
+            ptes += used
+            where = f"table at vpn {t.vpn:#x}"
+            if used != t.used or used == 0:
+                raise AssertionError(f"{where}: {used} entries, {t.used} counted")
+            if t.parent[0] != upper_entry(self.frames, t):
+                raise AssertionError(f"{where}: the upper entry points elsewhere")
+            reason = self.encoding.fault(t)
+            if reason is not NULL:
+                raise AssertionError(f"{where}: {self.encoding!r}: {reason.decode()}")
+        if ptes != self.nr_ptes:
+            raise AssertionError(f"{ptes} PTEs, {self.nr_ptes} counted")
+        reason = self.frames.fault()
+        if reason is not NULL:
+            raise AssertionError(f"frames: {reason.decode()}")
+
+    # -- the edge: what callers give, as C needs it -------------------------
+
+    cdef Vpns named(self, vpns):
+        return Vpns(vpns, self.nr_vpns, self.arch.name)
+
+    def bounds(self, first, count):
+        """Return [first, first + count) as two ints inside the table."""
+        first = whole("vpn", first)
+        stop = first + whole("count", count)
+        if stop > self.nr_vpns:
+            raise ValueError(f"vpns [{first:#x}, {stop:#x}) leave {self.arch.name}'s "
+                             f"[0, {self.nr_vpns:#x})")
+        return first, stop
+
+    def fitting(self, name, value):
+        """Return ``value`` as an int no wider than the fields."""
+        value = whole(name, value, 2**512)
+        if value >> self.fields.bits:
+            raise ValueError(f"{name}: {value:#x} is wider than the "
+                             f"{self.fields.bits} bits of {self.fields!r}")
+        return value
+
+    cdef int spread(self, uint64_t* lanes, value) except -1:
+        """Write an int as a word of several lanes."""
+        for lane in range(MAX_LANES):
+            lanes[lane] = value >> 64 * lane & 0xffffffffffffffff
+        return 0

@@ -1,0 +1,86 @@
+"""Pagemap words: what their bits say, asked of whole arrays.
+
+A word is what /proc/PID/pagemap has for one page, 8 bytes. The bits are those
+of Linux Documentation/admin-guide/mm/pagemap.rst; that markers are swap entries
+of type 31 is from include/linux/swapops.h make_pte_marker(), seen on 6.18.
+"""
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+U64 = npt.NDArray[np.uint64]
+Bools = npt.NDArray[np.bool_]
+
+PAGE_BYTES = 4096
+PAGE_SHIFT = 12
+
+# 2 MiB, what one PMD maps.
+LEAF_SHIFT = 21
+LEAF_PAGES = 512
+LEAF_KB = 2048
+
+PFN_MASK = (1 << 55) - 1
+SOFT_DIRTY = 1 << 55
+UFFD_WP = 1 << 57
+GUARD = 1 << 58
+SWAPPED = 1 << 62
+PRESENT = 1 << 63
+
+SWAP_TYPE_MASK = 0x1F
+SWAP_OFFSET_SHIFT = 5
+SWAP_OFFSET_BITS = 50
+MARKER_TYPE = 31
+
+# x86-64 has 52 bits of physical address at most, arm64 with 4 KiB pages too.
+PFN_BITS = 40
+
+
+def populated(entry: U64) -> Bools:
+    """Tell which words are of a page with a PTE.
+
+    Not every word that isn't 0: a hole of a soft-dirty VMA has bit 55 (Linux
+    fs/proc/task_mmu.c pagemap_pte_hole()).
+    """
+    return np.greater_equal(entry, SWAPPED)
+
+
+def present(entry: U64) -> Bools:
+    """Tell which words are of a present page."""
+    return np.greater_equal(entry, PRESENT)
+
+
+def marker(entry: U64) -> Bools:
+    """Tell which words are of PTE markers: no page, no swap slot."""
+    # The type is hidden from those without CAP_SYS_ADMIN, the guard bit is not.
+    marked = (entry & SWAP_TYPE_MASK == MARKER_TYPE) | (entry & GUARD != 0)
+    return np.asarray(marked & populated(entry) & ~present(entry))
+
+
+def slots(entry: U64) -> U64:
+    """Return the swap slots of swapped and marker words: type << 50 | offset.
+
+    Where slot and type are hidden, each gets an offset of its own.
+    """
+    offset = (entry & PFN_MASK) >> SWAP_OFFSET_SHIFT
+    found = (entry & SWAP_TYPE_MASK) << SWAP_OFFSET_BITS | offset
+    # Slot 0 holds the swap area's header, never a page.
+    hidden = np.flatnonzero(found == 0)
+    found[hidden] = np.arange(1, 1 + len(hidden))
+    return np.asarray(found, np.uint64)
+
+
+def whole_leaves(leaves: U64, vpn: U64, entry: U64) -> Bools:
+    """Tell which 2 MiB leaves, by first vpn, have all of their pages present."""
+    first = np.searchsorted(vpn, leaves)
+    stop = np.searchsorted(vpn, leaves + np.uint64(LEAF_PAGES))
+    before = np.concatenate(([0], np.cumsum(present(entry))))
+    return np.asarray(before[stop] - before[first] == LEAF_PAGES)
+
+
+def distinct(ascending: npt.NDArray[Any]) -> int:
+    """Return how many different values a sorted array has."""
+    if not len(ascending):
+        return 0
+    return 1 + int(np.count_nonzero(ascending[1:] != ascending[:-1]))

@@ -1,0 +1,45 @@
+"""The radix tree above the PTE tables."""
+from libc.stdint cimport uint32_t, uint64_t
+
+from extmeta.frames cimport LEAF, TABLE_BITS, Frames, Ptdesc
+
+cdef enum:
+    MAX_LEVELS = 5
+
+cdef class Radix:
+    cdef readonly object arch
+    cdef Frames frames
+    cdef Ptdesc* root
+    cdef int levels
+    cdef int table_bits               # log2 of the entries of a PTE table
+    cdef uint64_t nr_vpns
+    cdef int[MAX_LEVELS] shift        # of the index in a vpn, the root first
+    cdef uint64_t[MAX_LEVELS] last    # largest index
+
+    # The PTE table of ``vpn``, or NULL.
+    cdef inline Ptdesc* find(self, uint64_t vpn) noexcept nogil:
+        cdef char* base = self.frames.base
+        cdef uint64_t* entry = self.root.entry
+        cdef uint64_t upper = 0
+        cdef int level
+        for level in range(self.levels - 1):
+            upper = entry[vpn >> self.shift[level] & self.last[level]]
+            if upper & (TABLE_BITS | LEAF) != TABLE_BITS:
+                return NULL
+            entry = <uint64_t*>(base + (upper & ~<uint64_t>0xfff))
+        return &self.frames.desc[upper >> self.frames.page_shift]
+
+    # The same, made if it isn't there, with 2**order pages. NULL where no memory
+    # can be had (nothing has changed) or where a huge leaf is in the way.
+    cdef Ptdesc* make(self, uint64_t vpn, int order) noexcept nogil
+    # The first PTE table that has entries in [vpn[0], stop); vpn[0] moves to the
+    # first of them. NULL at the end.
+    cdef Ptdesc* next_table(self, uint64_t* vpn, uint64_t stop) noexcept nogil
+    # The first huge leaf that maps a part of [vpn[0], stop), likewise.
+    cdef uint64_t* next_leaf(self, uint64_t* vpn, uint64_t stop) noexcept nogil
+    # Free the table if nothing is in it, and what is above it likewise.
+    cdef void prune(self, Ptdesc* t) noexcept nogil
+    # The entry of the table above the PTE tables; made if ``make``.
+    cdef uint64_t* leaf_slot(self, uint64_t vpn, bint make) noexcept nogil
+    cdef Ptdesc* above(self, const Ptdesc* t) noexcept nogil
+    cdef Ptdesc* descend(self, uint64_t vpn, int depth, int order) noexcept nogil

@@ -1,0 +1,133 @@
+"""The radix tree above the PTE tables: from a vpn to its table.
+
+Each table is a page of `frames`; an upper entry holds where the table below it
+is in the mapping, as a kernel's holds a physical address. A table with nothing
+in it is freed, up to the root.
+"""
+from libc.stdint cimport uint64_t
+
+from extmeta.frames cimport (
+    LEAF,
+    PTE,
+    TABLE_BITS,
+    UPPER,
+    Frames,
+    Ptdesc,
+    frame_of,
+    upper_entry,
+)
+
+
+cdef class Radix:
+    """Page tables of one address space, without what is in the PTEs."""
+
+    def __cinit__(self):
+        self.root = NULL
+
+    def plant(self, arch):
+        """Make the root table for ``arch``."""
+        cdef int level
+        cdef int shift = 0
+        self.arch = arch
+        self.nr_vpns = arch.nr_vpns
+        self.levels = len(arch.level_bits)
+        self.table_bits = arch.ptrs_per_pte.bit_length() - 1
+        for level in range(self.levels - 1, -1, -1):
+            self.shift[level] = shift
+            self.last[level] = (<uint64_t>1 << <int>arch.level_bits[level]) - 1
+            shift += arch.level_bits[level]
+        self.frames = Frames(1 << arch.page_shift)
+        self.root = self.frames.alloc(0, UPPER, True)
+        if self.root is NULL:
+            raise MemoryError(f"{self.frames.page_bytes} bytes for the root table")
+        self.root.level = <unsigned char>(self.levels - 1)
+
+    cdef Ptdesc* above(self, const Ptdesc* t) noexcept nogil:
+        return &self.frames.desc[frame_of(self.frames, t.parent)]
+
+    cdef Ptdesc* make(self, uint64_t vpn, int order) noexcept nogil:
+        return self.descend(vpn, self.levels - 1, order)
+
+    cdef Ptdesc* descend(self, uint64_t vpn, int depth, int order) noexcept nogil:
+        """Return the table ``depth`` levels below the root, made if need be."""
+        cdef Ptdesc* t = self.root
+        cdef Ptdesc* below
+        cdef uint64_t* slot
+        cdef int level
+        for level in range(depth):
+            slot = &t.entry[vpn >> self.shift[level] & self.last[level]]
+            if slot[0] == 0:
+                if level + 2 == self.levels:
+                    below = self.frames.alloc(order, PTE, True)
+                else:
+                    below = self.frames.alloc(0, UPPER, True)
+                if below is NULL:
+                    self.prune(t)
+                    return NULL
+                below.parent = slot
+                below.level = <unsigned char>(self.levels - 2 - level)
+                below.vpn = vpn >> self.shift[level] << self.shift[level]
+                slot[0] = upper_entry(self.frames, below)
+                t.used += 1
+            elif slot[0] & LEAF:
+                return NULL
+            t = &self.frames.desc[slot[0] >> self.frames.page_shift]
+        return t
+
+    cdef uint64_t* leaf_slot(self, uint64_t vpn, bint make) noexcept nogil:
+        cdef int level = self.levels - 2
+        cdef Ptdesc* t = self.root
+        cdef uint64_t upper
+        if make:
+            t = self.descend(vpn, level, 0)
+            if t is NULL:
+                return NULL
+        else:
+            for level in range(self.levels - 2):
+                upper = t.entry[vpn >> self.shift[level] & self.last[level]]
+                if upper == 0:
+                    return NULL
+                t = &self.frames.desc[upper >> self.frames.page_shift]
+            level = self.levels - 2
+        return &t.entry[vpn >> self.shift[level] & self.last[level]]
+
+    cdef void prune(self, Ptdesc* t) noexcept nogil:
+        cdef Ptdesc* parent
+        while t.used == 0 and t is not self.root:
+            parent = self.above(t)
+            t.parent[0] = 0
+            self.frames.free(t)
+            parent.used -= 1
+            t = parent
+
+    cdef Ptdesc* next_table(self, uint64_t* vpn, uint64_t stop) noexcept nogil:
+        cdef Ptdesc* t
+        cdef uint64_t upper
+        cdef int level
+        while vpn[0] < stop:
+            t = self.root
+            for level in range(self.levels - 1):
+                upper = t.entry[vpn[0] >> self.shift[level] & self.last[level]]
+                if upper & (TABLE_BITS | LEAF) != TABLE_BITS:
+                    vpn[0] = ((vpn[0] >> self.shift[level]) + 1) << self.shift[level]
+                    break
+                t = &self.frames.desc[upper >> self.frames.page_shift]
+            else:
+                return t
+        return NULL
+
+    cdef uint64_t* next_leaf(self, uint64_t* vpn, uint64_t stop) noexcept nogil:
+        cdef Ptdesc* t
+        cdef uint64_t* slot
+        cdef int level
+        while vpn[0] < stop:
+            t = self.root
+            for level in range(self.levels - 1):
+                slot = &t.entry[vpn[0] >> self.shift[level] & self.last[level]]
+                if slot[0] & LEAF:
+                    return slot
+                if slot[0] == 0 or level == self.levels - 2:
+                    vpn[0] = ((vpn[0] >> self.shift[level]) + 1) << self.shift[level]
+                    break
+                t = &self.frames.desc[slot[0] >> self.frames.page_shift]
+        return NULL
