@@ -426,8 +426,6 @@ def _named(pid: int) -> Iterator[None]:
     """Turn what can befall a reading into one line about the process."""
     try:
         yield
-    except procfs.KernelThreadError:
-        why = "is a kernel thread and has no address space"
     except procfs.StopError:
         why = f"did not stop within {procfs.STOP_SECONDS:g} s"
     except PermissionError:
@@ -438,7 +436,7 @@ def _named(pid: int) -> Iterator[None]:
         why = f"exited while being read: {error.filename} is gone"
     else:
         return
-    raise CaptureError(f"process {pid} {why}")
+    raise CaptureError(f"process {pid} {why}") from None
 
 
 def _read_settled(pid: int, progress: Progress | None) -> procfs.Reading:
@@ -517,8 +515,12 @@ def capture(
         procfs.status(pid)
     except (FileNotFoundError, ProcessLookupError):
         raise CaptureError(f"process {pid} does not exist") from None
-    except (procfs.GoneError, procfs.KernelThreadError):
-        pass  # as below
+    except procfs.GoneError:
+        raise CaptureError(f"process {pid} has exited") from None
+    except procfs.KernelThreadError:
+        raise CaptureError(
+            f"process {pid} is a kernel thread and has no address space"
+        ) from None
     with _named(pid):
         with procfs.stopped(pid) if stop else contextlib.nullcontext():
             reading = _read_settled(pid, progress)

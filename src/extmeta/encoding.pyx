@@ -8,7 +8,7 @@ fast for none.
 from libc.stdint cimport uint64_t
 from libc.string cimport memset
 
-from extmeta.frames cimport Frames, Ptdesc
+from extmeta.frames cimport Frames, Ptdesc, entries
 from extmeta.pte cimport flag_of
 from extmeta.vpns cimport Run
 
@@ -146,7 +146,7 @@ cdef class Encoding:
             r.n = min(64, last - r.first)
             self.load(t, &r, words)
             for i in range(r.n):
-                same = t.entry[r.first + i] != self.pte.none
+                same = entries(self.frames, t)[r.first + i] != self.pte.none
                 for lane in range(self.lanes):
                     same &= words[i * self.lanes + lane] & mask[lane] == value[lane]
                 vpns[found] = t.vpn + <uint64_t>(r.first + i)

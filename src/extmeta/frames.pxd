@@ -13,7 +13,6 @@ cdef struct Ptdesc:
     # As the kernel's struct ptdesc: found from the page's number. `link`,
     # `flagged` and `vpn` fit words that struct ptdesc has and x86 leaves unused
     # below the root (__page_mapping, pt_index), so they are not counted as RAM.
-    uint64_t* entry       # the page
     uint64_t* parent      # the upper entry that points here
     uintptr_t link        # the word that belongs to the encoding
     uint64_t vpn          # of entry 0
@@ -25,6 +24,7 @@ cdef struct Ptdesc:
     uint8_t level         # 0: a PTE table
     uint8_t order         # pages in the block: 2**order
     uint8_t dirty         # has been used before, so is not known to be zero
+    uint64_t[2] spare     # to 64 bytes, as struct page: a shift finds it
 
 cdef class Frames:
     cdef readonly size_t page_bytes
@@ -56,7 +56,12 @@ cdef inline uint32_t frame_of(Frames f, const void* p) noexcept nogil:
 
 cdef inline size_t page_offset(Frames f, const Ptdesc* d) noexcept nogil:
     """Return where the page is in the mapping: its physical address, so to speak."""
-    return <size_t>(<char*>d.entry - f.base)
+    return <size_t>(d - f.desc) << f.page_shift
+
+
+cdef inline uint64_t* entries(Frames f, const Ptdesc* d) noexcept nogil:
+    """Return the page: found by arithmetic, without reading the descriptor."""
+    return <uint64_t*>(f.base + page_offset(f, d))
 
 
 cdef enum:

@@ -148,7 +148,6 @@ cdef class Frames:
                        self.page_bytes)
             d[i].dirty = 1
             self.pages[d[i].kind] += 1
-        d.entry = <uint64_t*>(self.base + (<size_t>frame << self.page_shift))
         d.order = <uint8_t>order
         d.parent = NULL
         d.link = 0
@@ -244,7 +243,7 @@ cdef class Frames:
                     return b"a free block is not aligned to its size"
                 free_pages += <size_t>1 << order
                 frame = self.desc[frame].next
-        for kind in range(UPPER, NR_KINDS):
+        for kind in range(<int>UPPER, <int>NR_KINDS):
             in_use += self.pages[kind]
         if free_pages + in_use != self.committed:
             return b"pages neither free nor in use"

@@ -27,6 +27,9 @@ cdef class Operations(Radix):
     # be had; nothing has changed then. Only for words of one lane.
     cdef int write_word(self, uint64_t vpn, uint64_t word) noexcept nogil
 
+    # The table of the span's ``at``-th vpn, and the run of it from there on; NULL
+    # and a run of vpns that have no table.
+    cdef Ptdesc* run_at(self, const Span* s, Py_ssize_t at, Run* r) noexcept nogil
     cdef int write(self, const Span* s, const Write* w, bint all_mapped) except -1 nogil
     cdef void read(self, const Span* s, uint64_t* words) noexcept nogil
     cdef void settle(self, const Span* s, Py_ssize_t upto) noexcept nogil

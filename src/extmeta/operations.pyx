@@ -10,8 +10,8 @@ from libc.stdint cimport uint64_t
 from libc.string cimport memcpy, memset
 
 from extmeta.encoding cimport MAX_LANES, Write
-from extmeta.frames cimport LEAF, Ptdesc, frame_of, raise_nomem
-from extmeta.pte cimport PteLayout, equal, swap_entry
+from extmeta.frames cimport LEAF, Ptdesc, entries, frame_of, raise_nomem
+from extmeta.pte cimport ALL, PteLayout, equal, swap_entry
 from extmeta.radix cimport Radix
 from extmeta.vpns cimport Run, Span, entry_at, next_run, vpn_at
 
@@ -28,7 +28,6 @@ cdef enum:
     # What first_unlike asks of entries.
     MAPPED, NONE, PRESENT, SWAPPED
 
-cdef uint64_t ALL = <uint64_t>0xffffffffffffffffULL
 cdef uint64_t[MAX_LANES] ZERO_WORD
 memset(ZERO_WORD, 0, sizeof(ZERO_WORD))
 
@@ -49,6 +48,16 @@ cdef class Operations(Radix):
 
     cdef void leave(self) noexcept:
         pthread_mutex_unlock(&self.lock)
+
+    cdef Ptdesc* run_at(self, const Span* s, Py_ssize_t at, Run* r) noexcept nogil:
+        cdef uint64_t vpn = vpn_at(s, at)
+        cdef Ptdesc* t = self.find(vpn)
+        next_run(s, at, self.table_bits, r)
+        if t is NULL and s.vpns is NULL:
+            # All of the hole at once: ranges may be of the whole address space.
+            self.next_table(&vpn, s.first + <uint64_t>s.n)
+            r.n = min(<Py_ssize_t>(vpn - s.first), s.n) - at
+        return t
 
     cdef int put(
             self, const Span* s, const uint64_t* pfns, uint64_t bits) except -1 nogil:
@@ -82,7 +91,7 @@ cdef class Operations(Radix):
                 pfn = (self.next_pfn + <uint64_t>(at + i)) & pfn_mask
                 if pfns is not NULL:
                     pfn = pfns[at + i]
-                pte = &t.entry[entry_at(&r, i, last_entry)]
+                pte = &entries(self.frames, t)[entry_at(&r, i, last_entry)]
                 # Not none: named twice, the last pfn wins.
                 if pte[0] == self.encoding.pte.none:
                     t.used += 1
@@ -99,8 +108,7 @@ cdef class Operations(Radix):
         cdef Ptdesc* t
         cdef Run r
         while at < upto:
-            next_run(s, at, self.table_bits, &r)
-            t = self.find(vpn_at(s, at))
+            t = self.run_at(s, at, &r)
             if t is not NULL:
                 self.prune(t)
             at += r.n
@@ -111,17 +119,19 @@ cdef class Operations(Radix):
         cdef uint64_t none = self.encoding.pte.none
         cdef uint64_t present = self.encoding.pte.present
         cdef Py_ssize_t last_entry = self.encoding.entries - 1
+        cdef const uint64_t* entry
         cdef uint64_t pte
         cdef Py_ssize_t i = 0
         if t is NULL:
             return -1 if wanted == NONE else 0
+        entry = entries(self.frames, t)
         if r.vpns is NULL and wanted == MAPPED:
             # Usually all are: 64 at a time.
             while i < r.n and equal(
-                    t.entry + r.first + i, min(64, r.n - i), ALL, none) == 0:
+                    entry + r.first + i, min(64, r.n - i), ALL, none) == 0:
                 i += 64
         while i < r.n:
-            pte = t.entry[entry_at(r, i, last_entry)]
+            pte = entry[entry_at(r, i, last_entry)]
             if not (pte != none if wanted == MAPPED else
                     pte == none if wanted == NONE else
                     pte & present != 0 if wanted == PRESENT else
@@ -134,7 +144,7 @@ cdef class Operations(Radix):
         """Raise ValueError: the entry of ``vpn`` is not as ``wanted``."""
         cdef Ptdesc* t = self.find(vpn)
         cdef bint mapped = t is not NULL and (
-            t.entry[vpn - t.vpn] != self.encoding.pte.none)
+            entries(self.frames, t)[vpn - t.vpn] != self.encoding.pte.none)
         with gil:
             if wanted == NONE:
                 raise ValueError(f"vpn {vpn:#x} is mapped already")
@@ -179,11 +189,12 @@ cdef class Operations(Radix):
             self, Ptdesc* t, Py_ssize_t first, Py_ssize_t last) noexcept nogil:
         """Empty entries [first, last) and count them out."""
         cdef uint64_t none = self.encoding.pte.none
+        cdef uint64_t* entry = entries(self.frames, t)
         cdef uint64_t held = 0
         cdef Py_ssize_t i
         for i in range(first, last):
-            held += t.entry[i] != none
-            t.entry[i] = none
+            held += entry[i] != none
+            entry[i] = none
         t.used -= <unsigned int>held
         self.nr_ptes -= held
 
@@ -209,8 +220,7 @@ cdef class Operations(Radix):
         for lane in range(self.encoding.lanes):
             may_grow |= w.add[lane] != 0
         while at < s.n and (may_grow or all_mapped):
-            next_run(s, at, self.table_bits, &r)
-            t = self.find(vpn_at(s, at))
+            t = self.run_at(s, at, &r)
             if all_mapped:
                 i = self.first_unlike(t, &r, MAPPED)
                 if i >= 0:
@@ -224,8 +234,7 @@ cdef class Operations(Radix):
             at += r.n
         at = 0
         while at < s.n:
-            next_run(s, at, self.table_bits, &r)
-            t = self.find(vpn_at(s, at))
+            t = self.run_at(s, at, &r)
             if t is not NULL:
                 part.add = w.add + at * w.step
                 self.encoding.store(t, &r, &part)
@@ -243,8 +252,7 @@ cdef class Operations(Radix):
         cdef Ptdesc* t
         cdef Run r
         while at < upto:
-            next_run(s, at, self.table_bits, &r)
-            t = self.find(vpn_at(s, at))
+            t = self.run_at(s, at, &r)
             if t is not NULL:
                 self.encoding.settle(t)
             at += r.n
@@ -255,8 +263,7 @@ cdef class Operations(Radix):
         cdef Ptdesc* t
         cdef Run r
         while at < s.n:
-            next_run(s, at, self.table_bits, &r)
-            t = self.find(vpn_at(s, at))
+            t = self.run_at(s, at, &r)
             if t is NULL:
                 memset(words + at * lanes, 0, r.n * lanes * sizeof(uint64_t))
             else:
@@ -282,7 +289,7 @@ cdef class Operations(Radix):
         r.first = <Py_ssize_t>(vpn & <uint64_t>(self.encoding.entries - 1))
         r.n = 1
         r.vpns = NULL
-        if t is NULL or t.entry[r.first] == self.encoding.pte.none:
+        if t is NULL or entries(self.frames, t)[r.first] == self.encoding.pte.none:
             return -1
         w.keep = ZERO_WORD
         w.add = &word
@@ -312,7 +319,8 @@ cdef class Operations(Radix):
             copy = self.make(t.vpn, t.order)
             if copy is NULL:
                 return raise_nomem(self.frames.page_bytes << t.order)
-            memcpy(copy.entry, t.entry, self.encoding.entries * sizeof(uint64_t))
+            memcpy(entries(self.frames, copy), entries(parent.frames, t),
+                   self.encoding.entries * sizeof(uint64_t))
             copy.used = t.used
             if self.encoding.fork(parent.encoding, t, copy):
                 return raise_nomem(self.frames.page_bytes)
@@ -371,13 +379,15 @@ cdef class Operations(Radix):
         cdef Ptdesc* to
         cdef Run here, there
         cdef Write w
+        cdef uint64_t* source = entries(self.frames, t)
+        cdef uint64_t* target
         cdef Py_ssize_t i
         cdef unsigned int moved = 0
         here.first = <Py_ssize_t>(src - t.vpn)
         here.n = there.n = n
         here.vpns = there.vpns = NULL
         for i in range(n):
-            moved += t.entry[here.first + i] != none
+            moved += source[here.first + i] != none
         if moved == 0:
             return 0
         self.encoding.load(t, &here, words)
@@ -392,13 +402,14 @@ cdef class Operations(Radix):
             return 0 if self.encoding.prepare(to, &there, &w) is not NULL else -1
         to = self.find(dst)
         there.first = <Py_ssize_t>(dst - to.vpn)
+        target = entries(self.frames, to)
         w.add = ZERO_WORD
         w.step = 0
         # Without its word an entry is bare, and moves as it is.
         self.encoding.store(t, &here, &w)
         for i in range(n):
-            to.entry[there.first + i] = t.entry[here.first + i]
-            t.entry[here.first + i] = none
+            target[there.first + i] = source[here.first + i]
+            source[here.first + i] = none
         to.used += moved
         t.used -= moved
         w.add = words
@@ -426,18 +437,19 @@ cdef class Operations(Radix):
         cdef const PteLayout* a = &self.encoding.pte
         cdef Py_ssize_t last_entry = self.encoding.entries - 1
         cdef uint64_t lost = ~self.encoding.swap_bits
+        cdef int wanted = PRESENT if out else SWAPPED
         cdef uint64_t pte, bare
         cdef Py_ssize_t at = 0
-        cdef Py_ssize_t i, entry
+        cdef uint64_t* entry
+        cdef Py_ssize_t i
         cdef bint writable
         cdef Ptdesc* t
         cdef Run r
         while at < s.n:
-            next_run(s, at, self.table_bits, &r)
-            t = self.find(vpn_at(s, at))
-            i = self.first_unlike(t, &r, PRESENT if out else SWAPPED)
+            t = self.run_at(s, at, &r)
+            i = self.first_unlike(t, &r, wanted)
             if i >= 0:
-                return self.refuse(vpn_at(s, at + i), PRESENT if out else SWAPPED)
+                return self.refuse(vpn_at(s, at + i), wanted)
             if out and lost:
                 for i in range(r.n):
                     if self.read_word(vpn_at(s, at + i)) & lost:
@@ -445,11 +457,10 @@ cdef class Operations(Radix):
             at += r.n
         at = 0
         while at < s.n:
-            next_run(s, at, self.table_bits, &r)
-            t = self.find(vpn_at(s, at))
+            t = self.run_at(s, at, &r)
             for i in range(r.n):
-                entry = entry_at(&r, i, last_entry)
-                pte = t.entry[entry]
+                entry = &entries(self.frames, t)[entry_at(&r, i, last_entry)]
+                pte = entry[0]
                 # Named twice, an entry is of the new kind at its second turn.
                 writable = pte & (a.write if pte & a.present else a.swap_write) != 0
                 if out:
@@ -458,7 +469,7 @@ cdef class Operations(Radix):
                 else:
                     bare = to[at + i] << a.pfn_shift | a.base
                     bare |= a.writable if writable else 0
-                t.entry[entry] = self.encoding.carry(pte, bare)
+                entry[0] = self.encoding.carry(pte, bare)
             at += r.n
         return 0
 

@@ -16,6 +16,7 @@ from extmeta.frames cimport (
     TABLE_BITS,
     UPPER,
     Ptdesc,
+    entries,
     frame_of,
     upper_entry,
 )
@@ -106,15 +107,16 @@ cdef class PageTable(Operations):
         cdef Vpns v = self.named(vpns)
         cdef uint64_t bits = self.encoding.pte.base
         cdef const uint64_t[::1] numbers
+        cdef const uint64_t* first = NULL
         if writable:
             bits |= self.encoding.pte.writable
-        if pfns is not None:
+        if pfns is not None and v.span.n:
             numbers = one_each("pfns", pfns, v, 1 << <object>self.arch.pfn_bits)
+            first = &numbers[0]
         self.enter()
         try:
             with nogil:
-                self.put(&v.span, &numbers[0] if numbers is not None and
-                         numbers.shape[0] else NULL, bits)
+                self.put(&v.span, first, bits)
         finally:
             self.leave()
 
@@ -497,7 +499,7 @@ cdef class PageTable(Operations):
                 break
             for i in range(<Py_ssize_t>(at - t.vpn), <Py_ssize_t>min(
                     end - t.vpn, <uint64_t>self.encoding.entries)):
-                if t.entry[i] != self.encoding.pte.none:
+                if entries(self.frames, t)[i] != self.encoding.pte.none:
                     raise ValueError(f"vpn {t.vpn + <uint64_t>i:#x} is mapped already")
             at = t.vpn + <uint64_t>self.encoding.entries
 
@@ -628,7 +630,7 @@ cdef class PageTable(Operations):
             at = t.vpn + <uint64_t>self.encoding.entries
             used = 0
             for i in range(self.encoding.entries):
-                used += t.entry[i] != self.encoding.pte.none
+                used += entries(self.frames, t)[i] != self.encoding.pte.none
             ptes += used
             where = f"table at vpn {t.vpn:#x}"
             if used != t.used or used == 0:

@@ -1,7 +1,7 @@
 """The radix tree above the PTE tables."""
 from libc.stdint cimport uint32_t, uint64_t
 
-from extmeta.frames cimport LEAF, TABLE_BITS, Frames, Ptdesc
+from extmeta.frames cimport LEAF, TABLE_BITS, Frames, Ptdesc, entries
 
 cdef enum:
     MAX_LEVELS = 5
@@ -19,7 +19,7 @@ cdef class Radix:
     # The PTE table of ``vpn``, or NULL.
     cdef inline Ptdesc* find(self, uint64_t vpn) noexcept nogil:
         cdef char* base = self.frames.base
-        cdef uint64_t* entry = self.root.entry
+        cdef uint64_t* entry = entries(self.frames, self.root)
         cdef uint64_t upper = 0
         cdef int level
         for level in range(self.levels - 1):

@@ -13,6 +13,7 @@ from extmeta.frames cimport (
     UPPER,
     Frames,
     Ptdesc,
+    entries,
     frame_of,
     upper_entry,
 )
@@ -55,7 +56,7 @@ cdef class Radix:
         cdef uint64_t* slot
         cdef int level
         for level in range(depth):
-            slot = &t.entry[vpn >> self.shift[level] & self.last[level]]
+            slot = &entries(self.frames, t)[vpn >> self.shift[level] & self.last[level]]
             if slot[0] == 0:
                 if level + 2 == self.levels:
                     below = self.frames.alloc(order, PTE, True)
@@ -84,12 +85,12 @@ cdef class Radix:
                 return NULL
         else:
             for level in range(self.levels - 2):
-                upper = t.entry[vpn >> self.shift[level] & self.last[level]]
+                upper = entries(self.frames, t)[vpn >> self.shift[level] & self.last[level]]
                 if upper == 0:
                     return NULL
                 t = &self.frames.desc[upper >> self.frames.page_shift]
             level = self.levels - 2
-        return &t.entry[vpn >> self.shift[level] & self.last[level]]
+        return &entries(self.frames, t)[vpn >> self.shift[level] & self.last[level]]
 
     cdef void prune(self, Ptdesc* t) noexcept nogil:
         cdef Ptdesc* parent
@@ -107,7 +108,7 @@ cdef class Radix:
         while vpn[0] < stop:
             t = self.root
             for level in range(self.levels - 1):
-                upper = t.entry[vpn[0] >> self.shift[level] & self.last[level]]
+                upper = entries(self.frames, t)[vpn[0] >> self.shift[level] & self.last[level]]
                 if upper & (TABLE_BITS | LEAF) != TABLE_BITS:
                     vpn[0] = ((vpn[0] >> self.shift[level]) + 1) << self.shift[level]
                     break
@@ -123,7 +124,7 @@ cdef class Radix:
         while vpn[0] < stop:
             t = self.root
             for level in range(self.levels - 1):
-                slot = &t.entry[vpn[0] >> self.shift[level] & self.last[level]]
+                slot = &entries(self.frames, t)[vpn[0] >> self.shift[level] & self.last[level]]
                 if slot[0] & LEAF:
                     return slot
                 if slot[0] == 0 or level == self.levels - 2:

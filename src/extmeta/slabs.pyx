@@ -9,7 +9,7 @@ hold them. The difference is room for more objects.
 """
 from libc.stdint cimport uint32_t, uintptr_t
 
-from extmeta.frames cimport MAX_ORDER, NO_FRAME, SIDE, Frames, Ptdesc, frame_of
+from extmeta.frames cimport MAX_ORDER, NO_FRAME, SIDE, Frames, Ptdesc, entries, frame_of
 
 cdef size_t[NR_CLASSES] SIZES
 SIZES[:] = [
@@ -54,7 +54,7 @@ cdef class Slabs:
                 return NULL
             d.level = NR_CLASSES
             self.object_bytes += <size_t>4096 << order
-            return d.entry
+            return entries(self.pages, d)
         size_class = self.class_of[(nbytes + 7) >> 3]
         if self.partial[size_class] != NO_FRAME:
             d = &self.pages.desc[self.partial[size_class]]
@@ -69,7 +69,7 @@ cdef class Slabs:
             d.link = (<uintptr_t*>p)[0]
         else:
             # `flagged` of a slab's page: objects that were ever handed out.
-            p = <char*>d.entry + d.flagged * SIZES[size_class]
+            p = <char*>entries(self.pages, d) + d.flagged * SIZES[size_class]
             d.flagged += 1
         d.used += 1
         if d.used == 4096 // SIZES[size_class]:

@@ -22,7 +22,7 @@ from extmeta.encodings.side cimport (
     side_store,
     side_zap,
 )
-from extmeta.frames cimport PTE, SIDE, Ptdesc, upper_entry
+from extmeta.frames cimport PTE, SIDE, Ptdesc, entries, upper_entry
 from extmeta.vpns cimport Run
 
 
@@ -64,7 +64,7 @@ cdef class Adjacent(Encoding):
         self.order = 1 if self.when == "always" else 0
 
     cdef uint64_t* side(self, const Ptdesc* t) noexcept nogil:
-        return t.entry + (self.frames.page_bytes >> 3)
+        return entries(self.frames, t) + (self.frames.page_bytes >> 3)
 
     cdef Ptdesc* prepare(
             self, Ptdesc* t, const Run* r, const Write* w) noexcept nogil:
@@ -74,7 +74,8 @@ cdef class Adjacent(Encoding):
         pair = self.frames.alloc(1, PTE, False)
         if pair is NULL:
             return NULL
-        memcpy(pair.entry, t.entry, self.entries * sizeof(uint64_t))
+        memcpy(entries(self.frames, pair), entries(self.frames, t),
+               self.entries * sizeof(uint64_t))
         pair.parent = t.parent
         pair.vpn = t.vpn
         pair.used = t.used
@@ -87,7 +88,7 @@ cdef class Adjacent(Encoding):
             self, Encoding parent, const Ptdesc* t, Ptdesc* child) noexcept nogil:
         # A table made in a pair from the start is re-pointed by nobody.
         if t.flagged:
-            memcpy(self.side(child), self.side(t), self.frames.page_bytes)
+            memcpy(self.side(child), (<Adjacent>parent).side(t), self.frames.page_bytes)
             child.flagged = t.flagged
         return 0
 

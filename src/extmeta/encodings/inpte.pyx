@@ -11,14 +11,12 @@ from libc.stdint cimport uint64_t
 from libc.string cimport memset
 
 from extmeta.encoding cimport Encoding, Write
-from extmeta.frames cimport Ptdesc
-from extmeta.pte cimport equal, lowest
+from extmeta.frames cimport Ptdesc, entries
+from extmeta.pte cimport ALL, equal, lowest, match
 from extmeta.vpns cimport Run, entry_at
 
 cdef enum:
     MAX_PARTS = 64
-
-cdef uint64_t ALL = <uint64_t>0xffffffffffffffffULL
 
 cdef struct Part:
     # `mask` of the word, shifted right by `from_`, is shifted left by `to`.
@@ -117,7 +115,7 @@ cdef class InPte(Encoding):
 
     cdef void load(
             self, const Ptdesc* t, const Run* r, uint64_t* words) noexcept nogil:
-        cdef const uint64_t* entry = t.entry
+        cdef const uint64_t* entry = entries(self.frames, t)
         cdef Py_ssize_t last_entry = self.entries - 1
         cdef uint64_t present = self.pte.present
         cdef Part part = self.parts[0]
@@ -146,7 +144,7 @@ cdef class InPte(Encoding):
                 words[i] = self.word_in(pte)
 
     cdef void store(self, Ptdesc* t, const Run* r, const Write* w) noexcept nogil:
-        cdef uint64_t* entry = t.entry
+        cdef uint64_t* entry = entries(self.frames, t)
         cdef Py_ssize_t last_entry = self.entries - 1
         cdef uint64_t none = self.pte.none
         cdef uint64_t present = self.pte.present
@@ -193,19 +191,22 @@ cdef class InPte(Encoding):
             self.swap_parts, self.nr_swap_parts, mask[0])
         cdef uint64_t swap_value = scatter(
             self.swap_parts, self.nr_swap_parts, value[0])
-        # A value that no swap entry can hold matches none of them.
-        cdef bint in_swap = value[0] & ~self.swap_bits == 0
+        cdef const uint64_t* entry = entries(self.frames, t)
         cdef uint64_t matches
         cdef Py_ssize_t found = 0
         cdef Py_ssize_t at, n
+        if value[0] & ~self.swap_bits:
+            # A value that no swap entry can hold matches none of them.
+            swap_value = ALL
         if value[0] & ~(mask[0] & gather(self.parts, self.nr_parts, ALL)):
             return 0
         for at in range(first, last, 64):
             n = min(64, last - at)
-            matches = equal(t.entry + at, n, present_mask, present_value)
-            if in_swap and matches != ALL:
-                matches |= equal(t.entry + at, n, swap_mask, swap_value) & ~equal(
-                    t.entry + at, n, ALL, self.pte.none)
+            matches = match(entry + at, n, present, present_mask, present_value,
+                            swap_mask, swap_value)
+            if matches and swap_value == 0:
+                # An entry that holds nothing looks like one without a word.
+                matches &= ~equal(entry + at, n, ALL, self.pte.none)
             while matches:
                 vpns[found] = t.vpn + <uint64_t>(at + lowest(matches))
                 found += 1

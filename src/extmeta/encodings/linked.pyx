@@ -20,7 +20,7 @@ from extmeta.encodings.side cimport (
     side_store,
     side_zap,
 )
-from extmeta.frames cimport Ptdesc
+from extmeta.frames cimport Ptdesc, entries
 from extmeta.pte cimport PteLayout, flag_of, publish
 from extmeta.slabs cimport Slabs
 from extmeta.vpns cimport Run, entry_at
@@ -141,6 +141,7 @@ cdef class Linked(Encoding):
 
     cdef void load_wide(
             self, const Ptdesc* t, const Run* r, uint64_t* words) noexcept nogil:
+        cdef const uint64_t* entry = entries(self.frames, t)
         cdef const uint64_t* side = <const uint64_t*>t.link
         cdef Py_ssize_t last_entry = self.entries - 1
         cdef Py_ssize_t lanes = self.lanes
@@ -150,12 +151,13 @@ cdef class Linked(Encoding):
             return
         for i in range(r.n):
             e = entry_at(r, i, last_entry)
-            if t.entry[e] & flag_of(&self.pte, t.entry[e]):
+            if entry[e] & flag_of(&self.pte, entry[e]):
                 memcpy(words + i * lanes, side + e * lanes, lanes * sizeof(uint64_t))
 
     cdef void store_wide(
             self, Ptdesc* t, const Run* r, const Write* w) noexcept nogil:
         cdef const PteLayout* a = &self.pte
+        cdef uint64_t* entry = entries(self.frames, t)
         cdef uint64_t* side = <uint64_t*>t.link
         cdef Py_ssize_t last_entry = self.entries - 1
         cdef Py_ssize_t lanes = self.lanes
@@ -167,7 +169,7 @@ cdef class Linked(Encoding):
             return
         for i in range(r.n):
             e = entry_at(r, i, last_entry)
-            pte = t.entry[e]
+            pte = entry[e]
             if pte == a.none:
                 continue
             flag = flag_of(a, pte)
@@ -179,14 +181,14 @@ cdef class Linked(Encoding):
                     word[lane] = word[lane] & w.keep[lane] | add[lane]
                     any_bit |= word[lane]
                 if any_bit == 0:
-                    t.entry[e] = pte & ~flag
+                    entry[e] = pte & ~flag
                     t.flagged -= 1
                 continue
             for lane in range(lanes):
                 any_bit |= add[lane]
             if any_bit:
                 memcpy(side + e * lanes, add, lanes * sizeof(uint64_t))
-                publish(&t.entry[e], pte | flag)
+                publish(&entry[e], pte | flag)
                 t.flagged += 1
 
     cdef void zap(

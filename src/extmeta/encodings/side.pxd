@@ -7,8 +7,17 @@ from libc.stdint cimport int8_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memset
 
 from extmeta.encoding cimport Encoding, Write
-from extmeta.frames cimport Ptdesc
-from extmeta.pte cimport PteLayout, count, either, equal, flag_of, lowest, publish
+from extmeta.frames cimport Ptdesc, entries
+from extmeta.pte cimport (
+    ALL,
+    PteLayout,
+    count,
+    equal,
+    flag_of,
+    flags,
+    lowest,
+    publish,
+)
 from extmeta.vpns cimport Run, entry_at
 
 ctypedef fused side_t:
@@ -22,6 +31,9 @@ cdef enum:
     # From this many flags in 64 entries, comparing all words is cheaper than
     # visiting the flagged ones: `pytest benchmarks/bench_scan.py`.
     DENSE_FROM = 16
+    # Up to this many entries of a table are looked at without its descriptor,
+    # whose cache line a random lookup does not have.
+    FEW = 8
 
 cdef inline uint64_t get(const side_t* side, int bits, Py_ssize_t e) noexcept nogil:
     if side_t is int8_t:
@@ -59,14 +71,15 @@ cdef inline void side_load(
         Encoding self, const side_t* side, int bits, const Ptdesc* t, const Run* r,
         uint64_t* words) noexcept nogil:
     cdef const PteLayout* a = &self.pte
-    cdef const uint64_t* entry = t.entry
+    cdef const uint64_t* entry = entries(self.frames, t)
     cdef Py_ssize_t last_entry = self.entries - 1
     cdef uint64_t present = a.present
     cdef uint64_t flag = a.flag
     cdef uint64_t swap_flag = a.swap_flag
     cdef uint64_t pte, flagged
     cdef Py_ssize_t first, n, i, e
-    if t.flagged == 0:
+    # A few entries of a table tell their flags sooner than its descriptor.
+    if r.n > FEW and t.flagged == 0:
         memset(words, 0, r.n * sizeof(uint64_t))
         return
     if r.vpns:
@@ -78,8 +91,8 @@ cdef inline void side_load(
         return
     for first in range(r.first, r.first + r.n, 64):
         n = min(64, r.first + r.n - first)
-        flagged = either(entry + first, n, present, flag, swap_flag)
-        if flagged == <uint64_t>0xffffffffffffffffULL:
+        flagged = flags(entry + first, n, a)
+        if flagged == ALL:
             for i in range(64):
                 words[i] = get(side, bits, first + i)
         else:
@@ -96,11 +109,12 @@ cdef inline void side_clear(
         uint64_t keep) noexcept nogil:
     """Store word & keep: only flagged entries can change."""
     cdef const PteLayout* a = &self.pte
+    cdef uint64_t* entry = entries(self.frames, t)
     cdef uint64_t flagged, word
     cdef Py_ssize_t first, n, e
     for first in range(r.first, r.first + r.n, 64):
         n = min(64, r.first + r.n - first)
-        flagged = either(t.entry + first, n, a.present, a.flag, a.swap_flag)
+        flagged = flags(entry + first, n, a)
         while flagged:
             e = first + lowest(flagged)
             flagged &= flagged - 1
@@ -108,7 +122,7 @@ cdef inline void side_clear(
             if word:
                 put(side, bits, e, word)
             else:
-                t.entry[e] &= ~flag_of(a, t.entry[e])
+                entry[e] &= ~flag_of(a, entry[e])
                 t.flagged -= 1
 
 
@@ -116,7 +130,7 @@ cdef inline void side_store(
         Encoding self, side_t* side, int bits, Ptdesc* t, const Run* r,
         const Write* w) noexcept nogil:
     cdef const PteLayout* a = &self.pte
-    cdef uint64_t* entry = t.entry
+    cdef uint64_t* entry = entries(self.frames, t)
     cdef Py_ssize_t last_entry = self.entries - 1
     cdef uint64_t keep = w.keep[0]
     cdef const uint64_t* add = w.add
@@ -158,6 +172,7 @@ cdef inline Py_ssize_t side_scan(
         Py_ssize_t first, Py_ssize_t last, uint64_t mask, uint64_t value,
         uint64_t* vpns) noexcept nogil:
     cdef const PteLayout* a = &self.pte
+    cdef const uint64_t* entry = entries(self.frames, t)
     cdef uint64_t matches, flagged, same
     cdef Py_ssize_t found = 0
     cdef Py_ssize_t at, n, i
@@ -165,11 +180,11 @@ cdef inline Py_ssize_t side_scan(
         return 0
     for at in range(first, last, 64):
         n = min(64, last - at)
-        flagged = either(t.entry + at, n, a.present, a.flag, a.swap_flag)
+        flagged = flags(entry + at, n, a)
         matches = 0
         if value == 0:
             # An entry without a word matches too; one that holds nothing never.
-            matches = ~equal(t.entry + at, n, <uint64_t>0xffffffffffffffffULL, a.none)
+            matches = ~equal(entry + at, n, ALL, a.none)
             if n < 64:
                 matches &= (<uint64_t>1 << n) - 1
             matches &= ~flagged
@@ -201,15 +216,16 @@ cdef inline void side_zap(
     cdef Py_ssize_t at
     if t.flagged:
         for at in range(first, last, 64):
-            t.flagged -= count(either(
-                t.entry + at, min(64, last - at), a.present, a.flag, a.swap_flag))
+            t.flagged -= count(flags(
+                entries(self.frames, t) + at, min(64, last - at), a))
 
 
 cdef inline uint32_t count_flags(Encoding self, const Ptdesc* t) noexcept nogil:
     """Return how many entries have their flag set, counted afresh."""
     cdef const PteLayout* a = &self.pte
+    cdef const uint64_t* entry = entries(self.frames, t)
     cdef uint32_t flagged = 0
     cdef Py_ssize_t i
     for i in range(self.entries):
-        flagged += (t.entry[i] & flag_of(a, t.entry[i])) != 0
+        flagged += (entry[i] & flag_of(a, entry[i])) != 0
     return flagged
