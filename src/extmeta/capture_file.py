@@ -174,7 +174,7 @@ def _members(archive: zipfile.ZipFile, file_bytes: int) -> dict[str, zipfile.Zip
     members = {}
     for info in infos:
         if info.filename in seen:
-            raise DamagedFileError(f"{info.filename} is there twice")
+            raise DamagedFileError(f"member {info.filename[:40]!r} is there twice")
         seen.add(info.filename)
         key = info.filename.removesuffix(".npy")
         # Keys that we don't know are a newer version's.
@@ -219,6 +219,9 @@ def _check_rows(headers: Mapping[str, Header]) -> None:
 
 def _array(file: Any, member: zipfile.ZipInfo, header: Header) -> Array:
     """Read an array whose header was checked, ``file`` being at its start."""
+    # numpy writes "<U0" for texts that are all empty, and makes "<U1" of it.
+    if not np.dtype(header.dtype).itemsize:
+        return np.zeros(header.shape, "U1")
     # Not touched before it is filled: memory follows what is really there.
     array = np.empty(header.shape, header.dtype)
     raw = array.reshape(-1).view(np.uint8).data
@@ -249,7 +252,9 @@ def _damage() -> Iterator[None]:
         *(zipfile.BadZipFile, zlib.error, EOFError, struct.error),
         *(ValueError, OverflowError, RuntimeError),  # NotImplementedError too
     ) as error:
-        raise DamagedFileError(f"{error or type(error).__name__}") from None
+        # It may quote a name out of the archive.
+        why = str(error)[:120] or type(error).__name__
+        raise DamagedFileError(why) from None
     except OSError as error:
         # A seek to a place that the archive made up; real I/O errors pass.
         if error.errno != errno.EINVAL:

@@ -1,7 +1,7 @@
 """Whether a capture's parts agree with each other.
 
 Asked of every `Capture` that is made, from a process or from a file that anyone
-may have written; all of it array operations, about 20 ns for each entry.
+may have written; all of it array operations, some 10 ns for each entry.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -18,6 +18,7 @@ from extmeta.pagewords import (
     PFN_MASK,
     present,
     whole_leaves,
+    within,
 )
 
 if TYPE_CHECKING:
@@ -76,9 +77,8 @@ def _entries(c: "Capture") -> str | None:
         return f"{at(i + 1)} comes after {at(i)}"
     if len(vpn) and vpn[-1] >= USER_VPNS:
         return f"{at(-1)} is beyond the user half"
-    # VMAs don't overlap and their bounds ascend: an odd place is inside one.
     bounds = np.stack((c.vma_start, c.vma_end), axis=1).ravel() >> PAGE_SHIFT
-    if (i := _first(np.searchsorted(bounds, vpn, side="right") % 2 == 0)) is not None:
+    if (i := _first(~within(vpn, bounds))) is not None:
         return f"{at(i)} is in no VMA"
     if (i := _first(entry == 0)) is not None:
         return f"{at(i)} has entry 0"

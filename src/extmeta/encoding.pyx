@@ -37,6 +37,11 @@ cdef class Encoding:
     """
 
     @property
+    def swap_word_bits(self):
+        """Mask of the bits of a word's first 64 that survive in a swap entry."""
+        return self.swap_bits
+
+    @property
     def config(self):
         """Arguments that make an equal recipe, as a dict."""
         return {}

@@ -23,8 +23,8 @@ cdef class Operations(Radix):
 
     # The word of a PTE; 0 where there is none. Only the first lane.
     cdef uint64_t read_word(self, uint64_t vpn) noexcept nogil
-    # Set the word of a mapped PTE. -1 where the vpn isn't mapped or memory can't
-    # be had; nothing has changed then. Only for words of one lane.
+    # Set the word of a mapped PTE. -1 where the vpn isn't mapped, memory can't be had or
+    # a swap entry can't hold the word; nothing has changed then. Only for words of one lane.
     cdef int write_word(self, uint64_t vpn, uint64_t word) noexcept nogil
 
     # The table of the span's ``at``-th vpn, and the run of it from there on; NULL
@@ -46,7 +46,10 @@ cdef class Operations(Radix):
     cdef Py_ssize_t first_unlike(
         self, const Ptdesc* t, const Run* r, int wanted) noexcept nogil
     cdef int refuse(self, uint64_t vpn, int wanted) except -1 nogil
-    cdef int refuse_swap(self, uint64_t vpn) except -1 nogil
+    cdef int refuse_swap(self, uint64_t vpn, uint64_t word) except -1 nogil
+    cdef Py_ssize_t first_lost(
+        self, const Ptdesc* t, const Run* r, const Write* w) noexcept nogil
+    cdef bint any_swapped(self, const uint64_t* entry, Py_ssize_t n) noexcept nogil
     cdef int exchange(
         self, const Span* s, const uint64_t* to, bint out) except -1 nogil
     cdef int graft(self, Operations parent) except -1 nogil
@@ -58,4 +61,4 @@ cdef class Operations(Radix):
         self, uint64_t src, uint64_t stop, uint64_t dst) noexcept nogil
     cdef int move_run(
         self, uint64_t src, uint64_t dst, Py_ssize_t n, bint prepare) noexcept nogil
-    cdef void undo_move(self, uint64_t first, uint64_t stop) noexcept nogil
+    cdef void tidy(self, uint64_t first, uint64_t stop) noexcept nogil

@@ -11,7 +11,7 @@ from libc.string cimport memcpy, memset
 
 from extmeta.encoding cimport MAX_LANES, Write
 from extmeta.frames cimport LEAF, Ptdesc, entries, frame_of, raise_nomem
-from extmeta.pte cimport ALL, PteLayout, equal, swap_entry
+from extmeta.pte cimport ALL, PteLayout, count, equal, swap_entry
 from extmeta.radix cimport Radix
 from extmeta.vpns cimport Run, Span, entry_at, next_run, vpn_at
 
@@ -209,6 +209,7 @@ cdef class Operations(Radix):
 
     cdef int write(
             self, const Span* s, const Write* w, bint all_mapped) except -1 nogil:
+        cdef uint64_t lost = ~self.encoding.swap_bits
         cdef bint may_grow = w.step != 0
         cdef bint emptied = False
         cdef Py_ssize_t at = 0
@@ -228,6 +229,11 @@ cdef class Operations(Radix):
                     return self.refuse(vpn_at(s, at + i), MAPPED)
             if may_grow and t is not NULL:
                 part.add = w.add + at * w.step
+                i = self.first_lost(t, &r, &part) if lost else -1
+                if i >= 0:
+                    self.settle(s, at)
+                    return self.refuse_swap(
+                        vpn_at(s, at + i), part.add[i * part.step])
                 if self.encoding.prepare(t, &r, &part) is NULL:
                     self.settle(s, at)
                     return raise_nomem(self.frames.page_bytes)
@@ -246,6 +252,37 @@ cdef class Operations(Radix):
         if emptied and s.vpns is not NULL:
             self.settle(s, s.n)
         return 0
+
+    cdef Py_ssize_t first_lost(
+            self, const Ptdesc* t, const Run* r, const Write* w) noexcept nogil:
+        """Return the index in the run of the first swap entry that can't hold what
+        is added to its word, or -1."""
+        cdef uint64_t none = self.encoding.pte.none
+        cdef uint64_t present = self.encoding.pte.present
+        cdef uint64_t lost = ~self.encoding.swap_bits
+        cdef const uint64_t* entry = entries(self.frames, t)
+        cdef Py_ssize_t last_entry = self.encoding.entries - 1
+        cdef uint64_t pte
+        cdef Py_ssize_t i
+        if w.step == 0 and w.add[0] & lost == 0:
+            return -1
+        if r.vpns is NULL and not self.any_swapped(entry + r.first, r.n):
+            return -1
+        for i in range(r.n):
+            pte = entry[entry_at(r, i, last_entry)]
+            if pte & present == 0 and pte != none and w.add[i * w.step] & lost:
+                return i
+        return -1
+
+    cdef bint any_swapped(self, const uint64_t* entry, Py_ssize_t n) noexcept nogil:
+        cdef uint64_t present = self.encoding.pte.present
+        cdef Py_ssize_t i, k
+        for i in range(0, n, 64):
+            k = min(64, n - i)
+            if count(equal(entry + i, k, present, present)) + count(
+                    equal(entry + i, k, ALL, self.encoding.pte.none)) != k:
+                return True
+        return False
 
     cdef void settle(self, const Span* s, Py_ssize_t upto) noexcept nogil:
         cdef Py_ssize_t at = 0
@@ -294,6 +331,8 @@ cdef class Operations(Radix):
         w.keep = ZERO_WORD
         w.add = &word
         w.step = 0
+        if self.first_lost(t, &r, &w) >= 0:
+            return -1
         return self.store_run(t, &r, &w)
 
     cdef int store_run(
@@ -347,7 +386,7 @@ cdef class Operations(Radix):
         while at < stop:
             step = self.chunk(at, stop, dst + (at - src))
             if self.move_run(at, dst + (at - src), <Py_ssize_t>step, True):
-                self.undo_move(dst, dst + n)
+                self.tidy(dst, dst + n)
                 return raise_nomem(self.frames.page_bytes)
             at = self.next_moved(at + step, stop)
         at = self.next_moved(src, stop)
@@ -355,6 +394,9 @@ cdef class Operations(Radix):
             step = self.chunk(at, stop, dst + (at - src))
             self.move_run(at, dst + (at - src), <Py_ssize_t>step, False)
             at = self.next_moved(at + step, stop)
+        # Not sooner: a table may be source and destination of several runs.
+        self.tidy(dst, dst + n)
+        self.tidy(src, stop)
         return 0
 
     cdef uint64_t next_moved(self, uint64_t at, uint64_t stop) noexcept nogil:
@@ -415,13 +457,10 @@ cdef class Operations(Radix):
         w.add = words
         w.step = self.encoding.lanes
         self.encoding.store(to, &there, &w)
-        self.encoding.settle(to)
-        self.encoding.settle(t)
-        self.prune(t)
         return 0
 
-    cdef void undo_move(self, uint64_t first, uint64_t stop) noexcept nogil:
-        """Give back what was made ready at the destination, all of it empty."""
+    cdef void tidy(self, uint64_t first, uint64_t stop) noexcept nogil:
+        """Give back what the tables of [first, stop) hold and don't need."""
         cdef uint64_t at = first
         cdef Ptdesc* t
         while True:
@@ -453,7 +492,8 @@ cdef class Operations(Radix):
             if out and lost:
                 for i in range(r.n):
                     if self.read_word(vpn_at(s, at + i)) & lost:
-                        return self.refuse_swap(vpn_at(s, at + i))
+                        return self.refuse_swap(
+                            vpn_at(s, at + i), self.read_word(vpn_at(s, at + i)))
             at += r.n
         at = 0
         while at < s.n:
@@ -473,9 +513,8 @@ cdef class Operations(Radix):
             at += r.n
         return 0
 
-    cdef int refuse_swap(self, uint64_t vpn) except -1 nogil:
-        """Raise ValueError: the word of ``vpn`` has no place in a swap entry."""
-        cdef uint64_t word = self.read_word(vpn)
+    cdef int refuse_swap(self, uint64_t vpn, uint64_t word) except -1 nogil:
+        """Raise ValueError: ``word`` has bits that have no place in a swap entry."""
         with gil:
             raise ValueError(
                 f"vpn {vpn:#x}: {self.encoding!r} has no place for bits "

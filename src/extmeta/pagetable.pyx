@@ -110,9 +110,10 @@ cdef class PageTable(Operations):
         cdef const uint64_t* first = NULL
         if writable:
             bits |= self.encoding.pte.writable
-        if pfns is not None and v.span.n:
+        if pfns is not None:
             numbers = one_each("pfns", pfns, v, 1 << <object>self.arch.pfn_bits)
-            first = &numbers[0]
+            if v.span.n:
+                first = &numbers[0]
         self.enter()
         try:
             with nogil:
@@ -231,7 +232,8 @@ cdef class PageTable(Operations):
             If something is no integer, or neither or both of words and fields
             are given.
         ValueError
-            If a vpn is not mapped, lengths differ, or a value does not fit.
+            If a vpn is not mapped, lengths differ, a value does not fit, or this
+            encoding has no place for a bit of it in a vpn's swap entry.
         MemoryError
             If side memory can't be had. In every case nothing is stored.
         """
@@ -275,7 +277,8 @@ cdef class PageTable(Operations):
         Raises
         ------
         ValueError
-            If a vpn is out of range, or ``set`` is wider than the fields.
+            If a vpn is out of range, ``set`` is wider than the fields, or this
+            encoding has no place for a bit of it in a vpn's swap entry.
         MemoryError
             If side memory can't be had; then nothing is changed.
         """
@@ -614,6 +617,13 @@ cdef class PageTable(Operations):
         if t is NULL or t.vpn != first:
             return None
         return np.asarray(self.frames)[t - self.frames.desc, :self.encoding.entries]
+
+    def frames_view(self):
+        """Return the mapping that all tables lie in, (pages, words) uint64.
+
+        Read-only, without a copy, of the pages there are now.
+        """
+        return np.asarray(self.frames)
 
     def check(self):
         """Raise AssertionError with the reason if an invariant is broken."""

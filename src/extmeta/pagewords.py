@@ -73,10 +73,27 @@ def slots(entry: U64) -> U64:
 
 def whole_leaves(leaves: U64, vpn: U64, entry: U64) -> Bools:
     """Tell which 2 MiB leaves, by first vpn, have all of their pages present."""
+    if not len(leaves):
+        return np.zeros(0, np.bool_)
     first = np.searchsorted(vpn, leaves)
     stop = np.searchsorted(vpn, leaves + np.uint64(LEAF_PAGES))
     before = np.concatenate(([0], np.cumsum(present(entry))))
     return np.asarray(before[stop] - before[first] == LEAF_PAGES)
+
+
+def within(vpn: U64, bounds: npt.NDArray[Any]) -> Bools:
+    """Tell which of some ascending vpns lie in one of some ranges.
+
+    Parameters
+    ----------
+    vpn : (N,) uint64 ndarray
+    bounds : (2 * R,) uint64 ndarray
+        Ranges [bounds[0], bounds[1]), [bounds[2], bounds[3]) and so on,
+        ascending.
+    """
+    # Runs of vpns, by turns outside and inside.
+    cuts = np.concatenate(([0], np.searchsorted(vpn, bounds), [len(vpn)]))
+    return np.repeat(np.arange(len(cuts) - 1) % 2 == 1, np.diff(cuts))
 
 
 def distinct(ascending: npt.NDArray[Any]) -> int:

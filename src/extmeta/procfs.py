@@ -22,7 +22,7 @@ import numpy.typing as npt
 
 from extmeta import kernel, pagewords
 from extmeta.kernel import PageIs
-from extmeta.pagewords import LEAF_SHIFT, PAGE_SHIFT
+from extmeta.pagewords import LEAF_PAGES, LEAF_SHIFT, PAGE_SHIFT
 
 U64 = npt.NDArray[np.uint64]
 Progress = Callable[[int, int], object]
@@ -223,24 +223,31 @@ def populated(fd: int, vmas: Vmas) -> tuple[U64, U64] | None:
     if not user.any():
         return np.empty((0, 2), np.uint64), np.empty(0, np.uint64)
     try:
+        # Not FILE at once: it has the kernel look at the struct page of every
+        # PTE, which took 24 ns for each instead of 6.
         found = kernel.pagemap_scan(
             fd,
             int(vmas.start[user][0]),
             int(vmas.end[user][-1]),
             anyof=PageIs.PRESENT | PageIs.SWAPPED,
-            returned=LEAF,
+            returned=PageIs.HUGE,
         )
+        huge = found[:0]
+        for start, end in found[found[:, 2] == PageIs.HUGE, :2].tolist():
+            leaves = kernel.pagemap_scan(
+                fd, start, end, anyof=PageIs.PRESENT, returned=LEAF
+            )
+            huge = np.concatenate((huge, leaves[leaves[:, 2] == LEAF]))
     except OSError as error:
         if error.errno in (errno.ENOTTY, errno.EINVAL, errno.ENOSYS):
             return None
         raise
-    huge = found[found[:, 2] == LEAF]
     first = huge[:, 0] >> LEAF_SHIFT
     count = ((huge[:, 1] >> LEAF_SHIFT) - first).astype(np.int64)
     # 0 1 2 0 1 0 1 2 ... : the place of each leaf in its range.
     place = np.arange(count.sum()) - np.repeat(np.cumsum(count) - count, count)
-    leaves = np.repeat(first, count) + place.astype(np.uint64)
-    return found[:, :2], leaves << (LEAF_SHIFT - PAGE_SHIFT)
+    index = np.repeat(first, count) + place.astype(np.uint64)
+    return found[:, :2], np.asarray(index * np.uint64(LEAF_PAGES))
 
 
 def _joined(ranges: U64) -> npt.NDArray[np.int64]:
@@ -307,8 +314,7 @@ def _within(vpn: U64, vmas: Vmas) -> npt.NDArray[np.bool_]:
     # 1 GiB hugetlb pages hang off the PUD table; no entry of ours says so.
     here = vmas.user & (vmas.page_kb <= 1 << (LEAF_SHIFT - 10))
     bounds = np.stack((vmas.start[here], vmas.end[here]), axis=1) >> PAGE_SHIFT
-    # Bounds ascend: an odd place is after a start and before its end.
-    return np.equal(np.searchsorted(bounds.ravel(), vpn, side="right") % 2, 1)
+    return pagewords.within(vpn, bounds.ravel())
 
 
 def read(pid: int, progress: Progress | None = None) -> Reading:

@@ -40,15 +40,17 @@ cdef class Linked(Encoding):
 
     Raises
     ------
-    ValueError
-        If ``bits`` is outside [1, 512].
+    TypeError, ValueError
+        If ``bits`` is no integer in [1, 512].
     """
 
-    cdef object asked
+    cdef readonly object asked
     cdef int width
     cdef Slabs slabs
 
     def __init__(self, bits=None):
+        if bits is not None and not isinstance(bits, int):
+            raise TypeError(f"Linked(bits={bits!r}): bits is no integer")
         if bits is not None and not 1 <= bits <= MAX_BITS:
             raise ValueError(f"Linked(bits={bits}): bits must be in [1, {MAX_BITS}]")
         self.asked = bits

@@ -1,0 +1,55 @@
+import os
+
+import pytest
+from hypothesis import settings
+
+import extmeta as em
+
+settings.register_profile("extmeta", deadline=None, print_blob=True)
+settings.load_profile("extmeta")
+
+# Beside the registered names: forms that a name does not reach. A word of these
+# fields fits the swap entry of every encoding.
+SMALL = em.Fields(uffd_wp=1, soft_dirty=1, age=1)
+FORMS = [
+    *((name, SMALL) for name in em.encodings()),
+    (em.Adjacent(when="needed"), SMALL),
+    (em.Adjacent(when="needed"), em.Fields(a=60, b=4)),
+    (em.Linked(bits=4), SMALL),
+    (em.Linked(bits=1), em.Fields(soft_dirty=1)),
+    (em.Linked(bits=2), em.Fields(a=1, b=1)),
+    (em.Linked(bits=8), em.Fields(age=8)),
+    ("linked", em.Fields(a=9, b=7)),
+    ("linked", em.Fields(a=20, b=7)),
+    ("linked", em.Fields(meta=64)),
+    (em.Linked(bits=128), em.Fields(a=30, b=70, c=28)),
+    (em.Linked(bits=512), em.Fields(a=500, b=12)),
+    ("inpte", em.Fields(meta=6)),
+    ("inpte", em.Fields(a=2, uffd_wp=1, b=3, soft_dirty=1)),
+]
+
+
+def form_id(form):
+    encoding, fields = form
+    return f"{encoding}-{'+'.join(str(bits) for bits in fields.values())}"
+
+
+@pytest.fixture(params=FORMS, ids=form_id)
+def form(request):
+    """An encoding, by name or made, and fields that it can hold."""
+    return request.param
+
+
+@pytest.fixture
+def make(form):
+    """Make a table of that form."""
+    encoding, fields = form
+    return lambda: em.PageTable(encoding, fields)
+
+
+@pytest.fixture(params=em.encodings())
+def encoding(request):
+    return request.param
+
+
+needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")

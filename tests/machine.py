@@ -1,0 +1,288 @@
+"""A page table beside the dict model, driven through every operation."""
+
+import numpy as np
+import pytest
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    Bundle,
+    RuleBasedStateMachine,
+    consumes,
+    initialize,
+    invariant,
+    multiple,
+    precondition,
+    rule,
+)
+from model import Model
+
+import extmeta as em
+from extmeta.arch import ARCHES
+
+# Windows across the edges of PTE tables and of the tables above them.
+WINDOW = 24
+STARTS = (0, 500, 2**18 - 12, 2**27 - 12, 2**36 - WINDOW)
+VPNS = [start + i for start in STARTS for i in range(WINDOW)]
+
+vpn = st.sampled_from(VPNS)
+vpns = st.lists(vpn, max_size=12)
+ranges = st.builds(
+    lambda start, a, b: range(start + min(a, b), start + max(a, b)),
+    st.sampled_from(STARTS),
+    st.integers(0, WINDOW),
+    st.integers(0, WINDOW),
+)
+pfns = st.integers(0, 2**40 - 1)
+slots = st.integers(0, 2**55 - 1)
+seeds = st.integers(0, 2**32)
+
+
+def as_int(lanes):
+    """Return a word of several lanes as an int."""
+    return sum(int(lane) << 64 * i for i, lane in enumerate(np.atleast_1d(lanes)))
+
+
+def as_argument(words, lanes):
+    """Return words as ints, in the shape that store() takes."""
+    if lanes == 1:
+        return np.array(words, np.uint64)
+    rows = [[w >> 64 * i & (2**64 - 1) for i in range(lanes)] for w in words]
+    return np.array(rows, np.uint64).reshape(len(words), lanes)
+
+
+def dump(table):
+    """Return all that a table holds, to be compared before and after."""
+    tables = {first: ptes.tolist() for first, ptes in table.tables.items()}
+    words = {
+        first: np.atleast_2d(table.load(slice(first, first + len(ptes)))).tolist()
+        for first, ptes in tables.items()
+    }
+    memory = table.memory()
+    return len(table), memory.upper, memory.pte, memory.side, tables, words
+
+
+class AgainstDict(RuleBasedStateMachine):
+    """Every operation on a table and on the model; both must agree."""
+
+    encoding = "linked"
+    fields = em.Fields(a=1)
+    arch = "x86_64"
+
+    tables = Bundle("tables")
+
+    def __init__(self):
+        super().__init__()
+        self.live = []
+
+    def words(self, seed, n):
+        """Return n words, 0 often among them, and some the same."""
+        rng = np.random.default_rng(seed)
+        some = [0, 1, (1 << self.fields.bits) - 1, int(rng.integers(2**63))]
+        drawn = [some[i] for i in rng.integers(0, 4, n)]
+        return [w & ((1 << self.fields.bits) - 1) for w in drawn]
+
+    @initialize(target=tables)
+    def first_table(self):
+        pair = em.PageTable(self.encoding, self.fields, self.arch), Model(self.fields)
+        self.live.append(pair)
+        return pair
+
+    @rule(target=tables, pair=tables)
+    def fork(self, pair):
+        if len(self.live) > 4:
+            return multiple()
+        table, model = pair
+        child = table.fork(), model.fork()
+        self.live.append(child)
+        return child
+
+    @precondition(lambda self: len(self.live) > 1)
+    @rule(pair=consumes(tables))
+    def drop(self, pair):
+        self.live.remove(pair)
+
+    @rule(pair=tables, at=vpns | ranges, seed=seeds, writable=st.booleans())
+    def map(self, pair, at, seed, writable):
+        table, model = pair
+        numbers = np.random.default_rng(seed).integers(0, 2**40, len(at)).tolist()
+        if any(v in model.ptes for v in at):
+            before = dump(table)
+            with pytest.raises(ValueError, match="mapped already"):
+                table.map(at, numbers, writable=writable)
+            assert dump(table) == before
+            return
+        table.map(at, numbers, writable=writable)
+        model.map(at, numbers, writable)
+
+    @rule(pair=tables, start=st.sampled_from(STARTS), writable=st.booleans())
+    def fill_window(self, pair, start, writable):
+        table, model = pair
+        at = [v for v in range(start, start + WINDOW) if v not in model.ptes]
+        numbers = list(range(1, len(at) + 1))
+        table.map(np.array(at, np.uint64), numbers, writable=writable)
+        model.map(at, numbers, writable)
+
+    @rule(pair=tables, at=vpn, count=st.integers(0, 2**20))
+    def unmap(self, pair, at, count):
+        table, model = pair
+        count = min(count, 2**36 - at)
+        table.unmap(at, count)
+        model.unmap(at, count)
+
+    @rule(pair=tables, at=vpns | ranges, seed=seeds)
+    def store(self, pair, at, seed):
+        table, model = pair
+        words = self.words(seed, len(at))
+        argument = as_argument(words, table.encoding.lanes)
+        missing = [v for v in at if v not in model.ptes]
+        if missing:
+            before = dump(table)
+            with pytest.raises(ValueError, match=f"{missing[0]:#x} is not mapped"):
+                table.store(at, argument)
+            assert dump(table) == before
+            at = [v for v in at if v in model.ptes]
+            words = words[: len(at)]
+            argument = argument[: len(at)]
+        if self.refused(table, model, zip(at, words, strict=True)):
+            before = dump(table)
+            with pytest.raises(ValueError, match="no place for bits"):
+                table.store(at, argument)
+            assert dump(table) == before
+            return
+        table.store(at, argument)
+        model.store(at, words)
+
+    def refused(self, table, model, written):
+        """Return whether a swap entry among them can't hold its word."""
+        lost = ~int(table.encoding.swap_word_bits) & 2**64 - 1
+        return any(
+            v in model.ptes and model.ptes[v].slot is not None and word & lost
+            for v, word in written
+        )
+
+    @rule(pair=tables, at=vpns, seed=seeds, data=st.data())
+    def store_field(self, pair, at, seed, data):
+        table, model = pair
+        name = data.draw(st.sampled_from(list(self.fields)))
+        at = [v for v in at if v in model.ptes]
+        limit = 1 << min(self.fields[name], 62)
+        values = np.random.default_rng(seed).integers(0, limit, len(at)).tolist()
+        lanes = (self.fields[name] + 63) // 64
+        shift = self.fields.shift(name)
+        if self.refused(
+            table, model, ((v, x << shift) for v, x in zip(at, values, strict=True))
+        ):
+            return
+        table.store(at, **{name: as_argument(values, lanes)})
+        model.store_field(at, name, values)
+
+    @rule(pair=tables, at=vpns | ranges, seed=seeds)
+    def update(self, pair, at, seed):
+        table, model = pair
+        clear, set_ = self.words(seed, 2)
+        if self.refused(table, model, ((v, set_) for v in at)):
+            before = dump(table)
+            with pytest.raises(ValueError, match="no place for bits"):
+                table.update(at, clear=clear, set=set_)
+            assert dump(table) == before
+            return
+        table.update(at, clear=clear, set=set_)
+        model.update(at, clear, set_)
+
+    @rule(pair=tables, seed=seeds)
+    def update_everywhere(self, pair, seed):
+        table, model = pair
+        clear, set_ = self.words(seed, 2)
+        if self.refused(table, model, ((v, set_) for v in model.ptes)):
+            return
+        table.update(slice(0, 2**36), clear=clear, set=set_)
+        model.update(list(model.ptes), clear, set_)
+
+    @rule(pair=tables, a=vpn, b=vpn, seed=seeds)
+    def scan(self, pair, a, b, seed):
+        table, model = pair
+        mask, value = self.words(seed, 2)
+        for wanted in (value, value & mask, 0):
+            found = table.scan(min(a, b), max(a, b), mask, wanted)
+            assert found.tolist() == model.scan(min(a, b), max(a, b), mask, wanted)
+
+    @rule(pair=tables, src=vpn, dst=vpn, count=st.integers(0, 40))
+    def move(self, pair, src, dst, count):
+        table, model = pair
+        count = min(count, 2**36 - max(src, dst))
+        overlap = count and abs(src - dst) < count
+        taken = any(dst <= v < dst + count for v in model.ptes)
+        if overlap or taken:
+            before = dump(table)
+            with pytest.raises(ValueError, match="overlap" if overlap else "mapped"):
+                table.move(src, dst, count)
+            assert dump(table) == before
+            return
+        table.move(src, dst, count)
+        model.move(src, dst, count)
+
+    @rule(pair=tables, at=vpns, seed=seeds)
+    def swap_out(self, pair, at, seed):
+        table, model = pair
+        at = [v for v in at if v in model.ptes and model.ptes[v].slot is None]
+        # A word that a swap entry can't hold is refused; test_inpte.py says so.
+        fits = int(np.uint64(table.encoding.swap_word_bits))
+        at = [v for v in at if not model.load(v) & 2**64 - 1 & ~fits]
+        numbers = np.random.default_rng(seed).integers(0, 2**55, len(at)).tolist()
+        table.swap_out(at, numbers)
+        model.swap_out(at, numbers)
+
+    @rule(pair=tables, at=vpns, seed=seeds)
+    def swap_in(self, pair, at, seed):
+        table, model = pair
+        at = [v for v in at if v in model.ptes and model.ptes[v].slot is not None]
+        numbers = np.random.default_rng(seed).integers(0, 2**40, len(at)).tolist()
+        table.swap_in(at, numbers)
+        model.swap_in(at, numbers)
+
+    @invariant()
+    def same_words(self):
+        for table, model in self.live:
+            expected = [model.load(v) for v in VPNS]
+            assert [as_int(w) for w in table.load(VPNS)] == expected
+            assert table.flagged(VPNS).tolist() == [w != 0 for w in expected]
+            assert len(table) == len(model.ptes)
+            for v, word in zip(VPNS[::7], expected[::7], strict=True):
+                assert table.load(v) == word
+
+    @invariant()
+    def same_ptes(self):
+        arch = ARCHES[self.arch]
+        swap = arch.swap
+        offset_mask = (1 << swap.offset_bits) - 1
+        for table, model in self.live:
+            views = dict(table.tables)
+            assert set(views) == {v & ~511 for v in model.ptes}
+            for v, pte in model.ptes.items():
+                raw = int(views[v & ~511][v & 511])
+                if pte.slot is None:
+                    assert raw >> arch.present & 1
+                    assert raw >> arch.pfn_shift & 2**arch.pfn_bits - 1 == pte.pfn
+                    assert bool(raw >> arch.write & 1) == pte.writable
+                    continue
+                offset = raw >> swap.offset_shift & offset_mask ^ offset_mask
+                device = raw >> swap.type_shift
+                assert not raw >> arch.present & 1
+                assert device << swap.offset_bits | offset == pte.slot
+                assert bool(raw >> swap.exclusive & 1) == pte.writable
+
+    @invariant()
+    def sound(self):
+        for table, _model in self.live:
+            table.check()
+
+    @invariant()
+    def pays_for_what_it_holds(self):
+        for table, model in self.live:
+            memory = table.memory()
+            first = {v >> 9 for v in model.ptes}
+            uppers = 1 + len({f >> 9 for f in first}) + len({f >> 18 for f in first})
+            assert memory.pte == 4096 * len(first)
+            assert memory.upper == 4096 * uppers
+            assert memory.total == sum(
+                (memory.upper, memory.pte, memory.side, memory.index)
+            )
