@@ -4,11 +4,15 @@ import os
 from pathlib import Path
 
 from Cython.Build import cythonize
+from Cython.Compiler import Options
 from setuptools import Extension, setup
 
-# Bounds checks, AddressSanitizer and UBSan: `make sanitize`.
+# `make sanitize`: bounds checks, AddressSanitizer, UBSan, and no warning passes.
 DEBUG = os.environ.get("EXTMETA_DEBUG") == "1"
 SRC = Path("src")
+JOBS = os.cpu_count() or 1
+
+Options.warning_errors = DEBUG
 
 
 def extension(pyx: Path) -> Extension:
@@ -17,17 +21,18 @@ def extension(pyx: Path) -> Extension:
     return Extension(
         name,
         [str(pyx)],
-        extra_compile_args=["-Wall", "-Wextra", *flags],
+        extra_compile_args=["-Wall", "-Wextra", *flags, *["-Werror"] * DEBUG],
         extra_link_args=flags if DEBUG else [],
     )
 
 
 setup(
+    options={"build_ext": {"parallel": JOBS}},
     ext_modules=cythonize(
         [extension(pyx) for pyx in sorted(SRC.rglob("*.pyx"))],
         # Apart: the two builds differ in what the generated C checks.
         build_dir="build/cython-debug" if DEBUG else "build/cython",
-        nthreads=os.cpu_count() or 1,
+        nthreads=JOBS,
         compiler_directives={
             "language_level": 3,
             "freethreading_compatible": True,
@@ -37,5 +42,5 @@ setup(
             "initializedcheck": DEBUG,
             "embedsignature": True,
         },
-    )
+    ),
 )

@@ -5,8 +5,14 @@ from hypothesis import settings
 
 import extmeta as em
 
-settings.register_profile("extmeta", deadline=None, print_blob=True)
-settings.load_profile("extmeta")
+settings.register_profile(
+    "full", deadline=None, print_blob=True, max_examples=60, stateful_step_count=40
+)
+# For builds that run ten times slower.
+settings.register_profile(
+    "sanitized", settings.get_profile("full"), max_examples=12, stateful_step_count=30
+)
+settings.load_profile(os.environ.get("EXTMETA_TESTS", "full"))
 
 # Beside the registered names: forms that a name does not reach. A word of these
 # fields fits the swap entry of every encoding.

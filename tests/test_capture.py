@@ -134,6 +134,16 @@ def has_pagemap_scan():
 needs_pagemap_scan = pytest.mark.skipif(
     not has_pagemap_scan(), reason="needs PAGEMAP_SCAN (Linux 6.7)"
 )
+
+
+def has_pfns():
+    with open("/proc/self/pagemap", "rb", buffering=0) as file:
+        first = ctypes.addressof(ctypes.c_char.from_buffer(bytearray(1))) >> 12
+        file.seek(first * 8)
+        return int.from_bytes(file.read(8), "little") & pagewords.PFN_MASK != 0
+
+
+needs_pfns = pytest.mark.skipif(not has_pfns(), reason="needs CAP_SYS_ADMIN for PFNs")
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
 
 
@@ -345,18 +355,13 @@ say(address(m) >> 12, mapped)
 
 
 @pytest.fixture
-def huge_file(child):
+def huge_file(child, tmp_path):
     """A child with a file mapped by PMDs: it, its first vpn, KiB so mapped."""
-    # Not tmp_path: it may be on a file system without large folios.
-    path = Path(__file__).parent / f".huge-{os.getpid()}"
-    try:
-        process = child(HUGE_FILE.format(path=str(path)))
-        first, mapped_kb = process.hear()
-        if not mapped_kb:
-            pytest.skip("needs a file system with PMD-sized folios")
-        yield process, first, mapped_kb
-    finally:
-        path.unlink(missing_ok=True)
+    process = child(HUGE_FILE.format(path=str(tmp_path / "file")))
+    first, mapped_kb = process.hear()
+    if not mapped_kb:
+        pytest.skip("needs a file system with PMD-sized folios under tmp_path")
+    return process, first, mapped_kb
 
 
 @needs_pagemap_scan
@@ -471,6 +476,7 @@ def test_no_permission(sleeper):
 
 
 @needs_root
+@needs_pfns
 def test_pfns_hidden_from_its_owner():
     process = subprocess.Popen(["sleep", "60"], user=NOBODY, group=NOBODY)
     try:
@@ -654,6 +660,56 @@ while wait():
     cap.build().check()
 
 
+def test_pages_of_vmas_that_came_later_are_dropped(child):
+    # New VMAs in a hole that is read because both of its sides are.
+    process = child("""
+libc.mmap.restype = ctypes.c_void_p
+m = mmap.mmap(-1, 64 * 4096, flags=PRIVATE)
+start = address(m)
+m[0] = m[63 * 4096] = 1
+libc.munmap(ctypes.c_void_p(start + 8 * 4096), ctypes.c_size_t(32 * 4096))
+say(start >> 12)
+for page in range(9, 40, 2):
+    wait()
+    at = libc.mmap(ctypes.c_void_p(start + page * 4096), ctypes.c_size_t(4096), 3,
+                   PRIVATE | 0x10, -1, ctypes.c_long(0))
+    ctypes.c_char.from_address(at).value = b"x"
+    say(page)
+""")
+    (first,) = process.hear()
+    cap = capture(process.pid, progress=Prod(process))
+    assert not cap.settled
+    came = [page for page in range(64) if first + page in words(cap)]
+    assert came == [0, 9, 11, 13, 63]
+
+
+def test_new_tables_while_read_are_not_settled(child):
+    process = child("""
+m = mmap.mmap(-1, 1 << 30, flags=PRIVATE | NORESERVE)
+say(1)
+for at in range(0, 1 << 30, 2 << 20):
+    wait()
+    m[at] = 1
+    say(1)
+""")
+    process.hear()
+    prod = Prod(process)
+    assert not capture(process.pid, progress=prod).settled
+    assert prod.readings == 4
+
+
+@needs_pagemap_scan
+def test_leaves_gone_since_the_scan_are_dropped(sleeper, monkeypatch):
+    really = procfs.populated
+
+    def stale(fd, vmas):
+        ranges, _ = really(fd, vmas)
+        return ranges, np.array([0, 1 << 30], np.uint64)
+
+    monkeypatch.setattr(procfs, "populated", stale)
+    assert len(capture(sleeper.pid).huge_vpn) == 0
+
+
 def test_this_process():
     cap = capture(os.getpid())
     assert len(cap.vpn) > 1000
@@ -728,6 +784,15 @@ def test_process_that_does_not_stop(sleeper, monkeypatch):
     with pytest.raises(CaptureError, match=r"did not stop within 0\.01 s$"):
         capture(sleeper.pid, stop=True)
     sleeper.wait_for("S", "R")
+
+
+def test_thread_that_ends_while_looked_at(sleeper, monkeypatch):
+    def gone(path):
+        raise FileNotFoundError(errno.ENOENT, "gone", str(path))
+
+    assert procfs._running(os.getpid())
+    monkeypatch.setattr(Path, "read_bytes", gone)
+    assert not procfs._running(sleeper.pid)
 
 
 # --- /proc's text, and the ioctl -----------------------------------------
@@ -1008,6 +1073,26 @@ def test_leaves_of_hugetlb():
     table = cap.build()
     assert model_bytes(table) == table_bytes(cap)
     assert list(table.tables) == [FIRST + 3 * LEAF]
+
+
+def test_leaf_that_a_hugetlb_vma_has_half_of_is_none():
+    half = np.array([FIRST, FIRST + LEAF // 2], np.uint64) << np.uint64(12)
+    cap = made(
+        leaf(),
+        vma_start=half,
+        vma_end=half + np.uint64(LEAF // 2 << 12),
+        vma_perms=np.array(["rw-p", "rw-p"]),
+        vma_flags=np.array(["rd wr ht", "rd wr"]),
+        vma_name=np.array(["", ""]),
+    )
+    assert len(cap.huge_vpn) == 0
+    assert cap.tables_needed().pte == 1
+
+
+def test_leaf_alone_has_upper_tables():
+    cap = made(leaf(), huge_vpn=np.array([FIRST], np.uint64), vmpte_kb=8)
+    assert cap.tables_needed() == (0, 1, 1, 0)
+    assert model_bytes(cap.build()) == table_bytes(cap)
 
 
 def test_permissions_left_empty_are_told_by_flags():

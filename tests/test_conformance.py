@@ -2,7 +2,6 @@
 
 import numpy as np
 import pytest
-from hypothesis import settings
 from hypothesis.stateful import run_state_machine_as_test
 from machine import AgainstDict, as_argument, dump
 
@@ -14,13 +13,8 @@ ALL = slice(0, 2**36)
 
 def test_against_dict(form):
     encoding, fields = form
-    machine = type(
-        "Machine", (AgainstDict,), {"encoding": encoding, "fields": fields}
-    )
-    run_state_machine_as_test(
-        machine,
-        settings=settings(max_examples=60, stateful_step_count=40, deadline=None),
-    )
+    machine = type("Machine", (AgainstDict,), {"encoding": encoding, "fields": fields})
+    run_state_machine_as_test(machine)
 
 
 def filled(make, n=2000, seed=1):
@@ -37,19 +31,23 @@ def filled(make, n=2000, seed=1):
 
 
 def as_ints(words):
-    return [sum(int(x) << 64 * i for i, x in enumerate(np.atleast_1d(w))) for w in words]
+    return [
+        sum(int(x) << 64 * i for i, x in enumerate(np.atleast_1d(w))) for w in words
+    ]
 
 
 def test_bulk_in_any_order(make):
     table, vpns, words = filled(make)
     order = np.random.default_rng(2).permutation(len(vpns))
     assert as_ints(table.load(vpns[order])) == [words[i] for i in order]
-    assert as_ints(table.load(slice(0x3FF00, 0x42000)))[: 0x100] == [
+    assert as_ints(table.load(slice(0x3FF00, 0x42000)))[:0x100] == [
         dict(zip(vpns.tolist(), words, strict=True)).get(v, 0)
         for v in range(0x3FF00, 0x40000)
     ]
     reverse = words[::-1]
-    table.store(vpns[order], as_argument([reverse[i] for i in order], table.encoding.lanes))
+    table.store(
+        vpns[order], as_argument([reverse[i] for i in order], table.encoding.lanes)
+    )
     assert as_ints(table.load(vpns)) == reverse
     table.check()
 
@@ -157,6 +155,7 @@ def test_no_memory_for_a_table_at_all():
         fail_after()
 
 
+@pytest.mark.slow
 def test_a_million_rounds_leak_nothing(encoding):
     table = em.PageTable(encoding, em.Fields(soft_dirty=1))
     table.map(0x1000)

@@ -1,7 +1,7 @@
 """The edge of PageTable: what it takes, what it refuses, what it says."""
 
 import importlib
-import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -63,7 +63,9 @@ def test_an_int_gives_an_int(table, one):
     assert table.flagged(5) is False
 
 
-@pytest.mark.parametrize("none", [[], (), range(0), slice(9, 9), np.array([], np.int64)])
+@pytest.mark.parametrize(
+    "none", [[], (), range(0), slice(9, 9), np.array([], np.int64)]
+)
 def test_nothing_is_an_array_of_nothing(table, none):
     before = dump(table)
     table.map(none)
@@ -132,7 +134,9 @@ ON_VPNS = {
 
 
 @pytest.mark.parametrize("operation", ON_VPNS)
-@pytest.mark.parametrize(("vpns", "error", "message"), BAD_VPNS, ids=lambda x: str(x)[:24])
+@pytest.mark.parametrize(
+    ("vpns", "error", "message"), BAD_VPNS, ids=lambda x: str(x)[:24]
+)
 def test_bad_vpns_change_nothing(table, operation, vpns, error, message):
     before = dump(table)
     with pytest.raises(error, match=message):
@@ -306,7 +310,7 @@ def test_huge_leaves(encoding):
         lambda: table.move(0x40000, 0x90000, 0x200),
         lambda: table.move(0x90000, 0x40000, 0x200),
     ):
-        with pytest.raises(ValueError, match="huge page|mapped already"):
+        with pytest.raises(ValueError, match=r"huge page|mapped already"):
             refused()
     for first, count in ((0x40000, 5), (0x40100, 0x100), (0x40005, 1)):
         with pytest.raises(ValueError, match="inside a huge page"):
@@ -425,28 +429,20 @@ def test_wide_words_refused():
 def test_threads_on_one_table(encoding):
     """Each call is one step: no write is lost, nothing is torn or leaked."""
     table = em.PageTable(encoding, FIELDS)
-    errors = []
 
     def work(base):
-        try:
-            for round_ in range(60):
-                span = slice(base, base + 3000)
-                table.map(span)
-                table.store(span, round_ % 7 + 1)
-                assert (table.load(span) == round_ % 7 + 1).all()
-                assert table.scan(base, base + 3000, 7, round_ % 7 + 1).size == 3000
-                child = table.fork()
-                assert child.load(base) == round_ % 7 + 1
-                table.update(span, clear=7)
-                table.unmap(base, 3000)
-        except BaseException as error:
-            errors.append(error)
+        for round_ in range(60):
+            span = slice(base, base + 3000)
+            table.map(span)
+            table.store(span, round_ % 7 + 1)
+            assert (table.load(span) == round_ % 7 + 1).all()
+            assert table.scan(base, base + 3000, 7, round_ % 7 + 1).size == 3000
+            child = table.fork()
+            assert child.load(base) == round_ % 7 + 1
+            table.update(span, clear=7)
+            table.unmap(base, 3000)
 
-    threads = [threading.Thread(target=work, args=(n * 3100,)) for n in range(3)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert not errors
+    with ThreadPoolExecutor(3) as threads:
+        list(threads.map(work, [0, 3100, 6200]))
     assert len(table) == 0
     table.check()

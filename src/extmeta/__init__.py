@@ -11,6 +11,7 @@
 1024
 """
 
+from extmeta.capture import Capture, CaptureError, capture, load_capture, shipped
 from extmeta.encodings import encodings, register
 from extmeta.encodings.adjacent import Adjacent
 from extmeta.encodings.inpte import InPte
@@ -21,11 +22,16 @@ from extmeta.pagetable import PageTable
 
 __all__ = [
     "Adjacent",
+    "Capture",
+    "CaptureError",
     "Fields",
     "InPte",
     "Linked",
     "Memory",
     "PageTable",
+    "capture",
     "encodings",
+    "load_capture",
     "register",
+    "shipped",
 ]

@@ -64,6 +64,7 @@ from extmeta.pagewords import (
     SOFT_DIRTY,
     UFFD_WP,
     distinct,
+    leaves_within,
     marker,
     populated,
     present,
@@ -233,8 +234,11 @@ class Capture:
         return np.repeat(flags, stop - first)
 
     def _hugetlb_leaves(self) -> U64:
-        hugetlb = self._of_vmas(_has_flag(self.vma_flags, "ht"))
-        leaves = np.unique(self.vpn[hugetlb] & ~np.uint64(LEAF_PAGES - 1))
+        hugetlb = _has_flag(self.vma_flags, "ht")
+        bounds = np.stack((self.vma_start, self.vma_end), axis=1)[hugetlb].ravel()
+        vpn = self.vpn[self._of_vmas(hugetlb)]
+        leaves = np.unique(vpn & ~np.uint64(LEAF_PAGES - 1))
+        leaves = leaves[leaves_within(leaves, bounds >> PAGE_SHIFT)]
         # A torn reading may have part of one.
         return leaves[whole_leaves(leaves, self.vpn, self.entry)]
 

@@ -16,6 +16,7 @@ from extmeta.pagewords import (
     PAGE_SHIFT,
     PFN_BITS,
     PFN_MASK,
+    leaves_within,
     present,
     whole_leaves,
     within,
@@ -32,6 +33,11 @@ KERNEL_HALF = 1 << 63
 def _first(bad: npt.NDArray[Any]) -> int | None:
     """Return the first place that is set, or None."""
     return int(np.argmax(bad)) if bad.any() else None
+
+
+def _bounds(c: "Capture") -> npt.NDArray[Any]:
+    """Return first vpns and ends of the VMAs by turns."""
+    return np.stack((c.vma_start, c.vma_end), axis=1).ravel() >> PAGE_SHIFT
 
 
 def _lengths(c: "Capture") -> str | None:
@@ -77,8 +83,7 @@ def _entries(c: "Capture") -> str | None:
         return f"{at(i + 1)} comes after {at(i)}"
     if len(vpn) and vpn[-1] >= USER_VPNS:
         return f"{at(-1)} is beyond the user half"
-    bounds = np.stack((c.vma_start, c.vma_end), axis=1).ravel() >> PAGE_SHIFT
-    if (i := _first(~within(vpn, bounds))) is not None:
+    if (i := _first(~within(vpn, _bounds(c)))) is not None:
         return f"{at(i)} is in no VMA"
     if (i := _first(entry == 0)) is not None:
         return f"{at(i)} has entry 0"
@@ -100,11 +105,7 @@ def _leaves(c: "Capture") -> str | None:
         return f"{at(i + 1)} comes after {at(i)}"
     if len(huge) and huge[-1] >= USER_VPNS:
         return f"{at(-1)} is beyond the user half"
-    # In one VMA: no bound lies between the leaf's first and last page.
-    bounds = np.stack((c.vma_start, c.vma_end), axis=1).ravel() >> PAGE_SHIFT
-    place = np.searchsorted(bounds, huge, side="right")
-    last = np.searchsorted(bounds, huge + np.uint64(LEAF_PAGES - 1), side="right")
-    if (i := _first((place % 2 == 0) | (place != last))) is not None:
+    if (i := _first(~leaves_within(huge, _bounds(c)))) is not None:
         return f"{at(i)} is in no VMA"
     if (i := _first(~whole_leaves(huge, c.vpn, c.entry))) is not None:
         return f"{at(i)}: not all of its {LEAF_PAGES} pages are present"

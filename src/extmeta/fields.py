@@ -37,11 +37,13 @@ class Fields(Mapping[str, int]):
     _TAKEN = ("vpns", "words")
 
     bits: int
+    _widths: dict[str, int]
+    _shifts: dict[str, int]
 
     def __init__(self, **widths: int) -> None:
         if not widths:
             raise ValueError("Fields() needs a field, as in Fields(age=8)")
-        shifts = {}
+        shifts: dict[str, int] = {}
         bits = 0
         for name, width in widths.items():
             if name in self._TAKEN:

@@ -13,7 +13,7 @@ that a kernel would not have.
 import os
 
 from cpython.buffer cimport PyBUF_WRITABLE, Py_buffer
-from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t, uintptr_t
+from libc.stdint cimport int64_t, uint8_t, uint32_t, uintptr_t
 from libc.string cimport memset
 
 cdef extern from "sys/mman.h" nogil:
@@ -110,7 +110,8 @@ cdef class Frames:
         self.reserved = <uint32_t>(nbytes >> self.page_shift)
         self.desc = <Ptdesc*>reserve(self.reserved * sizeof(Ptdesc))
         if self.desc is NULL:
-            raise MemoryError(f"{self.reserved * sizeof(Ptdesc)} bytes of address space")
+            raise MemoryError(
+                f"{self.reserved * sizeof(Ptdesc)} bytes of address space")
         for order in range(MAX_ORDER + 1):
             self.free_list[order] = NO_FRAME
 

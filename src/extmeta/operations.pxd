@@ -23,14 +23,16 @@ cdef class Operations(Radix):
 
     # The word of a PTE; 0 where there is none. Only the first lane.
     cdef uint64_t read_word(self, uint64_t vpn) noexcept nogil
-    # Set the word of a mapped PTE. -1 where the vpn isn't mapped, memory can't be had or
-    # a swap entry can't hold the word; nothing has changed then. Only for words of one lane.
+    # Set the word of a mapped PTE, of one lane. -1 where the vpn isn't mapped,
+    # memory can't be had or a swap entry can't hold the word; nothing has changed
+    # then.
     cdef int write_word(self, uint64_t vpn, uint64_t word) noexcept nogil
 
     # The table of the span's ``at``-th vpn, and the run of it from there on; NULL
     # and a run of vpns that have no table.
     cdef Ptdesc* run_at(self, const Span* s, Py_ssize_t at, Run* r) noexcept nogil
-    cdef int write(self, const Span* s, const Write* w, bint all_mapped) except -1 nogil
+    cdef int write(
+        self, const Span* s, const Write* w, bint all_mapped) except -1 nogil
     cdef void read(self, const Span* s, uint64_t* words) noexcept nogil
     cdef void settle(self, const Span* s, Py_ssize_t upto) noexcept nogil
     cdef int store_run(self, Ptdesc* t, const Run* r, const Write* w) noexcept nogil

@@ -406,10 +406,10 @@ cdef class Operations(Radix):
     cdef uint64_t chunk(
             self, uint64_t src, uint64_t stop, uint64_t dst) noexcept nogil:
         """Return how many vpns from ``src`` on stay in one table on both sides."""
-        cdef uint64_t entries = <uint64_t>self.encoding.entries
+        cdef uint64_t size = <uint64_t>self.encoding.entries
         cdef uint64_t n = min(stop - src, <uint64_t>MOVE_AT_ONCE)
-        n = min(n, entries - (src & (entries - 1)))
-        return min(n, entries - (dst & (entries - 1)))
+        n = min(n, size - (src & (size - 1)))
+        return min(n, size - (dst & (size - 1)))
 
     cdef int move_run(
             self, uint64_t src, uint64_t dst, Py_ssize_t n, bint prepare

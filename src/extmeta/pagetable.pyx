@@ -247,7 +247,8 @@ cdef class PageTable(Operations):
         v = self.named(vpns)
         memset(keep, 0, sizeof(keep))
         if values:
-            add, w.step, mask = fields_as_words(values, v, self.fields, self.encoding.lanes)
+            add, w.step, mask = fields_as_words(
+                values, v, self.fields, self.encoding.lanes)
             for lane in range(self.encoding.lanes):
                 keep[lane] = ~<uint64_t>(mask >> 64 * lane & 0xffffffffffffffff)
         else:
@@ -286,7 +287,9 @@ cdef class PageTable(Operations):
         cdef uint64_t[MAX_LANES] add
         cdef Vpns v = self.named(vpns)
         cdef Write w
-        self.spread(keep, whole("clear", clear, 1 << <object>(64 * self.encoding.lanes)))
+        # Wider than the fields is fine: nothing is there to clear.
+        self.spread(keep, whole(
+            "clear", clear, 1 << <object>(64 * self.encoding.lanes)))
         self.spread(add, self.fitting("set", set))
         for lane in range(MAX_LANES):
             keep[lane] = ~keep[lane]
@@ -393,7 +396,8 @@ cdef class PageTable(Operations):
         cdef uint64_t at, end
         cdef Py_ssize_t found = 0
         cdef Py_ssize_t room = 4096
-        cdef Py_ssize_t entries = self.encoding.entries
+        cdef Py_ssize_t size = self.encoding.entries
+        cdef Vpns v
         cdef Ptdesc* t
         limit = 1 << <object>(64 * self.encoding.lanes)
         mask = whole("mask", mask, limit)
@@ -403,8 +407,8 @@ cdef class PageTable(Operations):
             return np.empty(0, np.uint64)
         self.spread(bits, mask)
         self.spread(wanted, value)
-        at = first
-        end = stop
+        at = v.span.first
+        end = at + <uint64_t>v.span.n
         vpns = np.empty(room, np.uint64)
         out = vpns
         self.enter()
@@ -414,17 +418,17 @@ cdef class PageTable(Operations):
                     t = self.next_table(&at, end)
                     if t is NULL:
                         break
-                    if room - found < entries:
+                    if room - found < size:
                         with gil:
                             out = None
-                            vpns.resize(max(2 * room, entries), refcheck=False)
+                            vpns.resize(max(2 * room, size), refcheck=False)
                             room = len(vpns)
                             out = vpns
                     found += self.encoding.scan(
                         t, <Py_ssize_t>(at - t.vpn),
-                        <Py_ssize_t>min(end - t.vpn, <uint64_t>entries),
+                        <Py_ssize_t>min(end - t.vpn, <uint64_t>size),
                         bits, wanted, &out[found])
-                    at = t.vpn + <uint64_t>entries
+                    at = t.vpn + <uint64_t>size
         finally:
             self.leave()
         out = None

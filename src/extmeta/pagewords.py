@@ -96,6 +96,14 @@ def within(vpn: U64, bounds: npt.NDArray[Any]) -> Bools:
     return np.repeat(np.arange(len(cuts) - 1) % 2 == 1, np.diff(cuts))
 
 
+def leaves_within(leaves: U64, bounds: npt.NDArray[Any]) -> Bools:
+    """Tell which 2 MiB leaves, by first vpn, lie in a single one of some ranges."""
+    first = np.searchsorted(bounds, leaves, side="right")
+    last = np.searchsorted(bounds, leaves + np.uint64(LEAF_PAGES - 1), side="right")
+    # Past a start and not past its end: an odd place.
+    return np.asarray((first % 2 == 1) & (first == last))
+
+
 def distinct(ascending: npt.NDArray[Any]) -> int:
     """Return how many different values a sorted array has."""
     if not len(ascending):

@@ -16,10 +16,16 @@ cdef class Radix:
     cdef int[MAX_LEVELS] shift        # of the index in a vpn, the root first
     cdef uint64_t[MAX_LEVELS] last    # largest index
 
+    # The upper entry of ``vpn`` in the table ``t``, ``level`` below the root.
+    cdef inline uint64_t* slot(
+            self, const Ptdesc* t, int level, uint64_t vpn) noexcept nogil:
+        return &entries(self.frames, t)[
+            vpn >> self.shift[level] & self.last[level]]
+
     # The PTE table of ``vpn``, or NULL.
     cdef inline Ptdesc* find(self, uint64_t vpn) noexcept nogil:
         cdef char* base = self.frames.base
-        cdef uint64_t* entry = entries(self.frames, self.root)
+        cdef const uint64_t* entry = entries(self.frames, self.root)
         cdef uint64_t upper = 0
         cdef int level
         for level in range(self.levels - 1):

@@ -13,7 +13,6 @@ from extmeta.frames cimport (
     UPPER,
     Frames,
     Ptdesc,
-    entries,
     frame_of,
     upper_entry,
 )
@@ -56,7 +55,7 @@ cdef class Radix:
         cdef uint64_t* slot
         cdef int level
         for level in range(depth):
-            slot = &entries(self.frames, t)[vpn >> self.shift[level] & self.last[level]]
+            slot = self.slot(t, level, vpn)
             if slot[0] == 0:
                 if level + 2 == self.levels:
                     below = self.frames.alloc(order, PTE, True)
@@ -85,12 +84,12 @@ cdef class Radix:
                 return NULL
         else:
             for level in range(self.levels - 2):
-                upper = entries(self.frames, t)[vpn >> self.shift[level] & self.last[level]]
+                upper = self.slot(t, level, vpn)[0]
                 if upper == 0:
                     return NULL
                 t = &self.frames.desc[upper >> self.frames.page_shift]
             level = self.levels - 2
-        return &entries(self.frames, t)[vpn >> self.shift[level] & self.last[level]]
+        return self.slot(t, level, vpn)
 
     cdef void prune(self, Ptdesc* t) noexcept nogil:
         cdef Ptdesc* parent
@@ -108,7 +107,7 @@ cdef class Radix:
         while vpn[0] < stop:
             t = self.root
             for level in range(self.levels - 1):
-                upper = entries(self.frames, t)[vpn[0] >> self.shift[level] & self.last[level]]
+                upper = self.slot(t, level, vpn[0])[0]
                 if upper & (TABLE_BITS | LEAF) != TABLE_BITS:
                     vpn[0] = ((vpn[0] >> self.shift[level]) + 1) << self.shift[level]
                     break
@@ -124,7 +123,7 @@ cdef class Radix:
         while vpn[0] < stop:
             t = self.root
             for level in range(self.levels - 1):
-                slot = &entries(self.frames, t)[vpn[0] >> self.shift[level] & self.last[level]]
+                slot = self.slot(t, level, vpn[0])
                 if slot[0] & LEAF:
                     return slot
                 if slot[0] == 0 or level == self.levels - 2:

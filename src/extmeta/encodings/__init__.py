@@ -34,7 +34,9 @@ def register(name: str, factory: Callable[[], Encoding]) -> None:
     if not isinstance(name, str):
         raise TypeError(f"an encoding's name is a string, not {name!r}")
     if not callable(factory):
-        raise TypeError(f"the factory of encoding {name!r}, {factory!r}, is no callable")
+        raise TypeError(
+            f"the factory of encoding {name!r}, {factory!r}, is no callable"
+        )
     if name in _factories:
         raise ValueError(f"an encoding named {name!r} is already registered")
     _factories[name] = factory

@@ -113,7 +113,7 @@ cdef class Adjacent(Encoding):
     cdef void settle(self, Ptdesc* t) noexcept nogil:
         if self.order == 0 and t.order == 1 and t.flagged == 0:
             self.frames.free_upper_half(t)
-    
+
     cdef size_t side_bytes(self) noexcept nogil:
         return self.frames.pages[<int>SIDE] * self.frames.page_bytes
 

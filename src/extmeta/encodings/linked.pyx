@@ -11,7 +11,7 @@ from cython cimport final
 from libc.stdint cimport int8_t, uint8_t, uint16_t, uint32_t, uint64_t, uintptr_t
 from libc.string cimport memcpy, memset
 
-from extmeta.encoding cimport Encoding, Write
+from extmeta.encoding cimport MAX_LANES, Encoding, Write
 from extmeta.encodings.side cimport (
     adds_nothing,
     count_flags,
@@ -24,8 +24,6 @@ from extmeta.frames cimport Ptdesc, entries
 from extmeta.pte cimport PteLayout, flag_of, publish
 from extmeta.slabs cimport Slabs
 from extmeta.vpns cimport Run, entry_at
-
-from extmeta.fields import MAX_BITS
 
 
 @final
@@ -51,8 +49,9 @@ cdef class Linked(Encoding):
     def __init__(self, bits=None):
         if bits is not None and not isinstance(bits, int):
             raise TypeError(f"Linked(bits={bits!r}): bits is no integer")
-        if bits is not None and not 1 <= bits <= MAX_BITS:
-            raise ValueError(f"Linked(bits={bits}): bits must be in [1, {MAX_BITS}]")
+        if bits is not None and not 1 <= bits <= 64 * MAX_LANES:
+            raise ValueError(f"Linked(bits={bits}): "
+                             f"bits must be in [1, {64 * MAX_LANES}]")
         self.asked = bits
 
     @property

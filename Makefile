@@ -1,0 +1,75 @@
+# Everything runs in .venv, which the first target makes.
+PYTHON ?= python3
+CC ?= cc
+VENV := .venv
+PY := $(VENV)/bin/python
+PIP := $(PY) -m pip install --quiet --disable-pip-version-check
+BUILD_NEEDS := "cython>=3.1" "setuptools>=77" "numpy>=2.0"
+
+.PHONY: compare test bench lint sanitize build captures clean
+
+compare: build
+	@$(PY) -m extmeta compare $(ARGS)
+
+test: build $(VENV)/test-ready
+	$(PY) -m pytest tests --cov --cov-report=term:skip-covered --cov-fail-under=95 $(ARGS)
+
+bench: build $(VENV)/test-ready
+	$(PY) -m pytest benchmarks $(ARGS)
+
+lint: build $(VENV)/lint-ready
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	PATH="$(CURDIR)/$(VENV)/bin:$$PATH" cython-lint src tests
+	cd src && ../$(PY) -m mypy --no-error-summary -p extmeta
+	cd src && ../$(PY) -m mypy.stubtest $(STUBS) --allowlist ../tests/stubtest-allow.txt \
+		--ignore-unused-allowlist --ignore-disjoint-bases --concise
+
+STUBS = $(shell cd src && find extmeta -name '*.pyi' | sed 's/\.pyi$$//; s/\//./g' | sort)
+
+# The extension with AddressSanitizer, UBSan and bounds checks, apart from the
+# one in src/.
+SANITIZED := build/sanitized
+sanitize: $(VENV)/test-ready
+	EXTMETA_DEBUG=1 $(PY) setup.py -q build --build-base build/sanitize --build-lib $(SANITIZED)
+	LD_PRELOAD="$$($(CC) -print-file-name=libasan.so) $$($(CC) -print-file-name=libubsan.so)" \
+	ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 \
+	PYTHONMALLOC=malloc PYTHONPATH=$(SANITIZED) EXTMETA_TESTS=sanitized \
+	$(PY) -m pytest -q -p no:cacheprovider -m "not slow" tests/test_sanitized.py tests/test_conformance.py \
+		tests/test_pagetable.py tests/test_encodings.py tests/test_fields.py $(ARGS)
+
+captures: build
+	$(PY) benchmarks/make_captures.py
+
+# Editable: what is in src/ is what runs; `build` compiles what has changed.
+build: $(VENV)/ready
+	@$(PY) setup.py -q build_ext --inplace
+
+$(VENV)/ready: pyproject.toml setup.py
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || \
+		{ echo "extmeta needs Python 3.11 or newer: make PYTHON=python3.11 $(MAKECMDGOALS)"; exit 1; }
+	@command -v $(CC) >/dev/null || \
+		{ echo "extmeta needs a C compiler: apt install gcc (or set CC=...)"; exit 1; }
+	@echo 'int main(void) { return 0; }' | $(CC) -x c - -o /dev/null 2>/dev/null || \
+		{ echo "$(CC) can't build a program: apt install gcc libc6-dev"; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || \
+		{ echo "extmeta needs Python's venv module: apt install python3-venv"; exit 1; }
+	@$(PYTHON) -c 'import sysconfig, os, sys; sys.exit(not os.path.exists(sysconfig.get_path("include") + "/Python.h"))' || \
+		{ echo "extmeta needs Python's headers: apt install python3-dev"; exit 1; }
+	@test -x $(PY) || $(PYTHON) -m venv $(VENV)
+	@echo "extmeta: installing cython, numpy and rich into $(VENV), compiling (a minute or two)"
+	@$(PIP) $(BUILD_NEEDS)
+	@$(PIP) --no-build-isolation --editable .
+	@touch $@
+
+$(VENV)/test-ready: $(VENV)/ready
+	@$(PIP) --no-build-isolation --editable '.[test]'
+	@touch $@
+
+$(VENV)/lint-ready: $(VENV)/ready
+	@$(PIP) --no-build-isolation --editable '.[lint]'
+	@touch $@
+
+clean:
+	rm -rf build dist src/*.egg-info
+	find src -name '*.so' -delete

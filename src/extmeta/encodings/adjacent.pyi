@@ -1,0 +1,11 @@
+from typing import Literal, final
+
+from extmeta.encoding import Encoding
+
+@final
+class Adjacent(Encoding):
+    def __init__(self, when: Literal["always", "needed"] = "always") -> None: ...
+    @property
+    def when(self) -> Literal["always", "needed"]: ...
+    @property
+    def repointings(self) -> int: ...

@@ -1,0 +1,9 @@
+from typing import final
+
+from extmeta.encoding import Encoding
+
+@final
+class Linked(Encoding):
+    def __init__(self, bits: int | None = None) -> None: ...
+    @property
+    def asked(self) -> int | None: ...

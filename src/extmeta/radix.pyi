@@ -1,0 +1,6 @@
+from extmeta.arch import Arch
+
+class Radix:
+    @property
+    def arch(self) -> Arch: ...
+    def plant(self, arch: Arch) -> None: ...
