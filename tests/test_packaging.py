@@ -1,0 +1,132 @@
+"""What is installed: a wheel with all that a user and a cimporter need."""
+
+import subprocess
+import sys
+import sysconfig
+import tarfile
+import venv
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+
+def run(*command, cwd=None):
+    done = subprocess.run(
+        [str(part) for part in command], cwd=cwd, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def dist(tmp_path_factory):
+    """An sdist of this tree, and a wheel built from that sdist."""
+    folder = tmp_path_factory.mktemp("dist")
+    # What is checked out, and no product of an earlier build.
+    tracked = run("git", "ls-files", "-co", "--exclude-standard", cwd=ROOT).split("\n")
+    tree = folder / "tree"
+    for name in filter(None, tracked):
+        if (ROOT / name).is_file():
+            (tree / name).parent.mkdir(parents=True, exist_ok=True)
+            (tree / name).write_bytes((ROOT / name).read_bytes())
+    build = (sys.executable, "-m", "build", "--no-isolation", "--outdir", folder)
+    run(*build, tree)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def installed(dist, tmp_path_factory):
+    """A virtual environment with the wheel in it; its python."""
+    folder = tmp_path_factory.mktemp("venv")
+    venv.create(folder, with_pip=False, symlinks=True)
+    site = Path(
+        sysconfig.get_path(
+            "purelib", "venv", vars={"base": str(folder), "platbase": str(folder)}
+        )
+    )
+    # The tools and libraries of this environment, but not its extmeta, which an
+    # editable install puts on the path by a .pth file that a link does not bring.
+    (site / "here.pth").write_text(sysconfig.get_path("purelib") + "\n")
+    (wheel,) = dist.glob("*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(site)
+    return folder / "bin" / "python"
+
+
+def test_wheel_holds_what_users_need(dist):
+    (wheel,) = dist.glob("*.whl")
+    names = set(zipfile.ZipFile(wheel).namelist())
+    for name in (
+        "extmeta/py.typed",
+        "extmeta/__init__.pxd",
+        "extmeta/encoding.pxd",
+        "extmeta/pagetable.pxd",
+        "extmeta/pagetable.pyi",
+        "extmeta/encodings/side.pxd",
+        "extmeta/encodings/linked.pyi",
+        "extmeta/data/numpy-sparse.npz",
+    ):
+        assert name in names
+    assert not [name for name in names if name.endswith((".c", ".pyc"))]
+    compiled = [name for name in names if name.endswith(".so")]
+    sources = [str(p.relative_to(ROOT / "src"))[:-4] for p in ROOT.rglob("src/**/*.pyx")]
+    assert {name.split(".")[0] for name in compiled} == set(sources)
+
+
+def test_sdist_builds_and_holds_the_sources(dist):
+    (sdist,) = dist.glob("*.tar.gz")
+    names = tarfile.open(sdist).getnames()
+    assert any(name.endswith("src/extmeta/pagetable.pyx") for name in names)
+    assert any(name.endswith("/LICENSE") for name in names)
+    assert not [name for name in names if name.endswith((".so", ".c"))]
+
+
+def test_no_instructions_of_the_building_machine_only(dist):
+    assert "march=native" not in (ROOT / "setup.py").read_text()
+
+
+def test_installed_package_works(installed, tmp_path):
+    code = (
+        "import extmeta as em; t = em.PageTable(); t.map(5); t.store(5, 7);"
+        "print(em.__file__, t.load(5), len(em.load_capture(em.shipped()"
+        "['numpy-sparse']).build()))"
+    )
+    path, word, ptes = run(installed, "-c", code, cwd=tmp_path).split()
+    assert Path(path).is_relative_to(installed.parents[1])
+    assert word == "7"
+    assert int(ptes) > 10_000
+
+
+@pytest.fixture(scope="module")
+def consumer(installed, tmp_path_factory):
+    """A stranger's package, compiled against the installed wheel."""
+    folder = tmp_path_factory.mktemp("consumer")
+    for source in (ROOT / "tests" / "consumer").iterdir():
+        if source.is_file():
+            (folder / source.name).write_bytes(source.read_bytes())
+    run(installed, "setup.py", "-q", "build_ext", "--inplace", cwd=folder)
+    return lambda code: run(installed, "-c", code, cwd=folder)
+
+
+def test_a_stranger_can_cimport(consumer):
+    out = consumer(
+        "import consumer, extmeta as em; t = em.PageTable(); t.map(5);"
+        "print(consumer.store(t, 5, 77), consumer.word(t, 5), t.load(5),"
+        "consumer.store(t, 6, 1), consumer.word(t, 6))"
+    )
+    assert out.split() == ["0", "77", "77", "-1", "0"]
+
+
+def test_frames_never_overlap_and_join_again(consumer):
+    out = consumer("import probe; print(*(probe.frames(s, 2000) for s in range(8)))")
+    assert all(512 <= int(pages) <= 8192 for pages in out.split())
+
+
+def test_slabs_never_overlap_and_waste_a_quarter_at_most(consumer):
+    out = consumer("import probe; [print(*probe.slabs(s, 3000)) for s in range(8)]")
+    for line in out.splitlines():
+        asked, used = map(int, line.split())
+        assert asked <= used <= 1.34 * asked
