@@ -136,7 +136,8 @@ class AgainstDict(RuleBasedStateMachine):
         missing = [v for v in at if v not in model.ptes]
         if missing:
             before = dump(table)
-            with pytest.raises(ValueError, match=f"{missing[0]:#x} is not mapped"):
+            # Or an earlier one's word is refused by its swap entry.
+            with pytest.raises(ValueError, match=r"is not mapped|no place for bits"):
                 table.store(at, argument)
             assert dump(table) == before
             at = [v for v in at if v in model.ptes]

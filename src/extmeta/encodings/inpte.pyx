@@ -115,68 +115,135 @@ cdef class InPte(Encoding):
 
     cdef void load(
             self, const Ptdesc* t, const Run* r, uint64_t* words) noexcept nogil:
+        cdef uint64_t[64] ptes
         cdef const uint64_t* entry = entries(self.frames, t)
         cdef Py_ssize_t last_entry = self.entries - 1
-        cdef uint64_t present = self.pte.present
-        cdef Part part = self.parts[0]
-        cdef uint64_t in_word = part.mask >> part.from_
-        cdef uint64_t swapped = 0
-        cdef uint64_t pte
-        cdef Py_ssize_t i
-        cdef bint one = self.nr_parts == 1
-        if one and r.vpns is NULL:
-            # Present entries first; the few others are seen to afterwards.
-            entry += r.first
-            for i in range(r.n):
-                pte = entry[i]
-                words[i] = pte >> part.to & in_word
-                swapped |= ~pte
-            if swapped & present:
-                for i in range(r.n):
-                    if not entry[i] & present:
-                        words[i] = self.word_in(entry[i])
+        cdef Py_ssize_t at, n, i
+        if r.n == 1:
+            words[0] = self.word_in(entry[entry_at(r, 0, last_entry)])
             return
-        for i in range(r.n):
-            pte = entry[entry_at(r, i, last_entry)]
-            if one and pte & present:
-                words[i] = pte >> part.to & in_word
+        for at in range(0, r.n, 64):
+            n = min(64, r.n - at)
+            if r.vpns is NULL:
+                self.words_in(entry + r.first + at, n, words + at)
             else:
-                words[i] = self.word_in(pte)
+                for i in range(n):
+                    ptes[i] = entry[entry_at(r, at + i, last_entry)]
+                self.words_in(ptes, n, words + at)
+
+    cdef void words_in(
+            self, const uint64_t* pte, Py_ssize_t n, uint64_t* words) noexcept nogil:
+        """Return the words of n entries, part by part: loops that become SIMD."""
+        cdef uint64_t absent = 0
+        cdef uint64_t mask
+        cdef int to, from_, part
+        cdef Py_ssize_t i
+        for part in range(self.nr_parts):
+            mask = self.parts[part].mask
+            to = self.parts[part].to
+            from_ = self.parts[part].from_
+            if part == 0:
+                for i in range(n):
+                    words[i] = pte[i] >> to << from_ & mask
+                    absent |= ~pte[i]
+            else:
+                for i in range(n):
+                    words[i] |= pte[i] >> to << from_ & mask
+        if absent & self.pte.present:
+            for i in range(n):
+                if not pte[i] & self.pte.present:
+                    words[i] = gather(self.swap_parts, self.nr_swap_parts, pte[i])
 
     cdef void store(self, Ptdesc* t, const Run* r, const Write* w) noexcept nogil:
+        cdef uint64_t[64] add
         cdef uint64_t* entry = entries(self.frames, t)
         cdef Py_ssize_t last_entry = self.entries - 1
-        cdef uint64_t none = self.pte.none
-        cdef uint64_t present = self.pte.present
         cdef uint64_t keep = ~self.pte_bits | scatter(
             self.parts, self.nr_parts, w.keep[0])
-        cdef uint64_t swap_keep = ~self.swap_pte_bits | scatter(
-            self.swap_parts, self.nr_swap_parts, w.keep[0])
-        cdef uint64_t add, swap_add, pte
-        cdef Py_ssize_t i, e
+        cdef Py_ssize_t at, n, i
+        cdef uint64_t* pte
         if w.step == 0:
-            add = scatter(self.parts, self.nr_parts, w.add[0])
-            swap_add = scatter(self.swap_parts, self.nr_swap_parts, w.add[0])
+            add[0] = scatter(self.parts, self.nr_parts, w.add[0])
             if r.vpns is NULL:
-                entry += r.first
-                for i in range(r.n):
-                    pte = entry[i]
-                    entry[i] = (
-                        none if pte == none else
-                        pte & keep | add if pte & present else
-                        pte & swap_keep | swap_add)
+                self.put_same(entry + r.first, r.n, keep, add[0], w)
                 return
-        for i in range(r.n):
-            e = entry_at(r, i, last_entry)
-            pte = entry[e]
-            if pte == none:
+            for i in range(1, min(64, r.n)):
+                add[i] = add[0]
+        for at in range(0, r.n, 64):
+            n = min(64, r.n - at)
+            if w.step:
+                self.scattered(w.add + at, n, add)
+            if r.vpns is NULL:
+                self.put_bits(entry + r.first + at, n, keep, add, w, at)
                 continue
-            if pte & present:
-                entry[e] = pte & keep | scatter(
-                    self.parts, self.nr_parts, w.add[i * w.step])
+            for i in range(n):
+                pte = &entry[entry_at(r, at + i, last_entry)]
+                if pte[0] & self.pte.present:
+                    pte[0] = pte[0] & keep | add[i]
+                else:
+                    self.put_in_swap(pte, w, at + i)
+
+    cdef void scattered(
+            self, const uint64_t* words, Py_ssize_t n, uint64_t* bits) noexcept nogil:
+        """Return the bits of present entries that hold n words."""
+        cdef uint64_t mask
+        cdef int to, from_, part
+        cdef Py_ssize_t i
+        for part in range(self.nr_parts):
+            mask = self.parts[part].mask
+            to = self.parts[part].to
+            from_ = self.parts[part].from_
+            if part == 0:
+                for i in range(n):
+                    bits[i] = (words[i] & mask) >> from_ << to
             else:
-                entry[e] = pte & swap_keep | scatter(
-                    self.swap_parts, self.nr_swap_parts, w.add[i * w.step])
+                for i in range(n):
+                    bits[i] |= (words[i] & mask) >> from_ << to
+
+    cdef void put_bits(
+            self, uint64_t* pte, Py_ssize_t n, uint64_t keep, const uint64_t* add,
+            const Write* w, Py_ssize_t at) noexcept nogil:
+        """Write bits into n entries in a row; swap entries, the few, apart."""
+        cdef int shift = lowest(self.pte.present)
+        cdef uint64_t absent = 0
+        cdef uint64_t old, here
+        cdef Py_ssize_t i
+        for i in range(n):
+            old = pte[i]
+            absent |= ~old
+            # All ones where the entry is present: a choice without a branch.
+            here = 0 - (old >> shift & 1)
+            pte[i] = old ^ (old ^ (old & keep | add[i])) & here
+        if absent & self.pte.present:
+            for i in range(n):
+                if not pte[i] & self.pte.present:
+                    self.put_in_swap(&pte[i], w, at + i)
+
+    cdef void put_same(
+            self, uint64_t* pte, Py_ssize_t n, uint64_t keep, uint64_t add,
+            const Write* w) noexcept nogil:
+        """Write the same bits into n entries in a row."""
+        cdef int shift = lowest(self.pte.present)
+        cdef uint64_t absent = 0
+        cdef uint64_t old, here
+        cdef Py_ssize_t i
+        for i in range(n):
+            old = pte[i]
+            absent |= ~old
+            here = 0 - (old >> shift & 1)
+            pte[i] = old ^ (old ^ (old & keep | add)) & here
+        if absent & self.pte.present:
+            for i in range(n):
+                if not pte[i] & self.pte.present:
+                    self.put_in_swap(&pte[i], w, i)
+
+    cdef void put_in_swap(
+            self, uint64_t* pte, const Write* w, Py_ssize_t i) noexcept nogil:
+        cdef uint64_t keep = ~self.swap_pte_bits | scatter(
+            self.swap_parts, self.nr_swap_parts, w.keep[0])
+        if pte[0] != self.pte.none:
+            pte[0] = pte[0] & keep | scatter(
+                self.swap_parts, self.nr_swap_parts, w.add[i * w.step])
 
     cdef Py_ssize_t scan(
             self, const Ptdesc* t, Py_ssize_t first, Py_ssize_t last,
