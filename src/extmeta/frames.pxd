@@ -32,6 +32,7 @@ cdef class Frames:
     cdef Ptdesc* desc
     cdef uint32_t reserved        # pages of address space
     cdef uint32_t committed       # pages that may be touched
+    cdef uint32_t top             # pages from here on were never handed out
     cdef size_t[NR_KINDS] pages   # in use, by kind
     cdef uint32_t[MAX_ORDER + 1] free_list
     cdef int page_shift
@@ -45,6 +46,9 @@ cdef class Frames:
     # Give the upper half of an order-1 block back; the lower half stays.
     cdef void free_upper_half(self, Ptdesc* d) noexcept nogil
     cdef bint grow(self) noexcept nogil
+    cdef bint take_idle(self) noexcept nogil
+    cdef bint leave_idle(self) noexcept nogil
+    cdef void free_from(self, uint32_t first, uint32_t stop) noexcept nogil
     cdef void push(self, uint32_t frame, int order) noexcept nogil
     cdef void unlink(self, uint32_t frame) noexcept nogil
     cdef void give_back(self, uint32_t frame, int order) noexcept nogil

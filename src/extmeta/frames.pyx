@@ -5,6 +5,11 @@ moves and a pointer to it stays valid. A buddy allocator hands out blocks of
 2**order pages aligned to their size, as the kernel's does; what is freed joins
 its buddy and can be had again at any order.
 
+A mapping whose last user is gone is kept for the next one, with the pages it has,
+as the kernel's freed pages are: so a fork's cost is that of its tables, zeroed
+and filled, and not of the host's page faults. `IDLE` and `IDLE_BYTES` bound what is
+kept.
+
 Like the kernel's direct map, the memory is backed by huge pages where the host
 allows (all but the first 2 MiB, so that a small table stays small). Set
 EXTMETA_THP=0 for 4 KiB pages: random look-ups in `adjacent` then pay TLB misses
@@ -34,6 +39,33 @@ cdef enum:
 # grants less (ulimit -v, valgrind), halves of it are tried.
 cdef size_t RESERVE_BYTES = <size_t>64 << 30
 cdef size_t LEAST_BYTES = <size_t>4 << 20
+
+cdef enum:
+    # Mappings kept without a user: a fork and its parent, a few times over.
+    IDLE = 4
+# The most pages of one that is kept.
+cdef size_t IDLE_BYTES = <size_t>128 << 20
+
+cdef struct Mapping:
+    char* base
+    Ptdesc* desc
+    uint32_t reserved
+    uint32_t committed
+    int page_shift
+    bint huge
+
+cdef Mapping[IDLE] idle
+cdef int nr_idle = 0
+
+cdef extern from *:
+    """
+    #include <pthread.h>
+    static pthread_mutex_t extmeta_idle = PTHREAD_MUTEX_INITIALIZER;
+    #define lock_idle() pthread_mutex_lock(&extmeta_idle)
+    #define unlock_idle() pthread_mutex_unlock(&extmeta_idle)
+    """
+    void lock_idle() nogil
+    void unlock_idle() nogil
 
 # Allocations that still succeed; below 0 there is no limit.
 cdef int64_t allowance = -1
@@ -96,6 +128,10 @@ cdef class Frames:
         if (<size_t>1 << self.page_shift) != page_bytes or page_bytes < 4096:
             raise ValueError(f"pages of {page_bytes} bytes")
         self.huge = os.environ.get("EXTMETA_THP") != "0"
+        for order in range(MAX_ORDER + 1):
+            self.free_list[order] = NO_FRAME
+        if self.take_idle():
+            return
         while True:
             # One block more, to align the base to it.
             p = <char*>reserve(nbytes + BLOCK * page_bytes)
@@ -112,15 +148,62 @@ cdef class Frames:
         if self.desc is NULL:
             raise MemoryError(
                 f"{self.reserved * sizeof(Ptdesc)} bytes of address space")
-        for order in range(MAX_ORDER + 1):
-            self.free_list[order] = NO_FRAME
 
     def __dealloc__(self):
-        cdef size_t nbytes = <size_t>self.reserved << self.page_shift
-        if self.base is not NULL:
-            munmap(self.base, nbytes)
-        if self.desc is not NULL:
-            munmap(self.desc, self.reserved * sizeof(Ptdesc))
+        if self.base is NULL or self.desc is NULL or not self.leave_idle():
+            munmap_if(self.base, <size_t>self.reserved << self.page_shift)
+            munmap_if(<char*>self.desc, self.reserved * sizeof(Ptdesc))
+
+    cdef bint take_idle(self) noexcept nogil:
+        """Take over a mapping that is kept; False if there is none that fits."""
+        global nr_idle
+        cdef bint found = False
+        cdef Mapping m
+        cdef int i
+        lock_idle()
+        for i in range(nr_idle):
+            m = idle[i]
+            found = m.page_shift == self.page_shift and m.huge == self.huge
+            if found:
+                nr_idle -= 1
+                idle[i] = idle[nr_idle]
+                break
+        unlock_idle()
+        if found:
+            self.base = m.base
+            self.desc = m.desc
+            self.reserved = m.reserved
+            self.free_from(0, m.committed)
+            self.committed = m.committed
+        return found
+
+    cdef bint leave_idle(self) noexcept nogil:
+        """Keep the mapping for another; False if it is too large or one too many."""
+        global nr_idle
+        cdef bint kept = False
+        cdef uint32_t frame
+        if <size_t>self.committed << self.page_shift > IDLE_BYTES:
+            return False
+        for frame in range(self.top):
+            self.desc[frame].kind = FREE
+        lock_idle()
+        if nr_idle < IDLE:
+            idle[nr_idle].base = self.base
+            idle[nr_idle].desc = self.desc
+            idle[nr_idle].reserved = self.reserved
+            idle[nr_idle].committed = self.committed
+            idle[nr_idle].page_shift = self.page_shift
+            idle[nr_idle].huge = self.huge
+            nr_idle += 1
+            kept = True
+        unlock_idle()
+        return kept
+
+    cdef void free_from(self, uint32_t first, uint32_t stop) noexcept nogil:
+        """Put the blocks of [first, stop) on the free list, the lowest in front."""
+        while stop > first:
+            stop -= BLOCK
+            self.push(stop, MAX_ORDER)
 
     cdef Ptdesc* alloc(self, int order, Kind kind, bint zero) noexcept nogil:
         cdef int have = order
@@ -137,6 +220,7 @@ cdef class Frames:
             have = MAX_ORDER
         frame = self.free_list[have]
         self.unlink(frame)
+        self.top = max(self.top, frame + (<uint32_t>1 << order))
         while have > order:
             have -= 1
             self.push(frame + (<uint32_t>1 << have), have)
@@ -224,9 +308,7 @@ cdef class Frames:
             # Advice: where it is refused the pages are small, nothing else.
             madvise(p, <size_t>more << self.page_shift, MADV_HUGEPAGE)
         self.committed = frame + more
-        while more:
-            more -= BLOCK
-            self.push(frame + more, MAX_ORDER)
+        self.free_from(frame, frame + more)
         return True
 
     cdef const char* fault(self) noexcept nogil:
@@ -287,5 +369,5 @@ cdef inline size_t align(size_t n, size_t to) noexcept nogil:
 
 
 cdef inline void munmap_if(char* p, size_t nbytes) noexcept nogil:
-    if nbytes:
+    if p is not NULL and nbytes:
         munmap(p, nbytes)

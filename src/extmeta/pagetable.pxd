@@ -14,3 +14,4 @@ from extmeta.vpns cimport Vpns
 cdef class PageTable(Operations):
     cdef Vpns named(self, vpns)
     cdef int spread(self, uint64_t* lanes, value) except -1
+    cdef bint stored_one(self, vpn, word)

@@ -242,6 +242,9 @@ cdef class PageTable(Operations):
         cdef const uint64_t[::1] add
         cdef Write w
         cdef int lane
+        if type(vpns) is int and type(words) is int and not values:
+            if self.stored_one(vpns, words):
+                return
         if (words is None) == (not values):
             raise TypeError("store() takes words or fields, and not both")
         v = self.named(vpns)
@@ -264,6 +267,20 @@ cdef class PageTable(Operations):
                 self.write(&v.span, &w, True)
         finally:
             self.leave()
+
+    cdef bint stored_one(self, vpn, word):
+        """Store one word the short way; False where there is anything to refuse."""
+        cdef int done
+        cdef uint64_t at, value
+        if self.encoding.lanes > 1 or not (
+                0 <= vpn < self.nr_vpns and 0 <= word and not word >> self.fields.bits):
+            return False
+        at = vpn
+        value = word
+        self.enter()
+        done = self.write_word(at, value)
+        self.leave()
+        return done == 0
 
     def update(self, vpns, clear=0, set=0):
         """Set word = (word & ~clear) | set for the mapped PTEs among ``vpns``.

@@ -1,0 +1,441 @@
+"""How long one thing takes beside another, and the rows that results are.
+
+Two tasks are run by turns, A B B A ..., in one process, and compared pair by
+pair: what slows the machine for a while slows both. The ratio is the median of
+the pairs' ratios, with a bootstrap interval of it. A sample repeats its task so
+often that the clock and the loop don't count; what the task needs, and what it
+leaves, is seen to between samples, untimed. On one machine, medians of tests
+that ran one after the other differed by 42 % for identical code; paired ratios
+of it by 0.25 %.
+
+Rows are frozen dataclasses in base units: bytes, nanoseconds.
+"""
+
+import contextlib
+import gc
+import os
+import platform
+import subprocess
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+Floats = npt.NDArray[np.float64]
+Clock = Callable[[], int]
+
+# A sample lasts about this long: 5,000 times what reading the clock takes, and
+# well below a scheduler's tick, so that few samples are interrupted.
+SAMPLE_NS = 250_000
+
+# More pairs narrow the interval with the root of their number; beyond this the
+# noise floor is not the pairs' any more.
+PAIRS = 41
+
+# What a median and its interval can be had of at all.
+MIN_PAIRS = 7
+
+# No more pairs than MIN_PAIRS once a ratio has taken this long.
+BUDGET_NS = 2_000_000_000
+
+# Of a task that takes next to nothing, against running for ever.
+MAX_REPEAT = 1 << 14
+
+RESAMPLES = 2000
+CONFIDENCE = 0.95
+
+# Well above the L2 caches there are (4 MiB); a page table that is smaller may
+# be read faster than this says, hence the size is a parameter.
+BANDWIDTH_BYTES = 64 << 20
+BANDWIDTH_ROUNDS = 9
+
+GIT_SECONDS = 5.0
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What was compared: the first row of each comparison.
+
+    Attributes
+    ----------
+    name, sha256 : str
+        Of the capture.
+    arch : str
+    nr_ptes, nr_tables : int
+        PTEs, swap entries included; PTE tables.
+    present_bytes : int
+    fields, baseline_fields : dict of str to int
+        Bits of each field, for all and for the baseline.
+    baseline_lacks : str
+        Why the baseline can't hold `fields`; empty if it can.
+    words : str
+    """
+
+    name: str
+    sha256: str
+    arch: str
+    nr_ptes: int
+    nr_tables: int
+    present_bytes: int
+    fields: dict[str, int]
+    baseline_fields: dict[str, int]
+    baseline_lacks: str
+    words: str
+
+
+@dataclass(frozen=True)
+class Bound:
+    """How fast memory is read: what no scan of all PTEs can beat.
+
+    Attributes
+    ----------
+    table_bytes : int
+        PTE tables, all of which a scan has to read.
+    near_bytes_per_s : float
+        Of an array of that size, read again and again.
+    far_bytes_per_s : float
+        Of an array of `BANDWIDTH_BYTES`.
+    """
+
+    table_bytes: int
+    near_bytes_per_s: float
+    far_bytes_per_s: float
+
+
+@dataclass(frozen=True)
+class Refused:
+    """An encoding that can't hold the words; `why` says it in a line."""
+
+    encoding: str
+    why: str
+
+
+@dataclass(frozen=True)
+class Ram:
+    """What an encoding holds at one point, in bytes.
+
+    Attributes
+    ----------
+    encoding : str
+    fraction : float
+    placement : str
+    flagged : int
+        PTEs that have a word.
+    upper, pte, side, index, slack : int
+        As in `extmeta.Memory`.
+    repointings : int or None
+        How often a live table had to move; None if it never does.
+    """
+
+    encoding: str
+    fraction: float
+    placement: str
+    flagged: int
+    upper: int
+    pte: int
+    side: int
+    index: int
+    slack: int
+    repointings: int | None
+
+    @property
+    def total(self) -> int:
+        """upper + pte + side + index."""
+        return self.upper + self.pte + self.side + self.index
+
+
+@dataclass(frozen=True)
+class Cpu:
+    """What an operation costs in one encoding, as a multiple of the baseline.
+
+    Attributes
+    ----------
+    encoding, operation : str
+    fraction : float
+    placement : str
+    ratio, low, high : float
+        Median of the pairs' ratios and its 95 % interval.
+    baseline_ns : float
+        Of one PTE in the baseline: the median sample.
+    pairs, repeat : int
+        Pairs of samples; operations in each sample.
+    """
+
+    encoding: str
+    operation: str
+    fraction: float
+    placement: str
+    ratio: float
+    low: float
+    high: float
+    baseline_ns: float
+    pairs: int
+    repeat: int
+
+
+Row = Subject | Bound | Refused | Ram | Cpu
+
+
+def _nothing(_states: Sequence[Any]) -> None:
+    pass
+
+
+@dataclass(frozen=True)
+class Task:
+    """An operation to be timed, and what belongs around it.
+
+    Attributes
+    ----------
+    ready : callable
+        ``ready(repeat)``, untimed: returns that many states to run on, each as
+        the operation has to find it.
+    run : callable
+        ``run(state)``, timed: the operation, once.
+    check : callable
+        ``check(state, result)``, once before anything is timed: raises
+        AssertionError unless the operation did all of its work.
+    done : callable
+        ``done(states)``, untimed, after a sample: undoes or frees.
+    """
+
+    ready: Callable[[int], Sequence[Any]]
+    run: Callable[[Any], Any]
+    check: Callable[[Any, Any], None]
+    done: Callable[[Sequence[Any]], None] = _nothing
+
+
+@dataclass(frozen=True)
+class Paired:
+    """The outcome of `paired`.
+
+    Attributes
+    ----------
+    ratio, low, high : float
+        Other to baseline: median and interval.
+    baseline_ns : float
+        Of one run of the baseline: the median sample.
+    pairs, repeat : int
+    """
+
+    ratio: float
+    low: float
+    high: float
+    baseline_ns: float
+    pairs: int
+    repeat: int
+
+
+@contextlib.contextmanager
+def _no_garbage_collection() -> Iterator[None]:
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
+
+
+def verify(task: Task) -> None:
+    """Run a task once and check that it did its work."""
+    states = task.ready(1)
+    task.check(states[0], task.run(states[0]))
+    task.done(states)
+
+
+def sample(task: Task, repeat: int, clock: Clock = time.perf_counter_ns) -> int:
+    """Return how long ``repeat`` runs of a task take, in ns of the clock."""
+    states = task.ready(repeat)
+    run = task.run
+    start = clock()
+    for state in states:
+        run(state)
+    took = clock() - start
+    task.done(states)
+    # A clock may be too coarse to see anything; a ratio needs a number.
+    return max(took, 1)
+
+
+def calibrate(
+    task: Task, sample_ns: int = SAMPLE_NS, clock: Clock = time.perf_counter_ns
+) -> int:
+    """Return how many runs of a task make a sample of ``sample_ns``."""
+    repeat = 1
+    while True:
+        took = sample(task, repeat, clock)
+        if took >= sample_ns / 2 or repeat == MAX_REPEAT:
+            return min(MAX_REPEAT, max(1, -(-repeat * sample_ns // took)))
+        # Short ones tell little: come nearer in steps.
+        repeat = min(MAX_REPEAT, repeat * min(10, max(2, sample_ns // took)))
+
+
+def interval(ratios: Floats, seed: int = 0) -> tuple[float, float, float]:
+    """Return the median of some ratios and its bootstrap interval.
+
+    Parameters
+    ----------
+    ratios : (n,) float64 ndarray
+        All above 0.
+    seed : int
+
+    Returns
+    -------
+    median, low, high : float
+        Geometric: a ratio and its inverse have inverse results.
+    """
+    logs = np.log(ratios)
+    rng = np.random.default_rng(seed)
+    drawn = logs[rng.integers(len(logs), size=(RESAMPLES, len(logs)))]
+    tail = 50 * (1 - CONFIDENCE)
+    low, high = np.percentile(np.median(drawn, axis=1), (tail, 100 - tail))
+    return float(np.exp(np.median(logs))), float(np.exp(low)), float(np.exp(high))
+
+
+def paired(
+    baseline: Task,
+    other: Task,
+    *,
+    pairs: int = PAIRS,
+    sample_ns: int = SAMPLE_NS,
+    budget_ns: int = BUDGET_NS,
+    seed: int = 0,
+    clock: Clock = time.perf_counter_ns,
+) -> Paired:
+    """Time two tasks by turns and return the ratio of the second to the first.
+
+    Both are verified first, which also warms them up. A sample has as many
+    runs on both sides: so many that one of the baseline lasts ``sample_ns``.
+
+    Parameters
+    ----------
+    baseline, other : Task
+    pairs : int
+        At least `MIN_PAIRS`.
+    sample_ns, budget_ns : int
+        How long a sample is to last, and how long all of them together, before
+        it stops at fewer pairs.
+    seed : int
+        Of the bootstrap.
+    clock : callable
+        Returns ns.
+    """
+    tasks = (baseline, other)
+    took: list[list[int]] = []
+    with _no_garbage_collection():
+        for task in tasks:
+            verify(task)
+        repeat = calibrate(baseline, sample_ns, clock)
+        start = clock()
+        while len(took) < pairs:
+            pair = [0, 0]
+            # By index: both may be the same task.
+            for side in (1, 0) if len(took) % 2 else (0, 1):
+                pair[side] = sample(tasks[side], repeat, clock)
+            took.append(pair)
+            if len(took) >= MIN_PAIRS and clock() - start > budget_ns:
+                break
+    times = np.array(took, np.float64)
+    ratio, low, high = interval(times[:, 1] / times[:, 0], seed)
+    return Paired(
+        ratio=ratio,
+        low=low,
+        high=high,
+        baseline_ns=float(np.median(times[:, 0])) / repeat,
+        pairs=len(took),
+        repeat=repeat,
+    )
+
+
+def bandwidth(
+    nbytes: int = BANDWIDTH_BYTES,
+    *,
+    rounds: int = BANDWIDTH_ROUNDS,
+    clock: Clock = time.perf_counter_ns,
+) -> float:
+    """Return how fast one thread reads an array of uint64, in bytes/s.
+
+    The fastest of several rounds of ``max()``, of all of numpy's reductions the
+    nearest to a scan's loop: vectorised loads, a comparison, nothing written.
+
+    Parameters
+    ----------
+    nbytes : int
+        Size of the array; its pages are touched before.
+    rounds : int
+    clock : callable
+    """
+    array = np.arange(max(1, nbytes // 8), dtype=np.uint64)
+    task = Task(
+        ready=lambda repeat: [array] * repeat,
+        run=np.max,
+        check=lambda a, result: _assert_last(a, int(result)),
+    )
+    with _no_garbage_collection():
+        verify(task)
+        repeat = calibrate(task, clock=clock)
+        best = min(sample(task, repeat, clock) for _ in range(rounds))
+    return array.nbytes * repeat / best * 1e9
+
+
+def _assert_last(array: npt.NDArray[np.uint64], result: int) -> None:
+    assert result == len(array) - 1
+
+
+def provenance(command: Sequence[str], seed: int) -> dict[str, Any]:
+    """Return where and how results were made, for their JSON.
+
+    Parameters
+    ----------
+    command : sequence of str
+        The command line.
+    seed : int
+    """
+    return {
+        "extmeta": metadata.version("extmeta"),
+        "commit": commit(),
+        "kernel": platform.release(),
+        "machine": platform.machine(),
+        "cpu": cpu_model(),
+        "cpus": os.cpu_count(),
+        "python": platform.python_version(),
+        "numpy": np.__version__,
+        "thp": os.environ.get("EXTMETA_THP") != "0",
+        "seed": seed,
+        "command": list(command),
+        "date": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+    }
+
+
+def cpu_model(path: str = "/proc/cpuinfo") -> str:
+    """Return what the processor calls itself; empty if nothing tells."""
+    with contextlib.suppress(OSError):
+        for line in Path(path).read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return ""
+
+
+def commit(root: Path = Path(__file__).parents[2]) -> str:
+    """Return the git commit of the checkout this runs from, or "".
+
+    With "+" where files differ from it.
+    """
+    # An installed package may lie in a checkout of something else.
+    if not (root / ".git").exists() or not (root / "src" / "extmeta").is_dir():
+        return ""
+    try:
+        found = subprocess.run(
+            ["git", "-C", str(root), "describe", "--always", "--abbrev=12"]
+            + ["--exclude=*", "--dirty=+"],
+            capture_output=True,
+            text=True,
+            timeout=GIT_SECONDS,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return ""
+    return found.stdout.strip() if found.returncode == 0 else ""

@@ -1,0 +1,341 @@
+"""Which PTEs have a metadata word, and which word: seeded, so a run repeats.
+
+A `Space` is what is mapped: a capture, or synthetic tables. A `Point` says how
+many of its PTEs are flagged and how these lie, which decides what lazily
+allocated side memory costs: 1 % of the PTEs at random touches nearly every
+table, 1 % in whole tables touches 1 % of them. `words` gives the flagged PTEs
+their words.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from extmeta.arch import arch_named
+from extmeta.capture import Capture, CaptureError
+from extmeta.encoding import Encoding
+from extmeta.fields import Fields
+from extmeta.pagetable import PageTable
+
+U64 = npt.NDArray[np.uint64]
+Bools = npt.NDArray[np.bool_]
+
+PAGE_BYTES = 4096
+
+PLACEMENTS = ("random", "clustered", "tables")
+WORDS = ("one", "byte", "different")
+
+# Mean PTEs of a clustered run: 128 KiB, the kernel's default readahead and the
+# order of what a collector or a balloon marks at once.
+MEAN_RUN = 32
+
+# Fractions are told apart to this much when they seed a placement.
+FRACTION_STEPS = 1 << 32
+
+# Where synthetic tables start: a multiple of a PMD table's span, not 0.
+SYNTHETIC_FIRST = 1 << 27
+
+
+@dataclass(frozen=True, eq=False)
+class Space:
+    """An address space's PTEs, to be built in any encoding.
+
+    Attributes
+    ----------
+    name : str
+    vpns : (n,) uint64 ndarray
+        Ascending: every vpn that has a PTE.
+    present_bytes : int
+        Memory that is mapped and present, huge pages included.
+    has_swap : bool
+        Whether some PTEs are swap entries or markers.
+    arch : str
+    sha256 : str
+        Of the capture; empty for synthetic tables.
+    build : callable
+        ``build(encoding, fields)`` returns the PageTable.
+    """
+
+    name: str
+    vpns: U64
+    present_bytes: int
+    has_swap: bool
+    arch: str
+    sha256: str
+    build: Callable[[str | Encoding, Fields], PageTable]
+
+    @property
+    def range(self) -> slice:
+        """The smallest range that has every PTE in it."""
+        return slice(int(self.vpns[0]), int(self.vpns[-1]) + 1)
+
+    def bare(self, encoding: str | Encoding, fields: Fields) -> PageTable:
+        """Return the table without a word, whatever the capture has flagged."""
+        table = self.build(encoding, fields)
+        table.update(self.range, clear=(1 << fields.bits) - 1)
+        return table
+
+
+def captured(capture: Capture, name: str) -> Space:
+    """Return a capture's address space.
+
+    Raises
+    ------
+    CaptureError
+        If there is no PTE in it.
+    """
+    plain = capture.build("inpte", Fields(bit=1))
+    vpns = plain.scan(0, plain.arch.nr_vpns, 0, 0)
+    if not len(vpns):
+        raise CaptureError(f"{name}: no PTE, so nothing to compare")
+    return Space(
+        name=name,
+        vpns=vpns,
+        present_bytes=capture.nr_present * PAGE_BYTES,
+        has_swap=capture.nr_swapped + capture.nr_markers > 0,
+        arch=capture.arch,
+        sha256=capture.sha256,
+        build=capture.build,
+    )
+
+
+def full_tables(nr_tables: int) -> Space:
+    """Return consecutive PTE tables with an entry in every place.
+
+    Parameters
+    ----------
+    nr_tables : int
+        Of x86-64: 512 PTEs, 2 MiB of mapped memory each.
+    """
+    count = nr_tables * arch_named("x86_64").ptrs_per_pte
+    vpns = range(SYNTHETIC_FIRST, SYNTHETIC_FIRST + count)
+    return _synthetic(f"{nr_tables} full tables", vpns)
+
+
+def sparse_tables(nr_tables: int, per_table: int, seed: int) -> Space:
+    """Return consecutive PTE tables, each with entries in some random places.
+
+    Parameters
+    ----------
+    nr_tables : int
+    per_table : int
+        Entries of each, 1 to 512.
+    seed : int
+    """
+    size = arch_named("x86_64").ptrs_per_pte
+    rng = np.random.default_rng(seed)
+    # The places of the smallest of 512 random numbers are a random subset.
+    order = rng.random((nr_tables, size)).argpartition(per_table - 1, axis=1)
+    places = np.sort(order[:, :per_table], axis=1).astype(np.uint64)
+    first = SYNTHETIC_FIRST + size * np.arange(nr_tables, dtype=np.uint64)
+    vpns = (places + first[:, None]).ravel()
+    return _synthetic(f"{nr_tables} tables of {per_table} entries", vpns)
+
+
+def _synthetic(name: str, vpns: range | U64) -> Space:
+    def build(encoding: str | Encoding, fields: Fields) -> PageTable:
+        table = PageTable(encoding, fields)
+        table.map(vpns)
+        return table
+
+    return Space(
+        name=name,
+        vpns=np.asarray(vpns, np.uint64),
+        present_bytes=len(vpns) * PAGE_BYTES,
+        has_swap=False,
+        arch="x86_64",
+        sha256="",
+        build=build,
+    )
+
+
+@dataclass(frozen=True)
+class Point:
+    """How many PTEs are flagged, and how they lie.
+
+    Attributes
+    ----------
+    fraction : float
+        Of all PTEs, in [0, 1].
+    placement : str
+        One of `PLACEMENTS`; "" where it makes no difference: at 0 and 1.
+    """
+
+    fraction: float
+    placement: str
+
+    def __str__(self) -> str:
+        return f"{100 * self.fraction:g}% {self.placement}".rstrip()
+
+
+def points(fractions: Iterable[float], placements: Sequence[str]) -> list[Point]:
+    """Return every fraction with every placement, but 0 and 1 once."""
+    return [
+        Point(fraction, placement)
+        for fraction in fractions
+        for placement in (placements if 0 < fraction < 1 else ("",))
+    ]
+
+
+def flags(vpns: U64, point: Point, seed: int) -> Bools:
+    """Choose the PTEs that have a word.
+
+    ``random`` and ``clustered`` choose round(fraction * n) of them, at least
+    one where the fraction is not 0, so that placements compare at equal counts;
+    ``tables`` comes as near to that as whole tables do.
+
+    Parameters
+    ----------
+    vpns : (n,) uint64 ndarray
+        Ascending.
+    point : Point
+        ``random``: every PTE is as likely, whatever its neighbours are.
+        ``clustered``: runs of geometric length, `MEAN_RUN` on average, in the
+        order of the mapped PTEs, so a run may reach over a hole.
+        ``tables``: all PTEs of randomly chosen PTE tables.
+    seed : int
+
+    Returns
+    -------
+    (n,) bool ndarray
+
+    Raises
+    ------
+    ValueError
+        If the placement is no known one.
+    """
+    n = len(vpns)
+    wanted = min(n, max(round(point.fraction * n), point.fraction > 0))
+    if wanted in (0, n):
+        return np.full(n, wanted > 0)
+    if point.placement not in PLACEMENTS:
+        raise ValueError(f"no placement {point.placement!r}; there are {PLACEMENTS}")
+    rng = np.random.default_rng(
+        (
+            seed,
+            PLACEMENTS.index(point.placement),
+            round(point.fraction * FRACTION_STEPS),
+        )
+    )
+    if point.placement == "random":
+        chosen = np.zeros(n, np.bool_)
+        chosen[rng.permutation(n)[:wanted]] = True
+        return chosen
+    if point.placement == "clustered":
+        return _clustered(n, wanted, rng)
+    return _whole_tables(vpns, wanted, rng)
+
+
+def _clustered(n: int, wanted: int, rng: np.random.Generator) -> Bools:
+    lengths = rng.geometric(1 / MEAN_RUN, wanted)
+    lengths = lengths[: 1 + np.searchsorted(np.cumsum(lengths), wanted)]
+    before = np.cumsum(lengths) - lengths
+    lengths[-1] = wanted - before[-1]
+    # Each run goes before another unflagged PTE, so that runs stay apart, as
+    # long as there are enough of those.
+    slots = n - wanted + 1
+    if len(lengths) <= slots:
+        slot = np.sort(rng.permutation(slots)[: len(lengths)])
+    else:
+        slot = np.sort(rng.integers(slots, size=len(lengths)))
+    edges = np.zeros(n + 1, np.int64)
+    np.add.at(edges, slot + before, 1)
+    np.add.at(edges, slot + before + lengths, -1)
+    return np.asarray(np.cumsum(edges[:n]) > 0)
+
+
+def _whole_tables(vpns: U64, wanted: int, rng: np.random.Generator) -> Bools:
+    size = arch_named("x86_64").ptrs_per_pte
+    _, table, held = np.unique(vpns // size, return_inverse=True, return_counts=True)
+    order = rng.permutation(len(held))
+    nearest = int(np.abs(np.cumsum(held[order]) - wanted).argmin())
+    chosen = np.zeros(len(held), np.bool_)
+    chosen[order[: nearest + 1]] = True
+    return chosen[table]
+
+
+def words(n: int, fields: Fields, core: int, kind: str, seed: int) -> U64:
+    """Return a word, none of them 0, for each of n PTEs.
+
+    Parameters
+    ----------
+    n : int
+    fields : Fields
+    core : int
+        Mask of bits of which each word has at least one: those that the
+        baseline keeps too.
+    kind : {"one", "byte", "different"}
+        The same word for all; random words of 8 bits; random words as wide as
+        the fields, so all different as far as their bits allow.
+    seed : int
+
+    Returns
+    -------
+    (n,) uint64 ndarray
+        (n, lanes) where the fields are wider than 64 bits.
+
+    Raises
+    ------
+    ValueError
+        If the kind is no known one.
+
+    Examples
+    --------
+    >>> words(4, Fields(age=8), 0xFF, "one", seed=1)
+    array([255, 255, 255, 255], dtype=uint64)
+    """
+    if kind not in WORDS:
+        raise ValueError(f"no kind of words {kind!r}; there are {WORDS}")
+    bits = min(fields.bits, 8) if kind == "byte" else fields.bits
+    lanes = (fields.bits + 63) // 64
+    rng = np.random.default_rng(seed)
+    drawn = rng.integers(
+        1 << 64, size=(1 if kind == "one" else n, lanes), dtype=np.uint64
+    )
+    drawn &= _lanes((1 << bits) - 1, lanes)
+    bare = ((drawn & _lanes(core, lanes)) == 0).all(axis=1)
+    drawn[bare] |= _lanes(core & -core, lanes)
+    if kind == "one":
+        drawn = np.repeat(drawn, n, axis=0)
+    return drawn if lanes > 1 else drawn[:, 0]
+
+
+def _lanes(mask: int, lanes: int) -> U64:
+    """Return an int as uint64s, the lowest bits first."""
+    return np.array(
+        [mask >> 64 * lane & 0xFFFFFFFFFFFFFFFF for lane in range(lanes)], np.uint64
+    )
+
+
+def core_bits(fields: Fields, kept: Fields) -> int:
+    """Return the mask, in a word of ``fields``, of what `cut` keeps."""
+    return sum(
+        ((1 << width) - 1) << fields.shift(name) for name, width in kept.items()
+    )
+
+
+def cut(full: U64, fields: Fields, kept: Fields) -> U64:
+    """Return words with only some of their fields.
+
+    Parameters
+    ----------
+    full : (n,) or (n, lanes) uint64 ndarray
+        Words of ``fields``.
+    fields : Fields
+    kept : Fields
+        At most 64 bits. Of names that ``fields`` has, none wider there; where
+        it is narrower, its lowest bits are kept.
+
+    Returns
+    -------
+    (n,) uint64 ndarray
+        Words of ``kept``.
+    """
+    lanes = full.reshape(len(full), -1)
+    out = np.zeros((len(full), 1), np.uint64)
+    for name, width in kept.items():
+        values = fields.extract(lanes, name).reshape(len(full), -1)[:, :1]
+        kept.deposit(values & np.uint64((1 << width) - 1), name, out)
+    return out[:, 0]
