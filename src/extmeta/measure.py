@@ -1,18 +1,19 @@
 """How long one thing takes beside another, and the rows that results are.
 
-Two tasks are run by turns, A B B A ..., in one process, and compared pair by
-pair: what slows the machine for a while slows both. The ratio is the median of
-the pairs' ratios, with a bootstrap interval of it. A sample repeats its task so
-often that the clock and the loop don't count; what the task needs, and what it
-leaves, is seen to between samples, untimed. On one machine, medians of tests
-that ran one after the other differed by 42 % for identical code; paired ratios
-of it by 0.25 %.
+Two tasks are run by turns, A B B A, in one process: what slows the machine for
+a while slows both, and what the second of a pair gains by being second, each
+gains once. Such a round gives one ratio; of all rounds the median is reported,
+with a bootstrap interval. A sample repeats its task until the clock and the loop
+don't count; what the task needs, and what it leaves, is seen to untimed. On one
+machine, medians of tests that ran one after the other differed by 42 % for
+identical code; paired ratios of it by 0.25 %.
 
 Rows are frozen dataclasses in base units: bytes, nanoseconds.
 """
 
 import contextlib
 import gc
+import itertools
 import os
 import platform
 import subprocess
@@ -33,15 +34,17 @@ Clock = Callable[[], int]
 # well below a scheduler's tick, so that few samples are interrupted.
 SAMPLE_NS = 250_000
 
-# More pairs narrow the interval with the root of their number; beyond this the
-# noise floor is not the pairs' any more.
-PAIRS = 41
+# The interval narrows with the root of their number: on a shared two-core guest
+# identical code was told apart by 3 % with 30 rounds, by 6 % with 10.
+ROUNDS = 30
+QUICK_ROUNDS = 15
 
 # What a median and its interval can be had of at all.
-MIN_PAIRS = 7
+MIN_ROUNDS = 5
 
-# No more pairs than MIN_PAIRS once a ratio has taken this long.
+# No more rounds than MIN_ROUNDS once a ratio has taken this long.
 BUDGET_NS = 2_000_000_000
+QUICK_BUDGET_NS = 100_000_000
 
 # Of a task that takes next to nothing, against running for ever.
 MAX_REPEAT = 1 << 14
@@ -68,7 +71,10 @@ class Subject:
     arch : str
     nr_ptes, nr_tables : int
         PTEs, swap entries included; PTE tables.
+    nr_huge : int
+        2 MiB leaves, which have no PTE and so no word.
     present_bytes : int
+        Huge pages included.
     fields, baseline_fields : dict of str to int
         Bits of each field, for all and for the baseline.
     baseline_lacks : str
@@ -81,6 +87,7 @@ class Subject:
     arch: str
     nr_ptes: int
     nr_tables: int
+    nr_huge: int
     present_bytes: int
     fields: dict[str, int]
     baseline_fields: dict[str, int]
@@ -181,7 +188,7 @@ class Cpu:
 Row = Subject | Bound | Refused | Ram | Cpu
 
 
-def _nothing(_states: Sequence[Any]) -> None:
+def _nothing(_state: Any) -> None:
     pass
 
 
@@ -192,21 +199,24 @@ class Task:
     Attributes
     ----------
     ready : callable
-        ``ready(repeat)``, untimed: returns that many states to run on, each as
-        the operation has to find it.
+        ``ready()``, untimed: returns the state to run on.
     run : callable
         ``run(state)``, timed: the operation, once.
     check : callable
         ``check(state, result)``, once before anything is timed: raises
         AssertionError unless the operation did all of its work.
     done : callable
-        ``done(states)``, untimed, after a sample: undoes or frees.
+        ``done(state)``, untimed: undoes or frees.
+    each : bool
+        Whether every run needs `ready` and `done` around it, and so its own
+        two readings of the clock (0.06 us); else they go around the sample.
     """
 
-    ready: Callable[[int], Sequence[Any]]
+    ready: Callable[[], Any]
     run: Callable[[Any], Any]
     check: Callable[[Any, Any], None]
-    done: Callable[[Sequence[Any]], None] = _nothing
+    done: Callable[[Any], None] = _nothing
+    each: bool = False
 
 
 @dataclass(frozen=True)
@@ -243,20 +253,29 @@ def _no_garbage_collection() -> Iterator[None]:
 
 def verify(task: Task) -> None:
     """Run a task once and check that it did its work."""
-    states = task.ready(1)
-    task.check(states[0], task.run(states[0]))
-    task.done(states)
+    state = task.ready()
+    task.check(state, task.run(state))
+    task.done(state)
 
 
 def sample(task: Task, repeat: int, clock: Clock = time.perf_counter_ns) -> int:
     """Return how long ``repeat`` runs of a task take, in ns of the clock."""
-    states = task.ready(repeat)
     run = task.run
-    start = clock()
-    for state in states:
-        run(state)
-    took = clock() - start
-    task.done(states)
+    took = 0
+    if task.each:
+        for _ in range(repeat):
+            state = task.ready()
+            start = clock()
+            run(state)
+            took += clock() - start
+            task.done(state)
+    else:
+        state = task.ready()
+        start = clock()
+        for _ in itertools.repeat(None, repeat):
+            run(state)
+        took = clock() - start
+        task.done(state)
     # A clock may be too coarse to see anything; a ratio needs a number.
     return max(took, 1)
 
@@ -267,7 +286,8 @@ def calibrate(
     """Return how many runs of a task make a sample of ``sample_ns``."""
     repeat = 1
     while True:
-        took = sample(task, repeat, clock)
+        # The faster of two: a first run may find everything cold.
+        took = min(sample(task, repeat, clock) for _ in range(2))
         if took >= sample_ns / 2 or repeat == MAX_REPEAT:
             return min(MAX_REPEAT, max(1, -(-repeat * sample_ns // took)))
         # Short ones tell little: come nearer in steps.
@@ -300,7 +320,7 @@ def paired(
     baseline: Task,
     other: Task,
     *,
-    pairs: int = PAIRS,
+    rounds: int = ROUNDS,
     sample_ns: int = SAMPLE_NS,
     budget_ns: int = BUDGET_NS,
     seed: int = 0,
@@ -314,11 +334,11 @@ def paired(
     Parameters
     ----------
     baseline, other : Task
-    pairs : int
-        At least `MIN_PAIRS`.
+    rounds : int
+        Of four samples, A B B A.
     sample_ns, budget_ns : int
         How long a sample is to last, and how long all of them together, before
-        it stops at fewer pairs.
+        it stops at fewer rounds: at `MIN_ROUNDS` or later.
     seed : int
         Of the bootstrap.
     clock : callable
@@ -331,22 +351,20 @@ def paired(
             verify(task)
         repeat = calibrate(baseline, sample_ns, clock)
         start = clock()
-        while len(took) < pairs:
-            pair = [0, 0]
+        while len(took) < rounds:
             # By index: both may be the same task.
-            for side in (1, 0) if len(took) % 2 else (0, 1):
-                pair[side] = sample(tasks[side], repeat, clock)
-            took.append(pair)
-            if len(took) >= MIN_PAIRS and clock() - start > budget_ns:
+            took.append([sample(tasks[side], repeat, clock) for side in (0, 1, 1, 0)])
+            if len(took) >= MIN_ROUNDS and clock() - start > budget_ns:
                 break
     times = np.array(took, np.float64)
-    ratio, low, high = interval(times[:, 1] / times[:, 0], seed)
+    a, b = times[:, [0, 3]], times[:, [1, 2]]
+    ratio, low, high = interval(np.sqrt((b / a).prod(axis=1)), seed)
     return Paired(
         ratio=ratio,
         low=low,
         high=high,
-        baseline_ns=float(np.median(times[:, 0])) / repeat,
-        pairs=len(took),
+        baseline_ns=float(np.median(a)) / repeat,
+        pairs=2 * len(took),
         repeat=repeat,
     )
 
@@ -371,7 +389,7 @@ def bandwidth(
     """
     array = np.arange(max(1, nbytes // 8), dtype=np.uint64)
     task = Task(
-        ready=lambda repeat: [array] * repeat,
+        ready=lambda: array,
         run=np.max,
         check=lambda a, result: _assert_last(a, int(result)),
     )
@@ -430,10 +448,13 @@ def commit(root: Path = Path(__file__).parents[2]) -> str:
         return ""
     try:
         found = subprocess.run(
-            ["git", "-C", str(root), "describe", "--always", "--abbrev=12"]
-            + ["--exclude=*", "--dirty=+"],
+            [
+                *("git", "-C", str(root), "describe"),
+                *("--always", "--abbrev=12", "--exclude=*", "--dirty=+"),
+            ],
             capture_output=True,
             text=True,
+            check=False,
             timeout=GIT_SECONDS,
         )
     except (OSError, subprocess.SubprocessError):

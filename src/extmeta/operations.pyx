@@ -192,8 +192,13 @@ cdef class Operations(Radix):
         cdef uint64_t* entry = entries(self.frames, t)
         cdef uint64_t held = 0
         cdef Py_ssize_t i
+        if last - first == self.encoding.entries:
+            held = t.used
+        else:
+            for i in range(first, last, 64):
+                held += <uint64_t>(min(64, last - i) - count(
+                    equal(entry + i, min(64, last - i), ALL, none)))
         for i in range(first, last):
-            held += entry[i] != none
             entry[i] = none
         t.used -= <unsigned int>held
         self.nr_ptes -= held

@@ -49,6 +49,8 @@ class Space:
         Ascending: every vpn that has a PTE.
     present_bytes : int
         Memory that is mapped and present, huge pages included.
+    nr_huge : int
+        2 MiB leaves, which have no PTE.
     has_swap : bool
         Whether some PTEs are swap entries or markers.
     arch : str
@@ -61,6 +63,7 @@ class Space:
     name: str
     vpns: U64
     present_bytes: int
+    nr_huge: int
     has_swap: bool
     arch: str
     sha256: str
@@ -94,6 +97,7 @@ def captured(capture: Capture, name: str) -> Space:
         name=name,
         vpns=vpns,
         present_bytes=capture.nr_present * PAGE_BYTES,
+        nr_huge=len(capture.huge_vpn),
         has_swap=capture.nr_swapped + capture.nr_markers > 0,
         arch=capture.arch,
         sha256=capture.sha256,
@@ -144,6 +148,7 @@ def _synthetic(name: str, vpns: range | U64) -> Space:
         name=name,
         vpns=np.asarray(vpns, np.uint64),
         present_bytes=len(vpns) * PAGE_BYTES,
+        nr_huge=0,
         has_swap=False,
         arch="x86_64",
         sha256="",
@@ -294,15 +299,15 @@ def words(n: int, fields: Fields, core: int, kind: str, seed: int) -> U64:
     drawn = rng.integers(
         1 << 64, size=(1 if kind == "one" else n, lanes), dtype=np.uint64
     )
-    drawn &= _lanes((1 << bits) - 1, lanes)
-    bare = ((drawn & _lanes(core, lanes)) == 0).all(axis=1)
-    drawn[bare] |= _lanes(core & -core, lanes)
+    drawn &= lanes_of((1 << bits) - 1, lanes)
+    bare = ((drawn & lanes_of(core, lanes)) == 0).all(axis=1)
+    drawn[bare] |= lanes_of(core & -core, lanes)
     if kind == "one":
         drawn = np.repeat(drawn, n, axis=0)
     return drawn if lanes > 1 else drawn[:, 0]
 
 
-def _lanes(mask: int, lanes: int) -> U64:
+def lanes_of(mask: int, lanes: int) -> U64:
     """Return an int as uint64s, the lowest bits first."""
     return np.array(
         [mask >> 64 * lane & 0xFFFFFFFFFFFFFFFF for lane in range(lanes)], np.uint64
@@ -311,9 +316,7 @@ def _lanes(mask: int, lanes: int) -> U64:
 
 def core_bits(fields: Fields, kept: Fields) -> int:
     """Return the mask, in a word of ``fields``, of what `cut` keeps."""
-    return sum(
-        ((1 << width) - 1) << fields.shift(name) for name, width in kept.items()
-    )
+    return sum(((1 << width) - 1) << fields.shift(name) for name, width in kept.items())
 
 
 def cut(full: U64, fields: Fields, kept: Fields) -> U64:
@@ -333,9 +336,10 @@ def cut(full: U64, fields: Fields, kept: Fields) -> U64:
     (n,) uint64 ndarray
         Words of ``kept``.
     """
-    lanes = full.reshape(len(full), -1)
+    lanes = full if full.ndim > 1 else full[:, None]
     out = np.zeros((len(full), 1), np.uint64)
     for name, width in kept.items():
-        values = fields.extract(lanes, name).reshape(len(full), -1)[:, :1]
+        values = fields.extract(lanes, name)
+        values = values[:, :1] if values.ndim > 1 else values[:, None]
         kept.deposit(values & np.uint64((1 << width) - 1), name, out)
     return out[:, 0]

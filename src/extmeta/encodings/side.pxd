@@ -214,7 +214,9 @@ cdef inline void side_zap(
     """Count the flags out; the caller clears the entries."""
     cdef const PteLayout* a = &self.pte
     cdef Py_ssize_t at
-    if t.flagged:
+    if last - first == self.entries:
+        t.flagged = 0
+    elif t.flagged:
         for at in range(first, last, 64):
             t.flagged -= count(flags(
                 entries(self.frames, t) + at, min(64, last - at), a))

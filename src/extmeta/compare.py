@@ -1,0 +1,262 @@
+"""The sweep: every encoding at every point, in RAM and beside the baseline in time.
+
+At each point (a fraction of PTEs flagged, and how they lie) every encoding gets
+the same PTEs and the same words. Its memory is read off; then each operation
+is timed in pairs with the baseline, words in the PTE. The baseline is compared
+with a second one of itself too: the noise floor.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+
+from extmeta import measure
+from extmeta.arch import Arch, arch_named
+from extmeta.encoding import Encoding
+from extmeta.encodings import encodings
+from extmeta.encodings.adjacent import Adjacent
+from extmeta.encodings.inpte import places
+from extmeta.encodings.linked import Linked
+from extmeta.fields import Fields
+from extmeta.measure import Bound, Cpu, Refused, Row, Subject
+from extmeta.tasks import OPERATIONS, Filled, workloads
+from extmeta.workload import Point, Space
+
+BASELINE = "inpte"
+
+# An encoding of the baseline's name, compared with it: the noise floor.
+CONTROL = f"{BASELINE} again"
+
+# Forms beside the registered names that a comparison has by default.
+FORMS = {"adjacent": "adjacent:needed"}
+
+FRACTIONS = (0.0, 0.01, 0.1, 1.0)
+
+Progress = Callable[[int, int, str], object]
+
+
+def form(text: str) -> str | Encoding:
+    """Return the encoding that a name, or NAME:ARGUMENT, stands for.
+
+    Raises
+    ------
+    ValueError
+        If there is no such encoding, or it takes no such argument.
+
+    Examples
+    --------
+    >>> form("linked:16"), form("adjacent:needed"), form("linked")
+    (Linked(bits=16), Adjacent(when='needed'), 'linked')
+    """
+    name, colon, argument = text.partition(":")
+    if name not in encodings():
+        raise ValueError(f"no encoding named {name!r}; there are {encodings()}")
+    if not colon:
+        return name
+    if name == "linked":
+        if not argument.isascii() or not argument.isdigit():
+            raise ValueError(f"encoding {text!r}: {argument!r} is no number of bits")
+        return Linked(bits=int(argument))
+    if name == "adjacent":
+        return Adjacent(when=argument)  # type: ignore[arg-type]
+    raise ValueError(f"encoding {text!r}: {name} takes no argument")
+
+
+def default_forms() -> list[str]:
+    """Return what is compared by default: every name, and `FORMS` after theirs."""
+    return [
+        text
+        for name in encodings()
+        for text in (name, FORMS.get(name))
+        if text is not None
+    ]
+
+
+def lack(fields: Fields, arch: Arch, has_swap: bool) -> str:
+    """Return what the baseline would need to hold ``fields``, or ""."""
+    by_right = [name for name in fields if _owned(name, fields[name], arch)]
+    needed = fields.bits - len(by_right)
+    besides = f" besides those of {' and '.join(by_right)}" if by_right else ""
+    present, swap = places(fields, arch)
+    if None in present:
+        return (
+            f"{needed} free bits of a PTE are needed{besides}, {arch.name} has "
+            f"{len(arch.free)}"
+        )
+    if has_swap and None in swap:
+        return (
+            f"some PTEs are swap entries: {needed} free bits are needed there"
+            f"{besides}, {arch.name} has {len(arch.swap.free)}"
+        )
+    return ""
+
+
+def _owned(name: str, width: int, arch: Arch) -> bool:
+    """Tell whether a field has bits by right, not out of the free ones."""
+    return not {*places(Fields(**{name: width}), arch)[0]} <= {None, *arch.free}
+
+
+def fitting(fields: Fields, arch: Arch, has_swap: bool) -> Fields:
+    """Return the largest set of fields that the baseline can hold.
+
+    Parameters
+    ----------
+    fields : Fields
+    arch : Arch
+    has_swap : bool
+        Whether they have to fit a swap entry too.
+
+    Returns
+    -------
+    Fields
+        Of all subsets one with the most bits. Where no field fits, the widest,
+        cut to what there is.
+
+    Raises
+    ------
+    ValueError
+        If there is no bit at all.
+    """
+    room = len(arch.free)
+    if has_swap:
+        room = min(room, len(arch.swap.free))
+    shared = {}
+    chosen = set()
+    for name, width in fields.items():
+        if _owned(name, width, arch):
+            chosen.add(name)
+        else:
+            shared[name] = width
+    # Which sums of widths can be had, and by which fields.
+    sums: dict[int, tuple[str, ...]] = {0: ()}
+    for name, width in shared.items():
+        for total, names in list(sums.items()):
+            if total + width <= room:
+                sums.setdefault(total + width, (*names, name))
+    chosen.update(sums[max(sums)])
+    if chosen:
+        return Fields(**{n: width for n, width in fields.items() if n in chosen})
+    widest = max(fields, key=fields.__getitem__)
+    if not room:
+        raise ValueError(f"{arch.name} has no bit in a PTE for any of {fields!r}")
+    return Fields(**{widest: room})
+
+
+def _cpu(
+    name: str, operation: str, point: Point, nr_ptes: int, found: measure.Paired
+) -> Cpu:
+    return Cpu(
+        encoding=name,
+        operation=operation,
+        fraction=point.fraction,
+        placement=point.placement,
+        ratio=found.ratio,
+        low=found.low,
+        high=found.high,
+        baseline_ns=found.baseline_ns / nr_ptes,
+        pairs=found.pairs,
+        repeat=found.repeat,
+    )
+
+
+def sweep(
+    space: Space,
+    forms: Sequence[str],
+    fields: Fields,
+    points: Sequence[Point],
+    *,
+    seed: int = 0,
+    rounds: int = measure.ROUNDS,
+    budget_ns: int = measure.BUDGET_NS,
+    kind: str = "different",
+    progress: Progress | None = None,
+) -> Iterator[Row]:
+    """Compare encodings on one address space, row by row.
+
+    Parameters
+    ----------
+    space : Space
+    forms : sequence of str
+        See `form`. The baseline is measured whether it is named or not.
+    fields : Fields
+    points : sequence of Point
+    seed : int
+    rounds, budget_ns : int
+        See `measure.paired`.
+    kind : str
+        See `workload.words`.
+    progress : callable, optional
+        Called with the ratios measured, those there are to measure, and what
+        is measured next.
+
+    Yields
+    ------
+    Row
+        Subject and Bound; Refused where an encoding can't hold the fields; for
+        each point and encoding a Ram and then the operations' Cpu. Whoever
+        stops listening, or interrupts, has what was yielded so far.
+
+    Raises
+    ------
+    ValueError
+        If a form is none, or the baseline can hold no bit of the fields.
+    AssertionError
+        If an encoding does not do what was asked of it.
+    """
+    made = {text: form(text) for text in forms if text != BASELINE}
+    arch = arch_named(space.arch)
+    kept = fitting(fields, arch, space.has_swap)
+    lacks = lack(fields, arch, space.has_swap)
+    base_bare = space.bare(BASELINE, kept)
+    table_bytes = base_bare.memory().pte
+    yield Subject(
+        name=space.name,
+        sha256=space.sha256,
+        arch=space.arch,
+        nr_ptes=len(space.vpns),
+        nr_tables=len(base_bare.tables),
+        nr_huge=space.nr_huge,
+        present_bytes=space.present_bytes,
+        fields=dict(fields),
+        baseline_fields=dict(kept),
+        baseline_lacks=lacks,
+        words=kind,
+    )
+    yield Bound(
+        table_bytes=table_bytes,
+        near_bytes_per_s=measure.bandwidth(table_bytes),
+        far_bytes_per_s=measure.bandwidth(),
+    )
+    bare = {CONTROL: space.bare(BASELINE, kept)}
+    for text, encoding in made.items():
+        try:
+            bare[text] = space.bare(encoding, fields)
+        except ValueError as error:
+            yield Refused(text, str(error))
+    total = len(points) * len(bare) * len(OPERATIONS)
+    done = 0
+    for point in points:
+        ours, theirs = workloads(space, fields, kept, point, seed, kind)
+        base = Filled(base_bare, ours)
+        yield base.ram(BASELINE, point)
+        for text, table in bare.items():
+            try:
+                other = Filled(table, ours if text == CONTROL else theirs)
+            except ValueError as error:
+                yield Refused(text, f"{point}: {error}")
+                done += len(OPERATIONS)
+                continue
+            if text != CONTROL:
+                yield other.ram(text, point)
+            for operation, task in OPERATIONS.items():
+                if progress:
+                    progress(done, total, f"{point}: {text} {operation}")
+                found = measure.paired(
+                    task(base),
+                    task(other),
+                    rounds=rounds,
+                    budget_ns=budget_ns,
+                    seed=seed,
+                )
+                yield _cpu(text, operation, point, len(space.vpns), found)
+                done += 1
+    if progress:
+        progress(done, total, "done")

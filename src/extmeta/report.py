@@ -1,0 +1,501 @@
+"""Results as text and as JSON: pure functions of rows.
+
+A comparison's text is 100 columns wide, the baseline first, and needs no
+colour. Its JSON holds the rows and where they come from, so that the same text
+can be printed again.
+"""
+
+import dataclasses
+import io
+import json
+import math
+import textwrap
+from collections.abc import Iterable, Iterator, Sequence
+from types import UnionType
+from typing import Any, get_args, get_origin
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from extmeta.compare import BASELINE, CONTROL
+from extmeta.measure import Bound, Cpu, Ram, Refused, Row, Subject
+from extmeta.tasks import OPERATIONS
+from extmeta.workload import Point
+
+COLUMNS = 100
+
+# Points side by side in the table of RAM: what 100 columns hold.
+POINTS_ACROSS = 8
+
+# A ratio is marked where its interval reaches farther than this, or where the
+# baseline differs from itself by as much: three times what is usual on a shared
+# two-core guest.
+UNSTABLE = 0.10
+MARK = "?"
+
+FORMAT = "extmeta comparison 1"
+
+KINDS: dict[str, type] = {
+    kind.__name__: kind for kind in (Subject, Bound, Refused, Ram, Cpu)
+}
+
+# What `workload.words` calls kinds of words.
+WORDS = {
+    "one": "one word for all",
+    "byte": "random words of 8 bits",
+    "different": "words all different as far as their bits allow",
+}
+
+NOT_MODELLED = (
+    "Not in the model, and so in none of these numbers: the TLB and the hardware "
+    "walker, locks, references to struct page, write-protecting at fork, and the "
+    "kernel's page allocator (ours has its pages at hand, and zeroes only tables)."
+)
+
+
+# -- numbers ----------------------------------------------------------------
+
+
+def plain(text: str) -> str:
+    """Return text on one line, without what would steer a terminal."""
+    return "".join(char if char.isprintable() else "?" for char in text)
+
+
+def size(nbytes: float) -> str:
+    """Return bytes in binary units, as in "704 KiB"."""
+    for unit in ("B", "KiB", "MiB", "GiB", "TiB"):
+        if abs(nbytes) < 1024 or unit == "TiB":
+            break
+        nbytes /= 1024
+    digits = 1 if unit != "B" and abs(nbytes) < 9.95 else 0
+    return f"{nbytes:,.{digits}f} {unit}"
+
+
+def share(part: float, whole: float) -> str:
+    """Return a part of a whole in percent."""
+    if not whole:
+        return "-"
+    percent = 100 * part / whole
+    if percent and abs(percent) < 0.005:
+        return "<0.01%"
+    digits = 0 if percent == 0 or abs(percent) >= 99.5 else 1
+    if 0 < abs(percent) < 9.95:
+        digits = 2 if abs(percent) < 0.995 else 1
+    return f"{percent:,.{digits}f}%"
+
+
+def nanoseconds(ns: float) -> str:
+    """Return nanoseconds with about three digits, without the unit."""
+    digits = 2 if ns < 9.995 else 1 if ns < 99.95 else 0
+    return f"{ns:,.{digits}f}"
+
+
+def reach(row: Cpu) -> float:
+    """Return how far the interval reaches from the ratio, on its longer side."""
+    return max(row.high / row.ratio, row.ratio / row.low) - 1
+
+
+def ratio(row: Cpu, floor: Cpu | None) -> str:
+    """Return a ratio with its interval, marked if it is unstable.
+
+    Parameters
+    ----------
+    row : Cpu
+    floor : Cpu, optional
+        The same operation of the baseline against itself, at the same point.
+    """
+    value = row.ratio
+    if value < 0.01:
+        text = f"{value:.2g}"
+    else:
+        digits = 3 if value < 0.0995 else 2 if value < 9.995 else 1
+        text = f"{value:,.{digits if value < 99.95 else 0}f}"
+    percent = math.ceil(100 * reach(row))
+    text += f" ±{min(percent, 999)}%"
+    return text + (MARK if unstable(row, floor) else "")
+
+
+def unstable(row: Cpu, floor: Cpu | None) -> bool:
+    """Tell whether a ratio is not to be relied on."""
+    off = floor is not None and max(floor.ratio, 1 / floor.ratio) - 1 > UNSTABLE
+    return off or reach(row) > UNSTABLE
+
+
+# -- a comparison as text -----------------------------------------------------
+
+
+@dataclasses.dataclass
+class _Comparison:
+    """The rows of one subject, found by what they are about."""
+
+    subject: Subject
+    bound: Bound | None = None
+    refused: list[Refused] = dataclasses.field(default_factory=list)
+    ram: dict[tuple[Point, str], Ram] = dataclasses.field(default_factory=dict)
+    cpu: dict[tuple[Point, str, str], Cpu] = dataclasses.field(default_factory=dict)
+
+    @property
+    def points(self) -> list[Point]:
+        return list(dict.fromkeys(point for point, _encoding in self.ram))
+
+    @property
+    def encodings(self) -> list[str]:
+        names = [name for _point, name in self.ram]
+        names += [name for _point, name, _operation in self.cpu]
+        return [n for n in dict.fromkeys(names) if n not in (BASELINE, CONTROL)]
+
+    def extra(self, point: Point, encoding: str) -> int | None:
+        """Return the bytes an encoding holds beyond the baseline."""
+        base, row = self.ram.get((point, BASELINE)), self.ram.get((point, encoding))
+        return None if base is None or row is None else row.total - base.total
+
+
+def _comparisons(rows: Iterable[Row]) -> list[_Comparison]:
+    found: list[_Comparison] = []
+    for row in rows:
+        if isinstance(row, Subject):
+            found.append(_Comparison(row))
+        elif not found:
+            raise ValueError("rows before the subject they are about")
+        elif isinstance(row, Bound):
+            found[-1].bound = row
+        elif isinstance(row, Refused):
+            found[-1].refused.append(row)
+        elif isinstance(row, Ram):
+            found[-1].ram[Point(row.fraction, row.placement), row.encoding] = row
+        else:
+            point = Point(row.fraction, row.placement)
+            found[-1].cpu[point, row.encoding, row.operation] = row
+    return found
+
+
+def text(rows: Iterable[Row], provenance: dict[str, Any]) -> str:
+    """Return a comparison for people, 100 columns wide.
+
+    Parameters
+    ----------
+    rows : iterable of Row
+        As `compare.sweep` yields them; several sweeps one after the other.
+        What an interrupted one lacks is left out.
+    provenance : dict
+        See `measure.provenance`.
+
+    Raises
+    ------
+    ValueError
+        If the first row is no Subject.
+    """
+    parts: list[str] = []
+    for comparison in _comparisons(rows):
+        parts += [_head(comparison), *_ram(comparison), *_cpu(comparison)]
+        parts.append(_foot(comparison))
+    parts.append(_made(provenance))
+    return "\n\n".join(part for part in parts if part)
+
+
+def _head(c: _Comparison) -> str:
+    s = c.subject
+    base = next((row for (_p, name), row in c.ram.items() if name == BASELINE), None)
+    tables = "" if base is None else f", {size(base.total)} of page tables"
+    what = (
+        f"{plain(s.name)}: {s.nr_ptes:,} PTEs in {s.nr_tables:,} PTE tables "
+        f"({s.nr_ptes / s.nr_tables if s.nr_tables else 0:.0f} a table){tables}, "
+        f"{size(s.present_bytes)} present; {plain(s.arch)}"
+    )
+    lines = [
+        what,
+        f"Words of {_fields(s.fields)}, {WORDS.get(s.words, plain(s.words))}.",
+    ]
+    if s.baseline_lacks:
+        lines.append(
+            f"{BASELINE} can't hold them: {plain(s.baseline_lacks)}. As denominator it "
+            f"has {_fields(s.baseline_fields)}: the same PTEs flagged, their words cut "
+            "to that, none of them to 0."
+        )
+    lines += [f"{plain(r.encoding)} is left out: {plain(r.why)}." for r in c.refused]
+    return "\n".join(_wrapped(line, indent=2) for line in lines)
+
+
+def _fields(fields: dict[str, int]) -> str:
+    bits = sum(fields.values())
+    named = ", ".join(f"{plain(name)}={width}" for name, width in fields.items())
+    return f"{named} ({bits} bit{'s' if bits > 1 else ''})"
+
+
+def _wrapped(line: str, indent: int = 0) -> str:
+    return textwrap.fill(line, COLUMNS, subsequent_indent=" " * indent)
+
+
+def _render(table: Table) -> str:
+    # An environment of its own: COLUMNS or FORCE_COLOR must not change the text.
+    console = Console(
+        file=io.StringIO(),
+        width=COLUMNS,
+        color_system=None,
+        force_terminal=False,
+        highlight=False,
+        _environ={},
+    )
+    with console.capture() as captured:
+        console.print(table)
+    return "\n".join(line.rstrip() for line in captured.get().splitlines())
+
+
+def _table(first: str, columns: Sequence[str], name_width: int, width: int) -> Table:
+    table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0))
+    table.add_column(
+        Text(first), width=name_width, no_wrap=True, overflow="ellipsis", style=""
+    )
+    for column in columns:
+        table.add_column(Text(column), justify="right", width=width, no_wrap=True)
+    return table
+
+
+def _row(table: Table, name: str, cells: Iterable[str]) -> None:
+    table.add_row(Text(plain(name)), *(Text(cell) for cell in cells))
+
+
+def _ram(c: _Comparison) -> Iterator[str]:
+    for at in range(0, len(c.points), POINTS_ACROSS):
+        yield _ram_table(c, c.points[at : at + POINTS_ACROSS])
+
+
+def _ram_table(c: _Comparison, points: Sequence[Point]) -> str:
+    heads = [str(point).replace(" ", "\n") for point in points]
+    table = _table("RAM", heads, 17, 9)
+
+    def section(title: str, names: Sequence[str], cells: list[list[str]]) -> None:
+        _row(table, title, [])
+        for name, line in zip(names, cells, strict=True):
+            _row(table, f"  {name}", line)
+
+    base = [c.ram[point, BASELINE] for point in points]
+    _row(table, "PTEs flagged", [f"{row.flagged:,}" for row in base])
+    extra = {
+        name: [c.extra(point, name) for point in points]
+        for name in (BASELINE, *c.encodings)
+    }
+    rivals = list(extra)[1:]
+
+    def cells(name: str, show: Any) -> list[str]:
+        return [
+            "" if nbytes is None else show(nbytes, row)
+            for nbytes, row in zip(extra[name], base, strict=True)
+        ]
+
+    section(
+        "beside the tables",
+        list(extra),
+        [cells(name, lambda n, _row: size(n)) for name in extra],
+    )
+    section(
+        "% of page tables",
+        rivals,
+        [cells(name, lambda n, row: share(n, row.total)) for name in rivals],
+    )
+    section(
+        "% of present RAM",
+        rivals,
+        [
+            cells(name, lambda n, _row: share(n, c.subject.present_bytes))
+            for name in rivals
+        ],
+    )
+    section(
+        "bytes/flagged PTE",
+        rivals,
+        [
+            cells(
+                name,
+                lambda n, row: f"{n / row.flagged:,.1f}" if row.flagged else "-",
+            )
+            for name in rivals
+        ],
+    )
+    moved = {
+        name: [c.ram.get((point, name)) for point in points]
+        for name in rivals
+        if any(
+            row.repointings is not None
+            for (_point, of), row in c.ram.items()
+            if of == name
+        )
+    }
+    if moved:
+        section(
+            "tables re-pointed",
+            list(moved),
+            [
+                ["" if r is None else f"{r.repointings or 0:,}" for r in rows]
+                for rows in moved.values()
+            ],
+        )
+    return _render(table)
+
+
+def _cpu(c: _Comparison) -> Iterator[str]:
+    measured = {point for point, _encoding, _operation in c.cpu}
+    for point in c.points:
+        if point in measured:
+            yield _cpu_table(c, point)
+
+
+def _cpu_table(c: _Comparison, point: Point) -> str:
+    operations = list(OPERATIONS)
+    table = _table("", operations, 15, 11)
+    floor = {op: c.cpu.get((point, CONTROL, op)) for op in operations}
+    _row(
+        table,
+        f"{BASELINE}, ns/PTE",
+        [nanoseconds(row.baseline_ns) if row else "" for row in floor.values()],
+    )
+    if c.bound and c.subject.nr_ptes:
+        rate = c.bound.near_bytes_per_s or math.inf
+        bound = 1e9 * c.bound.table_bytes / rate / c.subject.nr_ptes
+        _row(
+            table,
+            "read bound, ns",
+            [nanoseconds(bound) if op == "scan" else "" for op in operations],
+        )
+    for name in (CONTROL, *c.encodings):
+        rows = [c.cpu.get((point, name, op)) for op in operations]
+        if any(rows):
+            _row(table, name, [ratio(r, floor[r.operation]) if r else "" for r in rows])
+    flagged = c.ram[point, BASELINE].flagged
+    title = (
+        f"CPU, {point}: {flagged:,} of {c.subject.nr_ptes:,} PTEs flagged; "
+        f"ratio to {BASELINE} and its interval"
+    )
+    return f"{title}\n{_render(table)}"
+
+
+def _foot(c: _Comparison) -> str:
+    lines = []
+    if c.cpu:
+        lines.append(
+            f"Ratios are of paired runs, median ± the longer side of the 95% interval; "
+            f"below 1 is faster than {BASELINE}. {CONTROL}: another table of it, the "
+            "noise floor."
+        )
+    if c.cpu and c.bound:
+        lines.append(
+            f"read bound: {size(c.bound.table_bytes)} of PTE tables at "
+            f"{size(c.bound.near_bytes_per_s)}/s, an array of that size being read "
+            f"again and again; one of 64 MiB: {size(c.bound.far_bytes_per_s)}/s."
+        )
+    marked = any(
+        unstable(row, c.cpu.get((point, CONTROL, operation)))
+        for (point, _encoding, operation), row in c.cpu.items()
+    )
+    if marked:
+        lines.append(
+            f"{MARK} unstable: the interval reaches more than {100 * UNSTABLE:.0f}% "
+            f"from the ratio, or {BASELINE} differs from itself by as much. Run it "
+            "again with nothing else running."
+        )
+    slack = max((row.slack for row in c.ram.values()), default=0)
+    if slack:
+        lines.append(
+            f"Room in pages of side memory for what comes next, up to {size(slack)}, is "
+            "not counted; the JSON has it."
+        )
+    huge = (
+        f"The {c.subject.nr_huge:,} huge pages here have no PTE and no word."
+        if c.subject.nr_huge
+        else "There are no huge pages here, which would have no word."
+    )
+    lines.append(f"{NOT_MODELLED} {huge}")
+    return "\n".join(_wrapped(line) for line in lines)
+
+
+def _made(provenance: dict[str, Any]) -> str:
+    p = {key: plain(str(value)) for key, value in provenance.items()}
+    commit = f" ({p['commit']})" if p.get("commit") else ""
+    line = (
+        f"extmeta {p.get('extmeta')}{commit}, Linux {p.get('kernel')}, {p.get('cpu')}, "
+        f"{p.get('cpus')} CPUs, Python {p.get('python')}, numpy {p.get('numpy')}, "
+        f"seed {p.get('seed')}, {p.get('date')}"
+    )
+    return _wrapped(line)
+
+
+# -- a comparison as JSON -----------------------------------------------------
+
+
+def to_json(
+    rows: Iterable[Row], provenance: dict[str, Any], complete: bool = True
+) -> str:
+    """Return rows and their provenance as JSON, bytes and ns as they are.
+
+    Parameters
+    ----------
+    rows : iterable of Row
+    provenance : dict
+    complete : bool
+        False if the sweep was interrupted.
+    """
+    document = {
+        "format": FORMAT,
+        "complete": complete,
+        "provenance": provenance,
+        "rows": [
+            {"row": type(row).__name__, **dataclasses.asdict(row)} for row in rows
+        ],
+    }
+    return json.dumps(document, indent=1)
+
+
+def from_json(document: str) -> tuple[list[Row], dict[str, Any]]:
+    """Return the rows and the provenance that `to_json` wrote.
+
+    Raises
+    ------
+    ValueError
+        If it is no such JSON, with the value that is wrong.
+    """
+    try:
+        found = json.loads(document)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"not JSON: {error}") from None
+    if not isinstance(found, dict) or found.get("format") != FORMAT:
+        raise ValueError(f"not an {FORMAT}")
+    match found:
+        case {"provenance": dict(provenance), "rows": list(raw)}:
+            rows = [_read_row(number, row) for number, row in enumerate(raw)]
+        case _:
+            raise ValueError("it lacks rows or their provenance")
+    _comparisons(rows)
+    return rows, provenance
+
+
+def _read_row(number: int, found: Any) -> Row:
+    kind = KINDS.get(str(found.get("row"))) if isinstance(found, dict) else None
+    if kind is None:
+        raise ValueError(f"row {number} is of no known kind")
+    values = {}
+    for field in dataclasses.fields(kind):
+        value = found.get(field.name)
+        if not _fits(value, field.type):
+            raise ValueError(
+                f"row {number}, a {kind.__name__}: {field.name} is {value!r}"
+            )
+        values[field.name] = value
+    row: Row = kind(**values)
+    return row
+
+
+def _fits(value: Any, kind: Any) -> bool:
+    """Tell whether a value out of JSON can be a row's: numbers finite, none below
+    0, and ratios above it."""
+    if isinstance(kind, UnionType):
+        return any(_fits(value, each) for each in get_args(kind))
+    if get_origin(kind) is dict:
+        return isinstance(value, dict) and all(_fits(v, int) for v in value.values())
+    if isinstance(value, bool):
+        return False
+    if kind is float:
+        return isinstance(value, int | float) and 0 <= value < math.inf
+    if kind is int:
+        return isinstance(value, int) and 0 <= value < 1 << 64
+    return isinstance(value, kind)

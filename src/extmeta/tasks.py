@@ -1,0 +1,298 @@
+"""The operations that are compared, each as a task to be timed.
+
+All of them are on every PTE of an address space:
+
+load    the words of an ascending uint64 array of the vpns that have a PTE
+store   of such an array, each PTE's word, into a table that has none
+update  set one bit of every word, over the range from first to last vpn: what
+        write-protecting does to a tracker's bit
+clear   clear one bit of every word, over that range: what clear_refs does
+scan    that range for the words that have this bit
+fork    a second page table with equal content; freeing it is not timed
+unmap   that range
+
+A table that an operation changes is put back after each run, untimed: emptied
+of all words, then given them again. So every run finds the side memory in the
+form that the words give it, and made of pages that this process has touched
+before, as a kernel's are.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from extmeta.fields import Fields
+from extmeta.measure import Ram, Task
+from extmeta.pagetable import PageTable
+from extmeta.workload import (
+    U64,
+    Point,
+    Space,
+    core_bits,
+    cut,
+    flags,
+    lanes_of,
+    words,
+)
+
+
+@dataclass(frozen=True, eq=False)
+class Workload:
+    """The words of one point, for one set of fields.
+
+    Attributes
+    ----------
+    space : Space
+    fields : Fields
+    words : (n,) or (n, lanes) uint64 ndarray
+        One for each of ``space.vpns``; 0 where the PTE is not flagged.
+    flagged_vpns, flagged_words : (k,), (k,) or (k, lanes) uint64 ndarray
+        The flagged PTEs alone.
+    set_bit, clear_bit : int
+        Masks of the bit that update sets, and that clear clears and scan looks
+        for: the lowest of the first and of the last field of the baseline.
+    """
+
+    space: Space
+    fields: Fields
+    words: U64
+    flagged_vpns: U64
+    flagged_words: U64
+    set_bit: int
+    clear_bit: int
+
+    def lanes(self, mask: int) -> U64:
+        """Return a mask in the shape of a word."""
+        lanes = lanes_of(mask, self.words.size // len(self.words))
+        return lanes if self.words.ndim > 1 else lanes[0]
+
+    def having(self, mask: int) -> U64:
+        """Return the vpns whose word has all bits of ``mask``."""
+        wanted = self.lanes(mask)
+        has = (self.words & wanted) == wanted
+        return self.space.vpns[has if has.ndim == 1 else has.all(axis=1)]
+
+
+def workloads(
+    space: Space, fields: Fields, kept: Fields, point: Point, seed: int, kind: str
+) -> tuple[Workload, Workload]:
+    """Return the words of a point: the baseline's, and those of all others.
+
+    Both flag the same PTEs, and of both the same words have the bits that
+    operations set, clear and look for.
+
+    Parameters
+    ----------
+    space : Space
+    fields : Fields
+        Of the words.
+    kept : Fields
+        What the baseline has of them.
+    point : Point
+    seed : int
+    kind : str
+        See `workload.words`.
+    """
+    flagged = flags(space.vpns, point, seed)
+    core = core_bits(fields, kept)
+    drawn = words(int(flagged.sum()), fields, core, kind, seed=seed + 1)
+    first, last = next(iter(kept)), list(kept)[-1]
+
+    def of(held: Fields, some: U64) -> Workload:
+        full = np.zeros((len(flagged), *some.shape[1:]), np.uint64)
+        full[flagged] = some
+        return Workload(
+            space=space,
+            fields=held,
+            words=full,
+            flagged_vpns=space.vpns[flagged],
+            flagged_words=some,
+            set_bit=1 << held.shift(first),
+            clear_bit=1 << held.shift(last),
+        )
+
+    return of(kept, cut(drawn, fields, kept)), of(fields, drawn)
+
+
+class Filled:
+    """One encoding's page table at one point.
+
+    Parameters
+    ----------
+    bare : PageTable
+        The space's PTEs in this encoding, without a word; not changed.
+    load : Workload
+
+    Attributes
+    ----------
+    table : PageTable
+        With the words. Operations leave it as it is.
+
+    Raises
+    ------
+    ValueError
+        If the encoding can't hold a word, as in a swap entry.
+    """
+
+    def __init__(self, bare: PageTable, load: Workload) -> None:
+        self.bare = bare
+        self.load = load
+        self.table = self.copy()
+
+    def copy(self) -> PageTable:
+        """Return a table of the same content that shares no memory with this."""
+        # Not a fork of the filled one: that may share its words until written.
+        copy = self.bare.fork()
+        self.fill(copy)
+        return copy
+
+    def fill(self, table: PageTable) -> None:
+        """Store the words in a table that has none."""
+        # Of the flagged PTEs only, so that no other asks for memory.
+        table.store(self.load.flagged_vpns, self.load.flagged_words)
+
+    def empty(self, table: PageTable) -> None:
+        """Take all words from a copy."""
+        table.update(self.load.space.range, clear=(1 << self.load.fields.bits) - 1)
+
+    def refill(self, table: PageTable) -> None:
+        """Put a copy back as it was made."""
+        # Emptied first: side memory that grew is not to stay as it is.
+        self.empty(table)
+        self.fill(table)
+
+    def ram(self, encoding: str, point: Point) -> Ram:
+        """Return what the table holds."""
+        held = self.table.memory()
+        return Ram(
+            encoding=encoding,
+            fraction=point.fraction,
+            placement=point.placement,
+            flagged=int(self.table.flagged(self.load.space.vpns).sum()),
+            upper=held.upper,
+            pte=held.pte,
+            side=held.side,
+            index=held.index,
+            slack=held.slack,
+            repointings=self._repointings(),
+        )
+
+    def _repointings(self) -> int | None:
+        if getattr(self.table.encoding, "when", "needed") != "needed":
+            return None
+        return getattr(self.table.encoding, "repointings", None)
+
+
+def _must_have(table: PageTable, vpns: U64, expected: U64) -> None:
+    found = table.load(vpns)
+    assert np.array_equal(found, expected), "words differ from what was stored"
+
+
+def load(f: Filled) -> Task:
+    """Load every word, by an ascending uint64 array of vpns."""
+    vpns, expected = f.load.space.vpns, f.load.words
+
+    def check(_state: U64, found: U64) -> None:
+        assert np.array_equal(found, expected), "words differ from what was stored"
+
+    return Task(lambda: vpns, f.table.load, check)
+
+
+def store(f: Filled) -> Task:
+    """Store every word, by such an array, in a table without one."""
+    vpns, new = f.load.space.vpns, f.load.words
+    table = f.bare.fork()
+    return Task(
+        lambda: table,
+        lambda table: table.store(vpns, new),
+        lambda table, _result: _must_have(table, vpns, new),
+        f.empty,
+        each=True,
+    )
+
+
+def update(f: Filled) -> Task:
+    """Set a bit of every word, over the range."""
+    vpns, span, bit = f.load.space.vpns, f.load.space.range, f.load.set_bit
+    expected = f.load.words | f.load.lanes(bit)
+    table = f.copy()
+    return Task(
+        lambda: table,
+        lambda table: table.update(span, set=bit),
+        lambda table, _result: _must_have(table, vpns, expected),
+        f.refill,
+        each=True,
+    )
+
+
+def clear(f: Filled) -> Task:
+    """Clear a bit of every word, over the range."""
+    vpns, span, bit = f.load.space.vpns, f.load.space.range, f.load.clear_bit
+    expected = f.load.words & ~f.load.lanes(bit)
+    table = f.copy()
+    return Task(
+        lambda: table,
+        lambda table: table.update(span, clear=bit),
+        lambda table, _result: _must_have(table, vpns, expected),
+        f.refill,
+        each=True,
+    )
+
+
+def scan(f: Filled) -> Task:
+    """Find the words that have a bit, over the range."""
+    span, bit = f.load.space.range, f.load.clear_bit
+    expected = f.load.having(bit)
+
+    def check(_table: PageTable, found: U64) -> None:
+        assert np.array_equal(found, expected), "other vpns than those that match"
+
+    return Task(
+        lambda: f.table,
+        lambda table: table.scan(span.start, span.stop, bit, bit),
+        check,
+    )
+
+
+def fork(f: Filled) -> Task:
+    """Fork; the child is freed afterwards, untimed."""
+    vpns, expected, table = f.load.space.vpns, f.load.words, f.table
+
+    def check(children: list[PageTable], _result: None) -> None:
+        (child,) = children
+        assert len(child) == len(table), "the child lacks PTEs"
+        _must_have(child, vpns, expected)
+
+    return Task(
+        list,
+        lambda children: children.append(table.fork()),
+        check,
+        list.clear,
+        each=True,
+    )
+
+
+def unmap(f: Filled) -> Task:
+    """Unmap the range, of a copy that owns its words."""
+    span = f.load.space.range
+    count = span.stop - span.start
+
+    def check(table: PageTable, _result: None) -> None:
+        held = table.memory()
+        assert len(table) == 0, "PTEs are left"
+        assert held.side == held.index == held.pte == 0, f"memory is left: {held}"
+
+    return Task(f.copy, lambda table: table.unmap(span.start, count), check, each=True)
+
+
+# In the order of the report.
+OPERATIONS: dict[str, Callable[[Filled], Task]] = {
+    "load": load,
+    "store": store,
+    "update": update,
+    "clear": clear,
+    "scan": scan,
+    "fork": fork,
+    "unmap": unmap,
+}

@@ -1,0 +1,32 @@
+"""Speed promises, held by instruction counts: they repeat to the digit."""
+
+import importlib.util
+import shutil
+from pathlib import Path
+
+import pytest
+
+SCRIPT = Path(__file__).parents[1] / "benchmarks" / "instructions.py"
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not shutil.which("valgrind"), reason="needs valgrind"),
+]
+
+
+@pytest.fixture(scope="module")
+def count():
+    spec = importlib.util.spec_from_file_location("instructions", SCRIPT)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.count
+
+
+def test_a_table_without_words_costs_no_more_than_in_pte_bits(count):
+    baseline = count("inpte", 0.0)
+    # `scan` alone has Python in it, whose dicts are not laid out alike each time.
+    again = count("inpte", 0.0)
+    assert {**again, "scan": 0} == {**baseline, "scan": 0}
+    linked = count("linked", 0.0)
+    for operation, instructions in linked.items():
+        assert instructions <= 1.05 * baseline[operation], operation
