@@ -72,8 +72,10 @@ def count(encoding: str, fraction: float) -> dict[str, int]:
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "callgrind.out"
         subprocess.run(
-            ["valgrind", "--tool=callgrind", f"--callgrind-out-file={out}", "-q"]
-            + [sys.executable, __file__, "--work", encoding, str(fraction)],
+            [
+                *("valgrind", "-q", "--tool=callgrind", f"--callgrind-out-file={out}"),
+                *(sys.executable, __file__, "--work", encoding, str(fraction)),
+            ],
             check=True,
             capture_output=True,
             env=os.environ | ENVIRONMENT,

@@ -46,6 +46,16 @@ def test_forms_of_vpns(table, vpns):
     assert table.flagged(vpns).dtype == np.bool_
 
 
+@pytest.mark.parametrize(
+    "vpns", [[300, 305, 302], [300, 300, 302], [511, 512, 513], [510, 700, 512], [1023]]
+)
+def test_arrays_that_look_like_a_range(table, vpns):
+    table.store(vpns, range(1, len(vpns) + 1))
+    expected = dict(zip(vpns, range(1, len(vpns) + 1), strict=True))
+    assert table.load(vpns).tolist() == [expected[v] for v in vpns]
+    assert not table.flagged([301, 303, 304, 509, 701]).any()
+
+
 def test_ranges_with_a_step(table):
     table.store(range(304, 298, -2), [1, 2, 3])
     assert table.load([300, 302, 304]).tolist() == [3, 2, 1]

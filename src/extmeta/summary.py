@@ -134,11 +134,14 @@ def text(s: Summary) -> str:
     count = sum(v.count for v in s.vmas)
     nbytes = sum(v.nbytes for v in s.vmas)
     tables = ", ".join(f"{n:,} {level.upper()}" for level, n in s.tables.items() if n)
+    kinds = (
+        f"{s.present:,} present, {s.swapped:,} swapped, {s.markers:,} markers; "
+        f"{size(s.present * PAGE_BYTES)} present"
+    )
     lines = [
         f"{plain(s.name)}: {plain(s.comm)}, Linux {plain(s.kernel)}",
         f"  VMAs      {count:,}, {size(nbytes)} of address space",
-        f"  entries   {entries:,}: {s.present:,} present, {s.swapped:,} swapped, "
-        f"{s.markers:,} markers; {size(s.present * PAGE_BYTES)} present",
+        f"  entries   {entries:,}: {kinds}",
         f"  leaves    {s.leaves:,} of 2 MiB, without a PTE table",
         f"  tables    {tables or 'none'}, and the root",
         f"  VmPTE     {size(s.vmpte_bytes)}, {s.empty_tables:,} of its tables empty",

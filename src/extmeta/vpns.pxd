@@ -22,6 +22,19 @@ cdef inline Py_ssize_t entry_at(
 cdef inline uint64_t vpn_at(const Span* s, Py_ssize_t i) noexcept nogil:
     return s.vpns[i] if s.vpns else s.first + <uint64_t>i
 
+cdef inline bint consecutive(const uint64_t* vpns, Py_ssize_t n) noexcept nogil:
+    """Return whether the n vpns are a range."""
+    cdef uint64_t first = vpns[0]
+    cdef uint64_t differ = 0
+    cdef Py_ssize_t i
+    # The last one tells of nearly all that are none.
+    if vpns[n - 1] != first + <uint64_t>(n - 1):
+        return False
+    for i in range(n):
+        differ |= vpns[i] ^ (first + <uint64_t>i)
+    return differ == 0
+
+
 cdef inline Py_ssize_t next_run(
         const Span* s, Py_ssize_t at, int table_bits, Run* r) noexcept nogil:
     """Fill ``r`` with the entries from ``at`` on that share a PTE table.
@@ -30,12 +43,18 @@ cdef inline Py_ssize_t next_run(
     """
     cdef uint64_t vpn = vpn_at(s, at)
     cdef Py_ssize_t entries = <Py_ssize_t>1 << table_bits
-    cdef Py_ssize_t i
+    cdef Py_ssize_t i, n
     r.first = <Py_ssize_t>(vpn & <uint64_t>(entries - 1))
     if s.vpns is NULL:
         r.vpns = NULL
         r.n = min(entries - r.first, s.n - at)
         return r.n
+    n = min(entries - r.first, s.n - at)
+    if consecutive(s.vpns + at, n):
+        # As good as a range, and faster.
+        r.vpns = NULL
+        r.n = n
+        return n
     i = at + 1
     while i < s.n and s.vpns[i] >> table_bits == vpn >> table_bits:
         i += 1
