@@ -9,15 +9,14 @@ stdout has gone.
 import argparse
 import contextlib
 import os
-import shlex
 import signal
-import stat
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from importlib import metadata
-from typing import NoReturn
+from typing import NamedTuple, NoReturn
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from extmeta import compare, measure, report, summary, workload
@@ -38,11 +37,15 @@ CANNOT_WRITE = 1
 INTERRUPTED = 128 + signal.SIGINT
 PIPE_CLOSED = 128 + signal.SIGPIPE
 
-Report = Callable[[int, int, str], None]
+Shown = Callable[[int, int, str], None]
 
 
 class BadInputError(Exception):
     """What the user gave can't be used; the message is one line."""
+
+
+class CannotWriteError(Exception):
+    """A result has no place; the message is one line."""
 
 
 class Parser(argparse.ArgumentParser):
@@ -128,120 +131,376 @@ def count_of(text: str) -> int:
     return int(text)
 
 
-def read(path: str) -> Capture:
-    """Read a capture file.
+def capture_of(given: str) -> tuple[Capture, str]:
+    """Return the capture in a file, or a shipped one, and its name.
 
     Raises
     ------
     BadInputError
         If there is none, or it is damaged.
     """
+    path = given
+    if given in shipped() and not os.path.exists(given):
+        path = str(shipped()[given])
     try:
-        return load_capture(path)
+        return load_capture(path), os.path.basename(given)
     except CaptureError as error:
         raise BadInputError(str(error)) from None
     except OSError as error:
         raise BadInputError(f"{path}: {error.strerror}") from None
 
 
+def captured(pid: int, stop: bool) -> Capture:
+    """Capture a process, with progress.
+
+    Raises
+    ------
+    BadInputError
+        If that can't be.
+    """
+    with progress() as shown:
+
+        def reading(done: int, total: int) -> None:
+            shown(done, total, f"process {pid}: bytes of pagemap")
+
+        try:
+            return capture(pid, stop=stop, progress=reading)
+        except ValueError as error:
+            raise BadInputError(str(error)) from None
+
+
 def space_of(given: str) -> Space:
-    """Return the address space of a file, a shipped capture, or a process."""
-    if given in shipped() and not os.path.exists(given):
-        found, name = read(str(shipped()[given])), given
-    elif given.isascii() and given.isdigit() and not os.path.exists(given):
-        found = _captured(int(given))
-        name = f"process {given} ({found.comm})"
+    """Return the address space of a file, a shipped capture, or a process.
+
+    Raises
+    ------
+    BadInputError
+    """
+    if given.isascii() and given.isdigit() and not os.path.exists(given):
+        found = captured(int(given), stop=False)
+        name = f"process {given}, {found.comm}"
     else:
-        found, name = read(given), os.path.basename(given)
+        found, name = capture_of(given)
     try:
         return workload.captured(found, name)
     except CaptureError as error:
         raise BadInputError(str(error)) from None
 
 
-def _captured(pid: int, stop: bool = False) -> Capture:
-    with _progress() as shown:
-        try:
-            return capture(
-                pid,
-                stop=stop,
-                progress=lambda done, total: shown(
-                    done, total, f"process {pid}: reading pagemap"
-                ),
-            )
-        except (CaptureError, ValueError, OverflowError) as error:
-            raise BadInputError(str(error)) from None
-
-
 # -- where results go ----------------------------------------------------------
 
 
 @contextlib.contextmanager
-def _progress() -> Iterator[Report]:
+def progress() -> Iterator[Shown]:
     """Give a callable (done, total, what): on a terminal a bar, else lines."""
     console = Console(stderr=True)
     if not console.is_terminal:
-        seen = ""
-
-        def line(done: int, total: int, what: str) -> None:
-            nonlocal seen
-            # What precedes the colon: the rest changes too often for lines.
-            if what.partition(":")[0] != seen:
-                seen = what.partition(":")[0]
-                print(f"extmeta: {done} of {total}, {report.plain(seen)}", end="\n",
-                      file=sys.stderr, flush=True)
-
-        yield line
+        yield _lines()
         return
     columns = (BarColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
     # No thread that draws meanwhile: it would be measured.
-    with Progress(
-        *columns, console=console, auto_refresh=False, transient=True
-    ) as bar:
+    with Progress(*columns, console=console, auto_refresh=False, transient=True) as bar:
         task = bar.add_task("")
 
         def drawn(done: int, total: int, what: str) -> None:
-            text = report.plain(what).replace("[", "\\[")
+            text = escape(report.plain(what))
             bar.update(task, completed=done, total=total, description=text)
             bar.refresh()
 
         yield drawn
 
 
-def _writable(path: str, force: bool = True) -> None:
-    """Refuse a path that can't be written, before anything is measured.
+def _lines() -> Shown:
+    last = ""
+
+    def shown(done: int, total: int, what: str) -> None:
+        nonlocal last
+        # What precedes the colon: the rest changes too often for lines.
+        stage = report.plain(what.partition(":")[0])
+        if stage != last:
+            last = stage
+            print(f"{done:,} of {total:,}: {stage}", file=sys.stderr, flush=True)
+
+    return shown
+
+
+def say(text: str) -> None:
+    """Print a result."""
+    encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
+    try:
+        text.encode(encoding)
+    except UnicodeEncodeError:
+        text = text.replace("±", "+-").encode(encoding, "replace").decode(encoding)
+    print(text)
+
+
+def must_be_writable(path: str, force: bool = True) -> None:
+    """Refuse an output file before anything is measured for it.
 
     Raises
     ------
     BadInputError
+        If it can't be written, or is there and not to be replaced.
     """
     folder = os.path.dirname(os.path.realpath(path))
     if os.path.isdir(path):
         raise BadInputError(f"{path}: is a directory")
     if not os.path.isdir(folder):
         raise BadInputError(f"{path}: there is no directory {folder}")
-    if os.path.lexists(path) and stat.S_ISREG(os.lstat(path).st_mode) and not force:
+    if os.path.isfile(path) and not force:
         raise BadInputError(f"{path}: exists; --force replaces it")
     if not os.access(path if os.path.exists(path) else folder, os.W_OK):
         raise BadInputError(f"{path}: permission denied")
 
 
-def _write(path: str, text: str) -> None:
-    """Write a text file, all of it or nothing."""
-    if not stat.S_ISREG(os.stat(path).st_mode) if os.path.exists(path) else False:
-        with open(path, "w") as file:
-            file.write(text)
-        return
+def write(path: str, text: str) -> None:
+    """Write a text file, all of it or nothing.
+
+    Raises
+    ------
+    CannotWriteError
+    """
+    path = os.path.realpath(path)
     draft = f"{path}.{os.getpid()}.tmp"
+    if os.path.exists(path) and not os.path.isfile(path):
+        # A device or a pipe takes the text; it must not be replaced.
+        draft = path
     try:
-        with open(draft, "x") as file:
+        with open(draft, "w") as file:
             file.write(text)
-        os.replace(draft, path)
-    except BaseException:
+        if draft != path:
+            os.replace(draft, path)
+    except OSError as error:
+        if draft != path:
+            with contextlib.suppress(OSError):
+                os.unlink(draft)
+        raise CannotWriteError(f"{path}: {error.strerror}") from None
+
+
+# -- the verbs -------------------------------------------------------------------
+
+
+def compare_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add what `compare` takes."""
+    add = parser.add_argument
+    add(
+        "what",
+        nargs="*",
+        metavar="CAPTURE|PID",
+        help="a capture's file or shipped name, or a process; default: "
+        f"{next(iter(shipped()))}, of {', '.join(shipped())}",
+    )
+    add(
+        "--encodings",
+        type=_refusing(forms_of),
+        metavar="A,B",
+        help=f"names, or linked:BITS; default: {','.join(compare.default_forms())}",
+    )
+    add(
+        "--fields",
+        type=_refusing(fields_of),
+        default=DEFAULT_FIELDS,
+        metavar="NAME=BITS,...",
+        help="the parts of a word; default: %(default)s",
+    )
+    add(
+        "--fractions",
+        type=_refusing(fractions_of),
+        metavar="0,0.01",
+        help=f"of PTEs flagged; default: {DEFAULT_FRACTIONS}",
+    )
+    add(
+        "--placement",
+        type=_refusing(placements_of),
+        metavar="random,...",
+        help=f"how they lie; default: {','.join(workload.PLACEMENTS)}",
+    )
+    add("--quick", action="store_true", help="fewer points, fewer pairs")
+    add("--seed", type=_refusing(count_of), default=0, help="default: 0")
+    add(
+        "--json",
+        metavar="FILE|-",
+        help="write rows and provenance there; - is stdout, without the text",
+    )
+    add("--from", dest="stored", metavar="FILE", help="print what --json has written")
+
+
+def run_compare(args: argparse.Namespace) -> int:
+    """Print what each encoding costs, in RAM and CPU."""
+    if args.json not in (None, "-"):
+        must_be_writable(args.json)
+    if args.stored:
+        if args.what:
+            raise BadInputError(f"--from {args.stored} and {args.what[0]}: one of them")
+        rows, provenance = _stored(args.stored)
+        _result(rows, provenance, args.json, complete=True)
+        return 0
+    quick = args.quick
+    fractions = args.fractions or fractions_of(
+        QUICK_FRACTIONS if quick else DEFAULT_FRACTIONS
+    )
+    placements = args.placement or placements_of(
+        QUICK_PLACEMENT if quick else ",".join(workload.PLACEMENTS)
+    )
+    spaces = [space_of(what) for what in args.what or [next(iter(shipped()))]]
+    rows = []
+    complete = False
+    with contextlib.suppress(KeyboardInterrupt), progress() as shown:
+        for space in spaces:
+            sweep = compare.sweep(
+                space,
+                args.encodings or compare.default_forms(),
+                args.fields,
+                workload.points(fractions, placements),
+                seed=args.seed,
+                rounds=measure.QUICK_ROUNDS if quick else measure.ROUNDS,
+                budget_ns=measure.QUICK_BUDGET_NS if quick else measure.BUDGET_NS,
+                progress=shown,
+            )
+            # One by one: what is there when interrupted is kept.
+            for row in sweep:
+                rows.append(row)
+        complete = True
+    if rows:
+        provenance = measure.provenance(args.command, args.seed)
+        _result(rows, provenance, args.json, complete)
+    if not complete:
+        print("extmeta compare: interrupted; this is not all", file=sys.stderr)
+        return INTERRUPTED
+    return 0
+
+
+def _stored(path: str) -> tuple[list[Row], dict[str, object]]:
+    try:
+        with open(path, encoding="utf-8") as file:
+            return report.from_json(file.read())
+    except OSError as error:
+        raise BadInputError(f"{path}: {error.strerror}") from None
+    except ValueError as error:
+        raise BadInputError(f"{path}: {error}") from None
+
+
+def _result(
+    rows: list[Row], provenance: dict[str, object], path: str | None, complete: bool
+) -> None:
+    if path != "-":
+        say(report.text(rows, provenance))
+    if path:
+        document = report.to_json(rows, provenance, complete)
+        say(document) if path == "-" else write(path, document + "\n")
+
+
+def capture_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add what `capture` takes."""
+    add = parser.add_argument
+    add("pid", type=_refusing(count_of), metavar="PID")
+    add("-o", "--output", required=True, metavar="FILE", help="an .npz, named in full")
+    add("--pfns", action="store_true", help="keep page frame numbers (needs root)")
+    add("--stop", action="store_true", help="hold the process by SIGSTOP meanwhile")
+    add("--force", action="store_true", help="replace FILE if it is there")
+
+
+def run_capture(args: argparse.Namespace) -> int:
+    """Write a process's page tables to a file."""
+    must_be_writable(args.output, args.force)
+    found = captured(args.pid, args.stop)
+    try:
+        found.save(args.output, pfns=args.pfns)
+    except OSError as error:
+        raise CannotWriteError(f"{args.output}: {error.strerror}") from None
+    say(f"{args.output}: {report.plain(repr(found)[1:-1])}")
+    if not found.settled:
+        print(
+            f"extmeta capture: process {args.pid} changed while it was read; "
+            "--stop holds it",
+            file=sys.stderr,
+        )
+    return 0
+
+
+def info_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add what `info` takes."""
+    parser.add_argument("file", metavar="FILE", help="a capture, or a shipped name")
+    parser.add_argument("--json", action="store_true", help="as JSON")
+
+
+def run_info(args: argparse.Namespace) -> int:
+    """Print what a capture holds."""
+    found = summary.summary(*capture_of(args.file))
+    say(summary.to_json(found) if args.json else summary.text(found))
+    return 0
+
+
+class Verb(NamedTuple):
+    """One command: a line of help, its arguments, what it does."""
+
+    help: str
+    add_arguments: Callable[[argparse.ArgumentParser], None]
+    run: Callable[[argparse.Namespace], int]
+
+
+VERBS = {
+    "compare": Verb(
+        "what each encoding costs in RAM and CPU", compare_arguments, run_compare
+    ),
+    "capture": Verb(
+        "write a process's page tables to a file", capture_arguments, run_capture
+    ),
+    "info": Verb("what a capture holds", info_arguments, run_info),
+}
+
+
+def _parser() -> Parser:
+    parser = Parser(
+        prog="extmeta", description="Metadata words beside page-table entries."
+    )
+    version = f"extmeta {metadata.version('extmeta')}"
+    parser.add_argument("--version", action="version", version=version)
+    verbs = parser.add_subparsers(dest="verb", metavar="|".join(VERBS), required=True)
+    for name, verb in VERBS.items():
+        added = verbs.add_parser(
+            name, help=verb.help, description=verb.run.__doc__, allow_abbrev=False
+        )
+        verb.add_arguments(added)
+        added.set_defaults(run=verb.run)
+    return parser
+
+
+def _run(argv: Sequence[str]) -> int:
+    try:
+        args = _parser().parse_args(argv)
+    except SystemExit as exit:
+        return int(exit.code or 0)
+    args.command = ["extmeta", *argv]
+    try:
+        status: int = args.run(args)
+    except (BadInputError, CannotWriteError, MemoryError) as error:
+        why = report.plain(str(error)) or "out of memory"
+        print(f"extmeta {args.verb}: {why}", file=sys.stderr)
+        return BAD_INPUT if isinstance(error, BadInputError) else CANNOT_WRITE
+    return status
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command and return its exit status.
+
+    Parameters
+    ----------
+    argv : sequence of str, optional
+        By default the process's own.
+    """
+    try:
+        status = _run(sys.argv[1:] if argv is None else argv)
+        if sys.stdout:
+            sys.stdout.flush()
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except OSError as error:
+        # Of stdout: nobody reads it any more, or its disk is full.
         with contextlib.suppress(OSError):
-            os.unlink(draft)
-        raise
-
-
-def _command(argv: Sequence[str]) -> list[str]:
-    return ["extmeta", *argv]
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if isinstance(error, BrokenPipeError):
+            return PIPE_CLOSED
+        print(f"extmeta: stdout: {error.strerror}", file=sys.stderr)
+        return CANNOT_WRITE
+    return status

@@ -248,7 +248,7 @@ def sweep(
                 yield other.ram(text, point)
             for operation, task in OPERATIONS.items():
                 if progress:
-                    progress(done, total, f"{point}: {text} {operation}")
+                    progress(done, total, f"{point} flagged: {text} {operation}")
                 found = measure.paired(
                     task(base),
                     task(other),

@@ -55,6 +55,8 @@ CONFIDENCE = 0.95
 # Well above the L2 caches there are (4 MiB); a page table that is smaller may
 # be read faster than this says, hence the size is a parameter.
 BANDWIDTH_BYTES = 64 << 20
+# Below, numpy's call (2 us) is no longer small beside the reading.
+LEAST_BANDWIDTH_BYTES = 1 << 20
 BANDWIDTH_ROUNDS = 9
 
 GIT_SECONDS = 5.0
@@ -104,7 +106,7 @@ class Bound:
     table_bytes : int
         PTE tables, all of which a scan has to read.
     near_bytes_per_s : float
-        Of an array of that size, read again and again.
+        Of an array of that size, read again and again; of 1 MiB at least.
     far_bytes_per_s : float
         Of an array of `BANDWIDTH_BYTES`.
     """
@@ -383,11 +385,12 @@ def bandwidth(
     Parameters
     ----------
     nbytes : int
-        Size of the array; its pages are touched before.
+        Size of the array, raised to `LEAST_BANDWIDTH_BYTES`; its pages are
+        touched before.
     rounds : int
     clock : callable
     """
-    array = np.arange(max(1, nbytes // 8), dtype=np.uint64)
+    array = np.arange(max(nbytes, LEAST_BANDWIDTH_BYTES) // 8, dtype=np.uint64)
     task = Task(
         ready=lambda: array,
         run=np.max,

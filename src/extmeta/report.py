@@ -25,8 +25,9 @@ from extmeta.workload import Point
 
 COLUMNS = 100
 
-# Points side by side in the table of RAM: what 100 columns hold.
+# Side by side in the tables of RAM and CPU: what 100 columns hold.
 POINTS_ACROSS = 8
+OPERATIONS_ACROSS = 7
 
 # A ratio is marked where its interval reaches farther than this, or where the
 # baseline differs from itself by as much: three times what is usual on a shared
@@ -335,39 +336,52 @@ def _ram_table(c: _Comparison, points: Sequence[Point]) -> str:
 
 
 def _cpu(c: _Comparison) -> Iterator[str]:
-    measured = {point for point, _encoding, _operation in c.cpu}
     for point in c.points:
-        if point in measured:
-            yield _cpu_table(c, point)
+        timed = {op for at, _encoding, op in c.cpu if at == point}
+        # The sweep's in its order, then whatever else was measured.
+        operations = [op for op in OPERATIONS if op in timed]
+        operations += sorted(timed - {*operations})
+        for at in range(0, len(operations), OPERATIONS_ACROSS):
+            yield _cpu_table(c, point, operations[at : at + OPERATIONS_ACROSS])
 
 
-def _cpu_table(c: _Comparison, point: Point) -> str:
-    operations = list(OPERATIONS)
+def _cpu_table(c: _Comparison, point: Point, operations: Sequence[str]) -> str:
     table = _table("", operations, 15, 11)
-    floor = {op: c.cpu.get((point, CONTROL, op)) for op in operations}
+    names = (CONTROL, *c.encodings)
+    rows = {name: [c.cpu.get((point, name, op)) for op in operations] for name in names}
+    # The baseline's time: of its own pairs, or where these are missing of others'.
+    timed = [
+        next((r for r in column if r), None)
+        for column in zip(*rows.values(), strict=True)
+    ]
     _row(
         table,
         f"{BASELINE}, ns/PTE",
-        [nanoseconds(row.baseline_ns) if row else "" for row in floor.values()],
+        [nanoseconds(row.baseline_ns) if row else "" for row in timed],
     )
-    if c.bound and c.subject.nr_ptes:
-        rate = c.bound.near_bytes_per_s or math.inf
-        bound = 1e9 * c.bound.table_bytes / rate / c.subject.nr_ptes
+    if c.bound and c.subject.nr_ptes and "scan" in operations:
+        bound = nanoseconds(bound_ns(c.bound, c.subject))
         _row(
             table,
             "read bound, ns",
-            [nanoseconds(bound) if op == "scan" else "" for op in operations],
+            [bound if op == "scan" else "" for op in operations],
         )
-    for name in (CONTROL, *c.encodings):
-        rows = [c.cpu.get((point, name, op)) for op in operations]
-        if any(rows):
-            _row(table, name, [ratio(r, floor[r.operation]) if r else "" for r in rows])
+    for name in names:
+        if any(rows[name]):
+            floors = rows[CONTROL]
+            cells = zip(rows[name], floors, strict=True)
+            _row(table, name, [ratio(r, floor) if r else "" for r, floor in cells])
     flagged = c.ram[point, BASELINE].flagged
     title = (
         f"CPU, {point}: {flagged:,} of {c.subject.nr_ptes:,} PTEs flagged; "
         f"ratio to {BASELINE} and its interval"
     )
     return f"{title}\n{_render(table)}"
+
+
+def bound_ns(bound: Bound, subject: Subject) -> float:
+    """Return how long reading the PTE tables takes at least, in ns for each PTE."""
+    return 1e9 * bound.table_bytes / (bound.near_bytes_per_s or 1) / subject.nr_ptes
 
 
 def _foot(c: _Comparison) -> str:

@@ -131,10 +131,18 @@ cdef class InPte(Encoding):
                     ptes[i] = entry[entry_at(r, at + i, last_entry)]
                 self.words_in(ptes, n, words + at)
 
+    cdef uint64_t swapped(self, const uint64_t* pte, Py_ssize_t n) noexcept nogil:
+        """Return a bit for each entry neither present nor none. n <= 64."""
+        cdef uint64_t held = equal(pte, n, self.pte.present, self.pte.present)
+        cdef uint64_t every = ALL >> (64 - n)
+        if held != every:
+            held |= equal(pte, n, ALL, self.pte.none)
+        return every & ~held
+
     cdef void words_in(
             self, const uint64_t* pte, Py_ssize_t n, uint64_t* words) noexcept nogil:
-        """Return the words of n entries, part by part: loops that become SIMD."""
-        cdef uint64_t absent = 0
+        """Return the words of n <= 64 entries, part by part, in loops for SIMD."""
+        cdef uint64_t swapped = self.swapped(pte, n)
         cdef uint64_t mask
         cdef int to, from_, part
         cdef Py_ssize_t i
@@ -145,14 +153,13 @@ cdef class InPte(Encoding):
             if part == 0:
                 for i in range(n):
                     words[i] = pte[i] >> to << from_ & mask
-                    absent |= ~pte[i]
             else:
                 for i in range(n):
                     words[i] |= pte[i] >> to << from_ & mask
-        if absent & self.pte.present:
-            for i in range(n):
-                if not pte[i] & self.pte.present:
-                    words[i] = gather(self.swap_parts, self.nr_swap_parts, pte[i])
+        while swapped:
+            i = lowest(swapped)
+            words[i] = gather(self.swap_parts, self.nr_swap_parts, pte[i])
+            swapped &= swapped - 1
 
     cdef void store(self, Ptdesc* t, const Run* r, const Write* w) noexcept nogil:
         cdef uint64_t[64] add
@@ -180,7 +187,7 @@ cdef class InPte(Encoding):
                 pte = &entry[entry_at(r, at + i, last_entry)]
                 if pte[0] & self.pte.present:
                     pte[0] = pte[0] & keep | add[i]
-                else:
+                elif pte[0] != self.pte.none:
                     self.put_in_swap(pte, w, at + i)
 
     cdef void scattered(
@@ -203,47 +210,45 @@ cdef class InPte(Encoding):
     cdef void put_bits(
             self, uint64_t* pte, Py_ssize_t n, uint64_t keep, const uint64_t* add,
             const Write* w, Py_ssize_t at) noexcept nogil:
-        """Write bits into n entries in a row; swap entries, the few, apart."""
+        """Write bits into n <= 64 entries in a row; swap entries, the few, apart."""
+        cdef uint64_t swapped = self.swapped(pte, n)
         cdef int shift = lowest(self.pte.present)
-        cdef uint64_t absent = 0
         cdef uint64_t old, here
         cdef Py_ssize_t i
         for i in range(n):
             old = pte[i]
-            absent |= ~old
             # All ones where the entry is present: a choice without a branch.
             here = 0 - (old >> shift & 1)
             pte[i] = old ^ (old ^ (old & keep | add[i])) & here
-        if absent & self.pte.present:
-            for i in range(n):
-                if not pte[i] & self.pte.present:
-                    self.put_in_swap(&pte[i], w, at + i)
+        while swapped:
+            i = lowest(swapped)
+            self.put_in_swap(&pte[i], w, at + i)
+            swapped &= swapped - 1
 
     cdef void put_same(
             self, uint64_t* pte, Py_ssize_t n, uint64_t keep, uint64_t add,
             const Write* w) noexcept nogil:
         """Write the same bits into n entries in a row."""
         cdef int shift = lowest(self.pte.present)
-        cdef uint64_t absent = 0
-        cdef uint64_t old, here
-        cdef Py_ssize_t i
-        for i in range(n):
-            old = pte[i]
-            absent |= ~old
-            here = 0 - (old >> shift & 1)
-            pte[i] = old ^ (old ^ (old & keep | add)) & here
-        if absent & self.pte.present:
-            for i in range(n):
-                if not pte[i] & self.pte.present:
-                    self.put_in_swap(&pte[i], w, i)
+        cdef uint64_t old, here, swapped
+        cdef Py_ssize_t at, k, i
+        for at in range(0, n, 64):
+            k = min(64, n - at)
+            swapped = self.swapped(pte + at, k)
+            for i in range(at, at + k):
+                old = pte[i]
+                here = 0 - (old >> shift & 1)
+                pte[i] = old ^ (old ^ (old & keep | add)) & here
+            while swapped:
+                self.put_in_swap(&pte[at + lowest(swapped)], w, 0)
+                swapped &= swapped - 1
 
     cdef void put_in_swap(
             self, uint64_t* pte, const Write* w, Py_ssize_t i) noexcept nogil:
         cdef uint64_t keep = ~self.swap_pte_bits | scatter(
             self.swap_parts, self.nr_swap_parts, w.keep[0])
-        if pte[0] != self.pte.none:
-            pte[0] = pte[0] & keep | scatter(
-                self.swap_parts, self.nr_swap_parts, w.add[i * w.step])
+        pte[0] = pte[0] & keep | scatter(
+            self.swap_parts, self.nr_swap_parts, w.add[i * w.step])
 
     cdef Py_ssize_t scan(
             self, const Ptdesc* t, Py_ssize_t first, Py_ssize_t last,
