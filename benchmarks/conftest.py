@@ -5,10 +5,8 @@ stores it; `extmeta.measure.paired` compares it with the baseline in the same
 breath. The ratios and the RAM go into extra_info, and at the end into a table.
 """
 
-from collections.abc import Callable
 from functools import cache
 
-import numpy as np
 import pytest
 
 from extmeta import compare, measure, report, tasks, workload
@@ -16,10 +14,9 @@ from extmeta.arch import arch_named
 from extmeta.capture import load_capture, shipped
 from extmeta.cli import DEFAULT_FIELDS, fields_of
 from extmeta.compare import BASELINE, CONTROL
-from extmeta.measure import Bound, Cpu, Ram, Refused, Subject, Task
-from extmeta.pagetable import PageTable
+from extmeta.measure import Refused
 from extmeta.tasks import Filled
-from extmeta.workload import PLACEMENTS, Point, Space
+from extmeta.workload import PLACEMENTS
 
 # 2**18 PTEs, 1 GiB of mapped memory: 2 MiB of PTE tables, in one go 0.2 to 2 ms.
 NR_TABLES = 512
@@ -43,7 +40,7 @@ def pytest_addoption(parser):
         "--fields", default=DEFAULT_FIELDS, help="of a word (default: %(default)s)"
     )
     group.addoption(
-        "--capture",
+        "--space",
         help="a capture's file or shipped name, instead of synthetic full tables",
     )
     group.addoption("--seed", type=int, default=0)
@@ -71,33 +68,15 @@ class Results:
     """Rows of the session, by what they are about; told at the end."""
 
     def __init__(self):
-        self.subjects = {}
+        self.heads = {}
         self.rows = {}
 
-    def subject(self, space, fields, kept, lacks):
-        """Have rows of this space told under this head."""
-        if space.name in self.subjects:
-            return
-        base = space.bare(BASELINE, kept)
-        subject = Subject(
-            name=space.name,
-            sha256=space.sha256,
-            arch=space.arch,
-            nr_ptes=len(space.vpns),
-            nr_tables=len(base.tables),
-            nr_huge=space.nr_huge,
-            present_bytes=space.present_bytes,
-            fields=dict(fields),
-            baseline_fields=dict(kept),
-            baseline_lacks=lacks,
-            words="different",
-        )
-        table_bytes = base.memory().pte
-        self.subjects[space.name] = (
-            subject,
-            Bound(table_bytes, measure.bandwidth(table_bytes), measure.bandwidth()),
-        )
-        self.rows[space.name] = {}
+    def begin(self, space, fields, bare):
+        """Have rows of this space told under its own head."""
+        if space.name not in self.heads:
+            head = (compare.subject_of(space, fields, bare), compare.bound_of(bare))
+            self.heads[space.name] = head
+            self.rows[space.name] = {}
 
     def add(self, space, row):
         # Once each: the same table serves several benchmarks.
@@ -113,7 +92,7 @@ class Results:
             point = (getattr(row, "fraction", 0), getattr(row, "placement", ""))
             return (*point, forms.index(row.encoding))
 
-        for name, head in self.subjects.items():
+        for name, head in self.heads.items():
             yield from head
             yield from sorted(self.rows[name].values(), key=place)
 
@@ -141,21 +120,26 @@ def seed(request):
 @pytest.fixture(scope="session")
 def paired(request, seed):
     options = PAIRED_QUICK if request.config.getoption("quick") else PAIRED
-    return lambda *tasks: measure.paired(*tasks, seed=seed, **options)
+    return lambda *pair: measure.paired(*pair, seed=seed, **options)
 
 
 @pytest.fixture(scope="session")
 def space(request):
     """What is mapped: full synthetic tables, or the capture asked for."""
-    given = request.config.getoption("capture")
+    given = request.config.getoption("space")
     if given is None:
         return workload.full_tables(NR_TABLES)
     return workload.captured(load_capture(shipped().get(given, given)), given)
 
 
 @pytest.fixture(scope="session")
-def bench(fields, seed, paired, results):
-    return Bench(fields, seed, paired, results)
+def new_bench(fields, seed, paired, results):
+    return lambda: Bench(fields, seed, paired, results)
+
+
+@pytest.fixture(scope="session")
+def bench(new_bench):
+    return new_bench()
 
 
 class Bench:
@@ -173,10 +157,6 @@ class Bench:
     def kept(self, space):
         return compare.fitting(self.fields, arch_named(space.arch), space.has_swap)
 
-    def begin(self, space):
-        lacks = compare.lack(self.fields, arch_named(space.arch), space.has_swap)
-        self.results.subject(space, self.fields, self.kept(space), lacks)
-
     def _words(self, space, point):
         return tasks.workloads(
             space, self.fields, self.kept(space), point, self.seed, "different"
@@ -192,7 +172,7 @@ class Bench:
 
     def filled(self, space, encoding, point):
         """Return the baseline's table and the encoding's; skip if it can't be."""
-        self.begin(space)
+        self.results.begin(space, self.fields, self.bare(space, BASELINE))
         base = self.base(space, point)
         self.results.add(space, base.ram(BASELINE, point))
         words = self.words(space, point)[encoding != BASELINE]
@@ -207,8 +187,10 @@ class Bench:
             self.results.add(space, other.ram(encoding, point))
         return base, other
 
-    def time(self, benchmark, operation, space, encoding, point, task_of=None):
-        """Time an operation, alone and beside the baseline.
+    def time(
+        self, benchmark, operation, space, encoding, point, task_of=None, nr_ptes=None
+    ):
+        """Time an operation, alone and by turns with the baseline's.
 
         Parameters
         ----------
@@ -219,45 +201,23 @@ class Bench:
         point : Point
         task_of : callable, optional
             Makes the task of a Filled; by default the operation of that name.
+        nr_ptes : int, optional
+            PTEs that each run is about; by default all.
+
+        Returns
+        -------
+        Cpu
         """
         task_of = task_of or tasks.OPERATIONS[operation]
         base, other = self.filled(space, encoding, point)
-        self.compare(
-            benchmark,
-            operation,
-            space,
-            encoding,
-            point,
-            (task_of(base), task_of(other)),
-            len(space.vpns),
-        )
-        remember_ram(benchmark, other.ram(encoding, point))
-
-    def compare(self, benchmark, operation, space, encoding, point, pair, nr_ptes):
-        """Time the second of two tasks, and both by turns.
-
-        Parameters
-        ----------
-        benchmark, operation, space, encoding, point
-            See `time`.
-        pair : tuple of Task
-            The baseline's, and the encoding's.
-        nr_ptes : int
-            PTEs that each run is about.
-        """
+        pair = task_of(base), task_of(other)
         alone(benchmark, f"{operation}, {point} flagged", pair[1])
-        found = self.paired(*pair)
-        row = Cpu(
-            encoding=CONTROL if encoding == BASELINE else encoding,
-            operation=operation,
-            fraction=point.fraction,
-            placement=point.placement,
-            ratio=found.ratio,
-            low=found.low,
-            high=found.high,
-            baseline_ns=found.baseline_ns / nr_ptes,
-            pairs=found.pairs,
-            repeat=found.repeat,
+        row = compare.cpu_of(
+            CONTROL if encoding == BASELINE else encoding,
+            operation,
+            point,
+            nr_ptes or len(space.vpns),
+            self.paired(*pair),
         )
         self.results.add(space, row)
         benchmark.extra_info.update(
@@ -268,6 +228,20 @@ class Bench:
             high=row.high,
             baseline_ns_per_pte=row.baseline_ns,
             pairs=row.pairs,
+        )
+        self.remember(benchmark, other.ram(encoding, point))
+        return row
+
+    @staticmethod
+    def remember(benchmark, row):
+        """Have a row of RAM stored with the benchmark."""
+        benchmark.extra_info.update(
+            flagged=row.flagged,
+            side_bytes=row.side,
+            index_bytes=row.index,
+            slack_bytes=row.slack,
+            table_bytes=row.pte + row.upper,
+            repointings=row.repointings,
         )
 
 
@@ -301,21 +275,10 @@ def alone(benchmark, group, task):
     assert checked
 
 
-def remember_ram(benchmark, row):
-    benchmark.extra_info.update(
-        flagged=row.flagged,
-        side_bytes=row.side,
-        index_bytes=row.index,
-        slack_bytes=row.slack,
-        table_bytes=row.pte + row.upper,
-        repointings=row.repointings,
-    )
-
-
 @pytest.hookimpl(trylast=True)
 def pytest_terminal_summary(terminalreporter, config):
     found = config.stash.get(RESULTS, None)
-    if found is None or not found.subjects:
+    if found is None or not found.heads:
         return
     provenance = measure.provenance(
         ["pytest", *config.invocation_params.args], config.getoption("seed")

@@ -17,6 +17,7 @@ from extmeta.encodings.inpte import places
 from extmeta.encodings.linked import Linked
 from extmeta.fields import Fields
 from extmeta.measure import Bound, Cpu, Refused, Row, Subject
+from extmeta.pagetable import PageTable
 from extmeta.tasks import OPERATIONS, Filled, workloads
 from extmeta.workload import Point, Space
 
@@ -140,9 +141,49 @@ def fitting(fields: Fields, arch: Arch, has_swap: bool) -> Fields:
     return Fields(**{widest: room})
 
 
-def _cpu(
+def subject_of(
+    space: Space, fields: Fields, bare: PageTable, kind: str = "different"
+) -> Subject:
+    """Return the head of a comparison.
+
+    Parameters
+    ----------
+    space : Space
+    fields : Fields
+    bare : PageTable
+        The baseline's, without a word.
+    kind : str
+        See `workload.words`.
+    """
+    return Subject(
+        name=space.name,
+        sha256=space.sha256,
+        arch=space.arch,
+        nr_ptes=len(space.vpns),
+        nr_tables=len(bare.tables),
+        nr_huge=space.nr_huge,
+        present_bytes=space.present_bytes,
+        fields=dict(fields),
+        baseline_fields=dict(bare.fields),
+        baseline_lacks=lack(fields, bare.arch, space.has_swap),
+        words=kind,
+    )
+
+
+def bound_of(bare: PageTable) -> Bound:
+    """Return how fast memory is read now, and how much a scan has to read."""
+    table_bytes = bare.memory().pte
+    return Bound(
+        table_bytes=table_bytes,
+        near_bytes_per_s=measure.bandwidth(table_bytes),
+        far_bytes_per_s=measure.bandwidth(),
+    )
+
+
+def cpu_of(
     name: str, operation: str, point: Point, nr_ptes: int, found: measure.Paired
 ) -> Cpu:
+    """Return a row of what was found for an operation on ``nr_ptes``."""
     return Cpu(
         encoding=name,
         operation=operation,
@@ -202,29 +243,10 @@ def sweep(
         If an encoding does not do what was asked of it.
     """
     made = {text: form(text) for text in forms if text != BASELINE}
-    arch = arch_named(space.arch)
-    kept = fitting(fields, arch, space.has_swap)
-    lacks = lack(fields, arch, space.has_swap)
+    kept = fitting(fields, arch_named(space.arch), space.has_swap)
     base_bare = space.bare(BASELINE, kept)
-    table_bytes = base_bare.memory().pte
-    yield Subject(
-        name=space.name,
-        sha256=space.sha256,
-        arch=space.arch,
-        nr_ptes=len(space.vpns),
-        nr_tables=len(base_bare.tables),
-        nr_huge=space.nr_huge,
-        present_bytes=space.present_bytes,
-        fields=dict(fields),
-        baseline_fields=dict(kept),
-        baseline_lacks=lacks,
-        words=kind,
-    )
-    yield Bound(
-        table_bytes=table_bytes,
-        near_bytes_per_s=measure.bandwidth(table_bytes),
-        far_bytes_per_s=measure.bandwidth(),
-    )
+    yield subject_of(space, fields, base_bare, kind)
+    yield bound_of(base_bare)
     bare = {CONTROL: space.bare(BASELINE, kept)}
     for text, encoding in made.items():
         try:
@@ -256,7 +278,7 @@ def sweep(
                     budget_ns=budget_ns,
                     seed=seed,
                 )
-                yield _cpu(text, operation, point, len(space.vpns), found)
+                yield cpu_of(text, operation, point, len(space.vpns), found)
                 done += 1
     if progress:
         progress(done, total, "done")

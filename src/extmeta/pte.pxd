@@ -40,35 +40,41 @@ cdef extern from *:
     #ifdef EXTMETA_X86
     __attribute__((unused, noinline, target("avx512f")))
     static uint64_t extmeta_equal_avx512(
-        const uint64_t *e, uint64_t mask, uint64_t value)
+        const uint64_t *e, ptrdiff_t n, uint64_t mask, uint64_t value)
     {
         const __m512i m = _mm512_set1_epi64((long long)mask);
         const __m512i v = _mm512_set1_epi64((long long)value);
         uint64_t bits = 0;
-        for (int i = 0; i < 64; i += 8)
-            bits |= (uint64_t)_mm512_cmpeq_epi64_mask(
-                _mm512_and_si512(_mm512_loadu_si512(e + i), m), v) << i;
+        for (ptrdiff_t i = 0; i < n; i += 8) {
+            __mmask8 some = n - i < 8 ? (__mmask8)((1u << (n - i)) - 1) : 255;
+            __m512i x = _mm512_maskz_loadu_epi64(some, e + i);
+            bits |= (uint64_t)_mm512_mask_cmpeq_epi64_mask(
+                some, _mm512_and_si512(x, m), v) << i;
+        }
         return bits;
     }
 
     __attribute__((unused, noinline, target("avx2")))
     static uint64_t extmeta_equal_avx2(
-        const uint64_t *e, uint64_t mask, uint64_t value)
+        const uint64_t *e, ptrdiff_t n, uint64_t mask, uint64_t value)
     {
         const __m256i m = _mm256_set1_epi64x((long long)mask);
         const __m256i v = _mm256_set1_epi64x((long long)value);
         uint64_t bits = 0;
-        for (int i = 0; i < 64; i += 4) {
+        ptrdiff_t i = 0;
+        for (; i + 4 <= n; i += 4) {
             __m256i x = _mm256_loadu_si256((const __m256i *)(e + i));
             x = _mm256_cmpeq_epi64(_mm256_and_si256(x, m), v);
             bits |= (uint64_t)_mm256_movemask_pd(_mm256_castsi256_pd(x)) << i;
         }
+        for (; i < n; i++)
+            bits |= (uint64_t)((e[i] & mask) == value) << i;
         return bits;
     }
 
     __attribute__((unused, noinline, target("avx512f")))
     static uint64_t extmeta_match_avx512(
-        const uint64_t *e, uint64_t present,
+        const uint64_t *e, ptrdiff_t n, uint64_t present,
         uint64_t ma, uint64_t va, uint64_t mb, uint64_t vb)
     {
         const __m512i p = _mm512_set1_epi64((long long)present);
@@ -77,19 +83,20 @@ cdef extern from *:
         const __m512i wa = _mm512_set1_epi64((long long)va);
         const __m512i wb = _mm512_set1_epi64((long long)vb);
         uint64_t bits = 0;
-        for (int i = 0; i < 64; i += 8) {
-            __m512i x = _mm512_loadu_si512(e + i);
+        for (ptrdiff_t i = 0; i < n; i += 8) {
+            __mmask8 some = n - i < 8 ? (__mmask8)((1u << (n - i)) - 1) : 255;
+            __m512i x = _mm512_maskz_loadu_epi64(some, e + i);
             __mmask8 k = _mm512_test_epi64_mask(x, p);
             x = _mm512_and_si512(x, _mm512_mask_blend_epi64(k, b, a));
-            bits |= (uint64_t)_mm512_cmpeq_epi64_mask(
-                x, _mm512_mask_blend_epi64(k, wb, wa)) << i;
+            bits |= (uint64_t)_mm512_mask_cmpeq_epi64_mask(
+                some, x, _mm512_mask_blend_epi64(k, wb, wa)) << i;
         }
         return bits;
     }
 
     __attribute__((unused, noinline, target("avx2")))
     static uint64_t extmeta_match_avx2(
-        const uint64_t *e, uint64_t present,
+        const uint64_t *e, ptrdiff_t n, uint64_t present,
         uint64_t ma, uint64_t va, uint64_t mb, uint64_t vb)
     {
         const __m256i p = _mm256_set1_epi64x((long long)present);
@@ -98,13 +105,17 @@ cdef extern from *:
         const __m256i wa = _mm256_set1_epi64x((long long)va);
         const __m256i wb = _mm256_set1_epi64x((long long)vb);
         uint64_t bits = 0;
-        for (int i = 0; i < 64; i += 4) {
+        ptrdiff_t i = 0;
+        for (; i + 4 <= n; i += 4) {
             __m256i x = _mm256_loadu_si256((const __m256i *)(e + i));
             __m256i k = _mm256_cmpeq_epi64(_mm256_and_si256(x, p), p);
             x = _mm256_and_si256(x, _mm256_blendv_epi8(b, a, k));
             x = _mm256_cmpeq_epi64(x, _mm256_blendv_epi8(wb, wa, k));
             bits |= (uint64_t)_mm256_movemask_pd(_mm256_castsi256_pd(x)) << i;
         }
+        for (; i < n; i++)
+            bits |= (uint64_t)(e[i] & present ? (e[i] & ma) == va
+                                              : (e[i] & mb) == vb) << i;
         return bits;
     }
     #endif
@@ -113,10 +124,10 @@ cdef extern from *:
         const uint64_t *e, ptrdiff_t n, uint64_t mask, uint64_t value)
     {
     #ifdef EXTMETA_X86
-        if (n == 64 && __builtin_cpu_supports("avx512f"))
-            return extmeta_equal_avx512(e, mask, value);
-        if (n == 64 && __builtin_cpu_supports("avx2"))
-            return extmeta_equal_avx2(e, mask, value);
+        if (__builtin_cpu_supports("avx512f"))
+            return extmeta_equal_avx512(e, n, mask, value);
+        if (__builtin_cpu_supports("avx2"))
+            return extmeta_equal_avx2(e, n, mask, value);
     #endif
         return extmeta_equal_any(e, n, mask, value);
     }
@@ -126,10 +137,10 @@ cdef extern from *:
         uint64_t ma, uint64_t va, uint64_t mb, uint64_t vb)
     {
     #ifdef EXTMETA_X86
-        if (n == 64 && __builtin_cpu_supports("avx512f"))
-            return extmeta_match_avx512(e, present, ma, va, mb, vb);
-        if (n == 64 && __builtin_cpu_supports("avx2"))
-            return extmeta_match_avx2(e, present, ma, va, mb, vb);
+        if (__builtin_cpu_supports("avx512f"))
+            return extmeta_match_avx512(e, n, present, ma, va, mb, vb);
+        if (__builtin_cpu_supports("avx2"))
+            return extmeta_match_avx2(e, n, present, ma, va, mb, vb);
     #endif
         return extmeta_match_any(e, n, present, ma, va, mb, vb);
     }

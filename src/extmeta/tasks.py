@@ -102,14 +102,19 @@ def workloads(
     drawn = words(int(flagged.sum()), fields, core, kind, seed=seed + 1)
     first, last = next(iter(kept)), list(kept)[-1]
 
+    every = bool(flagged.all())
+    vpns = space.vpns if every else space.vpns[flagged]
+
     def of(held: Fields, some: U64) -> Workload:
-        full = np.zeros((len(flagged), *some.shape[1:]), np.uint64)
-        full[flagged] = some
+        full = some
+        if not every:
+            full = np.zeros((len(flagged), *some.shape[1:]), np.uint64)
+            full[flagged] = some
         return Workload(
             space=space,
             fields=held,
             words=full,
-            flagged_vpns=space.vpns[flagged],
+            flagged_vpns=vpns,
             flagged_words=some,
             set_bit=1 << held.shift(first),
             clear_bit=1 << held.shift(last),

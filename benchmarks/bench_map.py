@@ -1,0 +1,31 @@
+"""What does it cost to build page tables that have no word yet?"""
+
+from extmeta import workload
+from extmeta.capture import load_capture, shipped
+from extmeta.measure import Task
+from extmeta.workload import Point
+
+BARE = Point(0.0, "")
+
+
+def build(filled):
+    """Build the tables of a filled one again; freeing them is not timed."""
+    load, encoding = filled.load, filled.table.encoding
+
+    def check(made, _result):
+        assert len(made[0]) == len(load.space.vpns)
+
+    def run(made):
+        made.append(load.space.build(encoding, load.fields))
+
+    return Task(list, run, check, list.clear, each=True)
+
+
+def bench_map(benchmark, bench, space, encoding):
+    bench.time(benchmark, "map", space, encoding, BARE, build)
+
+
+def bench_build_capture(benchmark, bench, encoding, shipped_name):
+    capture = load_capture(shipped()[shipped_name])
+    space = workload.captured(capture, shipped_name)
+    bench.time(benchmark, "build", space, encoding, BARE, build)

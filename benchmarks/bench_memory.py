@@ -1,0 +1,29 @@
+"""How much RAM do the words take, in the page tables of real processes?
+
+Nothing is timed but the question itself, so that the answer is in the JSON.
+"""
+
+import numpy as np
+import pytest
+
+from extmeta import workload
+from extmeta.capture import load_capture, shipped
+
+
+@pytest.fixture(scope="module")
+def captured():
+    return {
+        name: workload.captured(load_capture(path), name)
+        for name, path in shipped().items()
+    }
+
+
+def bench_memory(benchmark, bench, captured, encoding, point, shipped_name):
+    benchmark.group = f"RAM, {point} flagged"
+    space = captured[shipped_name]
+    _base, other = bench.filled(space, encoding, point)
+    held = benchmark.pedantic(other.table.memory, rounds=1)
+    row = other.ram(encoding, point)
+    assert held.total == row.total
+    assert np.array_equal(other.table.load(space.vpns), other.load.words)
+    bench.remember(benchmark, row)

@@ -1,0 +1,28 @@
+"""What does one load(int) cost, called from Python?
+
+All but some nanoseconds of it are Python's: the same PTE each time, in cache.
+"""
+
+import pytest
+
+from extmeta import workload
+from extmeta.measure import Task
+
+
+@pytest.fixture(scope="module")
+def one_table():
+    return workload.full_tables(1)
+
+
+def point_load(filled):
+    vpn, expected = int(filled.load.space.vpns[7]), filled.load.words[7]
+
+    def check(_vpn, found):
+        assert isinstance(found, int)
+        assert found == expected
+
+    return Task(lambda: vpn, filled.table.load, check)
+
+
+def bench_point(benchmark, bench, one_table, encoding, end):
+    bench.time(benchmark, "load(int)", one_table, encoding, end, point_load, 1)
