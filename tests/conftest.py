@@ -29,6 +29,9 @@ FORMS = [
     ("linked", em.Fields(a=20, b=7)),
     ("linked", em.Fields(meta=64)),
     (em.Linked(bits=128), em.Fields(a=30, b=70, c=28)),
+    # A side page wider than the words.
+    (em.Linked(bits=300), em.Fields(a=10)),
+    (em.Linked(bits=64), SMALL),
     (em.Linked(bits=512), em.Fields(a=500, b=12)),
     ("inpte", em.Fields(meta=6)),
     ("inpte", em.Fields(a=2, uffd_wp=1, b=3, soft_dirty=1)),

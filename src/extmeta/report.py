@@ -53,6 +53,8 @@ NOT_MODELLED = (
     "walker, locks, references to struct page, write-protecting at fork, and the "
     "kernel's page allocator (ours has its pages at hand, and zeroes only tables)."
 )
+NO_HUGE = "Nor are huge pages, which have no word: there are none here."
+HUGE = "Huge pages have no PTE, and so no word in any encoding."
 
 
 # -- numbers ----------------------------------------------------------------
@@ -71,6 +73,11 @@ def size(nbytes: float) -> str:
         nbytes /= 1024
     digits = 1 if unit != "B" and abs(nbytes) < 9.95 else 0
     return f"{nbytes:,.{digits}f} {unit}"
+
+
+def count(number: int) -> str:
+    """Return a number, in millions where it is long."""
+    return f"{number:,}" if number < 10**7 else f"{number / 1e6:,.1f} M"
 
 
 def share(part: float, whole: float) -> str:
@@ -188,10 +195,10 @@ def text(rows: Iterable[Row], provenance: dict[str, Any]) -> str:
         If the first row is no Subject.
     """
     parts: list[str] = []
-    for comparison in _comparisons(rows):
-        parts += [_head(comparison), *_ram(comparison), *_cpu(comparison)]
-        parts.append(_foot(comparison))
-    parts.append(_made(provenance))
+    found = _comparisons(rows)
+    for c in found:
+        parts += [_head(c), *_ram(c), *_cpu(c), _read_bound(c)]
+    parts += [_notes(found), _made(provenance)]
     return "\n\n".join(part for part in parts if part)
 
 
@@ -199,10 +206,11 @@ def _head(c: _Comparison) -> str:
     s = c.subject
     base = next((row for (_p, name), row in c.ram.items() if name == BASELINE), None)
     tables = "" if base is None else f", {size(base.total)} of page tables"
+    huge = f" ({s.nr_huge:,} huge pages)" if s.nr_huge else ""
     what = (
         f"{plain(s.name)}: {s.nr_ptes:,} PTEs in {s.nr_tables:,} PTE tables "
         f"({s.nr_ptes / s.nr_tables if s.nr_tables else 0:.0f} a table){tables}, "
-        f"{size(s.present_bytes)} present; {plain(s.arch)}"
+        f"{size(s.present_bytes)} present{huge}; {plain(s.arch)}"
     )
     lines = [
         what,
@@ -272,7 +280,7 @@ def _ram_table(c: _Comparison, points: Sequence[Point]) -> str:
             _row(table, f"  {name}", line)
 
     base = [c.ram[point, BASELINE] for point in points]
-    _row(table, "PTEs flagged", [f"{row.flagged:,}" for row in base])
+    _row(table, "PTEs flagged", [count(row.flagged) for row in base])
     extra = {
         name: [c.extra(point, name) for point in points]
         for name in (BASELINE, *c.encodings)
@@ -328,7 +336,7 @@ def _ram_table(c: _Comparison, points: Sequence[Point]) -> str:
             "tables re-pointed",
             list(moved),
             [
-                ["" if r is None else f"{r.repointings or 0:,}" for r in rows]
+                ["" if r is None else count(r.repointings or 0) for r in rows]
                 for rows in moved.values()
             ],
         )
@@ -384,42 +392,43 @@ def bound_ns(bound: Bound, subject: Subject) -> float:
     return 1e9 * bound.table_bytes / (bound.near_bytes_per_s or 1) / subject.nr_ptes
 
 
-def _foot(c: _Comparison) -> str:
+def _read_bound(c: _Comparison) -> str:
+    if not c.bound or not any(op == "scan" for _p, _e, op in c.cpu):
+        return ""
+    return _wrapped(
+        f"read bound: {size(c.bound.table_bytes)} of PTE tables at "
+        f"{size(c.bound.near_bytes_per_s)}/s, an array of that size being read again "
+        f"and again; one of 64 MiB: {size(c.bound.far_bytes_per_s)}/s."
+    )
+
+
+def _notes(found: Sequence[_Comparison]) -> str:
     lines = []
-    if c.cpu:
+    if any(c.cpu for c in found):
         lines.append(
             f"Ratios are of paired runs, median ± the longer side of the 95% interval; "
             f"below 1 is faster than {BASELINE}. {CONTROL}: another table of it, the "
             "noise floor."
         )
-    if c.cpu and c.bound:
-        lines.append(
-            f"read bound: {size(c.bound.table_bytes)} of PTE tables at "
-            f"{size(c.bound.near_bytes_per_s)}/s, an array of that size being read "
-            f"again and again; one of 64 MiB: {size(c.bound.far_bytes_per_s)}/s."
-        )
-    marked = any(
+    marked = (
         unstable(row, c.cpu.get((point, CONTROL, operation)))
+        for c in found
         for (point, _encoding, operation), row in c.cpu.items()
     )
-    if marked:
+    if any(marked):
         lines.append(
             f"{MARK} unstable: the interval reaches more than {100 * UNSTABLE:.0f}% "
             f"from the ratio, or {BASELINE} differs from itself by as much. Run it "
             "again with nothing else running."
         )
-    slack = max((row.slack for row in c.ram.values()), default=0)
+    slack = max((row.slack for c in found for row in c.ram.values()), default=0)
     if slack:
         lines.append(
             f"Room in pages of side memory for what comes next, up to {size(slack)}, is "
             "not counted; the JSON has it."
         )
-    huge = (
-        f"The {c.subject.nr_huge:,} huge pages here have no PTE and no word."
-        if c.subject.nr_huge
-        else "There are no huge pages here, which would have no word."
-    )
-    lines.append(f"{NOT_MODELLED} {huge}")
+    huge = any(c.subject.nr_huge for c in found)
+    lines.append(f"{NOT_MODELLED} {HUGE if huge else NO_HUGE}")
     return "\n".join(_wrapped(line) for line in lines)
 
 

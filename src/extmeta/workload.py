@@ -115,7 +115,8 @@ def full_tables(nr_tables: int) -> Space:
     """
     count = nr_tables * arch_named("x86_64").ptrs_per_pte
     vpns = range(SYNTHETIC_FIRST, SYNTHETIC_FIRST + count)
-    return _synthetic(f"{nr_tables} full tables", vpns)
+    name = f"{nr_tables:,} full table{'s' if nr_tables > 1 else ''}"
+    return _synthetic(name, vpns)
 
 
 def sparse_tables(nr_tables: int, per_table: int, seed: int) -> Space:
@@ -135,7 +136,7 @@ def sparse_tables(nr_tables: int, per_table: int, seed: int) -> Space:
     places = np.sort(order[:, :per_table], axis=1).astype(np.uint64)
     first = SYNTHETIC_FIRST + size * np.arange(nr_tables, dtype=np.uint64)
     vpns = (places + first[:, None]).ravel()
-    return _synthetic(f"{nr_tables} tables of {per_table} entries", vpns)
+    return _synthetic(f"{nr_tables:,} tables of {per_table} entries", vpns)
 
 
 def _synthetic(name: str, vpns: range | U64) -> Space:

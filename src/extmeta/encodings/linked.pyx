@@ -66,7 +66,6 @@ cdef class Linked(Encoding):
             self.width *= 2
         if (self.asked or self.bits) > 64:
             self.width = ((self.asked or self.bits) + 63) // 64 * 64
-            self.lanes = self.width // 64
         self.slabs = Slabs()
 
     cdef size_t page_bytes(self) noexcept nogil:
@@ -146,6 +145,8 @@ cdef class Linked(Encoding):
         cdef const uint64_t* side = <const uint64_t*>t.link
         cdef Py_ssize_t last_entry = self.entries - 1
         cdef Py_ssize_t lanes = self.lanes
+        # The side page may be wider than the words.
+        cdef Py_ssize_t stride = self.width // 64
         cdef Py_ssize_t i, e
         memset(words, 0, r.n * lanes * sizeof(uint64_t))
         if t.flagged == 0:
@@ -153,7 +154,7 @@ cdef class Linked(Encoding):
         for i in range(r.n):
             e = entry_at(r, i, last_entry)
             if entry[e] & flag_of(&self.pte, entry[e]):
-                memcpy(words + i * lanes, side + e * lanes, lanes * sizeof(uint64_t))
+                memcpy(words + i * lanes, side + e * stride, lanes * sizeof(uint64_t))
 
     cdef void store_wide(
             self, Ptdesc* t, const Run* r, const Write* w) noexcept nogil:
@@ -162,6 +163,8 @@ cdef class Linked(Encoding):
         cdef uint64_t* side = <uint64_t*>t.link
         cdef Py_ssize_t last_entry = self.entries - 1
         cdef Py_ssize_t lanes = self.lanes
+        # The side page may be wider than the words.
+        cdef Py_ssize_t stride = self.width // 64
         cdef uint64_t* word
         cdef const uint64_t* add
         cdef uint64_t pte, flag, any_bit
@@ -177,7 +180,7 @@ cdef class Linked(Encoding):
             add = w.add + i * w.step
             any_bit = 0
             if pte & flag:
-                word = side + e * lanes
+                word = side + e * stride
                 for lane in range(lanes):
                     word[lane] = word[lane] & w.keep[lane] | add[lane]
                     any_bit |= word[lane]
@@ -188,7 +191,7 @@ cdef class Linked(Encoding):
             for lane in range(lanes):
                 any_bit |= add[lane]
             if any_bit:
-                memcpy(side + e * lanes, add, lanes * sizeof(uint64_t))
+                memcpy(side + e * stride, add, lanes * sizeof(uint64_t))
                 publish(&entry[e], pte | flag)
                 t.flagged += 1
 
