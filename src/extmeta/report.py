@@ -119,8 +119,7 @@ def ratio(row: Cpu, floor: Cpu | None) -> str:
     else:
         digits = 3 if value < 0.0995 else 2 if value < 9.995 else 1
         text = f"{value:,.{digits if value < 99.95 else 0}f}"
-    percent = math.ceil(100 * reach(row))
-    text += f" ±{min(percent, 999)}%"
+    text += f" ±{math.ceil(100 * min(reach(row), 9.99))}%"
     return text + (MARK if unstable(row, floor) else "")
 
 
@@ -145,7 +144,7 @@ class _Comparison:
 
     @property
     def points(self) -> list[Point]:
-        return list(dict.fromkeys(point for point, _encoding in self.ram))
+        return [point for point, encoding in self.ram if encoding == BASELINE]
 
     @property
     def encodings(self) -> list[str]:
@@ -271,7 +270,7 @@ def _ram(c: _Comparison) -> Iterator[str]:
 
 
 def _ram_table(c: _Comparison, points: Sequence[Point]) -> str:
-    heads = [str(point).replace(" ", "\n") for point in points]
+    heads = [plain(str(point)).replace(" ", "\n") for point in points]
     table = _table("RAM", heads, 17, 9)
 
     def section(title: str, names: Sequence[str], cells: list[list[str]]) -> None:
@@ -381,7 +380,7 @@ def _cpu_table(c: _Comparison, point: Point, operations: Sequence[str]) -> str:
             _row(table, name, [ratio(r, floor) if r else "" for r, floor in cells])
     flagged = c.ram[point, BASELINE].flagged
     title = (
-        f"CPU, {point}: {flagged:,} of {c.subject.nr_ptes:,} PTEs flagged; "
+        f"CPU, {plain(str(point))}: {flagged:,} of {c.subject.nr_ptes:,} PTEs flagged; "
         f"ratio to {BASELINE} and its interval"
     )
     return f"{title}\n{_render(table)}"
@@ -505,20 +504,20 @@ def _read_row(number: int, found: Any) -> Row:
             )
         values[field.name] = value
     row: Row = kind(**values)
+    if isinstance(row, Cpu) and not min(row.ratio, row.low, row.high) > 0:
+        raise ValueError(f"row {number}, a Cpu: a ratio of 0")
     return row
 
 
 def _fits(value: Any, kind: Any) -> bool:
-    """Tell whether a value out of JSON can be a row's: numbers finite, none below
-    0, and ratios above it."""
+    """Tell whether a value out of JSON can be a row's: no number below 0, nor none."""
     if isinstance(kind, UnionType):
         return any(_fits(value, each) for each in get_args(kind))
     if get_origin(kind) is dict:
         return isinstance(value, dict) and all(_fits(v, int) for v in value.values())
     if isinstance(value, bool):
         return False
-    if kind is float:
-        return isinstance(value, int | float) and 0 <= value < math.inf
-    if kind is int:
-        return isinstance(value, int) and 0 <= value < 1 << 64
+    if kind in (int, float):
+        whole = isinstance(value, int) and 0 <= value < 1 << 64
+        return whole or (isinstance(value, kind) and 0 <= value < math.inf)
     return isinstance(value, kind)

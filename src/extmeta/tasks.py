@@ -268,7 +268,8 @@ def fork(f: Filled) -> Task:
     vpns, expected, table = f.load.space.vpns, f.load.words, f.table
 
     def check(children: list[PageTable], _result: None) -> None:
-        (child,) = children
+        assert len(children) == 1, "no child"
+        child = children[0]
         assert len(child) == len(table), "the child lacks PTEs"
         _must_have(child, vpns, expected)
 
