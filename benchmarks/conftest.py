@@ -41,7 +41,8 @@ def pytest_addoption(parser):
     )
     group.addoption(
         "--space",
-        help="a capture's file or shipped name, instead of synthetic full tables",
+        help="a capture's file or shipped name, or a number of full tables "
+        f"(default: {NR_TABLES})",
     )
     group.addoption("--seed", type=int, default=0)
 
@@ -126,9 +127,9 @@ def paired(request, seed):
 @pytest.fixture(scope="session")
 def space(request):
     """What is mapped: full synthetic tables, or the capture asked for."""
-    given = request.config.getoption("space")
-    if given is None:
-        return workload.full_tables(NR_TABLES)
+    given = request.config.getoption("space") or str(NR_TABLES)
+    if given.isdecimal():
+        return workload.full_tables(int(given))
     return workload.captured(load_capture(shipped().get(given, given)), given)
 
 

@@ -271,10 +271,11 @@ def write(path: str, text: str) -> None:
         if draft != path:
             os.replace(draft, path)
     except OSError as error:
-        if draft != path:
-            with contextlib.suppress(OSError):
-                os.unlink(draft)
         raise CannotWriteError(f"{path}: {error.strerror}") from None
+    finally:
+        if draft != path:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(draft)
 
 
 # -- the verbs -------------------------------------------------------------------

@@ -26,15 +26,24 @@ cdef extern from *:
         return bits;
     }
 
-    EXTMETA_LOOP uint64_t extmeta_match_any(
-        const uint64_t *e, ptrdiff_t n, uint64_t present,
+    EXTMETA_LOOP uint64_t extmeta_match_one(
+        uint64_t e, uint64_t present,
         uint64_t ma, uint64_t va, uint64_t mb, uint64_t vb)
     {
-        uint64_t bits = 0;
-        for (ptrdiff_t i = 0; i < n; i++)
-            bits |= (uint64_t)(e[i] & present ? (e[i] & ma) == va
-                                              : (e[i] & mb) == vb) << i;
-        return bits;
+        return e & present ? (e & ma) == va : (e & mb) == vb;
+    }
+
+    EXTMETA_LOOP void extmeta_match_any(
+        const uint64_t *e, ptrdiff_t n, uint64_t present,
+        uint64_t ma, uint64_t va, uint64_t mb, uint64_t vb, uint64_t *bits)
+    {
+        for (ptrdiff_t at = 0; at < n; at += 64) {
+            const ptrdiff_t last = n - at < 64 ? n - at : 64;
+            uint64_t found = 0;
+            for (ptrdiff_t i = 0; i < last; i++)
+                found |= extmeta_match_one(e[at + i], present, ma, va, mb, vb) << i;
+            bits[at / 64] = found;
+        }
     }
 
     #ifdef EXTMETA_X86
@@ -45,8 +54,12 @@ cdef extern from *:
         const __m512i m = _mm512_set1_epi64((long long)mask);
         const __m512i v = _mm512_set1_epi64((long long)value);
         uint64_t bits = 0;
-        for (ptrdiff_t i = 0; i < n; i += 8) {
-            __mmask8 some = n - i < 8 ? (__mmask8)((1u << (n - i)) - 1) : 255;
+        ptrdiff_t i = 0;
+        for (; i + 8 <= n; i += 8)
+            bits |= (uint64_t)_mm512_cmpeq_epi64_mask(
+                _mm512_and_si512(_mm512_loadu_si512(e + i), m), v) << i;
+        if (i < n) {
+            const __mmask8 some = (__mmask8)((1u << (n - i)) - 1);
             __m512i x = _mm512_maskz_loadu_epi64(some, e + i);
             bits |= (uint64_t)_mm512_mask_cmpeq_epi64_mask(
                 some, _mm512_and_si512(x, m), v) << i;
@@ -73,50 +86,57 @@ cdef extern from *:
     }
 
     __attribute__((unused, noinline, target("avx512f")))
-    static uint64_t extmeta_match_avx512(
+    static void extmeta_match_avx512(
         const uint64_t *e, ptrdiff_t n, uint64_t present,
-        uint64_t ma, uint64_t va, uint64_t mb, uint64_t vb)
+        uint64_t ma, uint64_t va, uint64_t mb, uint64_t vb, uint64_t *bits)
     {
         const __m512i p = _mm512_set1_epi64((long long)present);
         const __m512i a = _mm512_set1_epi64((long long)ma);
         const __m512i b = _mm512_set1_epi64((long long)mb);
         const __m512i wa = _mm512_set1_epi64((long long)va);
         const __m512i wb = _mm512_set1_epi64((long long)vb);
-        uint64_t bits = 0;
-        for (ptrdiff_t i = 0; i < n; i += 8) {
-            __mmask8 some = n - i < 8 ? (__mmask8)((1u << (n - i)) - 1) : 255;
-            __m512i x = _mm512_maskz_loadu_epi64(some, e + i);
-            __mmask8 k = _mm512_test_epi64_mask(x, p);
-            x = _mm512_and_si512(x, _mm512_mask_blend_epi64(k, b, a));
-            bits |= (uint64_t)_mm512_mask_cmpeq_epi64_mask(
-                some, x, _mm512_mask_blend_epi64(k, wb, wa)) << i;
+        for (ptrdiff_t at = 0; at < n; at += 64) {
+            const ptrdiff_t last = n - at < 64 ? n - at : 64;
+            uint64_t found = 0;
+            ptrdiff_t i = 0;
+            for (; i + 8 <= last; i += 8) {
+                __m512i x = _mm512_loadu_si512(e + at + i);
+                __mmask8 k = _mm512_test_epi64_mask(x, p);
+                x = _mm512_and_si512(x, _mm512_mask_blend_epi64(k, b, a));
+                found |= (uint64_t)_mm512_cmpeq_epi64_mask(
+                    x, _mm512_mask_blend_epi64(k, wb, wa)) << i;
+            }
+            for (; i < last; i++)
+                found |= extmeta_match_one(e[at + i], present, ma, va, mb, vb) << i;
+            bits[at / 64] = found;
         }
-        return bits;
     }
 
     __attribute__((unused, noinline, target("avx2")))
-    static uint64_t extmeta_match_avx2(
+    static void extmeta_match_avx2(
         const uint64_t *e, ptrdiff_t n, uint64_t present,
-        uint64_t ma, uint64_t va, uint64_t mb, uint64_t vb)
+        uint64_t ma, uint64_t va, uint64_t mb, uint64_t vb, uint64_t *bits)
     {
         const __m256i p = _mm256_set1_epi64x((long long)present);
         const __m256i a = _mm256_set1_epi64x((long long)ma);
         const __m256i b = _mm256_set1_epi64x((long long)mb);
         const __m256i wa = _mm256_set1_epi64x((long long)va);
         const __m256i wb = _mm256_set1_epi64x((long long)vb);
-        uint64_t bits = 0;
-        ptrdiff_t i = 0;
-        for (; i + 4 <= n; i += 4) {
-            __m256i x = _mm256_loadu_si256((const __m256i *)(e + i));
-            __m256i k = _mm256_cmpeq_epi64(_mm256_and_si256(x, p), p);
-            x = _mm256_and_si256(x, _mm256_blendv_epi8(b, a, k));
-            x = _mm256_cmpeq_epi64(x, _mm256_blendv_epi8(wb, wa, k));
-            bits |= (uint64_t)_mm256_movemask_pd(_mm256_castsi256_pd(x)) << i;
+        for (ptrdiff_t at = 0; at < n; at += 64) {
+            const ptrdiff_t last = n - at < 64 ? n - at : 64;
+            uint64_t found = 0;
+            ptrdiff_t i = 0;
+            for (; i + 4 <= last; i += 4) {
+                __m256i x = _mm256_loadu_si256((const __m256i *)(e + at + i));
+                __m256i k = _mm256_cmpeq_epi64(_mm256_and_si256(x, p), p);
+                x = _mm256_and_si256(x, _mm256_blendv_epi8(b, a, k));
+                x = _mm256_cmpeq_epi64(x, _mm256_blendv_epi8(wb, wa, k));
+                found |= (uint64_t)_mm256_movemask_pd(_mm256_castsi256_pd(x)) << i;
+            }
+            for (; i < last; i++)
+                found |= extmeta_match_one(e[at + i], present, ma, va, mb, vb) << i;
+            bits[at / 64] = found;
         }
-        for (; i < n; i++)
-            bits |= (uint64_t)(e[i] & present ? (e[i] & ma) == va
-                                              : (e[i] & mb) == vb) << i;
-        return bits;
     }
     #endif
 
@@ -132,17 +152,18 @@ cdef extern from *:
         return extmeta_equal_any(e, n, mask, value);
     }
 
-    EXTMETA_LOOP uint64_t extmeta_match(
+    EXTMETA_LOOP void extmeta_match(
         const uint64_t *e, ptrdiff_t n, uint64_t present,
-        uint64_t ma, uint64_t va, uint64_t mb, uint64_t vb)
+        uint64_t ma, uint64_t va, uint64_t mb, uint64_t vb, uint64_t *bits)
     {
     #ifdef EXTMETA_X86
         if (__builtin_cpu_supports("avx512f"))
-            return extmeta_match_avx512(e, n, present, ma, va, mb, vb);
-        if (__builtin_cpu_supports("avx2"))
-            return extmeta_match_avx2(e, n, present, ma, va, mb, vb);
+            extmeta_match_avx512(e, n, present, ma, va, mb, vb, bits);
+        else if (__builtin_cpu_supports("avx2"))
+            extmeta_match_avx2(e, n, present, ma, va, mb, vb, bits);
+        else
     #endif
-        return extmeta_match_any(e, n, present, ma, va, mb, vb);
+            extmeta_match_any(e, n, present, ma, va, mb, vb, bits);
     }
 
     #define EXTMETA_ALL UINT64_MAX
@@ -153,10 +174,12 @@ cdef extern from *:
     # Bit i of the answer: (e[i] & mask) == value. n <= 64.
     uint64_t equal "extmeta_equal"(
         const uint64_t* e, Py_ssize_t n, uint64_t mask, uint64_t value) noexcept nogil
-    # The same with (ma, va) where e[i] has the bit ``present``, else (mb, vb).
-    uint64_t match "extmeta_match"(
+    # The same with (ma, va) where e[i] has the bit ``present``, else (mb, vb); of
+    # any number of entries, 64 to an element of ``bits``.
+    void match "extmeta_match"(
         const uint64_t* e, Py_ssize_t n, uint64_t present,
-        uint64_t ma, uint64_t va, uint64_t mb, uint64_t vb) noexcept nogil
+        uint64_t ma, uint64_t va, uint64_t mb, uint64_t vb,
+        uint64_t* bits) noexcept nogil
     const uint64_t ALL "EXTMETA_ALL"
     int lowest "extmeta_lowest"(uint64_t bits) noexcept nogil
     int count "extmeta_count"(uint64_t bits) noexcept nogil
@@ -191,7 +214,16 @@ cdef inline uint64_t flag_of(const PteLayout* a, uint64_t pte) noexcept nogil:
 cdef inline uint64_t flags(
         const uint64_t* e, Py_ssize_t n, const PteLayout* a) noexcept nogil:
     """Return a bit for each entry whose flag is set. n <= 64."""
-    return match(e, n, a.present, a.flag, a.flag, a.swap_flag, a.swap_flag)
+    cdef uint64_t bits = 0
+    match(e, n, a.present, a.flag, a.flag, a.swap_flag, a.swap_flag, &bits)
+    return bits
+
+
+cdef inline void many_flags(
+        const uint64_t* e, Py_ssize_t n, const PteLayout* a,
+        uint64_t* bits) noexcept nogil:
+    """Fill ``bits``, 64 entries to an element, likewise. n <= 512."""
+    match(e, n, a.present, a.flag, a.flag, a.swap_flag, a.swap_flag, bits)
 
 
 cdef inline uint64_t swap_entry(const PteLayout* a, uint64_t slot) noexcept nogil:

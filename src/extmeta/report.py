@@ -510,7 +510,7 @@ def _read_row(number: int, found: Any) -> Row:
 
 
 def _fits(value: Any, kind: Any) -> bool:
-    """Tell whether a value out of JSON can be a row's: no number below 0, nor none."""
+    """Tell whether a value out of JSON can be a row's."""
     if isinstance(kind, UnionType):
         return any(_fits(value, each) for each in get_args(kind))
     if get_origin(kind) is dict:
@@ -518,6 +518,7 @@ def _fits(value: Any, kind: Any) -> bool:
     if isinstance(value, bool):
         return False
     if kind in (int, float):
-        whole = isinstance(value, int) and 0 <= value < 1 << 64
-        return whole or (isinstance(value, kind) and 0 <= value < math.inf)
+        if isinstance(value, int):
+            return 0 <= value < 1 << 64
+        return kind is float and isinstance(value, float) and 0 <= value < math.inf
     return isinstance(value, kind)

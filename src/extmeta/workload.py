@@ -213,7 +213,7 @@ def flags(vpns: U64, point: Point, seed: int) -> Bools:
         If the placement is no known one.
     """
     n = len(vpns)
-    wanted = min(n, max(round(point.fraction * n), point.fraction > 0))
+    wanted = min(n, max(round(point.fraction * n), int(point.fraction > 0)))
     if wanted in (0, n):
         return np.full(n, wanted > 0)
     if point.placement not in PLACEMENTS:

@@ -264,25 +264,28 @@ cdef class InPte(Encoding):
         cdef uint64_t swap_value = scatter(
             self.swap_parts, self.nr_swap_parts, value[0])
         cdef const uint64_t* entry = entries(self.frames, t)
+        cdef uint64_t[8] bits
         cdef uint64_t matches
         cdef Py_ssize_t found = 0
-        cdef Py_ssize_t at, n
+        cdef Py_ssize_t start, at
         if value[0] & ~self.swap_bits:
             # A value that no swap entry can hold matches none of them.
             swap_value = ALL
         if value[0] & ~(mask[0] & gather(self.parts, self.nr_parts, ALL)):
             return 0
-        for at in range(first, last, 64):
-            n = min(64, last - at)
-            matches = match(entry + at, n, present, present_mask, present_value,
-                            swap_mask, swap_value)
-            if matches and swap_value == 0:
-                # An entry that holds nothing looks like one without a word.
-                matches &= ~equal(entry + at, n, ALL, self.pte.none)
-            while matches:
-                vpns[found] = t.vpn + <uint64_t>(at + lowest(matches))
-                found += 1
-                matches &= matches - 1
+        for start in range(first, last, 512):
+            match(entry + start, min(512, last - start), present,
+                  present_mask, present_value, swap_mask, swap_value, bits)
+            for at in range(start, min(start + 512, last), 64):
+                matches = bits[at - start >> 6]
+                if matches and swap_value == 0:
+                    # An entry that holds nothing looks like one without a word.
+                    matches &= ~equal(
+                        entry + at, min(64, last - at), ALL, self.pte.none)
+                while matches:
+                    vpns[found] = t.vpn + <uint64_t>(at + lowest(matches))
+                    found += 1
+                    matches &= matches - 1
         return found
 
     cdef void zap(

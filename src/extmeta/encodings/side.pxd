@@ -16,6 +16,7 @@ from extmeta.pte cimport (
     flag_of,
     flags,
     lowest,
+    many_flags,
     publish,
 )
 from extmeta.vpns cimport Run, entry_at
@@ -173,6 +174,7 @@ cdef inline Py_ssize_t side_scan(
         uint64_t* vpns) noexcept nogil:
     cdef const PteLayout* a = &self.pte
     cdef const uint64_t* entry = entries(self.frames, t)
+    cdef uint64_t[8] marks
     cdef uint64_t matches, flagged, same
     cdef Py_ssize_t found = 0
     cdef Py_ssize_t at, n, i
@@ -180,7 +182,9 @@ cdef inline Py_ssize_t side_scan(
         return 0
     for at in range(first, last, 64):
         n = min(64, last - at)
-        flagged = flags(entry + at, n, a)
+        if at - first & 511 == 0:
+            many_flags(entry + at, min(512, last - at), a, marks)
+        flagged = marks[at - first >> 6 & 7]
         matches = 0
         if value == 0:
             # An entry without a word matches too; one that holds nothing never.

@@ -1,0 +1,654 @@
+"""The command, as it is called: what it prints where, and how it ends."""
+
+import contextlib
+import json
+import os
+import pty
+import resource
+import signal
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import extmeta as em
+from extmeta import cli, compare, measure, workload
+from extmeta.arch import arch_named
+from extmeta.cli import fields_of
+from extmeta.encodings import inpte
+from extmeta.measure import Bound, Cpu, Ram, Refused, Subject
+from extmeta.workload import Point
+
+COMMAND = [sys.executable, "-m", "extmeta"]
+
+# One point, few encodings: half a second.
+SHORT = ["compare", "--quick", "--fractions", "0.5", "--encodings", "linked"]
+
+
+def call(command, **options):
+    """Run a program to its end."""
+    given = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    return subprocess.run(command, check=False, timeout=120, **{**given, **options})
+
+
+def run(*arguments, **options):
+    """Run the command to its end."""
+    return call([*COMMAND, *map(str, arguments)], **options)
+
+
+def one_line(text, *parts):
+    """Assert that ``text`` is one line with these parts, and no traceback."""
+    assert text.endswith("\n")
+    assert text.count("\n") == 1, text
+    for part in parts:
+        assert part in text
+
+
+def capture_of(present, swapped=0):
+    """Return a capture of some pages, all soft-dirty, in two VMAs."""
+    vpn = np.concatenate((np.arange(16, 16 + present), 1 << 20 | np.arange(swapped)))
+    slots = np.arange(1, 1 + swapped, dtype=np.uint64) << np.uint64(5)
+    start = np.array([16, 1 << 20], np.uint64) << np.uint64(12)
+    size = np.array([present + 1, swapped + 1], np.uint64) << np.uint64(12)
+    return em.Capture(
+        vma_start=start,
+        vma_end=start + size,
+        vma_perms=np.array(["rw-p", "rw-p"]),
+        vma_flags=np.array(["rd wr", "rd wr"]),
+        vma_name=np.array(["", "[heap]"]),
+        vpn=vpn.astype(np.uint64),
+        entry=np.concatenate(
+            (
+                np.full(present, 1 << 63 | 1 << 55, np.uint64),
+                slots | np.uint64(1 << 62),
+            )
+        ),
+        vmpte_kb=24,
+        vmrss_kb=4 * present,
+        kernel="6.12.1",
+        comm="mine",
+    )
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory):
+    """A capture file of 3,000 PTEs."""
+    path = tmp_path_factory.mktemp("small") / "small.npz"
+    capture_of(3000).save(path)
+    return str(path)
+
+
+@pytest.fixture
+def sleeper():
+    process = subprocess.Popen(["sleep", "60"])
+    yield process
+    process.kill()
+    process.wait()
+
+
+# -- compare -----------------------------------------------------------------------
+
+
+def test_quick_compares_all_encodings_and_exits_0(small):
+    done = run("compare", "--quick", small)
+    assert done.returncode == 0
+    assert done.stdout.startswith("small.npz: 3,000 PTEs")
+    for name in (*compare.default_forms(), compare.CONTROL):
+        assert f"\n{name}" in done.stdout or f"\n  {name}" in done.stdout
+    for operation in compare.OPERATIONS:
+        assert operation in done.stdout
+    assert max(map(len, done.stdout.splitlines())) <= 100
+    assert done.stdout.isprintable() or "\x1b" not in done.stdout
+    # What is measured, to be seen meanwhile.
+    assert done.stderr.splitlines()[-1].endswith(": done")
+
+
+def test_rows_are_stored_with_where_they_are_from(small, tmp_path, capsys):
+    path = tmp_path / "rows.json"
+    arguments = [*SHORT, "--seed", "3", "--json", str(path), small]
+    assert cli.main(arguments) == 0
+    text = capsys.readouterr().out
+    document = json.loads(path.read_text())
+    assert document["complete"]
+    assert document["provenance"]["command"] == ["extmeta", *arguments]
+    assert document["provenance"]["seed"] == 3
+    subject = document["rows"][0]
+    assert subject["sha256"] == em.load_capture(small).sha256
+    assert subject["nr_ptes"] == 3000
+    assert os.listdir(tmp_path) == ["rows.json"]
+    # And print the same again.
+    assert cli.main(["compare", "--from", str(path)]) == 0
+    assert capsys.readouterr().out == text
+    # The same file is replaced.
+    path.write_text("x" * 10**6)
+    assert cli.main([*SHORT, "--json", str(path), small]) == 0
+    assert json.loads(path.read_text())["complete"]
+
+
+def test_json_on_stdout_is_all_there_is_on_stdout(small):
+    done = run(*SHORT, "--json", "-", small)
+    rows = json.loads(done.stdout)["rows"]
+    assert {row["row"] for row in rows} == {"Subject", "Bound", "Ram", "Cpu"}
+    assert all(row["fraction"] == 0.5 for row in rows[2:])
+
+
+def test_interrupted_it_prints_what_it_has_and_exits_130(small, tmp_path):
+    path = tmp_path / "rows.json"
+    with subprocess.Popen(
+        [*COMMAND, "compare", small, "--json", str(path)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        for line in process.stderr:
+            if "1% random" in line:
+                break
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "CPU, 0%" in out
+    assert "CPU, 100%" not in out
+    assert "Traceback" not in err
+    assert err.endswith("interrupted; this is not all\n")
+    assert json.loads(path.read_text())["complete"] is False
+
+
+def test_interrupted_before_there_is_anything_it_prints_nothing(
+    small, monkeypatch, capsys
+):
+    def interrupted(*_arguments, **_options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(compare, "sweep", interrupted)
+    assert cli.main(["compare", small]) == 130
+    assert capsys.readouterr().out == ""
+    monkeypatch.setattr(cli, "space_of", interrupted)
+    assert cli.main(["compare", small]) == 130
+
+
+def test_a_running_process_is_compared(sleeper, capsys):
+    assert cli.main([*SHORT, str(sleeper.pid)]) == 0
+    assert capsys.readouterr().out.startswith(f"process {sleeper.pid}, sleep: ")
+
+
+def test_several_are_compared_one_after_the_other(small):
+    done = run(*SHORT, small, "redis")
+    assert "small.npz: 3,000 PTEs" in done.stdout
+    assert "\nredis: " in done.stdout
+    assert done.stdout.count("Not in the model") == 1
+
+
+def test_without_a_name_the_default_capture_is_taken(capsys):
+    assert cli.main([*SHORT, "--json", "-"]) == 0
+    rows = json.loads(capsys.readouterr().out)["rows"]
+    assert rows[0]["name"] == "numpy-sparse"
+
+
+def test_a_registered_encoding_appears_by_itself(small):
+    code = (
+        "import sys, extmeta as em; from extmeta.cli import main;"
+        "em.register('mine', em.Linked);"
+        f"sys.exit(main(['compare', '--quick', '--fractions', '1', {small!r}]))"
+    )
+    done = call([sys.executable, "-c", code])
+    assert done.returncode == 0, done.stderr
+    assert "\n  mine " in done.stdout
+    assert "\nmine " in done.stdout
+
+
+def test_progress_is_a_bar_on_a_terminal(small):
+    leader, follower = pty.openpty()
+    environment = {**os.environ, "TERM": "xterm"}
+    done = run(*SHORT, small, stderr=follower, env=environment)
+    os.close(follower)
+    shown = b""
+    with contextlib.suppress(OSError):  # EIO: its other end is closed
+        while piece := os.read(leader, 1 << 16):
+            shown += piece
+    os.close(leader)
+    assert done.returncode == 0
+    assert b"\x1b[" in shown
+    assert b"linked scan" in shown
+    assert "\x1b" not in done.stdout
+
+
+def test_what_is_measured_is_printed_as_it_is(monkeypatch, capsys):
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    with cli.progress() as shown:
+        shown(1, 4, "[red] \x1b[2J: linked")
+    err = capsys.readouterr().err
+    assert "[red] ?[2J: linked" in err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "parts"),
+    [
+        (["nowhere.npz"], ["nowhere.npz", "No such file"]),
+        (["4194999"], ["process 4194999 does not exist"]),
+        (["0"], ["0 is not positive"]),
+        (["--fields", "age"], ["--fields", "'age' is not NAME=BITS"]),
+        (["--fields", "age=x"], ["'age=x' is not NAME=BITS"]),
+        (["--fields", "a-b=1"], ["'a-b=1' is not NAME=BITS"]),
+        (["--fields", "age=8,age=9"], ["'age' is there twice"]),
+        (["--fields", "age=0"], ["'age'", "below 1"]),
+        (["--fields", "age=600"], ["600 bits"]),
+        (["--fields", "words=6"], ["'words'"]),
+        (["--fractions", "1.5"], ["'1.5' is not in [0, 1]"]),
+        (["--fractions", "nan"], ["'nan'"]),
+        (["--fractions", "0,,1"], ["'' is no fraction"]),
+        (["--placement", "spiral"], ["'spiral'", "random"]),
+        (["--encodings", "inpte,magic"], ["'magic'", "linked"]),
+        (["--encodings", "linked:wide"], ["'linked:wide'"]),
+        (["--encodings", "linked:513"], ["513"]),
+        (["--encodings", "adjacent:never"], ["'never'"]),
+        (["--encodings", "inpte:3"], ["'inpte:3'", "no argument"]),
+        (["--seed", "-1"], ["'-1'"]),
+        (["--seed", "1e3"], ["'1e3'"]),
+        (["--json", "/nowhere/x.json"], ["/nowhere/x.json", "no directory"]),
+        (["--json", "/"], ["/: is a directory"]),
+        (["--from", "nowhere.json"], ["nowhere.json", "No such file"]),
+        (["--from", "rows.json", "redis"], ["rows.json", "redis"]),
+        (["--from", __file__], ["not JSON"]),
+        ([__file__], ["test_cli.py", "zip"]),
+        (["--bogus"], ["--bogus"]),
+        (["x\x1b[2J\n"], ["x?[2J?"]),
+    ],
+)
+def test_bad_input_is_one_line_and_2(arguments, parts, capsys):
+    assert cli.main(["compare", *arguments]) == 2
+    found = capsys.readouterr()
+    assert found.out == ""
+    one_line(found.err, "extmeta", *parts)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "parts"),
+    [
+        ([], ["compare|capture|info"]),
+        (["explain"], ["explain"]),
+        (["info"], ["FILE"]),
+        (["info", "nowhere"], ["nowhere", "No such file"]),
+        (["info", "/"], ["/: Is a directory"]),
+        (["capture", "x1", "-o", "x"], ["'x1'"]),
+        (["capture", "0", "-o", "x"], ["0 is not positive"]),
+        (["capture", "1"], ["-o"]),
+        (["capture", "4194999", "-o", "x"], ["4194999 does not exist"]),
+        (["capture", "1", "-o", "/nowhere/x"], ["/nowhere"]),
+    ],
+)
+def test_bad_input_to_others_is_one_line_and_2(arguments, parts):
+    done = run(*arguments)
+    assert done.returncode == 2
+    assert done.stdout == ""
+    one_line(done.stderr, *parts)
+
+
+def test_no_permission_is_one_line_and_2(tmp_path, monkeypatch, capsys):
+    def refuse(*_arguments):
+        return False
+
+    monkeypatch.setattr(os, "access", refuse)
+    assert cli.main([*SHORT, "--json", str(tmp_path / "x")]) == 2
+    one_line(capsys.readouterr().err, str(tmp_path / "x"), "permission denied")
+
+
+def test_a_capture_without_ptes_is_refused(tmp_path, capsys):
+    path = tmp_path / "none.npz"
+    capture_of(0).save(path)
+    assert cli.main(["compare", str(path)]) == 2
+    one_line(capsys.readouterr().err, "none.npz", "no PTE")
+
+
+def test_memory_that_can_not_be_had_is_one_line_and_1(small, monkeypatch, capsys):
+    def exhausted(*_arguments, **_options):
+        raise MemoryError
+
+    monkeypatch.setattr(compare, "sweep", exhausted)
+    assert cli.main(["compare", small]) == 1
+    one_line(capsys.readouterr().err, "out of memory")
+
+
+def test_version_and_help():
+    done = run("--version")
+    assert done.stdout.startswith("extmeta 0.")
+    assert done.returncode == 0
+    for verb in cli.VERBS:
+        done = run(verb, "--help")
+        assert done.returncode == 0
+        assert done.stdout.startswith(f"usage: extmeta {verb}")
+
+
+# -- where output goes ---------------------------------------------------------------
+
+
+def test_a_closed_pipe_is_no_error(small):
+    reader, writer = os.pipe()
+    os.close(reader)
+    with os.fdopen(writer, "wb") as closed:
+        done = run("info", small, stdout=closed)
+    assert done.returncode == 141
+    assert done.stderr == ""
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
+def test_a_full_disk_is_one_line_and_1(small, sleeper):
+    with open("/dev/full", "w") as full:
+        done = run("info", small, stdout=full)
+    assert done.returncode == 1
+    one_line(done.stderr, "stdout", "No space left")
+    done = run("capture", sleeper.pid, "-o", "/dev/full")
+    assert done.returncode == 1
+    one_line(done.stderr.partition("\n")[2], "/dev/full", "No space left")
+    done = run(*SHORT, small, "--json", "/dev/full")
+    assert done.returncode == 1
+    assert done.stdout.startswith("small.npz")
+    one_line(done.stderr.splitlines(keepends=True)[-1], "/dev/full", "No space left")
+
+
+class Broken:
+    """A stdout that is no good any more."""
+
+    encoding = "ascii"
+
+    def __init__(self, error):
+        self.error = error
+
+    def write(self, text):
+        assert text.isascii()
+        raise self.error
+
+    def fileno(self):
+        raise OSError("none")
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "told"),
+    [
+        (BrokenPipeError(), 141, ""),
+        (OSError(28, "No space"), 1, "extmeta: stdout: No space\n"),
+    ],
+)
+def test_a_broken_stdout_ends_it(small, error, status, told, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "stdout", Broken(error))
+    assert cli.main([*SHORT, small]) == status
+    assert capsys.readouterr().err.endswith(told)
+
+
+def test_what_can_not_be_saved_is_one_line_and_1(sleeper, monkeypatch, capsys):
+    def save(_capture, _path, pfns):
+        raise OSError(28, "No space")
+
+    monkeypatch.setattr(em.Capture, "save", save)
+    assert cli.main(["capture", str(sleeper.pid), "-o", "x"]) == 1
+    assert capsys.readouterr().err.endswith("extmeta capture: x: No space\n")
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
+def test_a_device_is_written_to_and_not_replaced():
+    with pytest.raises(cli.CannotWriteError, match="/dev/full: No space"):
+        cli.write("/dev/full", "text")
+    assert not os.path.isfile("/dev/full")
+
+
+def short_of_space():
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100))
+
+
+def test_a_file_that_does_not_fit_is_not_left_half(small, sleeper, tmp_path):
+    for arguments in (
+        ["capture", sleeper.pid, "-o", tmp_path / "a.npz"],
+        [*SHORT, small, "--json", tmp_path / "b.json"],
+    ):
+        done = run(*arguments, preexec_fn=short_of_space)
+        assert done.returncode == 1
+        one_line(
+            done.stderr.splitlines(keepends=True)[-1],
+            str(arguments[-1]),
+            "File too large",
+        )
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_terminal_without_the_sign_gets_another(small):
+    done = run(*SHORT, small, env={**os.environ, "PYTHONIOENCODING": "ascii"})
+    assert done.returncode == 0
+    assert " +-" in done.stdout
+
+
+# -- capture and info --------------------------------------------------------------
+
+
+def test_a_capture_is_saved_and_told(sleeper, tmp_path):
+    path = tmp_path / "s.npz"
+    done = run("capture", sleeper.pid, "--stop", "-o", path)
+    assert done.returncode == 0, done.stderr
+    one_line(done.stdout, f"{path}: Capture of 'sleep'")
+    found = em.load_capture(path)
+    assert found.comm == "sleep"
+    assert not found.has_pfns
+    told = run("info", path)
+    assert told.stdout.startswith("s.npz: sleep, Linux ")
+    assert found.sha256 in told.stdout
+    assert told.stderr == ""
+    stored = json.loads(run("info", path, "--json").stdout)
+    assert stored["present"] == found.nr_present
+
+
+def test_a_file_is_replaced_by_force_only(sleeper, tmp_path):
+    path = tmp_path / "s.npz"
+    path.write_text("mine")
+    done = run("capture", sleeper.pid, "-o", path)
+    assert done.returncode == 2
+    one_line(done.stderr, str(path), "--force")
+    assert path.read_text() == "mine"
+    assert cli.main(["capture", str(sleeper.pid), "-o", str(path)]) == 2
+    assert run("capture", sleeper.pid, "--force", "-o", path).returncode == 0
+    assert em.load_capture(path).comm == "sleep"
+
+
+def test_pfns_are_kept_on_request(sleeper, tmp_path, monkeypatch):
+    kept = []
+
+    def save(_capture, path, pfns=False):
+        kept.append((path, pfns))
+
+    monkeypatch.setattr(em.Capture, "save", save)
+    path = str(tmp_path / "s.npz")
+    assert cli.main(["capture", str(sleeper.pid), "--pfns", "-o", path]) == 0
+    assert cli.main(["capture", str(sleeper.pid), "-o", path]) == 0
+    assert kept == [(path, True), (path, False)]
+
+
+def test_a_process_that_moved_is_said_to_have(sleeper, tmp_path, monkeypatch, capsys):
+    moved = em.Capture(
+        **{
+            **{k: getattr(capture_of(9), k) for k in capture_of(9).__dict__},
+            "settled": False,
+        }
+    )
+    monkeypatch.setattr(cli, "captured", lambda _pid, _stop: moved)
+    assert cli.main(["capture", "7", "-o", str(tmp_path / "m.npz")]) == 0
+    one_line(capsys.readouterr().err, "process 7 changed", "--stop")
+
+
+def test_interrupted_a_capture_leaves_nothing(tmp_path, monkeypatch, capsys):
+    def interrupted(_pid, _stop):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli, "captured", interrupted)
+    assert cli.main(["capture", "7", "-o", str(tmp_path / "m.npz")]) == 130
+    assert os.listdir(tmp_path) == []
+    assert capsys.readouterr().err == ""
+
+
+def test_shipped_names_are_known_to_info(capsys):
+    assert cli.main(["info", "redis"]) == 0
+    assert capsys.readouterr().out.startswith("redis: redis-server, Linux ")
+
+
+# -- the sweep ---------------------------------------------------------------------
+
+
+def sweep(space, forms, fields, points, **options):
+    options = {"rounds": measure.MIN_ROUNDS, "budget_ns": 0, **options}
+    return compare.sweep(space, forms, fields, points, **options)
+
+
+SPACE = workload.sparse_tables(3, 50, seed=1)
+HALF = Point(0.5, "random")
+DEFAULT = fields_of(cli.DEFAULT_FIELDS)
+
+
+def test_a_sweep_has_a_row_for_everything():
+    points = [Point(0.0, ""), HALF]
+    told = []
+    rows = list(
+        sweep(
+            SPACE,
+            compare.default_forms(),
+            DEFAULT,
+            points,
+            progress=lambda *what: told.append(what),
+        )
+    )
+    assert [type(row) for row in rows[:2]] == [Subject, Bound]
+    others = [name for name in compare.default_forms() if name != "inpte"]
+    rams = [(r.encoding, r.fraction) for r in rows if isinstance(r, Ram)]
+    assert rams == [(n, p.fraction) for p in points for n in ("inpte", *others)]
+    cpus = {(r.encoding, r.operation, r.fraction) for r in rows if isinstance(r, Cpu)}
+    assert len(cpus) == 2 * (len(others) + 1) * len(compare.OPERATIONS)
+    flagged = {r.flagged for r in rows if isinstance(r, Ram) and r.fraction}
+    assert flagged == {75}
+    done = [done for done, _total, _what in told]
+    assert done == list(range(len(cpus) + 1))
+    assert told[0][1] == len(cpus)
+    assert told[0][2] == "0% flagged: inpte again load"
+
+
+def test_the_baseline_is_measured_whether_named_or_not():
+    for forms in (["linked"], ["inpte", "linked"]):
+        rows = list(sweep(SPACE, forms, DEFAULT, [HALF]))
+        assert [r.encoding for r in rows if isinstance(r, Ram)] == ["inpte", "linked"]
+
+
+def test_an_encoding_that_can_not_hold_the_fields_is_left_out():
+    fields = em.Fields(site=100)
+    rows = list(sweep(SPACE, ["adjacent", "linked"], fields, [HALF]))
+    (refused,) = [row for row in rows if isinstance(row, Refused)]
+    assert refused.encoding == "adjacent"
+    assert "64 bits" in refused.why
+    assert "100" in refused.why
+    assert rows[0].baseline_fields == {"site": 6}
+    assert "100 free bits" in rows[0].baseline_lacks
+    assert {r.encoding for r in rows if isinstance(r, Cpu)} == {"inpte again", "linked"}
+
+
+class Picky:
+    """Stands for an encoding that can't hold some word of some entry."""
+
+    def __init__(self, table):
+        self.table = table
+
+    def fork(self):
+        return self
+
+    def store(self, vpns, words):
+        raise ValueError("vpn 0x10: no place for bits 0x4 in a swap entry")
+
+
+def test_an_encoding_that_can_not_hold_a_word_is_left_out_at_that_point(monkeypatch):
+    bare = workload.Space.bare
+
+    def some_picky(space, encoding, fields):
+        table = bare(space, encoding, fields)
+        return Picky(table) if encoding == "linked" else table
+
+    monkeypatch.setattr(workload.Space, "bare", some_picky)
+    told = []
+    rows = list(
+        sweep(SPACE, ["linked"], DEFAULT, [HALF], progress=lambda *w: told.append(w))
+    )
+    (refused,) = [row for row in rows if isinstance(row, Refused)]
+    assert refused.why == "50% random: vpn 0x10: no place for bits 0x4 in a swap entry"
+    assert told[-1][0] == told[-1][1]
+
+
+def test_swap_entries_have_few_bits_and_the_baseline_those_alone():
+    space = workload.captured(capture_of(600, swapped=40), "swapped")
+    rows = list(sweep(space, ["linked"], em.Fields(age=4), [Point(1.0, "")]))
+    assert rows[0].baseline_fields == {"age": 1}
+    assert "swap entries: 4 free bits" in rows[0].baseline_lacks
+    assert rows[0].nr_ptes == 640
+    fits = list(sweep(space, ["linked"], em.Fields(uffd_wp=1), [Point(1.0, "")]))
+    assert fits[0].baseline_lacks == ""
+    assert fits[0].baseline_fields == {"uffd_wp": 1}
+
+
+X86 = arch_named("x86_64")
+WIDTHS = st.dictionaries(
+    st.sampled_from(["uffd_wp", "soft_dirty", "a", "b", "c", "d"]),
+    st.integers(1, 8),
+    min_size=1,
+)
+
+
+def places_all(widths, has_swap):
+    present, swap = inpte.places(em.Fields(**widths), X86)
+    return None not in present and not (has_swap and None in swap)
+
+
+@given(WIDTHS, st.booleans())
+def test_the_denominator_is_the_largest_set_that_fits(widths, has_swap):
+    fields = em.Fields(**widths)
+    kept = compare.fitting(fields, X86, has_swap)
+    names = list(widths)
+    subsets = [
+        {n: widths[n] for i, n in enumerate(names) if mask >> i & 1}
+        for mask in range(1, 1 << len(names))
+    ]
+    fit = [s for s in subsets if places_all(s, has_swap)]
+    if fit:
+        assert dict(kept) in fit
+        assert kept.bits == max(sum(s.values()) for s in fit)
+        assert list(kept) == [name for name in names if name in kept]
+    else:
+        (name,) = kept
+        assert widths[name] == max(widths.values())
+        assert places_all(dict(kept), has_swap)
+    lacks = compare.lack(fields, X86, has_swap)
+    assert (not lacks) == places_all(widths, has_swap)
+    if None in inpte.places(fields, X86)[0]:
+        with pytest.raises(ValueError, match=f"there are {len(X86.free)}"):
+            em.PageTable("inpte", fields)
+    else:
+        assert em.PageTable("inpte", fields).fields == fields
+
+
+def test_an_architecture_without_a_bit_is_refused():
+    class NoBits:
+        name = "none"
+        free = ()
+        owned: dict = {}  # noqa: RUF012
+        swap = X86.swap
+
+    with pytest.raises(ValueError, match="none has no bit"):
+        compare.fitting(em.Fields(age=8), NoBits, has_swap=False)
+
+
+def test_forms_are_names_or_made():
+    assert compare.form("linked") == "linked"
+    assert repr(compare.form("linked:16")) == "Linked(bits=16)"
+    assert repr(compare.form("adjacent:needed")) == "Adjacent(when='needed')"
+    names = compare.default_forms()
+    assert names[0] == "inpte"
+    assert names.index("adjacent:needed") == names.index("adjacent") + 1
+
+
+def test_progress_lines_are_one_a_stage(capsys):
+    shown = cli._lines()
+    for done, what in enumerate(["a: x", "a: y", "b: x", "a: x"]):
+        shown(done, 4, what)
+    assert capsys.readouterr().err == "0 of 4: a\n2 of 4: b\n3 of 4: a\n"

@@ -1,0 +1,396 @@
+"""Text and JSON from fixed rows, and what an edited file can do to them."""
+
+import copy
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import extmeta as em
+from extmeta import report, summary
+from extmeta.measure import Bound, Cpu, Ram, Refused, Subject
+
+SUBJECT = Subject(
+    name="numpy",
+    sha256="c0ffee",
+    arch="x86_64",
+    nr_ptes=20_000,
+    nr_tables=176,
+    nr_huge=0,
+    present_bytes=80 << 20,
+    fields={"uffd_wp": 1, "soft_dirty": 1, "age": 8},
+    baseline_fields={"uffd_wp": 1, "soft_dirty": 1},
+    baseline_lacks="8 free bits of a PTE are needed, x86_64 has 6",
+    words="different",
+)
+BOUND = Bound(176 * 4096, 80e9, 25e9)
+PROVENANCE = {
+    "extmeta": "0.1.0",
+    "commit": "0123456789ab",
+    "kernel": "6.12.1",
+    "machine": "x86_64",
+    "cpu": "A Processor",
+    "cpus": 2,
+    "python": "3.11.7",
+    "numpy": "2.4.6",
+    "thp": True,
+    "seed": 1,
+    "command": ["extmeta", "compare"],
+    "date": "2026-11-23T00:00:00Z",
+}
+
+
+def ram(encoding, fraction, placement, flagged, side=0, **more):
+    held = {"index": 0, "slack": 0, "repointings": None, **more}
+    return Ram(
+        encoding=encoding,
+        fraction=fraction,
+        placement=placement,
+        flagged=flagged,
+        upper=7 * 4096,
+        pte=176 * 4096,
+        side=side,
+        **held,
+    )
+
+
+def cpu(encoding, operation, fraction, placement, ratio, low, high, ns=1.5):
+    return Cpu(encoding, operation, fraction, placement, ratio, low, high, ns, 60, 8)
+
+
+ROWS = [
+    SUBJECT,
+    BOUND,
+    Refused("tiny", "Tiny() holds 1 bit a PTE on x86_64; Fields(...) needs 10"),
+    ram("inpte", 0.0, "", 0),
+    cpu("inpte again", "load", 0.0, "", 1.0, 0.998, 1.004, 1.619),
+    cpu("inpte again", "scan", 0.0, "", 0.93, 0.84, 0.96, 123.4),
+    ram("adjacent:needed", 0.0, "", 0, repointings=0),
+    cpu("adjacent:needed", "load", 0.0, "", 0.5432, 0.54, 0.55),
+    cpu("adjacent:needed", "scan", 0.0, "", 12.34, 12.3, 12.5),
+    ram("inpte", 0.01, "random", 200),
+    cpu("inpte again", "load", 0.01, "random", 1.2, 1.19, 1.21, 15.55),
+    ram("adjacent:needed", 0.01, "random", 200, 82 * 4096, repointings=82),
+    cpu("adjacent:needed", "load", 0.01, "random", 1.001, 0.99, 1.02),
+    cpu("adjacent:needed", "fork", 0.01, "random", 0.0456, 0.045, 0.046),
+    ram("linked", 0.01, "random", 200, 82 * 1024, slack=2048),
+]
+
+TEXT = """\
+numpy: 20,000 PTEs in 176 PTE tables (114 a table), 732 KiB of page tables, 80 MiB present; x86_64
+Words of uffd_wp=1, soft_dirty=1, age=8 (10 bits), words all different as far as their bits allow.
+inpte can't hold them: 8 free bits of a PTE are needed, x86_64 has 6. As denominator it has
+  uffd_wp=1, soft_dirty=1 (2 bits): the same PTEs flagged, their words cut to that, none of them to
+  0.
+tiny is left out: Tiny() holds 1 bit a PTE on x86_64; Fields(...) needs 10.
+
+                                   1%
+RAM                      0%    random
+PTEs flagged              0       200
+beside the tables
+  inpte                 0 B       0 B
+  adjacent:needed       0 B   328 KiB
+  linked                       82 KiB
+% of page tables
+  adjacent:needed        0%     44.8%
+  linked                        11.2%
+% of present RAM
+  adjacent:needed        0%     0.40%
+  linked                        0.10%
+bytes/flagged PTE
+  adjacent:needed         -   1,679.4
+  linked                        419.8
+tables re-pointed
+  adjacent:needed         0        82
+
+CPU, 0%: 0 of 20,000 PTEs flagged; ratio to inpte and its interval
+                       load        scan
+inpte, ns/PTE          1.62         123
+read bound, ns                     0.45
+inpte again        1.00 ±1%  0.93 ±11%?
+adjacent:needed    0.54 ±2%    12.3 ±2%
+
+CPU, 1% random: 200 of 20,000 PTEs flagged; ratio to inpte and its interval
+                       load        fork
+inpte, ns/PTE          15.6        1.50
+inpte again       1.20 ±1%?
+adjacent:needed   1.00 ±2%?   0.046 ±2%
+
+read bound: 704 KiB of PTE tables at 75 GiB/s, an array of that size being read again and again; one
+of 64 MiB: 23 GiB/s.
+
+Ratios are of paired runs, median ± the longer side of the 95% interval; below 1 is faster than
+inpte. inpte again: another table of it, the noise floor.
+? unstable: the interval reaches more than 10% from the ratio, or inpte differs from itself by as
+much. Run it again with nothing else running.
+Room in pages of side memory for what comes next, up to 2.0 KiB, is not counted; the JSON has it.
+Not in the model, and so in none of these numbers: the TLB and the hardware walker, locks,
+references to struct page, write-protecting at fork, and the kernel's page allocator (ours has its
+pages at hand, and zeroes only tables). Nor are huge pages, which have no word: there are none here.
+
+extmeta 0.1.0 (0123456789ab), Linux 6.12.1, A Processor, 2 CPUs, Python 3.11.7, numpy 2.4.6, seed 1,
+2026-11-23T00:00:00Z"""
+
+
+def test_golden_text(monkeypatch):
+    # What the environment says of terminals does not matter.
+    monkeypatch.setenv("COLUMNS", "40")
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    assert report.text(ROWS, PROVENANCE) == TEXT
+    assert max(map(len, TEXT.splitlines())) <= report.COLUMNS
+
+
+def test_the_json_prints_the_same_again():
+    document = report.to_json(ROWS, PROVENANCE)
+    rows, provenance = report.from_json(document)
+    assert rows == ROWS
+    assert report.text(rows, provenance) == TEXT
+    assert json.loads(document)["complete"] is True
+    assert json.loads(report.to_json(ROWS, {}, complete=False))["complete"] is False
+
+
+@pytest.mark.parametrize("rows", range(1, len(ROWS)))
+def test_whatever_an_interrupted_sweep_has_is_printed(rows):
+    text = report.text(ROWS[:rows], PROVENANCE)
+    assert text.startswith("numpy: 20,000 PTEs")
+    assert "Not in the model" in text
+
+
+def test_many_points_and_operations_stay_within_the_columns():
+    rows = [SUBJECT]
+    for i in range(11):
+        rows.append(ram("inpte", i / 16, "clustered", 10**8 * i))
+        rows.append(ram("a name that is far too long", i / 16, "clustered", 1, 1 << 50))
+    operations = [*report.OPERATIONS, "map", "random load"]
+    rows += [cpu("linked", op, 0.0, "clustered", 1234.5, 1, 5000) for op in operations]
+    text = report.text(rows, PROVENANCE)
+    assert max(map(len, text.splitlines())) <= report.COLUMNS
+    assert text.count("\nRAM ") == 2
+    assert text.count("CPU, 0% clustered") == 2
+    assert "random load" in text
+
+
+def test_several_subjects_share_the_notes():
+    other = dataclasses.replace(SUBJECT, name="huge", nr_huge=3, baseline_lacks="")
+    text = report.text([*ROWS, other, ram("inpte", 1.0, "", 20_000)], PROVENANCE)
+    text = " ".join(text.split())
+    assert "80 MiB present (3 huge pages)" in text
+    assert text.count("Not in the model") == 1
+    assert report.HUGE in text
+
+
+def test_what_would_steer_a_terminal_is_not_printed():
+    evil = "\x1b[2Jx\ny\r\x07"
+    rows = [
+        dataclasses.replace(SUBJECT, name=evil, arch=evil, fields={evil: 3}),
+        Refused(evil, evil),
+        ram("inpte", 0.5, evil, 1),
+        ram(evil, 0.5, evil, 1),
+        cpu(evil, "load", 0.5, evil, 1, 1, 1),
+    ]
+    text = report.text(rows, {"kernel": evil})
+    assert "\x1b" not in text
+    assert "\r" not in text
+    assert "?[2Jx?y" in text
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [
+        (0, "0 B"),
+        (1023, "1,023 B"),
+        (1024, "1.0 KiB"),
+        (10 << 10, "10 KiB"),
+        (3 << 29, "1.5 GiB"),
+        (5 << 50, "5,120 TiB"),
+    ],
+)
+def test_sizes_are_binary(value, shown):
+    assert report.size(value) == shown
+
+
+@pytest.mark.parametrize(
+    ("part", "shown"),
+    [
+        (0, "0%"),
+        (0.004, "<0.01%"),
+        (0.196, "0.20%"),
+        (4.56, "4.6%"),
+        (44.84, "44.8%"),
+        (99.6, "100%"),
+        (123456, "123,456%"),
+    ],
+)
+def test_shares_have_two_digits_or_more(part, shown):
+    assert report.share(part, 100) == shown
+    assert report.share(part, 0) == "-"
+
+
+@pytest.mark.parametrize(
+    ("ratio", "shown"),
+    [
+        (0.00456, "0.0046 ±1%"),
+        (0.0456, "0.046 ±1%"),
+        (0.456, "0.46 ±1%"),
+        (4.56, "4.56 ±1%"),
+        (45.6, "45.6 ±1%"),
+        (4567.0, "4,567 ±1%"),
+    ],
+)
+def test_ratios_have_two_digits_or_more(ratio, shown):
+    row = cpu("linked", "load", 0, "", ratio, ratio / 1.001, ratio * 1.002)
+    assert report.ratio(row, None) == shown
+
+
+def test_unstable_is_wide_or_on_a_floor_that_is_off():
+    def row(ratio, low, high):
+        return cpu("linked", "load", 0, "", ratio, low, high)
+
+    good = row(1, 0.99, 1.01)
+    assert not report.unstable(row(2, 1.9, 2.1), good)
+    assert not report.unstable(row(2, 1.9, 2.1), None)
+    assert report.unstable(row(2, 1.8, 2.1), good)
+    assert report.unstable(row(2, 1.9, 2.21), good)
+    assert report.unstable(row(2, 1.9, 2.1), row(0.9, 0.89, 0.91))
+    assert report.unstable(row(2, 1.9, 2.1), row(1.11, 1.1, 1.12))
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (lambda d: d.update(format="x"), "not an extmeta comparison"),
+        (lambda d: d.update(rows=3), "lacks rows"),
+        (lambda d: d.pop("provenance"), "lacks rows"),
+        (lambda d: d["rows"].pop(0), "before the subject"),
+        (lambda d: d["rows"].append(7), "row 15 is of no known kind"),
+        (lambda d: d["rows"][1].update(row="Bond"), "row 1 is of no known kind"),
+        (lambda d: d["rows"][3].pop("side"), "row 3, a Ram: side is None"),
+        (lambda d: d["rows"][3].update(side=-4), "side is -4"),
+        (lambda d: d["rows"][3].update(side=True), "side is True"),
+        (lambda d: d["rows"][3].update(side=2**70), "side is 1180591620717411303424"),
+        (lambda d: d["rows"][4].update(low="1"), "low is '1'"),
+        (lambda d: d["rows"][4].update(low=float("nan")), "low is nan"),
+        (lambda d: d["rows"][4].update(low=0), "a ratio of 0"),
+        (lambda d: d["rows"][0].update(fields=[1]), r"fields is \[1\]"),
+    ],
+)
+def test_an_edited_file_is_refused_by_value(change, told):
+    document = json.loads(report.to_json(ROWS, PROVENANCE))
+    change(document)
+    with pytest.raises(ValueError, match=told):
+        report.from_json(json.dumps(document))
+
+
+@pytest.mark.parametrize("document", ["", "{", "[]", "3", "[" * 10**5])
+def test_what_is_no_comparison_is_refused(document):
+    with pytest.raises(ValueError, match=r"not JSON|not an extmeta"):
+        report.from_json(document)
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner),
+    max_leaves=4,
+)
+
+
+@given(st.integers(0, len(ROWS) - 1), st.integers(0, 12), JSON)
+def test_any_edit_is_refused_or_printed(number, field, value):
+    document = json.loads(report.to_json(ROWS, PROVENANCE))
+    row = copy.copy(document["rows"][number])
+    row[list(row)[field % len(row)]] = value
+    document["rows"][number] = row
+    try:
+        rows, provenance = report.from_json(json.dumps(document))
+    except ValueError:
+        return
+    assert report.text(rows, provenance)
+
+
+# -- what a capture holds ----------------------------------------------------------
+
+
+def test_summary_adds_up_for_what_is_shipped():
+    for name, path in em.shipped().items():
+        capture = em.load_capture(path)
+        s = summary.summary(capture, name)
+        assert s.present + s.swapped + s.markers == len(capture.vpn)
+        assert sum(v.entries for v in s.vmas) == len(capture.vpn)
+        assert sum(v.count for v in s.vmas) == len(capture.vma_start)
+        assert sum(s.occupancy) == s.tables["pte"]
+        text = summary.text(s)
+        assert text.isascii()
+        assert capture.sha256 in text
+        assert f"{len(capture.vpn):,}" in text
+        assert json.loads(summary.to_json(s))["occupancy"] == list(s.occupancy)
+
+
+def test_summary_golden_text():
+    occupancy = np.zeros(513, int)
+    occupancy[[1, 32, 33, 512]] = [3, 1, 1, 500]
+    s = summary.Summary(
+        name="mine.npz",
+        comm="evil\x1b",
+        kernel="6.12.1",
+        sha256="c0ffee",
+        settled=False,
+        has_pfns=True,
+        vmas=(
+            summary.Vmas("", 2, 3 << 20, 700),
+            summary.Vmas("9 more names", 12, 1 << 20, 9),
+        ),
+        present=700,
+        swapped=8,
+        markers=1,
+        leaves=1,
+        tables={"pte": 505, "pmd": 2, "pud": 1, "p4d": 0},
+        vmpte_bytes=509 * 4096,
+        empty_tables=1,
+        occupancy=tuple(occupancy.tolist()),
+    )
+    rows = [f"{32 * i + 1}-{32 * i + 32}" for i in range(16)]
+    assert summary.text(s) == "\n".join(
+        [
+            "mine.npz: evil?, Linux 6.12.1",
+            "  VMAs      14, 4.0 MiB of address space",
+            "  entries   709: 700 present, 8 swapped, 1 markers; 2.7 MiB present",
+            "  leaves    1 of 2 MiB, without a PTE table",
+            "  tables    505 PTE, 2 PMD, 1 PUD, and the root",
+            "  VmPTE     2.0 MiB, 1 of its tables empty",
+            "  PFNs      kept",
+            "  settled   no: it changed while it was read",
+            "  sha256    c0ffee",
+            "",
+            "  VMAs by name                    VMAs        size       entries",
+            "  (anonymous)                        2     3.0 MiB           700",
+            "  9 more names                      12     1.0 MiB             9",
+            "",
+            "  entries of a PTE table: mean 507 of 512",
+            f"  {rows[0]:>9} {'#':<50} 4",
+            f"  {rows[1]:>9} {'#':<50} 1",
+            *(f"  {row:>9} {'':<50} 0" for row in rows[2:15]),
+            f"  {rows[15]:>9} {'#' * 50} 500",
+        ]
+    )
+
+
+def test_summary_without_a_table_says_so():
+    capture = em.Capture(
+        vma_start=np.array([4096], np.uint64),
+        vma_end=np.array([8192], np.uint64),
+        vma_perms=np.array(["rw-p"]),
+        vma_flags=np.array(["rd wr"]),
+        vma_name=np.array([""]),
+        vpn=np.empty(0, np.uint64),
+        entry=np.empty(0, np.uint64),
+        vmpte_kb=0,
+        vmrss_kb=0,
+        kernel="6.12.1",
+        comm="none",
+    )
+    text = summary.text(summary.summary(capture, "none"))
+    assert text.endswith("  no PTE table")
+    assert "tables    none, and the root" in text
