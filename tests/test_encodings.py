@@ -58,6 +58,16 @@ def test_adjacent_when_needed_moves_the_table():
     assert child.memory() == table.memory()
 
 
+def test_words_that_are_all_zero_move_no_table():
+    """An array of zeros once re-pointed every table it was stored to."""
+    table = em.PageTable(em.Adjacent(when="needed"))
+    table.map(FULL)
+    table.store(FULL, np.zeros(4096, np.uint64))
+    assert table.encoding.repointings == 0
+    table.store(FULL, (np.arange(4096) == 700).astype(np.uint64))
+    assert table.encoding.repointings == 1
+
+
 def test_the_word_is_one_page_after_its_pte():
     table = em.PageTable("adjacent")
     table.map(FULL)

@@ -15,8 +15,8 @@ from libc.string cimport memcpy
 
 from extmeta.encoding cimport Encoding, Write
 from extmeta.encodings.side cimport (
-    adds_nothing,
     count_flags,
+    makes_a_word,
     side_load,
     side_scan,
     side_store,
@@ -69,7 +69,7 @@ cdef class Adjacent(Encoding):
     cdef Ptdesc* prepare(
             self, Ptdesc* t, const Run* r, const Write* w) noexcept nogil:
         cdef Ptdesc* pair
-        if t.order == 1 or adds_nothing(w, 1):
+        if t.order == 1 or not makes_a_word(w, r.n, 1):
             return t
         pair = self.frames.alloc(1, PTE, False)
         if pair is NULL:

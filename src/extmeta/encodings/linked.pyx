@@ -15,6 +15,7 @@ from extmeta.encoding cimport MAX_LANES, Encoding, Write
 from extmeta.encodings.side cimport (
     adds_nothing,
     count_flags,
+    makes_a_word,
     side_load,
     side_scan,
     side_store,
@@ -73,7 +74,7 @@ cdef class Linked(Encoding):
 
     cdef Ptdesc* prepare(
             self, Ptdesc* t, const Run* r, const Write* w) noexcept nogil:
-        if t.link == 0 and not adds_nothing(w, self.lanes):
+        if t.link == 0 and makes_a_word(w, r.n, self.lanes):
             t.link = <uintptr_t>self.slabs.alloc(self.page_bytes())
             if t.link == 0:
                 return NULL

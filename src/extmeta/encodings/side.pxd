@@ -68,6 +68,16 @@ cdef inline bint adds_nothing(const Write* w, int lanes) noexcept nogil:
     return True
 
 
+cdef inline bint makes_a_word(
+        const Write* w, Py_ssize_t n, int lanes) noexcept nogil:
+    """Return whether the write gives any of its n entries a bit."""
+    cdef uint64_t bits = 0
+    cdef Py_ssize_t i
+    for i in range(n * lanes if w.step else lanes):
+        bits |= w.add[i]
+    return bits != 0
+
+
 cdef inline void side_load(
         Encoding self, const side_t* side, int bits, const Ptdesc* t, const Run* r,
         uint64_t* words) noexcept nogil:

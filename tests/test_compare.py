@@ -1,0 +1,174 @@
+"""The sweep: its rows, what it leaves out, and what the baseline is given."""
+
+import dataclasses
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import extmeta as em
+from extmeta import compare, measure, workload
+from extmeta.arch import arch_named
+from extmeta.encodings import inpte
+from extmeta.measure import Bound, Cpu, Ram, Refused, Subject
+from extmeta.workload import Point
+
+
+def sweep(space, forms, fields, points, **options):
+    options = {"rounds": measure.MIN_ROUNDS, "budget_ns": 0, **options}
+    return compare.sweep(space, forms, fields, points, **options)
+
+
+SPACE = workload.sparse_tables(3, 50, seed=1)
+HALF = Point(0.5, "random")
+DEFAULT = em.Fields(uffd_wp=1, soft_dirty=1, age=8)
+
+
+def test_a_sweep_has_a_row_for_everything():
+    points = [Point(0.0, ""), HALF]
+    told = []
+    rows = list(
+        sweep(
+            SPACE,
+            compare.default_forms(),
+            DEFAULT,
+            points,
+            progress=lambda *what: told.append(what),
+        )
+    )
+    assert [type(row) for row in rows[:2]] == [Subject, Bound]
+    others = [name for name in compare.default_forms() if name != "inpte"]
+    rams = [(r.encoding, r.fraction) for r in rows if isinstance(r, Ram)]
+    assert rams == [(n, p.fraction) for p in points for n in ("inpte", *others)]
+    cpus = {(r.encoding, r.operation, r.fraction) for r in rows if isinstance(r, Cpu)}
+    assert len(cpus) == 2 * (len(others) + 1) * len(compare.OPERATIONS)
+    flagged = {r.flagged for r in rows if isinstance(r, Ram) and r.fraction}
+    assert flagged == {75}
+    done = [done for done, _total, _what in told]
+    assert done == list(range(len(cpus) + 1))
+    assert told[0][1] == len(cpus)
+    assert told[0][2] == "0% flagged: inpte again load"
+
+
+def test_the_baseline_is_measured_whether_named_or_not():
+    for forms in (["linked"], ["inpte", "linked"]):
+        rows = list(sweep(SPACE, forms, DEFAULT, [HALF]))
+        assert [r.encoding for r in rows if isinstance(r, Ram)] == ["inpte", "linked"]
+
+
+def test_an_encoding_that_can_not_hold_the_fields_is_left_out():
+    fields = em.Fields(site=100)
+    rows = list(sweep(SPACE, ["adjacent", "linked"], fields, [HALF]))
+    (refused,) = [row for row in rows if isinstance(row, Refused)]
+    assert refused.encoding == "adjacent"
+    assert "64 bits" in refused.why
+    assert "100" in refused.why
+    assert rows[0].baseline_fields == {"site": 6}
+    assert "100 free bits" in rows[0].baseline_lacks
+    assert {r.encoding for r in rows if isinstance(r, Cpu)} == {"inpte again", "linked"}
+
+
+class Picky:
+    """Stands for an encoding that can't hold some word of some entry."""
+
+    def __init__(self, table):
+        self.table = table
+
+    def fork(self):
+        return self
+
+    def store(self, vpns, words):
+        raise ValueError("vpn 0x10: no place for bits 0x4 in a swap entry")
+
+
+def test_an_encoding_that_can_not_hold_a_word_is_left_out_at_that_point(monkeypatch):
+    bare = workload.Space.bare
+
+    def some_picky(space, encoding, fields):
+        table = bare(space, encoding, fields)
+        return Picky(table) if encoding == "linked" else table
+
+    monkeypatch.setattr(workload.Space, "bare", some_picky)
+    told = []
+    rows = list(
+        sweep(SPACE, ["linked"], DEFAULT, [HALF], progress=lambda *w: told.append(w))
+    )
+    (refused,) = [row for row in rows if isinstance(row, Refused)]
+    assert refused.why == "50% random: vpn 0x10: no place for bits 0x4 in a swap entry"
+    assert told[-1][0] == told[-1][1]
+
+
+def test_swap_entries_have_few_bits_and_the_baseline_those_alone():
+    def build(encoding, fields):
+        table = SPACE.build(encoding, fields)
+        table.swap_out(SPACE.vpns[:40], range(1, 41))
+        return table
+
+    space = dataclasses.replace(SPACE, has_swap=True, build=build)
+    rows = list(sweep(space, ["linked"], em.Fields(age=4), [Point(1.0, "")]))
+    assert rows[0].baseline_fields == {"age": 1}
+    assert "swap entries: 4 free bits" in rows[0].baseline_lacks
+    assert [r.flagged for r in rows if isinstance(r, Ram)] == [150, 150]
+    fits = list(sweep(space, ["linked"], em.Fields(uffd_wp=1), [Point(1.0, "")]))
+    assert fits[0].baseline_lacks == ""
+    assert fits[0].baseline_fields == {"uffd_wp": 1}
+
+
+X86 = arch_named("x86_64")
+WIDTHS = st.dictionaries(
+    st.sampled_from(["uffd_wp", "soft_dirty", "a", "b", "c", "d"]),
+    st.integers(1, 8),
+    min_size=1,
+)
+
+
+def places_all(widths, has_swap):
+    present, swap = inpte.places(em.Fields(**widths), X86)
+    return None not in present and not (has_swap and None in swap)
+
+
+@given(WIDTHS, st.booleans())
+def test_the_denominator_is_the_largest_set_that_fits(widths, has_swap):
+    fields = em.Fields(**widths)
+    kept = compare.fitting(fields, X86, has_swap)
+    names = list(widths)
+    subsets = [
+        {n: widths[n] for i, n in enumerate(names) if mask >> i & 1}
+        for mask in range(1, 1 << len(names))
+    ]
+    fit = [s for s in subsets if places_all(s, has_swap)]
+    if fit:
+        assert dict(kept) in fit
+        assert kept.bits == max(sum(s.values()) for s in fit)
+        assert list(kept) == [name for name in names if name in kept]
+    else:
+        (name,) = kept
+        assert widths[name] == max(widths.values())
+        assert places_all(dict(kept), has_swap)
+    lacks = compare.lack(fields, X86, has_swap)
+    assert (not lacks) == places_all(widths, has_swap)
+    if None in inpte.places(fields, X86)[0]:
+        with pytest.raises(ValueError, match=f"there are {len(X86.free)}"):
+            em.PageTable("inpte", fields)
+    else:
+        assert em.PageTable("inpte", fields).fields == fields
+
+
+def test_an_architecture_without_a_bit_is_refused():
+    class NoBits:
+        name = "none"
+        free = ()
+        owned: dict = {}  # noqa: RUF012
+        swap = X86.swap
+
+    with pytest.raises(ValueError, match="none has no bit"):
+        compare.fitting(em.Fields(age=8), NoBits, has_swap=False)
+
+
+def test_forms_are_names_or_made():
+    assert compare.form("linked") == "linked"
+    assert repr(compare.form("linked:16")) == "Linked(bits=16)"
+    assert repr(compare.form("adjacent:needed")) == "Adjacent(when='needed')"
+    names = compare.default_forms()
+    assert names[0] == "inpte"
+    assert names.index("adjacent:needed") == names.index("adjacent") + 1
