@@ -71,6 +71,7 @@ class Results:
     def __init__(self):
         self.heads = {}
         self.rows = {}
+        self.notes = []
 
     def begin(self, space, fields, bare):
         """Have rows of this space told under its own head."""
@@ -288,3 +289,5 @@ def pytest_terminal_summary(terminalreporter, config):
     )
     terminalreporter.section("extmeta: paired ratios and RAM")
     terminalreporter.write_line(report.text(found.all(), provenance))
+    for note in found.notes:
+        terminalreporter.write_line(note)
