@@ -6,11 +6,9 @@ How near the baseline comes to it is measured by turns with reading an array of
 that size, so that both find the caches alike; it is told under the summary.
 """
 
-import numpy as np
-
 from extmeta import report, tasks
 from extmeta.compare import BASELINE
-from extmeta.measure import Task
+from extmeta.measure import reading
 
 
 def bench_scan(benchmark, bench, results, space, encoding, point):
@@ -28,13 +26,3 @@ def bench_scan(benchmark, bench, results, space, encoding, point):
             f"scan by {BASELINE}, {space.name}, {point} flagged: {found.ratio:.2f} x the "
             f"time of reading as many bytes [{found.low:.2f}, {found.high:.2f}]"
         )
-
-
-def reading(nbytes):
-    """Return the task of reading an array once."""
-    array = np.arange(nbytes // 8, dtype=np.uint64)
-
-    def check(array, result):
-        assert result == len(array) - 1
-
-    return Task(lambda: array, np.max, check)

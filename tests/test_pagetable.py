@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from machine import dump
 
 import extmeta as em
+from extmeta.frames import Frames
 
 FIELDS = em.Fields(uffd_wp=1, soft_dirty=1, age=1)
 
@@ -264,6 +265,26 @@ def test_defaults():
     assert table.fields == em.Fields(meta=64)
     assert table.arch.name == "x86_64"
     assert em.PageTable(em.Linked(bits=8)).fields == em.Fields(meta=8)
+
+
+def test_more_tables_than_the_machine_has_memory_for(table):
+    before = dump(table)
+    with pytest.raises(MemoryError, match="bytes are available"):
+        table.map(slice(2**20, 2**36))
+    assert dump(table) == before
+
+
+def test_a_machine_that_does_not_tell_its_memory(monkeypatch, tmp_path):
+    module = importlib.import_module("extmeta.memory")
+    assert module.available_bytes() > 2**20
+    monkeypatch.setattr(module, "MEMINFO", tmp_path / "none")
+    assert module.available_bytes() is None
+
+
+@pytest.mark.parametrize("page_bytes", [0, 512, 5000, 2**22, 2**32])
+def test_pages_of_an_odd_size(page_bytes):
+    with pytest.raises(ValueError, match=f"pages of {page_bytes} bytes"):
+        Frames(page_bytes)
 
 
 def test_la57_reaches_further():

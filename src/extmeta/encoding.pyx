@@ -86,7 +86,6 @@ cdef class Encoding:
         bound.pte.pfn_shift = arch.pfn_shift
         bound.pte.pfn_bits = arch.pfn_bits
         bound.pte.type_shift = layout.type_shift
-        bound.pte.type_bits = layout.type_bits
         bound.pte.offset_shift = layout.offset_shift
         bound.pte.offset_bits = layout.offset_bits
         bound.pte.offset_inverted = layout.offset_inverted

@@ -111,10 +111,12 @@ cdef class Frames:
     Parameters
     ----------
     page_bytes : int
-        A power of two, at least 4096.
+        A power of two from 4096 to 2 MiB.
 
     Raises
     ------
+    ValueError
+        If ``page_bytes`` is something else.
     MemoryError
         If no address space can be reserved.
     """
@@ -122,11 +124,12 @@ cdef class Frames:
     def __cinit__(self, size_t page_bytes=4096):
         cdef size_t nbytes = RESERVE_BYTES
         cdef char* p
+        if not 4096 <= page_bytes <= HUGE_BYTES or page_bytes & (page_bytes - 1):
+            raise ValueError(f"pages of {page_bytes} bytes; a power of two from 4096 "
+                             f"to {HUGE_BYTES} is needed")
         self.page_bytes = page_bytes
         while (1 << self.page_shift) < <Py_ssize_t>page_bytes:
             self.page_shift += 1
-        if (<size_t>1 << self.page_shift) != page_bytes or page_bytes < 4096:
-            raise ValueError(f"pages of {page_bytes} bytes")
         self.huge = os.environ.get("EXTMETA_THP") != "0"
         for order in range(MAX_ORDER + 1):
             self.free_list[order] = NO_FRAME

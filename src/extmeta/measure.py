@@ -390,17 +390,23 @@ def bandwidth(
     rounds : int
     clock : callable
     """
-    array = np.arange(max(nbytes, LEAST_BANDWIDTH_BYTES) // 8, dtype=np.uint64)
-    task = Task(
-        ready=lambda: array,
-        run=np.max,
-        check=lambda a, result: _assert_last(a, int(result)),
-    )
+    nbytes = max(nbytes, LEAST_BANDWIDTH_BYTES) // 8 * 8
+    task = reading(nbytes)
     with _no_garbage_collection():
         verify(task)
         repeat = calibrate(task, clock=clock)
         best = min(sample(task, repeat, clock) for _ in range(rounds))
-    return array.nbytes * repeat / best * 1e9
+    return nbytes * repeat / best * 1e9
+
+
+def reading(nbytes: int) -> Task:
+    """Return the task of reading an array of uint64 once."""
+    array = np.arange(nbytes // 8, dtype=np.uint64)
+    return Task(
+        ready=lambda: array,
+        run=np.max,
+        check=lambda a, result: _assert_last(a, int(result)),
+    )
 
 
 def _assert_last(array: npt.NDArray[np.uint64], result: int) -> None:

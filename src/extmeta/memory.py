@@ -1,6 +1,10 @@
-"""What a page table holds in memory."""
+"""What a page table holds in memory, and what it may still ask for."""
 
+import re
 from dataclasses import dataclass
+from pathlib import Path
+
+MEMINFO = Path("/proc/meminfo")
 
 
 @dataclass(frozen=True)
@@ -39,3 +43,17 @@ class Memory:
     def total(self) -> int:
         """upper + pte + side + index."""
         return self.upper + self.pte + self.side + self.index
+
+
+def available_bytes() -> int | None:
+    """Return what this machine can still give, or None if it does not tell.
+
+    Linux Documentation/filesystems/proc.rst, MemAvailable.
+    """
+    try:
+        found = re.search(
+            r"^MemAvailable: +(\d+) kB", MEMINFO.read_text(), re.MULTILINE
+        )
+    except OSError:
+        return None
+    return int(found[1]) * 1024 if found else None

@@ -26,9 +26,14 @@ from extmeta.vpns cimport Vpns, vpn_at
 from extmeta.arch import arch_named
 from extmeta.encodings import recipe
 from extmeta.fields import Fields
-from extmeta.memory import Memory
+from extmeta.memory import Memory, available_bytes
 from extmeta.tables import Tables
 from extmeta.vpns import as_words, fields_as_words, one_each, whole
+
+cdef enum:
+    # Tables that are asked for without a look at what the machine has: 256 MiB.
+    ASK_FROM = 65536
+
 
 cdef class PageTable(Operations):
     """Page tables of one address space, with a metadata word for each PTE.
@@ -114,12 +119,26 @@ cdef class PageTable(Operations):
             numbers = one_each("pfns", pfns, v, 1 << <object>self.arch.pfn_bits)
             if v.span.n:
                 first = &numbers[0]
+        self.refuse_hopeless(v)
         self.enter()
         try:
             with nogil:
                 self.put(&v.span, first, bits)
         finally:
             self.leave()
+
+    def refuse_hopeless(self, Vpns v):
+        """Raise MemoryError if the tables of a range are more than there is.
+
+        Linux grants memory before it has it and kills whoever then uses it.
+        """
+        if v.span.vpns is not NULL or v.span.n >> self.table_bits < ASK_FROM:
+            return
+        need = (v.span.n >> self.table_bits) * self.frames.page_bytes
+        have = available_bytes()
+        if have is not None and need > have:
+            raise MemoryError(f"{need} bytes of PTE tables for {v.span.n} vpns; "
+                              f"{have} bytes are available")
 
     def map_huge(self, vpns, pfns=None):
         """Map huge pages: leaves one level above the PTE tables.

@@ -2,7 +2,7 @@
 
 A question over entries answers with a bit each, so a loop visits only the
 entries that match. Scans are bound by memory bandwidth only if the comparing is
-SIMD (x86-64 without: 3.5 ns an entry, AVX2: 0.3), and gcc does not vectorise a
+SIMD (`pytest benchmarks/bench_scan.py`), and gcc does not vectorise a
 loop that collects bits; hence the intrinsics, chosen by what the processor has.
 """
 from libc.stdint cimport uint64_t
@@ -200,7 +200,6 @@ cdef struct PteLayout:
     int pfn_shift
     int pfn_bits
     int type_shift
-    int type_bits
     int offset_shift
     int offset_bits
     bint offset_inverted

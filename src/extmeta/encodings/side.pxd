@@ -29,9 +29,11 @@ ctypedef fused side_t:
     uint64_t
 
 cdef enum:
-    # From this many flags in 64 entries, comparing all words is cheaper than
-    # visiting the flagged ones: `pytest benchmarks/bench_scan.py`.
-    DENSE_FROM = 16
+    # From this many flags in 64 entries, comparing all words by SIMD is cheaper
+    # than visiting the flagged ones: tried 4 to 65, `pytest benchmarks/bench_scan.py
+    # --fields meta=64`. Narrower words have no SIMD compare; there visiting won
+    # up to half of the PTEs flagged.
+    DENSE_FROM = 8
     # Up to this many entries of a table are looked at without its descriptor,
     # whose cache line a random lookup does not have.
     FEW = 8
@@ -185,7 +187,7 @@ cdef inline Py_ssize_t side_scan(
     cdef const PteLayout* a = &self.pte
     cdef const uint64_t* entry = entries(self.frames, t)
     cdef uint64_t[8] marks
-    cdef uint64_t matches, flagged, same
+    cdef uint64_t matches, flagged
     cdef Py_ssize_t found = 0
     cdef Py_ssize_t at, n, i
     if value and t.flagged == 0:
@@ -202,14 +204,8 @@ cdef inline Py_ssize_t side_scan(
             if n < 64:
                 matches &= (<uint64_t>1 << n) - 1
             matches &= ~flagged
-        if count(flagged) >= DENSE_FROM:
-            same = 0
-            if side_t is uint64_t:
-                same = equal(side + at, n, mask, value)
-            else:
-                for i in range(n):
-                    same |= <uint64_t>(get(side, bits, at + i) & mask == value) << i
-            matches |= same & flagged
+        if side_t is uint64_t and count(flagged) >= DENSE_FROM:
+            matches |= equal(<const uint64_t*>side + at, n, mask, value) & flagged
         else:
             while flagged:
                 i = lowest(flagged)
