@@ -33,6 +33,8 @@ FORMS = [
     (em.Linked(bits=300), em.Fields(a=10)),
     (em.Linked(bits=64), SMALL),
     (em.Linked(bits=512), em.Fields(a=500, b=12)),
+    ("adaptive", em.Fields(age=8)),
+    ("adaptive", em.Fields(meta=64)),
     ("inpte", em.Fields(meta=6)),
     ("inpte", em.Fields(a=2, uffd_wp=1, b=3, soft_dirty=1)),
 ]

@@ -13,6 +13,7 @@
 
 from extmeta.capture import Capture, CaptureError, capture, load_capture, shipped
 from extmeta.encodings import encodings, register
+from extmeta.encodings.adaptive import Adaptive
 from extmeta.encodings.adjacent import Adjacent
 from extmeta.encodings.inpte import InPte
 from extmeta.encodings.linked import Linked
@@ -21,6 +22,7 @@ from extmeta.memory import Memory
 from extmeta.pagetable import PageTable
 
 __all__ = [
+    "Adaptive",
     "Adjacent",
     "Capture",
     "CaptureError",

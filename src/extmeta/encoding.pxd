@@ -35,8 +35,15 @@ cdef class Encoding:
     cdef PteLayout pte
     cdef Py_ssize_t entries       # of a PTE table
     cdef Frames frames            # of the page table that this one serves
+    # A write that only clears may need memory too.
+    cdef bint copies
     # Bits of a word that survive in a swap entry, if that isn't all of them.
     cdef uint64_t swap_bits
+
+    # The words of a fork's child are going to be made of those of `parent`; and are
+    # made, or could not be. `start` is called instead where there is no parent.
+    cdef int begin_fork(self, Encoding parent) except -1
+    cdef void end_fork(self) noexcept nogil
 
     # May allocate: make room for `w` to be stored. Called for every run of an
     # operation, perhaps several of one table, before the first store; room must
@@ -61,11 +68,23 @@ cdef class Encoding:
         const uint64_t* mask, const uint64_t* value, uint64_t* vpns) noexcept nogil
     # Forget the words of [first, last); the entries are cleared next.
     cdef void zap(self, Ptdesc* t, Py_ssize_t first, Py_ssize_t last) noexcept nogil
-    # Give back what the table's words no longer need.
+    # Give back what the table's words no longer need. A table whose `next` is not 0
+    # or that has no flag left is settled before the operation ends.
     cdef void settle(self, Ptdesc* t) noexcept nogil
     # Return `to`, the entry without metadata that replaces `pte`, with what it
     # must carry: its flag, or its word.
     cdef uint64_t carry(self, uint64_t pte, uint64_t to) noexcept nogil
+
+    # May allocate: let the words have less memory, if that is worth it.
+    cdef void trim(self, Ptdesc* t) noexcept nogil
+
+    # Whether other page tables use this one's side memory. If so, each table's share
+    # of it is asked for, and before the page table goes it lets go of each table's,
+    # and then of them all.
+    cdef bint sharing(self) noexcept nogil
+    cdef size_t table_bytes(self, const Ptdesc* t) noexcept nogil
+    cdef void leave(self, Ptdesc* t) noexcept nogil
+    cdef void retire(self) noexcept nogil
 
     # Bytes of side memory in use, and of the pages that hold it.
     cdef size_t side_bytes(self) noexcept nogil

@@ -99,11 +99,21 @@ cdef class Encoding:
         """
         self.refuse_above(64)
 
+    def start(self):
+        """Make side memory of its own. Called once, unless this is a fork's child."""
+
     def refuse_above(self, available):
         """Raise ValueError if the fields need more than ``available`` bits."""
         if self.bits > available:
             raise ValueError(f"{self!r} holds {available} bits a PTE on "
                              f"{self.arch.name}; {self.fields!r} needs {self.bits}")
+
+    cdef int begin_fork(self, Encoding parent) except -1:
+        self.start()
+        return 0
+
+    cdef void end_fork(self) noexcept nogil:
+        pass
 
     cdef Ptdesc* prepare(
             self, Ptdesc* t, const Run* r, const Write* w) noexcept nogil:
@@ -169,6 +179,21 @@ cdef class Encoding:
         self.store(t, &r, &w)
 
     cdef void settle(self, Ptdesc* t) noexcept nogil:
+        pass
+
+    cdef void trim(self, Ptdesc* t) noexcept nogil:
+        pass
+
+    cdef bint sharing(self) noexcept nogil:
+        return False
+
+    cdef size_t table_bytes(self, const Ptdesc* t) noexcept nogil:
+        return 0
+
+    cdef void leave(self, Ptdesc* t) noexcept nogil:
+        pass
+
+    cdef void retire(self) noexcept nogil:
         pass
 
     cdef uint64_t carry(self, uint64_t pte, uint64_t to) noexcept nogil:

@@ -18,8 +18,8 @@ cdef struct Ptdesc:
     uint64_t vpn          # of entry 0
     uint32_t flagged      # entries whose flag is set
     uint32_t used         # entries that are not none
-    uint32_t next         # neighbours in a list of blocks
-    uint32_t prev
+    uint32_t next         # neighbours in a list of blocks; the encoding's, like
+    uint32_t prev         # `spare`, while an operation is at work on a PTE table
     uint8_t kind
     uint8_t level         # 0: a PTE table
     uint8_t order         # pages in the block: 2**order

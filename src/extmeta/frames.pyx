@@ -242,7 +242,9 @@ cdef class Frames:
         d.vpn = 0
         d.flagged = 0
         d.used = 0
+        d.next = 0
         d.level = 0
+        d.spare[0] = 0
         return d
 
     cdef void free(self, Ptdesc* d) noexcept nogil:

@@ -20,6 +20,7 @@ cdef class Operations(Radix):
 
     cdef void enter(self) noexcept
     cdef void leave(self) noexcept
+    cdef void abandon(self) noexcept nogil
 
     # The word of a PTE; 0 where there is none. Only the first lane.
     cdef uint64_t read_word(self, uint64_t vpn) noexcept nogil

@@ -6,6 +6,7 @@ refused and makes room, the second changes entries and can't fail. So an error
 leaves the table as it was. Arguments are trusted: :mod:`extmeta.pagetable`
 checks them.
 """
+from cython cimport no_gc_clear
 from libc.stdint cimport uint64_t
 from libc.string cimport memcpy, memset
 
@@ -32,6 +33,7 @@ cdef uint64_t[MAX_LANES] ZERO_WORD
 memset(ZERO_WORD, 0, sizeof(ZERO_WORD))
 
 
+@no_gc_clear
 cdef class Operations(Radix):
     """The operations of a page table that has an encoding."""
 
@@ -39,7 +41,23 @@ cdef class Operations(Radix):
         pthread_mutex_init(&self.lock, NULL)
 
     def __dealloc__(self):
+        if self.encoding is not None and self.root is not NULL:
+            self.abandon()
         pthread_mutex_destroy(&self.lock)
+
+    cdef void abandon(self) noexcept nogil:
+        """Let go of side memory that other page tables use too."""
+        cdef uint64_t at = 0
+        cdef Ptdesc* t
+        if not self.encoding.sharing():
+            return
+        while True:
+            t = self.next_table(&at, self.nr_vpns)
+            if t is NULL:
+                break
+            self.encoding.leave(t)
+            at = t.vpn + <uint64_t>self.encoding.entries
+        self.encoding.retire()
 
     cdef void enter(self) noexcept:
         if pthread_mutex_trylock(&self.lock):
@@ -177,6 +195,7 @@ cdef class Operations(Radix):
             self.encoding.zap(t, i, end)
             self.clear(t, i, end)
             self.encoding.settle(t)
+            self.encoding.trim(t)
             self.prune(t)
         at = first
         while self.nr_leaves:
@@ -216,7 +235,7 @@ cdef class Operations(Radix):
             self, const Span* s, const Write* w, bint all_mapped) except -1 nogil:
         cdef uint64_t lost = ~self.encoding.swap_bits
         cdef bint may_grow = w.step != 0
-        cdef bint emptied = False
+        cdef bint untidy = False
         cdef Py_ssize_t at = 0
         cdef Py_ssize_t i
         cdef Ptdesc* t
@@ -225,6 +244,7 @@ cdef class Operations(Radix):
         cdef int lane
         for lane in range(self.encoding.lanes):
             may_grow |= w.add[lane] != 0
+        may_grow |= self.encoding.copies
         while at < s.n and (may_grow or all_mapped):
             t = self.run_at(s, at, &r)
             if all_mapped:
@@ -249,12 +269,13 @@ cdef class Operations(Radix):
             if t is not NULL:
                 part.add = w.add + at * w.step
                 self.encoding.store(t, &r, &part)
-                emptied |= t.flagged == 0
+                untidy |= t.flagged == 0 or t.next != 0
                 # A later run may be of this table, and room was made for it.
                 if s.vpns is NULL:
                     self.encoding.settle(t)
+                    self.encoding.trim(t)
             at += r.n
-        if emptied and s.vpns is not NULL:
+        if untidy and s.vpns is not NULL:
             self.settle(s, s.n)
         return 0
 
@@ -297,6 +318,7 @@ cdef class Operations(Radix):
             t = self.run_at(s, at, &r)
             if t is not NULL:
                 self.encoding.settle(t)
+                self.encoding.trim(t)
             at += r.n
 
     cdef void read(self, const Span* s, uint64_t* words) noexcept nogil:
@@ -347,6 +369,7 @@ cdef class Operations(Radix):
             return -1
         self.encoding.store(t, r, w)
         self.encoding.settle(t)
+        self.encoding.trim(t)
         return 0
 
     cdef int graft(self, Operations parent) except -1 nogil:
@@ -474,6 +497,7 @@ cdef class Operations(Radix):
                 break
             at = t.vpn + <uint64_t>self.encoding.entries
             self.encoding.settle(t)
+            self.encoding.trim(t)
             self.prune(t)
 
     cdef int exchange(

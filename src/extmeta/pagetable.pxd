@@ -15,3 +15,4 @@ cdef class PageTable(Operations):
     cdef Vpns named(self, vpns)
     cdef int spread(self, uint64_t* lanes, value) except -1
     cdef bint stored_one(self, vpn, word)
+    cdef size_t share_of_side(self) noexcept nogil

@@ -4,6 +4,7 @@ Here is the edge: what callers pass is converted and checked, and the lock taken
 that makes each method one step for other threads. The work is done in
 :mod:`extmeta.operations`, without the GIL.
 """
+from cython cimport no_gc_clear
 from libc.stdint cimport uint64_t
 from libc.string cimport memset
 
@@ -35,6 +36,7 @@ cdef enum:
     ASK_FROM = 65536
 
 
+@no_gc_clear
 cdef class PageTable(Operations):
     """Page tables of one address space, with a metadata word for each PTE.
 
@@ -75,6 +77,7 @@ cdef class PageTable(Operations):
             raise TypeError(f"fields: {fields!r} is no Fields, as in Fields(age=8)")
         self.plant(arch_named(arch))
         self.adopt(made, fields)
+        self.encoding.start()
 
     def adopt(self, encoding, fields):
         """Bind ``encoding`` to this table's memory."""
@@ -489,8 +492,12 @@ cdef class PageTable(Operations):
         child.adopt(self.encoding, self.fields)
         self.enter()
         try:
-            with nogil:
-                child.graft(self)
+            child.encoding.begin_fork(self.encoding)
+            try:
+                with nogil:
+                    child.graft(self)
+            finally:
+                child.encoding.end_fork()
         finally:
             self.leave()
         return child
@@ -609,15 +616,30 @@ cdef class PageTable(Operations):
         cdef size_t page = self.frames.page_bytes
         self.enter()
         side = self.encoding.side_bytes()
+        slack = self.encoding.held_bytes() - side
+        if self.encoding.sharing():
+            side = self.share_of_side()
         held = Memory(
             upper=self.frames.pages[<int>UPPER] * page,
             pte=self.frames.pages[<int>PTE] * page,
             side=side,
             index=self.encoding.index_bytes(),
-            slack=self.encoding.held_bytes() - side,
+            slack=slack,
         )
         self.leave()
         return held
+
+    cdef size_t share_of_side(self) noexcept nogil:
+        """Return each object's bytes over the page tables that share it, added up."""
+        cdef uint64_t at = 0
+        cdef size_t nbytes = 0
+        cdef Ptdesc* t
+        while True:
+            t = self.next_table(&at, self.nr_vpns)
+            if t is NULL:
+                return nbytes
+            nbytes += self.encoding.table_bytes(t)
+            at = t.vpn + <uint64_t>self.encoding.entries
 
     @property
     def tables(self):

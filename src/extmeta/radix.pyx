@@ -4,6 +4,7 @@ Each table is a page of `frames`; an upper entry holds where the table below it
 is in the mapping, as a kernel's holds a physical address. A table with nothing
 in it is freed, up to the root.
 """
+from cython cimport no_gc_clear
 from libc.stdint cimport uint64_t
 
 from extmeta.frames cimport (
@@ -18,6 +19,7 @@ from extmeta.frames cimport (
 )
 
 
+@no_gc_clear
 cdef class Radix:
     """Page tables of one address space, without what is in the PTEs."""
 

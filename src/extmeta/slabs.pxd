@@ -1,23 +1,68 @@
-"""Side memory: objects of a few sizes, packed into pages."""
-from libc.stdint cimport uint8_t, uint32_t
+"""Side memory: objects of a few sizes, packed into pages, perhaps shared."""
+from libc.stdint cimport uint8_t, uint32_t, uint64_t
 
-from extmeta.frames cimport Frames
+from extmeta.frames cimport Frames, Ptdesc
+
+cdef extern from "pthread.h" nogil:
+    ctypedef struct pthread_mutex_t:
+        pass
 
 cdef enum:
-    NR_CLASSES = 25
-    LARGEST_EIGHTHS = 256
-    LARGEST = 2048        # bytes; above it, whole pages
+    NR_CLASSES = 56
+    LARGEST = 4096        # bytes; above it, whole pages
+    LARGEST_EIGHTHS = 512
+    # Of a handle's bits: 64 GiB of side memory in units of 8 bytes.
+    HANDLE_BITS = 33
 
 cdef class Slabs:
     cdef readonly Frames pages
     cdef readonly size_t object_bytes   # in use, rounded up to the sizes there are
-    cdef uint32_t[NR_CLASSES] partial   # pages with room, by size
+    cdef readonly size_t count_bytes    # of the counts of sharers
+    cdef readonly int users             # page tables; above 1 calls take the lock
+    cdef uint32_t[NR_CLASSES] partial   # slabs with room, by size
     cdef uint8_t[LARGEST_EIGHTHS + 1] class_of
+    cdef uint32_t[NR_CLASSES] per_slab  # objects
+    cdef uint8_t[NR_CLASSES] order      # pages of a slab: 2**order
+    cdef pthread_mutex_t lock
 
     # NULL where no memory can be had. What the object holds is undefined.
     cdef void* alloc(self, size_t nbytes) noexcept nogil
+    # One reference less; the object goes with its last one.
     cdef void free(self, void* p) noexcept nogil
     # Bytes of the pages that hold the objects.
     cdef size_t page_bytes(self) noexcept nogil
-    cdef void list_page(self, uint32_t frame, int size_class) noexcept nogil
-    cdef void unlist_page(self, uint32_t frame, int size_class) noexcept nogil
+    # The size class that holds nbytes, in 6 bits, and what it holds: the bytes
+    # that an object gets.
+    cdef int class_for(self, size_t nbytes) noexcept nogil
+    cdef size_t class_bytes(self, int size_class) noexcept nogil
+
+    # Another page table uses these slabs; one less.
+    cdef void join(self) noexcept nogil
+    cdef void part(self) noexcept nogil
+    # Between them no other user allocates, frees or shares.
+    cdef void hold(self) noexcept nogil
+    cdef void let_go(self) noexcept nogil
+    # One reference more, for another user. Slabs are held. False where no memory
+    # can be had for the count, or the count is full.
+    cdef bint share(self, const void* p) noexcept nogil
+    # References beside the caller's own.
+    cdef uint32_t others(self, const void* p) noexcept nogil
+    # The object's bytes over its references.
+    cdef size_t proportion(self, const void* p) noexcept nogil
+
+    cdef void move_bytes(self, int size_class, bint to_counts) noexcept nogil
+    cdef void* take(self, size_t nbytes) noexcept nogil
+    cdef void give(self, void* p) noexcept nogil
+    cdef Ptdesc* slab_of(self, const void* p) noexcept nogil
+    cdef uint32_t* count_of(self, Ptdesc* d, const void* p) noexcept nogil
+    cdef void list_slab(self, Ptdesc* d, int size_class) noexcept nogil
+    cdef void unlist_slab(self, Ptdesc* d, int size_class) noexcept nogil
+
+
+cdef inline uint64_t handle_of(Slabs s, const void* p) noexcept nogil:
+    """Return where the object is, in HANDLE_BITS bits."""
+    return <uint64_t>((<const char*>p - s.pages.base) >> 3)
+
+
+cdef inline void* at_handle(Slabs s, uint64_t handle) noexcept nogil:
+    return s.pages.base + (handle << 3)

@@ -1,21 +1,45 @@
-"""Side memory: objects of a few sizes, packed into pages.
+"""Side memory: objects of a few sizes, packed into pages, perhaps shared.
 
-As the kernel's slab allocator: a page holds objects of one size, four sizes to
-each doubling, so rounding up costs at most a quarter. An object above 2 KiB is
-a block of whole pages. A page goes back with its last object.
+As the kernel's slab allocator: a slab holds objects of one size, eight sizes to
+each doubling, so rounding up costs at most an eighth. A slab has as many pages as it
+takes to waste at most a sixteenth of them, and goes back with its last object. An
+object above 4 KiB is a block of whole pages.
+
+After a fork two page tables use the same slabs, and an object may have several
+references. Only then are they counted: a slab with shared objects has an array of
+counts, made with the first and freed with the last of them.
 
 `object_bytes` counts objects as rounded up; `page_bytes` counts the pages that
 hold them. The difference is room for more objects.
 """
-from libc.stdint cimport uint32_t, uintptr_t
+from libc.stdint cimport uint8_t, uint32_t, uint64_t, uintptr_t
+from libc.string cimport memset
 
-from extmeta.frames cimport MAX_ORDER, NO_FRAME, SIDE, Frames, Ptdesc, entries, frame_of
+from extmeta.frames cimport (
+    MAX_ORDER,
+    NO_FRAME,
+    SIDE,
+    Frames,
+    Ptdesc,
+    entries,
+    frame_of,
+    may_allocate,
+)
+
+cdef extern from "pthread.h" nogil:
+    int pthread_mutex_init(pthread_mutex_t*, void*)
+    int pthread_mutex_destroy(pthread_mutex_t*)
+    int pthread_mutex_lock(pthread_mutex_t*)
+    int pthread_mutex_unlock(pthread_mutex_t*)
 
 cdef size_t[NR_CLASSES] SIZES
 SIZES[:] = [
-    8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256,
-    320, 384, 448, 512, 640, 800, 1024, 1360, 2048,
+    *range(8, 129, 8), *range(144, 257, 16), *range(288, 513, 32),
+    *range(576, 1025, 64), *range(1152, 2049, 128), *range(2304, 4097, 256),
 ]
+
+cdef enum:
+    PAGE = 4096
 
 
 cdef class Slabs:
@@ -25,89 +49,233 @@ cdef class Slabs:
     ----------
     object_bytes : int
         Bytes of the objects in use.
+    count_bytes : int
+        Bytes of the counts of who shares them.
+    users : int
+        Page tables that use them.
     """
 
     def __cinit__(self):
         cdef int size_class = 0
+        cdef int order
         cdef Py_ssize_t eighths
-        self.pages = Frames(4096)
+        self.pages = Frames(PAGE)
+        self.users = 1
+        pthread_mutex_init(&self.lock, NULL)
         for eighths in range(LARGEST_EIGHTHS + 1):
             if <size_t>eighths * 8 > SIZES[size_class]:
                 size_class += 1
-            self.class_of[eighths] = <unsigned char>size_class
+            self.class_of[eighths] = <uint8_t>size_class
         for size_class in range(NR_CLASSES):
             self.partial[size_class] = NO_FRAME
+            order = 0
+            while (<size_t>PAGE << order) % SIZES[size_class] > (
+                    <size_t>PAGE << order) / 16:
+                order += 1
+            self.order[size_class] = <uint8_t>order
+            self.per_slab[size_class] = <uint32_t>(
+                (<size_t>PAGE << order) / SIZES[size_class])
+
+    def __dealloc__(self):
+        pthread_mutex_destroy(&self.lock)
 
     cdef size_t page_bytes(self) noexcept nogil:
-        return self.pages.pages[<int>SIDE] * self.pages.page_bytes
+        return self.pages.pages[<int>SIDE] * PAGE
+
+    cdef int class_for(self, size_t nbytes) noexcept nogil:
+        cdef int order = 1
+        if nbytes <= LARGEST:
+            return self.class_of[(nbytes + 7) >> 3]
+        while (<size_t>PAGE << order) < nbytes:
+            order += 1
+        return NR_CLASSES + order - 1
+
+    cdef size_t class_bytes(self, int size_class) noexcept nogil:
+        if size_class < NR_CLASSES:
+            return SIZES[size_class]
+        return <size_t>PAGE << (size_class - NR_CLASSES + 1)
+
+    # -- objects --------------------------------------------------------------
 
     cdef void* alloc(self, size_t nbytes) noexcept nogil:
-        cdef int size_class, order
+        cdef void* p
+        if not may_allocate():
+            return NULL
+        if self.users == 1:
+            return self.take(nbytes)
+        self.hold()
+        p = self.take(nbytes)
+        self.let_go()
+        return p
+
+    cdef void free(self, void* p) noexcept nogil:
+        if self.users == 1:
+            self.give(p)
+            return
+        self.hold()
+        self.give(p)
+        self.let_go()
+
+    cdef void* take(self, size_t nbytes) noexcept nogil:
+        cdef int size_class, order, i
         cdef Ptdesc* d
         cdef char* p
         if nbytes > LARGEST:
             order = 0
-            while (<size_t>4096 << order) < nbytes:
+            while (<size_t>PAGE << order) < nbytes:
                 order += 1
             d = self.pages.alloc(order, SIDE, False) if order <= MAX_ORDER else NULL
             if d is NULL:
                 return NULL
             d.level = NR_CLASSES
-            self.object_bytes += <size_t>4096 << order
+            d.spare[0] = d.spare[1] = 0
+            self.object_bytes += <size_t>PAGE << order
             return entries(self.pages, d)
         size_class = self.class_of[(nbytes + 7) >> 3]
         if self.partial[size_class] != NO_FRAME:
             d = &self.pages.desc[self.partial[size_class]]
         else:
-            d = self.pages.alloc(0, SIDE, False)
+            order = self.order[size_class]
+            d = self.pages.alloc(order, SIDE, False)
             if d is NULL:
                 return NULL
-            d.level = <unsigned char>size_class
-            self.list_page(<uint32_t>(d - self.pages.desc), size_class)
+            for i in range(1 << order):
+                d[i].level = <uint8_t>size_class
+            d.spare[0] = d.spare[1] = 0
+            self.list_slab(d, size_class)
         p = <char*>d.link
         if p is not NULL:
             d.link = (<uintptr_t*>p)[0]
         else:
-            # `flagged` of a slab's page: objects that were ever handed out.
+            # `flagged` of a slab: objects that were ever handed out.
             p = <char*>entries(self.pages, d) + d.flagged * SIZES[size_class]
             d.flagged += 1
         d.used += 1
-        if d.used == 4096 // SIZES[size_class]:
-            self.unlist_page(<uint32_t>(d - self.pages.desc), size_class)
+        if d.used == self.per_slab[size_class]:
+            self.unlist_slab(d, size_class)
         self.object_bytes += SIZES[size_class]
         return p
 
-    cdef void free(self, void* p) noexcept nogil:
-        cdef uint32_t frame = frame_of(self.pages, p)
-        cdef Ptdesc* d = &self.pages.desc[frame]
+    cdef void give(self, void* p) noexcept nogil:
+        cdef Ptdesc* d = self.slab_of(p)
         cdef int size_class = d.level
+        cdef uint32_t* shared = self.count_of(d, p)
+        if shared is not NULL and shared[0]:
+            shared[0] -= 1
+            # `spare[1]` of a slab: the sum of the counts in the array at `spare[0]`.
+            d.spare[1] -= 1
+            if d.spare[1] == 0 and size_class < NR_CLASSES:
+                self.move_bytes(size_class, False)
+                shared = <uint32_t*>d.spare[0]
+                d.spare[0] = 0
+                self.give(shared)
+            return
         if size_class == NR_CLASSES:
-            self.object_bytes -= <size_t>4096 << d.order
+            self.object_bytes -= <size_t>PAGE << d.order
             self.pages.free(d)
             return
-        if d.used == 4096 // SIZES[size_class]:
-            self.list_page(frame, size_class)
+        if d.used == self.per_slab[size_class]:
+            self.list_slab(d, size_class)
         (<uintptr_t*>p)[0] = d.link
         d.link = <uintptr_t>p
         d.used -= 1
         self.object_bytes -= SIZES[size_class]
         if d.used == 0:
-            self.unlist_page(frame, size_class)
+            self.unlist_slab(d, size_class)
             self.pages.free(d)
 
-    cdef void list_page(self, uint32_t frame, int size_class) noexcept nogil:
+    cdef Ptdesc* slab_of(self, const void* p) noexcept nogil:
+        cdef uint32_t frame = frame_of(self.pages, p)
+        cdef int size_class = self.pages.desc[frame].level
+        if size_class < NR_CLASSES:
+            frame &= ~((<uint32_t>1 << self.order[size_class]) - 1)
+        return &self.pages.desc[frame]
+
+    cdef void list_slab(self, Ptdesc* d, int size_class) noexcept nogil:
+        cdef uint32_t frame = <uint32_t>(d - self.pages.desc)
         cdef uint32_t head = self.partial[size_class]
-        self.pages.desc[frame].prev = NO_FRAME
-        self.pages.desc[frame].next = head
+        d.prev = NO_FRAME
+        d.next = head
         if head != NO_FRAME:
             self.pages.desc[head].prev = frame
         self.partial[size_class] = frame
 
-    cdef void unlist_page(self, uint32_t frame, int size_class) noexcept nogil:
-        cdef Ptdesc* d = &self.pages.desc[frame]
+    cdef void unlist_slab(self, Ptdesc* d, int size_class) noexcept nogil:
         if d.next != NO_FRAME:
             self.pages.desc[d.next].prev = d.prev
         if d.prev != NO_FRAME:
             self.pages.desc[d.prev].next = d.next
         else:
             self.partial[size_class] = d.next
+
+    # -- sharing --------------------------------------------------------------
+
+    cdef void join(self) noexcept nogil:
+        self.hold()
+        self.users += 1
+        self.let_go()
+
+    cdef void part(self) noexcept nogil:
+        self.hold()
+        self.users -= 1
+        self.let_go()
+
+    cdef void hold(self) noexcept nogil:
+        pthread_mutex_lock(&self.lock)
+
+    cdef void let_go(self) noexcept nogil:
+        pthread_mutex_unlock(&self.lock)
+
+    cdef uint32_t* count_of(self, Ptdesc* d, const void* p) noexcept nogil:
+        """Return where the object's further references are counted, or NULL."""
+        cdef size_t offset
+        if d.level == NR_CLASSES:
+            return <uint32_t*>&d.spare[0]
+        if d.spare[0] == 0:
+            return NULL
+        offset = <size_t>(<const char*>p - <const char*>entries(self.pages, d))
+        return <uint32_t*>d.spare[0] + offset / SIZES[d.level]
+
+    cdef void move_bytes(self, int size_class, bint to_counts) noexcept nogil:
+        """Count an array of counts as such, or as an object."""
+        cdef size_t nbytes = SIZES[self.class_of[
+            (self.per_slab[size_class] * sizeof(uint32_t) + 7) >> 3]]
+        self.count_bytes += nbytes if to_counts else 0 - nbytes
+        self.object_bytes += 0 - nbytes if to_counts else nbytes
+
+    cdef bint share(self, const void* p) noexcept nogil:
+        cdef Ptdesc* d = self.slab_of(p)
+        cdef uint32_t* shared = self.count_of(d, p)
+        cdef size_t nbytes
+        if shared is NULL:
+            nbytes = self.per_slab[d.level] * sizeof(uint32_t)
+            shared = <uint32_t*>self.take(nbytes) if may_allocate() else NULL
+            if shared is NULL:
+                return False
+            memset(shared, 0, nbytes)
+            self.move_bytes(d.level, True)
+            d.spare[0] = <uint64_t>shared
+            shared = self.count_of(d, p)
+        shared[0] += 1
+        d.spare[1] += 1
+        return True
+
+    cdef uint32_t others(self, const void* p) noexcept nogil:
+        cdef uint32_t* shared
+        cdef uint32_t n
+        if self.users == 1:
+            # The last user's references are all there are.
+            return 0
+        self.hold()
+        shared = self.count_of(self.slab_of(p), p)
+        n = shared[0] if shared is not NULL else 0
+        self.let_go()
+        return n
+
+    cdef size_t proportion(self, const void* p) noexcept nogil:
+        cdef Ptdesc* d = self.slab_of(p)
+        cdef uint32_t* shared = self.count_of(d, p)
+        cdef size_t nbytes = <size_t>PAGE << d.order
+        if d.level < NR_CLASSES:
+            nbytes = SIZES[d.level]
+        return nbytes if shared is NULL else nbytes / (1 + shared[0])

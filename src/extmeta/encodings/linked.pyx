@@ -67,6 +67,8 @@ cdef class Linked(Encoding):
             self.width *= 2
         if (self.asked or self.bits) > 64:
             self.width = ((self.asked or self.bits) + 63) // 64 * 64
+
+    def start(self):
         self.slabs = Slabs()
 
     cdef size_t page_bytes(self) noexcept nogil:
