@@ -379,10 +379,8 @@ cdef class Operations(Radix):
         cdef Ptdesc* copy
         cdef uint64_t* slot
         cdef uint64_t* leaf
-        while True:
-            t = parent.next_table(&at, parent.nr_vpns)
-            if t is NULL:
-                break
+        t = parent.next_table(&at, parent.nr_vpns)
+        while t is not NULL:
             copy = self.make(t.vpn, t.order)
             if copy is NULL:
                 return raise_nomem(self.frames.page_bytes << t.order)
@@ -391,7 +389,7 @@ cdef class Operations(Radix):
             copy.used = t.used
             if self.encoding.fork(parent.encoding, t, copy):
                 return raise_nomem(self.frames.page_bytes)
-            at = t.vpn + <uint64_t>self.encoding.entries
+            t = parent.table_after(t, &at, parent.nr_vpns)
         at = 0
         while self.nr_leaves < parent.nr_leaves:
             leaf = parent.next_leaf(&at, parent.nr_vpns)

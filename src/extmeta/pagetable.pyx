@@ -453,10 +453,8 @@ cdef class PageTable(Operations):
         self.enter()
         try:
             with nogil:
-                while True:
-                    t = self.next_table(&at, end)
-                    if t is NULL:
-                        break
+                t = self.next_table(&at, end)
+                while t is not NULL:
                     if room - found < size:
                         with gil:
                             out = None
@@ -467,7 +465,7 @@ cdef class PageTable(Operations):
                         t, <Py_ssize_t>(at - t.vpn),
                         <Py_ssize_t>min(end - t.vpn, <uint64_t>size),
                         bits, wanted, &out[found])
-                    at = t.vpn + <uint64_t>size
+                    t = self.table_after(t, &at, end)
         finally:
             self.leave()
         out = None

@@ -31,10 +31,8 @@ cdef class Slabs:
     cdef void free(self, void* p) noexcept nogil
     # Bytes of the pages that hold the objects.
     cdef size_t page_bytes(self) noexcept nogil
-    # The size class that holds nbytes, in 6 bits, and what it holds: the bytes
-    # that an object gets.
+    # The size class that holds nbytes, in 6 bits.
     cdef int class_for(self, size_t nbytes) noexcept nogil
-    cdef size_t class_bytes(self, int size_class) noexcept nogil
 
     # Another page table uses these slabs; one less.
     cdef void join(self) noexcept nogil
@@ -57,6 +55,15 @@ cdef class Slabs:
     cdef uint32_t* count_of(self, Ptdesc* d, const void* p) noexcept nogil
     cdef void list_slab(self, Ptdesc* d, int size_class) noexcept nogil
     cdef void unlist_slab(self, Ptdesc* d, int size_class) noexcept nogil
+
+
+cdef inline size_t class_bytes(int size_class) noexcept nogil:
+    """Return the bytes that an object of this class gets."""
+    if size_class < 16:
+        return <size_t>(size_class + 1) << 3
+    if size_class < NR_CLASSES:
+        return <size_t>(9 + (size_class & 7)) << (2 + (size_class >> 3))
+    return <size_t>LARGEST << (size_class - NR_CLASSES + 1)
 
 
 cdef inline uint64_t handle_of(Slabs s, const void* p) noexcept nogil:

@@ -32,12 +32,6 @@ cdef extern from "pthread.h" nogil:
     int pthread_mutex_lock(pthread_mutex_t*)
     int pthread_mutex_unlock(pthread_mutex_t*)
 
-cdef size_t[NR_CLASSES] SIZES
-SIZES[:] = [
-    *range(8, 129, 8), *range(144, 257, 16), *range(288, 513, 32),
-    *range(576, 1025, 64), *range(1152, 2049, 128), *range(2304, 4097, 256),
-]
-
 cdef enum:
     PAGE = 4096
 
@@ -63,18 +57,18 @@ cdef class Slabs:
         self.users = 1
         pthread_mutex_init(&self.lock, NULL)
         for eighths in range(LARGEST_EIGHTHS + 1):
-            if <size_t>eighths * 8 > SIZES[size_class]:
+            if <size_t>eighths * 8 > class_bytes(size_class):
                 size_class += 1
             self.class_of[eighths] = <uint8_t>size_class
         for size_class in range(NR_CLASSES):
             self.partial[size_class] = NO_FRAME
             order = 0
-            while (<size_t>PAGE << order) % SIZES[size_class] > (
+            while (<size_t>PAGE << order) % class_bytes(size_class) > (
                     <size_t>PAGE << order) / 16:
                 order += 1
             self.order[size_class] = <uint8_t>order
             self.per_slab[size_class] = <uint32_t>(
-                (<size_t>PAGE << order) / SIZES[size_class])
+                (<size_t>PAGE << order) / class_bytes(size_class))
 
     def __dealloc__(self):
         pthread_mutex_destroy(&self.lock)
@@ -89,11 +83,6 @@ cdef class Slabs:
         while (<size_t>PAGE << order) < nbytes:
             order += 1
         return NR_CLASSES + order - 1
-
-    cdef size_t class_bytes(self, int size_class) noexcept nogil:
-        if size_class < NR_CLASSES:
-            return SIZES[size_class]
-        return <size_t>PAGE << (size_class - NR_CLASSES + 1)
 
     # -- objects --------------------------------------------------------------
 
@@ -148,12 +137,12 @@ cdef class Slabs:
             d.link = (<uintptr_t*>p)[0]
         else:
             # `flagged` of a slab: objects that were ever handed out.
-            p = <char*>entries(self.pages, d) + d.flagged * SIZES[size_class]
+            p = <char*>entries(self.pages, d) + d.flagged * class_bytes(size_class)
             d.flagged += 1
         d.used += 1
         if d.used == self.per_slab[size_class]:
             self.unlist_slab(d, size_class)
-        self.object_bytes += SIZES[size_class]
+        self.object_bytes += class_bytes(size_class)
         return p
 
     cdef void give(self, void* p) noexcept nogil:
@@ -179,7 +168,7 @@ cdef class Slabs:
         (<uintptr_t*>p)[0] = d.link
         d.link = <uintptr_t>p
         d.used -= 1
-        self.object_bytes -= SIZES[size_class]
+        self.object_bytes -= class_bytes(size_class)
         if d.used == 0:
             self.unlist_slab(d, size_class)
             self.pages.free(d)
@@ -234,12 +223,12 @@ cdef class Slabs:
         if d.spare[0] == 0:
             return NULL
         offset = <size_t>(<const char*>p - <const char*>entries(self.pages, d))
-        return <uint32_t*>d.spare[0] + offset / SIZES[d.level]
+        return <uint32_t*>d.spare[0] + offset / class_bytes(d.level)
 
     cdef void move_bytes(self, int size_class, bint to_counts) noexcept nogil:
         """Count an array of counts as such, or as an object."""
-        cdef size_t nbytes = SIZES[self.class_of[
-            (self.per_slab[size_class] * sizeof(uint32_t) + 7) >> 3]]
+        cdef size_t nbytes = class_bytes(self.class_for(
+            self.per_slab[size_class] * sizeof(uint32_t)))
         self.count_bytes += nbytes if to_counts else 0 - nbytes
         self.object_bytes += 0 - nbytes if to_counts else nbytes
 
@@ -277,5 +266,5 @@ cdef class Slabs:
         cdef uint32_t* shared = self.count_of(d, p)
         cdef size_t nbytes = <size_t>PAGE << d.order
         if d.level < NR_CLASSES:
-            nbytes = SIZES[d.level]
+            nbytes = class_bytes(d.level)
         return nbytes if shared is NULL else nbytes / (1 + shared[0])

@@ -56,13 +56,15 @@ from extmeta.encodings.containers cimport (
     count_of,
     get,
     has_object,
+    kept,
     kind_of,
+    listed_bytes,
+    matching,
     narrow,
     place,
     positions,
     put,
     rank,
-    room,
     survey_words,
     widen,
     width_for,
@@ -81,7 +83,7 @@ from extmeta.pte cimport (
     lowest,
     publish,
 )
-from extmeta.slabs cimport HANDLE_BITS, Slabs, at_handle, handle_of
+from extmeta.slabs cimport HANDLE_BITS, Slabs, class_bytes, handle_of
 from extmeta.vpns cimport Run, entry_at
 
 cdef extern from *:
@@ -108,6 +110,7 @@ cdef class Adaptive(Encoding):
     """Keep each table's words in the smallest container that holds them."""
 
     cdef Slabs slabs
+    cdef char* base       # of the slabs' memory
     cdef int position_bits
 
     def hold(self):
@@ -120,12 +123,13 @@ cdef class Adaptive(Encoding):
 
     def start(self):
         self.slabs = Slabs()
+        self.base = self.slabs.pages.base
 
     # -- what a link leads to -------------------------------------------------
 
     cdef void* object_of(self, uint64_t link) noexcept nogil:
-        return at_handle(
-            self.slabs, link >> HANDLE_SHIFT & ((<uint64_t>1 << HANDLE_BITS) - 1))
+        return self.base + (
+            (link >> HANDLE_SHIFT & ((<uint64_t>1 << HANDLE_BITS) - 1)) << 3)
 
     cdef size_t map_bytes(self) noexcept nogil:
         """Return the size of a RANKED object's bitmap."""
@@ -162,7 +166,7 @@ cdef class Adaptive(Encoding):
         if kind == LISTED:
             width = width_of(link)
             p = <char*>self.object_of(link)
-            position = positions(p, self.slabs.class_bytes(class_of(link)), width)
+            position = positions(p, class_bytes(class_of(link)), count_of(link))
             return get(p, width, place(position, count_of(link), e))
         if kind == RANKED:
             p = <char*>self.object_of(link)
@@ -193,7 +197,7 @@ cdef class Adaptive(Encoding):
                 position[i] = <uint16_t>(low[i] | (high >> i & 1) << 8)
         elif kind_of(link) == LISTED:
             memcpy(position, positions(
-                p, self.slabs.class_bytes(class_of(link)), width_of(link)), n * 2)
+                p, class_bytes(class_of(link)), n), n * 2)
         else:
             map = <const uint64_t*>p
             n = 0
@@ -305,6 +309,11 @@ cdef class Adaptive(Encoding):
                 shape.kind = FEW
                 self.place_in(shape, FEW_BYTES)
                 return
+            if listed_bytes(n, wide) <= FEW_BYTES:
+                shape.kind = LISTED
+                shape.width = wide
+                self.place_in(shape, listed_bytes(n, wide))
+                return
             if v.word >> UNIFORM_BITS == 0:
                 shape.kind = UNIFORM
                 return
@@ -313,9 +322,9 @@ cdef class Adaptive(Encoding):
             return
         nbytes = (n << (wide - 3)) + self.map_bytes()
         shape.kind = RANKED
-        if n <= LISTED_MOST and n * 2 + (n << (wide - 3)) <= nbytes:
+        if n <= LISTED_MOST and listed_bytes(n, wide) <= nbytes:
             shape.kind = LISTED
-            nbytes = n * 2 + (n << (wide - 3))
+            nbytes = listed_bytes(n, wide)
         shape.width = wide
         self.place_in(shape, nbytes)
         nbytes = <size_t>self.entries << width >> 3
@@ -326,17 +335,17 @@ cdef class Adaptive(Encoding):
 
     cdef void place_in(self, Shape* shape, size_t nbytes) noexcept nogil:
         shape.size_class = self.slabs.class_for(nbytes)
-        shape.nbytes = self.slabs.class_bytes(shape.size_class)
+        shape.nbytes = class_bytes(shape.size_class)
 
     cdef bint can_stay(self, Ptdesc* t, const Survey* v) noexcept nogil:
         """Return whether the container that the table has holds such words too."""
         cdef uint64_t link = t.link
         cdef size_t n = <size_t>v.count
-        cdef size_t nbytes = self.slabs.class_bytes(class_of(link))
+        cdef size_t nbytes = class_bytes(class_of(link))
         if kind_of(link) < LISTED or width_for(v.bits) > width_of(link):
             return False
         if kind_of(link) == LISTED and (
-                n > LISTED_MOST or n > room(nbytes, width_of(link))):
+                n > LISTED_MOST or listed_bytes(n, width_of(link)) > nbytes):
             return False
         if kind_of(link) == RANKED and (
                 self.map_bytes() + (n << (width_of(link) - 3)) > nbytes):
@@ -562,7 +571,7 @@ cdef class Adaptive(Encoding):
             v.bits = ALL >> (64 - (1 << width_of(link)))
             v.uniform = False
             self.shape_for(&v, &shape)
-            if shape.nbytes * 2 <= self.slabs.class_bytes(class_of(link)):
+            if shape.nbytes * 2 <= class_bytes(class_of(link)):
                 t.next |= TOO_LARGE
 
     cdef void store_one(self, Ptdesc* t, const Run* r, const Write* w) noexcept nogil:
@@ -621,15 +630,19 @@ cdef class Adaptive(Encoding):
         if kind == DENSE:
             put(p, width, e, word)
             return True
-        nbytes = self.slabs.class_bytes(class_of(link))
+        nbytes = class_bytes(class_of(link))
         if kind == LISTED:
-            position = positions(p, nbytes, width)
+            position = positions(p, nbytes, n)
             at = place(position, n, e)
-            if not there and n >= min(LISTED_MOST, <Py_ssize_t>room(nbytes, width)):
+            if not there and (n >= LISTED_MOST
+                              or listed_bytes(n + 1, width) > nbytes):
                 return False
-            shift(position, 4, at, n, 1 if not there else -1 if word == 0 else 0)
-            if word:
-                position[at] = <uint16_t>e
+            # They end where the object does: those before ``e`` move.
+            if not there:
+                memmove(position - 1, position, at * 2)
+                position[at - 1] = <uint16_t>e
+            elif word == 0:
+                memmove(position + 1, position, at * 2)
         else:
             map = <uint64_t*>p
             p += self.map_bytes()
@@ -677,6 +690,9 @@ cdef class Adaptive(Encoding):
             return True
         if kind == DENSE or r.vpns:
             return False
+        if kind >= LISTED and r.n == self.entries and t.link & STALE == 0 and (
+                self.owns(t) and self.keep_listed(t, keep)):
+            return True
         self.sparse(t, 0, self.entries, &s)
         for i in range(s.count):
             if r.first <= s.position[i] < r.first + r.n and s.word[i] & ~keep:
@@ -688,6 +704,20 @@ cdef class Adaptive(Encoding):
             self.write_back(t, &v, NULL, &s, True)
             t.flagged = <uint32_t>v.count
         return True
+
+    cdef bint keep_listed(self, Ptdesc* t, uint64_t keep) noexcept nogil:
+        """Clear bits of all words that are LISTED or RANKED, unless one would be 0."""
+        cdef int width = width_of(t.link)
+        cdef char* p = <char*>self.object_of(t.link)
+        if kind_of(t.link) == RANKED:
+            p += self.map_bytes()
+        if width == 6:
+            return kept(<uint64_t*>p, count_of(t.link), keep)
+        if width == 5:
+            return kept(<uint32_t*>p, count_of(t.link), keep)
+        if width == 4:
+            return kept(<uint16_t*>p, count_of(t.link), keep)
+        return kept(<uint8_t*>p, count_of(t.link), keep)
 
     cdef void drop_zeros(self, Ptdesc* t, Sparse* s) noexcept nogil:
         """Take entries whose word has become 0 from the list, and their flags."""
@@ -723,19 +753,16 @@ cdef class Adaptive(Encoding):
             shape.size_class = class_of(old)
             p = self.object_of(old)
         elif shape.nbytes:
-            if may_stay and has_object(old) and (
-                    self.serves(&shape, class_of(old)) and self.owns(t)):
-                shape.size_class = class_of(old)
-                p = self.object_of(old)
-            elif t.spare[0] and self.serves(&shape, <int>t.prev):
-                shape.size_class = <int>t.prev
-                p = <void*>t.spare[0]
-                t.spare[0] = 0
-            elif shape.kind == FEW:
+            p = self.object_for(t, &shape, may_stay)
+            if p is NULL and v.word >> UNIFORM_BITS == 0:
                 # Less to look through is no reason to be without memory.
                 shape.kind = UNIFORM
-            else:
-                # A word too wide for the link: there is room for it many times.
+            elif p is NULL and shape.kind == LISTED:
+                shape.kind = BOXED
+                self.place_in(&shape, sizeof(uint64_t))
+                p = self.object_for(t, &shape, may_stay)
+            if p is NULL and shape.kind != UNIFORM:
+                # One word, too wide for the link, where room was made for many.
                 apart = v[0]
                 apart.uniform = False
                 self.write_back(t, &apart, words, s, may_stay)
@@ -743,6 +770,21 @@ cdef class Adaptive(Encoding):
         if has_object(old) and self.object_of(old) is not p:
             self.replace_object(t)
         self.fill(t, &shape, p, v, words, s)
+
+    cdef void* object_for(
+            self, Ptdesc* t, Shape* shape, bint may_stay) noexcept nogil:
+        """Return an object for the shape, the table's own or the one made for it."""
+        cdef uint64_t link = t.link
+        cdef void* p = NULL
+        if may_stay and has_object(link) and (
+                self.serves(shape, class_of(link)) and self.owns(t)):
+            shape.size_class = class_of(link)
+            return self.object_of(link)
+        if t.spare[0] and self.serves(shape, <int>t.prev):
+            shape.size_class = <int>t.prev
+            p = <void*>t.spare[0]
+            t.spare[0] = 0
+        return p
 
     cdef void fill(
             self, Ptdesc* t, const Shape* shape, void* p, const Survey* v,
@@ -787,7 +829,7 @@ cdef class Adaptive(Encoding):
             (<uint16_t*>p)[FEW_MOST // 2] = <uint16_t>high
         elif shape.kind == LISTED:
             narrow(s.word, s.count, shape.width, p)
-            memcpy(positions(p, self.slabs.class_bytes(shape.size_class), shape.width),
+            memcpy(positions(p, class_bytes(shape.size_class), s.count),
                    s.position, s.count * 2)
         elif shape.kind == RANKED:
             map = <uint64_t*>p
@@ -920,37 +962,93 @@ cdef class Adaptive(Encoding):
             self, const Ptdesc* t, Py_ssize_t first, Py_ssize_t last,
             const uint64_t* mask, const uint64_t* value,
             uint64_t* vpns) noexcept nogil:
-        cdef const uint64_t* entry = entries(self.frames, t)
-        cdef uint64_t m = mask[0]
-        cdef uint64_t wanted = value[0]
         cdef Kind kind = kind_of(t.link)
+        if value[0] == 0 or kind == DENSE:
+            return self.scan_all(t, first, last, mask[0], value[0], vpns)
+        if t.link & STALE == 0 and last - first == self.entries:
+            if kind == LISTED or kind == RANKED:
+                return self.scan_listed(t, mask[0], value[0], vpns)
+            if kind == INLINE or kind == FEW:
+                return self.scan_few(t, mask[0], value[0], vpns)
+        if kind == EMPTY:
+            return 0
+        if kind == UNIFORM or kind == BOXED:
+            if self.shared_word(t.link) & mask[0] != value[0]:
+                return 0
+        return self.scan_flagged(t, first, last, mask[0], value[0], vpns)
+
+    cdef Py_ssize_t scan_all(
+            self, const Ptdesc* t, Py_ssize_t first, Py_ssize_t last,
+            uint64_t mask, uint64_t value, uint64_t* vpns) noexcept nogil:
+        """Scan entry by entry: those without a word match, or most have one."""
+        cdef const uint64_t* entry = entries(self.frames, t)
         cdef uint64_t[64] words
         cdef Py_ssize_t found = 0
-        cdef Py_ssize_t i, at, n
+        cdef Py_ssize_t at, n
         cdef uint64_t matches
-        cdef Sparse s
-        if wanted and t.flagged == 0:
-            return 0
-        if wanted and (kind == UNIFORM or kind == BOXED) and (
-                self.shared_word(t.link) & m != wanted):
-            return 0
-        if wanted and kind != DENSE:
-            self.sparse(t, first, last, &s)
-            for i in range(s.count):
-                vpns[found] = t.vpn + s.position[i]
-                found += s.word[i] & m == wanted
-            return found
         for at in range(first, last, 64):
             n = min(64, last - at)
             self.full(t, at, at + n, words)
-            matches = equal(words, n, m, wanted)
-            if wanted == 0:
+            matches = equal(words, n, mask, value)
+            if value == 0:
                 matches &= ~equal(entry + at, n, ALL, self.pte.none)
             while matches:
                 vpns[found] = t.vpn + <uint64_t>(at + lowest(matches))
                 found += 1
                 matches &= matches - 1
         return found
+
+    cdef Py_ssize_t scan_flagged(
+            self, const Ptdesc* t, Py_ssize_t first, Py_ssize_t last,
+            uint64_t mask, uint64_t value, uint64_t* vpns) noexcept nogil:
+        """Scan the words there are, in any container."""
+        cdef Py_ssize_t found = 0
+        cdef Py_ssize_t i
+        cdef Sparse s
+        self.sparse(t, first, last, &s)
+        for i in range(s.count):
+            vpns[found] = t.vpn + s.position[i]
+            found += s.word[i] & mask == value
+        return found
+
+    cdef Py_ssize_t scan_few(
+            self, const Ptdesc* t, uint64_t mask, uint64_t value, uint64_t* vpns
+            ) noexcept nogil:
+        """Scan the whole of a table whose words are INLINE or FEW."""
+        cdef uint16_t[FEW_MOST] position
+        cdef Py_ssize_t i, n
+        if self.shared_word(t.link) & mask != value:
+            return 0
+        n = self.listed(t.link, position)
+        for i in range(n):
+            vpns[i] = t.vpn + position[i]
+        return n
+
+    cdef Py_ssize_t scan_listed(
+            self, const Ptdesc* t, uint64_t mask, uint64_t value, uint64_t* vpns
+            ) noexcept nogil:
+        """Scan the whole of a table whose words are LISTED or RANKED."""
+        cdef uint64_t link = t.link
+        cdef int width = width_of(link)
+        cdef char* p = <char*>self.object_of(link)
+        cdef const uint64_t* map = NULL
+        cdef const uint16_t* position = NULL
+        if kind_of(link) == RANKED:
+            map = <const uint64_t*>p
+            p += self.map_bytes()
+        else:
+            position = positions(p, class_bytes(class_of(link)), count_of(link))
+        if width == 6:
+            return matching(<const uint64_t*>p, position, map, count_of(link),
+                            self.entries, mask, value, t.vpn, vpns)
+        if width == 5:
+            return matching(<const uint32_t*>p, position, map, count_of(link),
+                            self.entries, mask, value, t.vpn, vpns)
+        if width == 4:
+            return matching(<const uint16_t*>p, position, map, count_of(link),
+                            self.entries, mask, value, t.vpn, vpns)
+        return matching(<const uint8_t*>p, position, map, count_of(link),
+                        self.entries, mask, value, t.vpn, vpns)
 
     # -- giving back ----------------------------------------------------------
 
@@ -1016,6 +1114,7 @@ cdef class Adaptive(Encoding):
 
     cdef int begin_fork(self, Encoding parent) except -1:
         self.slabs = (<Adaptive>parent).slabs
+        self.base = self.slabs.pages.base
         self.slabs.join()
         self.slabs.hold()
         return 0
