@@ -32,6 +32,8 @@ from extmeta.tables import Tables
 from extmeta.vpns import as_words, fields_as_words, one_each, whole
 
 cdef enum:
+    # vpns that scan finds before they are put aside: a cache holds them.
+    FOUND_AT_ONCE = 16384
     # Tables that are asked for without a look at what the machine has: 256 MiB.
     ASK_FROM = 65536
 
@@ -434,8 +436,8 @@ cdef class PageTable(Operations):
         cdef uint64_t[::1] out
         cdef uint64_t at, end
         cdef Py_ssize_t found = 0
-        cdef Py_ssize_t room = 4096
         cdef Py_ssize_t size = self.encoding.entries
+        cdef Py_ssize_t room = max(FOUND_AT_ONCE, size)
         cdef Vpns v
         cdef Ptdesc* t
         limit = 1 << <object>(64 * self.encoding.lanes)
@@ -448,8 +450,9 @@ cdef class PageTable(Operations):
         self.spread(wanted, value)
         at = v.span.first
         end = at + <uint64_t>v.span.n
-        vpns = np.empty(room, np.uint64)
-        out = vpns
+        batch = np.empty(room, np.uint64)
+        batches = []
+        out = batch
         self.enter()
         try:
             with nogil:
@@ -457,10 +460,8 @@ cdef class PageTable(Operations):
                 while t is not NULL:
                     if room - found < size:
                         with gil:
-                            out = None
-                            vpns.resize(max(2 * room, size), refcheck=False)
-                            room = len(vpns)
-                            out = vpns
+                            batches.append(batch[:found].copy())
+                        found = 0
                     found += self.encoding.scan(
                         t, <Py_ssize_t>(at - t.vpn),
                         <Py_ssize_t>min(end - t.vpn, <uint64_t>size),
@@ -468,9 +469,8 @@ cdef class PageTable(Operations):
                     t = self.table_after(t, &at, end)
         finally:
             self.leave()
-        out = None
-        vpns.resize(found, refcheck=False)
-        return vpns
+        batches.append(batch[:found].copy())
+        return batches[0] if len(batches) == 1 else np.concatenate(batches)
 
     # -- whole tables -------------------------------------------------------
 

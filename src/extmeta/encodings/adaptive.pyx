@@ -530,14 +530,14 @@ cdef class Adaptive(Encoding):
             memmove(s.word + at, s.word + at + 1, (s.count - at) * sizeof(uint64_t))
 
     cdef void store(self, Ptdesc* t, const Run* r, const Write* w) noexcept nogil:
-        cdef uint64_t[MOST] words
-        cdef Survey v
+        cdef uint32_t flagged = t.flagged
         t.next = 0
-        if t.flagged == 0 and not makes_a_word(w, r.n, 1):
+        if flagged == 0 and not makes_a_word(w, r.n, 1):
             return
         if adds_nothing(w, 1):
             if self.clear(t, r, w.keep[0]):
-                self.remember(t)
+                if t.flagged != flagged or t.spare[0]:
+                    self.remember(t)
                 return
         elif w.step == 0 and self.stays_uniform(t, r, w.keep[0], w.add[0]):
             if has_object(t.link):
@@ -549,15 +549,20 @@ cdef class Adaptive(Encoding):
         if r.n == 1:
             self.store_one(t, r, w)
         else:
-            self.full(t, 0, self.entries, words)
-            self.change(t, r, w, words)
-            survey_words(words, self.entries, &v)
-            # Flags go before words, and come after them.
-            self.unflag(t, words)
-            self.write_back(t, &v, words, NULL, True)
-            self.flag(t, words)
-            t.flagged = <uint32_t>v.count
+            self.store_all(t, r, w)
         self.remember(t)
+
+    cdef void store_all(self, Ptdesc* t, const Run* r, const Write* w) noexcept nogil:
+        cdef uint64_t[MOST] words
+        cdef Survey v
+        self.full(t, 0, self.entries, words)
+        self.change(t, r, w, words)
+        survey_words(words, self.entries, &v)
+        # Flags go before words, and come after them.
+        self.unflag(t, words)
+        self.write_back(t, &v, words, NULL, True)
+        self.flag(t, words)
+        t.flagged = <uint32_t>v.count
 
     cdef void remember(self, Ptdesc* t) noexcept nogil:
         """Leave a mark if there is something for settle or trim."""
@@ -754,7 +759,7 @@ cdef class Adaptive(Encoding):
             p = self.object_of(old)
         elif shape.nbytes:
             p = self.object_for(t, &shape, may_stay)
-            if p is NULL and v.word >> UNIFORM_BITS == 0:
+            if p is NULL and v.uniform and v.word >> UNIFORM_BITS == 0:
                 # Less to look through is no reason to be without memory.
                 shape.kind = UNIFORM
             elif p is NULL and shape.kind == LISTED:
