@@ -380,6 +380,7 @@ cdef class Operations(Radix):
         cdef uint64_t* slot
         cdef uint64_t* leaf
         t = parent.next_table(&at, parent.nr_vpns)
+        slot = t.parent if t is not NULL else NULL
         while t is not NULL:
             copy = self.make(t.vpn, t.order)
             if copy is NULL:
@@ -389,7 +390,7 @@ cdef class Operations(Radix):
             copy.used = t.used
             if self.encoding.fork(parent.encoding, t, copy):
                 return raise_nomem(self.frames.page_bytes)
-            t = parent.table_after(t, &at, parent.nr_vpns)
+            t = parent.table_after(&slot, &at, parent.nr_vpns)
         at = 0
         while self.nr_leaves < parent.nr_leaves:
             leaf = parent.next_leaf(&at, parent.nr_vpns)

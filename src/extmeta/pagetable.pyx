@@ -434,6 +434,9 @@ cdef class PageTable(Operations):
         cdef uint64_t[MAX_LANES] bits
         cdef uint64_t[MAX_LANES] wanted
         cdef uint64_t[::1] out
+        cdef uint64_t* to
+        cdef uint64_t* slot
+        cdef uint64_t edge = <uint64_t>self.encoding.entries - 1
         cdef uint64_t at, end
         cdef Py_ssize_t found = 0
         cdef Py_ssize_t size = self.encoding.entries
@@ -453,20 +456,22 @@ cdef class PageTable(Operations):
         batch = np.empty(room, np.uint64)
         batches = []
         out = batch
+        to = &out[0]
         self.enter()
         try:
             with nogil:
                 t = self.next_table(&at, end)
+                slot = t.parent if t is not NULL else NULL
                 while t is not NULL:
                     if room - found < size:
                         with gil:
                             batches.append(batch[:found].copy())
                         found = 0
                     found += self.encoding.scan(
-                        t, <Py_ssize_t>(at - t.vpn),
-                        <Py_ssize_t>min(end - t.vpn, <uint64_t>size),
-                        bits, wanted, &out[found])
-                    t = self.table_after(t, &at, end)
+                        t, <Py_ssize_t>(at & edge),
+                        <Py_ssize_t>min(end - (at & ~edge), <uint64_t>size),
+                        bits, wanted, to + found)
+                    t = self.table_after(&slot, &at, end)
         finally:
             self.leave()
         batches.append(batch[:found].copy())

@@ -41,15 +41,21 @@ cdef class Radix:
     # The first PTE table that has entries in [vpn[0], stop); vpn[0] moves to the
     # first of them. NULL at the end.
     cdef Ptdesc* next_table(self, uint64_t* vpn, uint64_t stop) noexcept nogil
-    # The one after ``t``, likewise: usually the next in the same upper table.
+    # The one after that of ``slot[0]``, likewise. Usually it is the next in the same
+    # upper table; then no descriptor is read, so that those to come aren't waited for.
     cdef inline Ptdesc* table_after(
-            self, const Ptdesc* t, uint64_t* vpn, uint64_t stop) noexcept nogil:
-        cdef uint64_t at = t.vpn + (<uint64_t>1 << self.table_bits)
+            self, uint64_t** slot, uint64_t* vpn, uint64_t stop) noexcept nogil:
+        cdef uint64_t at = ((vpn[0] >> self.table_bits) + 1) << self.table_bits
+        cdef Ptdesc* t
         vpn[0] = at
-        if at < stop and at >> self.table_bits & self.last[self.levels - 2] and (
-                t.parent[1] & (TABLE_BITS | LEAF) == TABLE_BITS):
-            return &self.frames.desc[t.parent[1] >> self.frames.page_shift]
-        return self.next_table(vpn, stop)
+        if at < stop and at >> self.table_bits & self.last[self.levels - 2]:
+            slot[0] += 1
+            if slot[0][0] & (TABLE_BITS | LEAF) == TABLE_BITS:
+                return &self.frames.desc[slot[0][0] >> self.frames.page_shift]
+        t = self.next_table(vpn, stop)
+        if t is not NULL:
+            slot[0] = t.parent
+        return t
 
     # The first huge leaf that maps a part of [vpn[0], stop), likewise.
     cdef uint64_t* next_leaf(self, uint64_t* vpn, uint64_t stop) noexcept nogil

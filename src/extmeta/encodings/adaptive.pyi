@@ -2,5 +2,8 @@ from typing import final
 
 from extmeta.encoding import Encoding
 
+NAMES: tuple[str, ...]
+
 @final
-class Adaptive(Encoding): ...
+class Adaptive(Encoding):
+    def containers(self) -> dict[str, int]: ...

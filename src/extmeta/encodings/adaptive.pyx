@@ -59,12 +59,13 @@ from extmeta.encodings.containers cimport (
     kept,
     kind_of,
     listed_bytes,
-    matching,
+    listed_where,
     narrow,
     place,
     positions,
     put,
     rank,
+    ranked_where,
     survey_words,
     widen,
     width_for,
@@ -72,7 +73,7 @@ from extmeta.encodings.containers cimport (
 )
 from extmeta.encodings.side cimport FEW as FEW_ENTRIES
 from extmeta.encodings.side cimport adds_nothing, count_flags, makes_a_word, side_zap
-from extmeta.frames cimport Ptdesc, entries
+from extmeta.frames cimport PTE, Ptdesc, entries
 from extmeta.pte cimport (
     ALL,
     PteLayout,
@@ -85,6 +86,9 @@ from extmeta.pte cimport (
 )
 from extmeta.slabs cimport HANDLE_BITS, Slabs, class_bytes, handle_of
 from extmeta.vpns cimport Run, entry_at
+
+# In the order of Kind.
+NAMES = ("empty", "uniform", "inline", "boxed", "few", "listed", "ranked", "dense")
 
 cdef extern from *:
     """
@@ -120,6 +124,22 @@ cdef class Adaptive(Encoding):
                              f"entries; {MOST} at most")
         self.position_bits = self.entries.bit_length() - 1
         self.copies = True
+
+    def containers(self):
+        """Return how many PTE tables have which container.
+
+        Returns
+        -------
+        dict of str to int
+            "empty", "uniform", "inline", "boxed", "few", "listed", "ranked" and
+            "dense"; the modules ``adaptive`` and ``containers`` say what they are.
+        """
+        cdef uint32_t frame
+        found = [0] * len(NAMES)
+        for frame in range(self.frames.top):
+            if self.frames.desc[frame].kind == PTE:
+                found[<int>kind_of(self.frames.desc[frame].link)] += 1
+        return dict(zip(NAMES, found, strict=True))
 
     def start(self):
         self.slabs = Slabs()
@@ -166,7 +186,7 @@ cdef class Adaptive(Encoding):
         if kind == LISTED:
             width = width_of(link)
             p = <char*>self.object_of(link)
-            position = positions(p, class_bytes(class_of(link)), count_of(link))
+            position = positions(p, count_of(link), width)
             return get(p, width, place(position, count_of(link), e))
         if kind == RANKED:
             p = <char*>self.object_of(link)
@@ -196,8 +216,7 @@ cdef class Adaptive(Encoding):
             for i in range(n):
                 position[i] = <uint16_t>(low[i] | (high >> i & 1) << 8)
         elif kind_of(link) == LISTED:
-            memcpy(position, positions(
-                p, class_bytes(class_of(link)), n), n * 2)
+            memcpy(position, positions(p, n, width_of(link)), n * 2)
         else:
             map = <const uint64_t*>p
             n = 0
@@ -625,7 +644,8 @@ cdef class Adaptive(Encoding):
         cdef Py_ssize_t n = count_of(link)
         cdef size_t nbytes
         cdef uint64_t* map
-        cdef uint16_t* position
+        cdef uint16_t* position = NULL
+        cdef uint16_t* moved
         cdef char* p
         cdef Py_ssize_t at
         if kind < LISTED or link & STALE or width < 6 and word >> (1 << width) or (
@@ -637,17 +657,16 @@ cdef class Adaptive(Encoding):
             return True
         nbytes = class_bytes(class_of(link))
         if kind == LISTED:
-            position = positions(p, nbytes, n)
+            position = positions(p, n, width)
             at = place(position, n, e)
-            if not there and (n >= LISTED_MOST
-                              or listed_bytes(n + 1, width) > nbytes):
-                return False
-            # They end where the object does: those before ``e`` move.
             if not there:
-                memmove(position - 1, position, at * 2)
-                position[at - 1] = <uint16_t>e
-            elif word == 0:
-                memmove(position + 1, position, at * 2)
+                if n >= LISTED_MOST or listed_bytes(n + 1, width) > nbytes:
+                    return False
+                # Out of the way of the words, which grow.
+                moved = positions(p, n + 1, width)
+                memmove(moved + at + 1, position + at, (n - at) * 2)
+                memmove(moved, position, at * 2)
+                moved[at] = <uint16_t>e
         else:
             map = <uint64_t*>p
             p += self.map_bytes()
@@ -662,6 +681,10 @@ cdef class Adaptive(Encoding):
         shift(p, width, at, n, 1 if not there else -1 if word == 0 else 0)
         if word:
             put(p, width, at, word)
+        elif kind == LISTED:
+            moved = positions(p, n - 1, width)
+            memmove(moved, position, at * 2)
+            memmove(moved + at, position + at + 1, (n - at - 1) * 2)
         n += 1 if not there else -1 if word == 0 else 0
         t.link = t.link & ~(<uint64_t>0x3fff << COUNT_SHIFT) | (
             <uint64_t>n << COUNT_SHIFT)
@@ -834,8 +857,7 @@ cdef class Adaptive(Encoding):
             (<uint16_t*>p)[FEW_MOST // 2] = <uint16_t>high
         elif shape.kind == LISTED:
             narrow(s.word, s.count, shape.width, p)
-            memcpy(positions(p, class_bytes(shape.size_class), s.count),
-                   s.position, s.count * 2)
+            memcpy(positions(p, s.count, shape.width), s.position, s.count * 2)
         elif shape.kind == RANKED:
             map = <uint64_t*>p
             memset(map, 0, self.map_bytes())
@@ -967,18 +989,21 @@ cdef class Adaptive(Encoding):
             self, const Ptdesc* t, Py_ssize_t first, Py_ssize_t last,
             const uint64_t* mask, const uint64_t* value,
             uint64_t* vpns) noexcept nogil:
-        cdef Kind kind = kind_of(t.link)
+        cdef uint64_t link = t.link
+        cdef Kind kind = kind_of(link)
         if value[0] == 0 or kind == DENSE:
             return self.scan_all(t, first, last, mask[0], value[0], vpns)
-        if t.link & STALE == 0 and last - first == self.entries:
-            if kind == LISTED or kind == RANKED:
-                return self.scan_listed(t, mask[0], value[0], vpns)
+        if link & STALE == 0 and last - first == self.entries:
+            if kind == LISTED:
+                return self.scan_listed(link, mask[0], value[0], t.vpn, vpns)
+            if kind == RANKED:
+                return self.scan_ranked(link, mask[0], value[0], t.vpn, vpns)
             if kind == INLINE or kind == FEW:
                 return self.scan_few(t, mask[0], value[0], vpns)
         if kind == EMPTY:
             return 0
         if kind == UNIFORM or kind == BOXED:
-            if self.shared_word(t.link) & mask[0] != value[0]:
+            if self.shared_word(link) & mask[0] != value[0]:
                 return 0
         return self.scan_flagged(t, first, last, mask[0], value[0], vpns)
 
@@ -1030,30 +1055,39 @@ cdef class Adaptive(Encoding):
         return n
 
     cdef Py_ssize_t scan_listed(
-            self, const Ptdesc* t, uint64_t mask, uint64_t value, uint64_t* vpns
-            ) noexcept nogil:
-        """Scan the whole of a table whose words are LISTED or RANKED."""
-        cdef uint64_t link = t.link
+            self, uint64_t link, uint64_t mask, uint64_t value, uint64_t vpn,
+            uint64_t* vpns) noexcept nogil:
+        """Scan the whole of a table, from ``vpn`` on, whose words are LISTED."""
+        cdef Py_ssize_t n = count_of(link)
         cdef int width = width_of(link)
         cdef char* p = <char*>self.object_of(link)
-        cdef const uint64_t* map = NULL
-        cdef const uint16_t* position = NULL
-        if kind_of(link) == RANKED:
-            map = <const uint64_t*>p
-            p += self.map_bytes()
-        else:
-            position = positions(p, class_bytes(class_of(link)), count_of(link))
+        cdef const uint16_t* position = positions(p, n, width)
         if width == 6:
-            return matching(<const uint64_t*>p, position, map, count_of(link),
-                            self.entries, mask, value, t.vpn, vpns)
+            return listed_where(
+                <const uint64_t*>p, position, n, mask, value, vpn, vpns)
         if width == 5:
-            return matching(<const uint32_t*>p, position, map, count_of(link),
-                            self.entries, mask, value, t.vpn, vpns)
+            return listed_where(
+                <const uint32_t*>p, position, n, mask, value, vpn, vpns)
         if width == 4:
-            return matching(<const uint16_t*>p, position, map, count_of(link),
-                            self.entries, mask, value, t.vpn, vpns)
-        return matching(<const uint8_t*>p, position, map, count_of(link),
-                        self.entries, mask, value, t.vpn, vpns)
+            return listed_where(
+                <const uint16_t*>p, position, n, mask, value, vpn, vpns)
+        return listed_where(<const uint8_t*>p, position, n, mask, value, vpn, vpns)
+
+    cdef Py_ssize_t scan_ranked(
+            self, uint64_t link, uint64_t mask, uint64_t value, uint64_t vpn,
+            uint64_t* vpns) noexcept nogil:
+        """The same where they are RANKED."""
+        cdef int width = width_of(link)
+        cdef const uint64_t* map = <const uint64_t*>self.object_of(link)
+        cdef const char* p = <const char*>map + self.map_bytes()
+        cdef Py_ssize_t n = self.entries
+        if width == 6:
+            return ranked_where(<const uint64_t*>p, map, n, mask, value, vpn, vpns)
+        if width == 5:
+            return ranked_where(<const uint32_t*>p, map, n, mask, value, vpn, vpns)
+        if width == 4:
+            return ranked_where(<const uint16_t*>p, map, n, mask, value, vpn, vpns)
+        return ranked_where(<const uint8_t*>p, map, n, mask, value, vpn, vpns)
 
     # -- giving back ----------------------------------------------------------
 

@@ -9,7 +9,7 @@ encoding. Its low 3 bits say what the rest is:
     BOXED    all flagged PTEs have the word in an object of 8 bytes
     FEW      up to 14 of them in an object of 16 bytes: 8 bits of each position,
              then the ninth of all; the word they share is in the link
-    LISTED   the words, and at the end the positions, 16 bits each, ascending
+    LISTED   the words, then the positions, 16 bits each, ascending
     RANKED   a bit for each entry, then the words of those set
     DENSE    a word for each entry, 0 where it has none
 
@@ -146,13 +146,12 @@ cdef inline int width_for(uint64_t bits) noexcept nogil:
 
 cdef inline size_t listed_bytes(size_t n, int width) noexcept nogil:
     """Return what n positions and their words need."""
-    return n * 2 + (n << (width - 3))
+    return ((n << (width - 3)) + 1 & ~<size_t>1) + n * 2
 
 
-cdef inline uint16_t* positions(
-        void* p, size_t nbytes, Py_ssize_t n) noexcept nogil:
-    """Return where a LISTED object of ``nbytes`` has its n positions."""
-    return <uint16_t*>(<char*>p + nbytes) - n
+cdef inline uint16_t* positions(void* p, Py_ssize_t n, int width) noexcept nogil:
+    """Return where a LISTED object has its n positions."""
+    return <uint16_t*>(<char*>p + ((<size_t>n << (width - 3)) + 1 & ~<size_t>1))
 
 
 cdef inline uint64_t get(const void* p, int width, Py_ssize_t i) noexcept nogil:
@@ -287,23 +286,26 @@ cdef inline bint kept(word_t* word, Py_ssize_t n, uint64_t keep) noexcept nogil:
     return True
 
 
-cdef inline Py_ssize_t matching(
-        const word_t* word, const uint16_t* position, const uint64_t* map,
-        Py_ssize_t n, Py_ssize_t nr_entries, uint64_t mask, uint64_t value,
-        uint64_t vpn, uint64_t* vpns) noexcept nogil:
-    """Write vpn + position of the words where (word & mask) == value.
-
-    The positions are those listed, or else those of the map's bits.
-    """
+cdef inline Py_ssize_t listed_where(
+        const word_t* word, const uint16_t* position, Py_ssize_t n,
+        uint64_t mask, uint64_t value, uint64_t vpn, uint64_t* vpns) noexcept nogil:
+    """Write vpn + position of the n words where (word & mask) == value."""
     cdef Py_ssize_t found = 0
-    cdef Py_ssize_t at, i
+    cdef Py_ssize_t i
+    for i in range(n):
+        vpns[found] = vpn + position[i]
+        found += word[i] & mask == value
+    return found
+
+
+cdef inline Py_ssize_t ranked_where(
+        const word_t* word, const uint64_t* map, Py_ssize_t nr_entries,
+        uint64_t mask, uint64_t value, uint64_t vpn, uint64_t* vpns) noexcept nogil:
+    """The same where the positions are those of the map's bits."""
+    cdef Py_ssize_t found = 0
+    cdef Py_ssize_t i = 0
+    cdef Py_ssize_t at
     cdef uint64_t bits
-    if position is not NULL:
-        for i in range(n):
-            vpns[found] = vpn + position[i]
-            found += word[i] & mask == value
-        return found
-    i = 0
     for at in range(0, nr_entries, 64):
         bits = map[at >> 6]
         while bits:
