@@ -462,7 +462,14 @@ cdef class Adaptive(Encoding):
         """Describe the table's words as they will be after the write."""
         cdef uint64_t[MOST] words
         cdef Sparse s
-        if r.n == 1 and kind_of(t.link) != DENSE:
+        cdef Py_ssize_t i
+        if r.vpns is NULL and adds_nothing(w, 1) and kind_of(t.link) != DENSE:
+            self.sparse(t, 0, self.entries, &s)
+            for i in range(s.count):
+                if r.first <= s.position[i] < r.first + r.n:
+                    s.word[i] &= w.keep[0]
+            survey_words(s.word, s.count, v)
+        elif r.n == 1 and kind_of(t.link) != DENSE:
             self.sparse(t, 0, self.entries, &s)
             self.change_one(t, r, w, &s)
             survey_words(s.word, s.count, v)
@@ -1005,6 +1012,7 @@ cdef class Adaptive(Encoding):
         if kind == UNIFORM or kind == BOXED:
             if self.shared_word(link) & mask[0] != value[0]:
                 return 0
+            return self.scan_uniform(t, first, last, vpns)
         return self.scan_flagged(t, first, last, mask[0], value[0], vpns)
 
     cdef Py_ssize_t scan_all(
@@ -1039,6 +1047,22 @@ cdef class Adaptive(Encoding):
         for i in range(s.count):
             vpns[found] = t.vpn + s.position[i]
             found += s.word[i] & mask == value
+        return found
+
+    cdef Py_ssize_t scan_uniform(
+            self, const Ptdesc* t, Py_ssize_t first, Py_ssize_t last, uint64_t* vpns
+            ) noexcept nogil:
+        """Return the flagged entries' vpns: the word they share matches."""
+        cdef const uint64_t* entry = entries(self.frames, t)
+        cdef Py_ssize_t found = 0
+        cdef Py_ssize_t at
+        cdef uint64_t flagged
+        for at in range(first, last, 64):
+            flagged = flags(entry + at, min(64, last - at), &self.pte)
+            while flagged:
+                vpns[found] = t.vpn + <uint64_t>(at + lowest(flagged))
+                found += 1
+                flagged &= flagged - 1
         return found
 
     cdef Py_ssize_t scan_few(
