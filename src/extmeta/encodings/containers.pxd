@@ -34,27 +34,22 @@ cdef extern from *:
     #include <stdint.h>
     #include <stddef.h>
 
-    static inline __attribute__((unused)) int extmeta_rank_any(
-        const uint64_t *map, int entry)
-    {
-        int rank = 0;
-        for (int i = 0; i < entry >> 6; i++)
-            rank += __builtin_popcountll(map[i]);
-        return rank + __builtin_popcountll(
-            map[entry >> 6] & (((uint64_t)1 << (entry & 63)) - 1));
+    #define EXTMETA_RANK(name, attributes)                                   \
+    attributes static int name(const uint64_t *map, int entry)              \
+    {                                                                        \
+        const uint64_t below = ((uint64_t)1 << (entry & 63)) - 1;            \
+        const int last = entry >> 6;                                         \
+        int rank = __builtin_popcountll(map[last] & below);                  \
+        for (int i = 0; i < last; i++)                                       \
+            rank += __builtin_popcountll(map[i]);                            \
+        return rank;                                                         \
     }
+    EXTMETA_RANK(extmeta_rank_any, __attribute__((unused)))
 
     /* Without the instruction a count is a call; most processors have it. */
     #if defined(__x86_64__) && defined(__GNUC__)
-    __attribute__((unused, noinline, target("popcnt")))
-    static int extmeta_rank_popcnt(const uint64_t *map, int entry)
-    {
-        int rank = 0;
-        for (int i = 0; i < entry >> 6; i++)
-            rank += __builtin_popcountll(map[i]);
-        return rank + __builtin_popcountll(
-            map[entry >> 6] & (((uint64_t)1 << (entry & 63)) - 1));
-    }
+    EXTMETA_RANK(extmeta_rank_popcnt,
+                 __attribute__((unused, noinline, target("popcnt"))))
     #define extmeta_rank(map, entry) (__builtin_cpu_supports("popcnt") ? \
         extmeta_rank_popcnt(map, entry) : extmeta_rank_any(map, entry))
     #else
@@ -232,13 +227,14 @@ cdef inline void narrow(
 cdef inline Py_ssize_t place(
         const uint16_t* position, Py_ssize_t count, Py_ssize_t entry) noexcept nogil:
     """Return how many of the ascending positions are below ``entry``."""
-    cdef uint16_t below = 0
-    cdef uint16_t wanted = <uint16_t>entry
-    cdef Py_ssize_t i
-    # No early end, so that gcc compares eight at a time.
-    for i in range(count):
-        below += position[i] < wanted
-    return below
+    cdef Py_ssize_t at = 0
+    cdef Py_ssize_t half
+    # Halving without a branch to mispredict.
+    while count > 1:
+        half = count >> 1
+        at += half * (position[at + half - 1] < entry)
+        count -= half
+    return at + (count == 1 and position[at] < entry)
 
 
 cdef inline void survey_words(
