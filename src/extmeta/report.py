@@ -44,6 +44,7 @@ KINDS: dict[str, type] = {
 # What `workload.words` calls kinds of words.
 WORDS = {
     "one": "one word for all",
+    "few": "one of eight words for each",
     "byte": "random words of 8 bits",
     "different": "words all different as far as their bits allow",
 }

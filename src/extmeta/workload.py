@@ -25,7 +25,10 @@ Bools = npt.NDArray[np.bool_]
 PAGE_BYTES = 4096
 
 PLACEMENTS = ("random", "clustered", "tables")
-WORDS = ("one", "byte", "different")
+WORDS = ("one", "few", "byte", "different")
+
+# How many words there are where they are few.
+NR_FEW = 8
 
 # Mean PTEs of a clustered run: 128 KiB, the kernel's default readahead and the
 # order of what a collector or a balloon marks at once.
@@ -272,9 +275,10 @@ def words(n: int, fields: Fields, core: int, kind: str, seed: int) -> U64:
     core : int
         Mask of bits of which each word has at least one: those that the
         baseline keeps too.
-    kind : {"one", "byte", "different"}
-        The same word for all; random words of 8 bits; random words as wide as
-        the fields, so all different as far as their bits allow.
+    kind : {"one", "few", "byte", "different"}
+        The same word for all; one of `NR_FEW` for each; random words of 8 bits;
+        random words as wide as the fields, so all different as far as their bits
+        allow.
     seed : int
 
     Returns
@@ -297,14 +301,13 @@ def words(n: int, fields: Fields, core: int, kind: str, seed: int) -> U64:
     bits = min(fields.bits, 8) if kind == "byte" else fields.bits
     lanes = (fields.bits + 63) // 64
     rng = np.random.default_rng(seed)
-    drawn = rng.integers(
-        1 << 64, size=(1 if kind == "one" else n, lanes), dtype=np.uint64
-    )
+    count = {"one": 1, "few": NR_FEW}.get(kind, n)
+    drawn = rng.integers(1 << 64, size=(count, lanes), dtype=np.uint64)
     drawn &= lanes_of((1 << bits) - 1, lanes)
     bare = ((drawn & lanes_of(core, lanes)) == 0).all(axis=1)
     drawn[bare] |= lanes_of(core & -core, lanes)
-    if kind == "one":
-        drawn = np.repeat(drawn, n, axis=0)
+    if count != n:
+        drawn = drawn[rng.integers(count, size=n)]
     return drawn if lanes > 1 else drawn[:, 0]
 
 
