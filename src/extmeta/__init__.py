@@ -19,6 +19,7 @@ from extmeta.encodings.linked import Linked
 from extmeta.fields import Fields
 from extmeta.memory import Memory
 from extmeta.pagetable import PageTable
+from extmeta.python_encoding import PythonEncoding
 
 __all__ = [
     "Adjacent",
@@ -29,6 +30,7 @@ __all__ = [
     "Linked",
     "Memory",
     "PageTable",
+    "PythonEncoding",
     "capture",
     "encodings",
     "load_capture",

@@ -37,6 +37,9 @@ cdef class Encoding:
     cdef Frames frames            # of the page table that this one serves
     # Bits of a word that survive in a swap entry, if that isn't all of them.
     cdef uint64_t swap_bits
+    # An exception that C could not pass on: the page table raises it when the
+    # operation is over. None in an encoding written in C.
+    cdef object pending
 
     # May allocate: make room for `w` to be stored. Called for every run of an
     # operation, perhaps several of one table, before the first store; room must

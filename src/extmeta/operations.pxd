@@ -19,7 +19,8 @@ cdef class Operations(Radix):
     cdef pthread_mutex_t lock
 
     cdef void enter(self) noexcept
-    cdef void leave(self) noexcept
+    # Raises what went wrong in an encoding that is written in Python.
+    cdef int leave(self) except -1
 
     # The word of a PTE; 0 where there is none. Only the first lane.
     cdef uint64_t read_word(self, uint64_t vpn) noexcept nogil
