@@ -20,7 +20,7 @@ bench: build $(VENV)/test-ready
 lint: build $(VENV)/lint-ready
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
-	PATH="$(CURDIR)/$(VENV)/bin:$$PATH" cython-lint src tests
+	PATH="$(CURDIR)/$(VENV)/bin:$$PATH" cython-lint src tests examples
 	cd src && ../$(PY) -m mypy --no-error-summary -p extmeta
 	cd src && ../$(PY) -m mypy.stubtest $(STUBS) --allowlist ../tests/stubtest-allow.txt \
 		--ignore-unused-allowlist --ignore-disjoint-bases --concise

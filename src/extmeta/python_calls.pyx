@@ -21,6 +21,7 @@ cdef class PythonCalls(Encoding):
     cdef bint by_flag
     # Which of the methods that need not be there are.
     cdef bint copies
+    cdef bint unmaps
     cdef bint scans
     cdef bint settles
     cdef bint copied
@@ -30,6 +31,7 @@ cdef class PythonCalls(Encoding):
         cdef PythonCalls bound = Encoding.bind(self, fields, arch, frames)
         bound.by_flag = bound.uses_flag
         bound.copies = bound.defines("copy_from")
+        bound.unmaps = bound.defines("unmap")
         bound.scans = bound.defines("scan")
         bound.settles = bound.defines("settle")
         return bound
@@ -103,13 +105,7 @@ cdef class PythonCalls(Encoding):
             return
         with gil:
             try:
-                some = self.may_have(self.view(t)[first:last]).sum()
-                # The entries go, whatever becomes of their words.
-                if self.by_flag:
-                    t.flagged -= <unsigned int>some
-                if some:
-                    (<object>self).unmap(
-                        <object>t.vpn + first, <object>t.vpn + last)
+                self.drop(t, np.arange(first, last, dtype=np.uint64))
             except BaseException as error:
                 self.fail(error)
 
@@ -260,6 +256,23 @@ cdef class PythonCalls(Encoding):
         t.flagged += <unsigned int>some.sum()
         t.flagged -= <unsigned int>self.flagged_in(entry).sum()
         view[index] = np.where(some, entry | flags, entry & ~flags)
+        return 0
+
+    cdef int drop(self, Ptdesc* t, index) except -1:
+        """Forget the words of some entries in a row, which are cleared next."""
+        index = index[self.may_have(self.view(t)[index])]
+        if self.by_flag:
+            # Whatever becomes of the words: the entries go.
+            t.flagged -= <unsigned int>len(index)
+        else:
+            index = index[self.words_at(t, index).any(axis=1)]
+        if not len(index):
+            return 0
+        vpns = index + <object>t.vpn
+        if self.unmaps:
+            (<object>self).unmap(int(vpns[0]), int(vpns[len(vpns) - 1]) + 1)
+        else:
+            self.give("store", vpns, np.zeros((len(vpns), self.lanes), np.uint64))
         return 0
 
     cdef int take(self, PythonCalls parent, const Ptdesc* t) except -2:

@@ -133,11 +133,11 @@ class PythonEncoding(PythonCalls):
         """
 
     def unmap(self, first: int, stop: int) -> None:
-        """Drop the words of the vpns [first, stop), which has some. It must not fail."""
-        vpns = np.arange(first, stop, dtype=np.uint64)
-        words = self.checked(vpns)
-        some = words.any(axis=1)
-        self.give("store", vpns[some], np.zeros_like(words[some]))
+        """Drop the words of [first, stop), in one PTE table. It must not fail.
+
+        By default they are stored as 0.
+        """
+        raise NotImplementedError(f"{type(self).__name__}.unmap")
 
     def copy_from(self, parent: Self) -> None:
         """Take all words of ``parent``, to be changed apart from then on: a fork.
