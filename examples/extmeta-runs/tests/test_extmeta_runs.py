@@ -1,11 +1,12 @@
 """Both encodings do what extmeta's own have to do."""
 
-import extmeta as em
 import numpy as np
 import pytest
-from extmeta.testing import checks
 from extmeta_runs.flagless import Flagless
 from extmeta_runs.runs import Runs
+
+import extmeta as em
+from extmeta.testing import checks
 
 FORMS = [
     (Runs, None),

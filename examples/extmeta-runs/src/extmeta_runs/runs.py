@@ -4,8 +4,9 @@ Sorted arrays of 24 bytes a run for the whole address space: little where words 
 in long runs, three times a word where no two neighbours are alike.
 """
 
-import extmeta as em
 import numpy as np
+
+import extmeta as em
 
 
 class Runs(em.PythonEncoding):
