@@ -211,6 +211,19 @@ def test_extmeta_imports_neither_the_suite_nor_plugins():
     )
 
 
+def test_the_suite_runs_without_pytest_and_says_what_failed():
+    said = python(
+        "import extmeta as em; from extmeta.testing import conformance\n"
+        "class Nothing(em.PythonEncoding):\n"
+        "    load = lambda self, vpns: vpns * 0\n"
+        "    store = lambda self, vpns, words: None\n"
+        "    side_bytes = lambda self: 0\n"
+        "try: conformance(Nothing)\n"
+        "except AssertionError as error: print(error)"
+    )
+    assert "Nothing'>: against_dict: AssertionError" in said
+
+
 @pytest.mark.parametrize("missing", ["hypothesis", "pytest"])
 def test_the_suite_says_what_it_needs(missing):
     said = python(

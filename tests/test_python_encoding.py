@@ -132,6 +132,7 @@ def test_conformance(check, factory, fields):
     check(factory, fields)
 
 
+@pytest.mark.slow
 def test_all_checks_by_one_call():
     conformance(InDict, em.Fields(age=2))
 
@@ -377,6 +378,7 @@ def unshrunk():
     settings.load_profile(before)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("unshrunk")
 @pytest.mark.parametrize("mutant", MUTANTS)
 def test_the_suite_finds_what_is_wrong(mutant):

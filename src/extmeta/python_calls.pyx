@@ -196,7 +196,7 @@ cdef class PythonCalls(Encoding):
             words[some] = self.checked(index[some] + <object>t.vpn)
         return words
 
-    def checked(self, vpns):
+    cdef object checked(self, vpns):
         """Return what load() gives, as (n, lanes) uint64."""
         words = (<object>self).load(vpns)
         if isinstance(words, np.ndarray) and words.dtype.kind not in "uib":
@@ -207,7 +207,7 @@ cdef class PythonCalls(Encoding):
                              f"{len(vpns)} vpns")
         return words.reshape(len(vpns), self.lanes)
 
-    def give(self, method, vpns, words):
+    cdef object give(self, method, vpns, words):
         """Call prepare() or store() with words in the shape that they take."""
         getattr(self, method)(vpns, words if self.lanes > 1 else words.reshape(-1))
 
@@ -313,7 +313,7 @@ cdef class PythonCalls(Encoding):
         match = (self.words_at(t, index) & bits == wanted).all(axis=1)
         return index[held & match] + <object>t.vpn
 
-    def scanned(self, first, stop, mask, value):
+    cdef object scanned(self, first, stop, mask, value):
         """Return what scan() gives, as uint64."""
         vpns = np.asarray((<object>self).scan(first, stop, mask, value), np.uint64)
         if vpns.ndim != 1 or len(vpns) and not (
@@ -335,5 +335,5 @@ cdef object numbers(const uint64_t* first, Py_ssize_t n):
     return np.asarray(<uint64_t[:n]><uint64_t*>first)
 
 
-def as_int(lanes):
+cdef object as_int(lanes):
     return sum(int(lane) << 64 * i for i, lane in enumerate(lanes))

@@ -1,15 +1,23 @@
 """Every encoding does what a dict does, and keeps its own invariants."""
 
 import traceback
+from collections.abc import Callable
 from functools import partial
+from typing import TypeVar
 
 import numpy as np
 import pytest
 from hypothesis.stateful import run_state_machine_as_test
 
 import extmeta as em
+from extmeta.encoding import Encoding
+from extmeta.fields import Fields
 from extmeta.frames import fail_after
+from extmeta.pagetable import PageTable
 from extmeta.testing.machine import AgainstDict, as_argument, dump
+
+Body = TypeVar("Body", bound=Callable[..., object])
+Factory = Callable[[], Encoding] | Encoding | str
 
 # A word of these fits the swap entry of every encoding and architecture.
 SMALL = em.Fields(uffd_wp=1, soft_dirty=1, age=1)
@@ -21,44 +29,48 @@ class Form:
     Called, it makes a table.
     """
 
-    def __init__(self, factory, fields, arch):
+    def __init__(self, factory: Factory, fields: Fields | None, arch: str) -> None:
         self.encoding = factory() if callable(factory) else factory
         self.fields = SMALL if fields is None else fields
         self.arch = arch
 
-    def __call__(self):
+    def __call__(self) -> PageTable:
         return em.PageTable(self.encoding, self.fields, self.arch)
 
 
 class Check:
     """One thing that every encoding has to do; pytest shows its name."""
 
-    def __init__(self, name, body):
+    def __init__(self, name: str, body: Callable[[Form], object]) -> None:
         self.__name__ = name
         self.body = body
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         return f"<Check {self.__name__}>"
 
-    def __call__(self, factory, fields=None, arch="x86_64"):
+    def __call__(
+        self, factory: Factory, fields: Fields | None = None, arch: str = "x86_64"
+    ) -> None:
         self.body(Form(factory, fields, arch))
 
 
-CHECKS = []
+CHECKS: list[Check] = []
 
 
-def check(body):
+def check(body: Body) -> Body:
     """Have the suite run ``body``, a function of a Form."""
     CHECKS.append(Check(body.__name__, body))
     return body
 
 
-def checks():
+def checks() -> list[Check]:
     """Return the checks of the suite, each to be called as `conformance` is."""
     return list(CHECKS)
 
 
-def conformance(factory, fields=None, arch="x86_64"):
+def conformance(
+    factory: Factory, fields: Fields | None = None, arch: str = "x86_64"
+) -> None:
     """Run the whole suite on an encoding.
 
     Parameters
