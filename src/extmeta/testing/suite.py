@@ -103,6 +103,15 @@ def against_dict(make):
     run_state_machine_as_test(type("Machine", (AgainstDict,), given))
 
 
+@check
+def its_config_makes_it_again(make):
+    """A page table, and a fork of it, has an encoding made from `config`."""
+    bound = make().encoding
+    again = type(bound)(**bound.config)
+    assert repr(again) == repr(bound)
+    assert again.config == bound.config
+
+
 def everywhere(table):
     return slice(0, table.arch.nr_vpns)
 
