@@ -7,12 +7,15 @@ are listed without being imported; an encoding is imported when it is first used
 import warnings
 from collections.abc import Callable
 from functools import cache
-from importlib import metadata
+from typing import TYPE_CHECKING
 
 from extmeta.encoding import Encoding
 from extmeta.encodings.adjacent import Adjacent
 from extmeta.encodings.inpte import InPte
 from extmeta.encodings.linked import Linked
+
+if TYPE_CHECKING:
+    from importlib.metadata import EntryPoint
 
 # In the order of the reports: the baseline first.
 _factories: dict[str, Callable[[], Encoding]] = {
@@ -27,14 +30,17 @@ GROUP = "extmeta.encodings"
 
 
 @cache
-def _plugins() -> dict[str, metadata.EntryPoint]:
+def _plugins() -> "dict[str, EntryPoint]":
     """Return the entry points by name, sorted.
 
     Looked for once. One that takes a name of ours is left out, with a warning.
     """
+    # Not above: it takes longer to import than this package.
+    from importlib import metadata
+
     # A set: a package may be found twice on sys.path.
     found = sorted(set(metadata.entry_points(group=GROUP)), key=_whole_name)
-    plugins: dict[str, metadata.EntryPoint] = {}
+    plugins: dict[str, EntryPoint] = {}
     for point in found:
         if point.name in _factories or point.name in plugins:
             warnings.warn(
@@ -48,7 +54,7 @@ def _plugins() -> dict[str, metadata.EntryPoint]:
     return plugins
 
 
-def _whole_name(point: metadata.EntryPoint) -> str:
+def _whole_name(point: "EntryPoint") -> str:
     dist = f" of {point.dist.name} {point.dist.version}" if point.dist else ""
     return f"{point.name!r}{dist} ({point.value})"
 
