@@ -1,7 +1,5 @@
 """A page table beside the dict model, driven through every operation."""
 
-from itertools import accumulate
-
 import numpy as np
 import pytest
 from hypothesis import strategies as st
@@ -20,24 +18,22 @@ import extmeta as em
 from extmeta.arch import ARCHES
 from extmeta.testing.model import Model
 
+# Windows across the edges of PTE tables and of the tables above them.
 WINDOW = 24
+STARTS = (0, 500, 2**18 - 12, 2**27 - 12, 2**36 - WINDOW)
+VPNS = [start + i for start in STARTS for i in range(WINDOW)]
 
-starts = st.runner().flatmap(lambda machine: st.sampled_from(machine.starts))
-vpn = st.runner().flatmap(lambda machine: st.sampled_from(machine.vpns))
+vpn = st.sampled_from(VPNS)
 vpns = st.lists(vpn, max_size=12)
 ranges = st.builds(
     lambda start, a, b: range(start + min(a, b), start + max(a, b)),
-    starts,
+    st.sampled_from(STARTS),
     st.integers(0, WINDOW),
     st.integers(0, WINDOW),
 )
+pfns = st.integers(0, 2**40 - 1)
+slots = st.integers(0, 2**55 - 1)
 seeds = st.integers(0, 2**32)
-
-
-def windows(arch):
-    """Return the starts of windows across the edges of PTE tables and of those above."""
-    spans = list(accumulate(reversed(arch.level_bits)))
-    return (0, *(2**bits - WINDOW // 2 for bits in spans[:-1]), arch.nr_vpns - WINDOW)
 
 
 def as_int(lanes):
@@ -76,9 +72,6 @@ class AgainstDict(RuleBasedStateMachine):
     def __init__(self):
         super().__init__()
         self.live = []
-        self.layout = ARCHES[self.arch]
-        self.starts = windows(self.layout)
-        self.vpns = [start + i for start in self.starts for i in range(WINDOW)]
 
     def words(self, seed, n):
         """Return n words, 0 often among them, and some the same."""
@@ -86,10 +79,6 @@ class AgainstDict(RuleBasedStateMachine):
         some = [0, 1, (1 << self.fields.bits) - 1, int(rng.integers(2**63))]
         drawn = [some[i] for i in rng.integers(0, 4, n)]
         return [w & ((1 << self.fields.bits) - 1) for w in drawn]
-
-    def numbers(self, seed, bits, n):
-        """Return n numbers of so many bits."""
-        return np.random.default_rng(seed).integers(0, 1 << min(bits, 62), n).tolist()
 
     @initialize(target=tables)
     def first_table(self):
@@ -114,7 +103,7 @@ class AgainstDict(RuleBasedStateMachine):
     @rule(pair=tables, at=vpns | ranges, seed=seeds, writable=st.booleans())
     def map(self, pair, at, seed, writable):
         table, model = pair
-        numbers = self.numbers(seed, self.layout.pfn_bits, len(at))
+        numbers = np.random.default_rng(seed).integers(0, 2**40, len(at)).tolist()
         if any(v in model.ptes for v in at):
             before = dump(table)
             with pytest.raises(ValueError, match="mapped already"):
@@ -124,7 +113,7 @@ class AgainstDict(RuleBasedStateMachine):
         table.map(at, numbers, writable=writable)
         model.map(at, numbers, writable)
 
-    @rule(pair=tables, start=starts, writable=st.booleans())
+    @rule(pair=tables, start=st.sampled_from(STARTS), writable=st.booleans())
     def fill_window(self, pair, start, writable):
         table, model = pair
         at = [v for v in range(start, start + WINDOW) if v not in model.ptes]
@@ -135,7 +124,7 @@ class AgainstDict(RuleBasedStateMachine):
     @rule(pair=tables, at=vpn, count=st.integers(0, 2**20))
     def unmap(self, pair, at, count):
         table, model = pair
-        count = min(count, self.layout.nr_vpns - at)
+        count = min(count, 2**36 - at)
         table.unmap(at, count)
         model.unmap(at, count)
 
@@ -206,7 +195,7 @@ class AgainstDict(RuleBasedStateMachine):
         clear, set_ = self.words(seed, 2)
         if self.refused(table, model, ((v, set_) for v in model.ptes)):
             return
-        table.update(slice(0, self.layout.nr_vpns), clear=clear, set=set_)
+        table.update(slice(0, 2**36), clear=clear, set=set_)
         model.update(list(model.ptes), clear, set_)
 
     @rule(pair=tables, a=vpn, b=vpn, seed=seeds)
@@ -220,7 +209,7 @@ class AgainstDict(RuleBasedStateMachine):
     @rule(pair=tables, src=vpn, dst=vpn, count=st.integers(0, 40))
     def move(self, pair, src, dst, count):
         table, model = pair
-        count = min(count, self.layout.nr_vpns - max(src, dst))
+        count = min(count, 2**36 - max(src, dst))
         overlap = count and abs(src - dst) < count
         taken = any(dst <= v < dst + count for v in model.ptes)
         if overlap or taken:
@@ -236,11 +225,10 @@ class AgainstDict(RuleBasedStateMachine):
     def swap_out(self, pair, at, seed):
         table, model = pair
         at = [v for v in at if v in model.ptes and model.ptes[v].slot is None]
-        # A word that a swap entry can't hold is refused; test_encodings.py says so.
-        swap = self.layout.swap
+        # A word that a swap entry can't hold is refused; test_inpte.py says so.
         fits = int(np.uint64(table.encoding.swap_word_bits))
         at = [v for v in at if not model.load(v) & 2**64 - 1 & ~fits]
-        numbers = self.numbers(seed, swap.type_bits + swap.offset_bits, len(at))
+        numbers = np.random.default_rng(seed).integers(0, 2**55, len(at)).tolist()
         table.swap_out(at, numbers)
         model.swap_out(at, numbers)
 
@@ -248,39 +236,37 @@ class AgainstDict(RuleBasedStateMachine):
     def swap_in(self, pair, at, seed):
         table, model = pair
         at = [v for v in at if v in model.ptes and model.ptes[v].slot is not None]
-        numbers = self.numbers(seed, self.layout.pfn_bits, len(at))
+        numbers = np.random.default_rng(seed).integers(0, 2**40, len(at)).tolist()
         table.swap_in(at, numbers)
         model.swap_in(at, numbers)
 
     @invariant()
     def same_words(self):
         for table, model in self.live:
-            expected = [model.load(v) for v in self.vpns]
-            assert [as_int(w) for w in table.load(self.vpns)] == expected
-            assert table.flagged(self.vpns).tolist() == [w != 0 for w in expected]
+            expected = [model.load(v) for v in VPNS]
+            assert [as_int(w) for w in table.load(VPNS)] == expected
+            assert table.flagged(VPNS).tolist() == [w != 0 for w in expected]
             assert len(table) == len(model.ptes)
-            for v, word in zip(self.vpns[::7], expected[::7], strict=True):
+            for v, word in zip(VPNS[::7], expected[::7], strict=True):
                 assert table.load(v) == word
 
     @invariant()
     def same_ptes(self):
-        arch = self.layout
-        last = arch.ptrs_per_pte - 1
+        arch = ARCHES[self.arch]
         swap = arch.swap
         offset_mask = (1 << swap.offset_bits) - 1
-        flipped = offset_mask if swap.offset_inverted else 0
         for table, model in self.live:
             views = dict(table.tables)
-            assert set(views) == {v & ~last for v in model.ptes}
+            assert set(views) == {v & ~511 for v in model.ptes}
             for v, pte in model.ptes.items():
-                raw = int(views[v & ~last][v & last])
+                raw = int(views[v & ~511][v & 511])
                 if pte.slot is None:
                     assert raw >> arch.present & 1
                     assert raw >> arch.pfn_shift & 2**arch.pfn_bits - 1 == pte.pfn
                     assert bool(raw >> arch.write & 1) == pte.writable
                     continue
-                offset = raw >> swap.offset_shift & offset_mask ^ flipped
-                device = raw >> swap.type_shift & (1 << swap.type_bits) - 1
+                offset = raw >> swap.offset_shift & offset_mask ^ offset_mask
+                device = raw >> swap.type_shift
                 assert not raw >> arch.present & 1
                 assert device << swap.offset_bits | offset == pte.slot
                 assert bool(raw >> swap.exclusive & 1) == pte.writable
@@ -294,14 +280,10 @@ class AgainstDict(RuleBasedStateMachine):
     def pays_for_what_it_holds(self):
         for table, model in self.live:
             memory = table.memory()
-            # How many tables there have to be at each level, the root last.
-            spans = accumulate(reversed(self.layout.level_bits))
-            tables, *uppers, _root = [
-                len({v >> bits for v in model.ptes}) for bits in spans
-            ]
-            page = 1 << self.layout.page_shift
-            assert memory.pte == page * tables
-            assert memory.upper == page * (sum(uppers) + 1)
+            first = {v >> 9 for v in model.ptes}
+            uppers = 1 + len({f >> 9 for f in first}) + len({f >> 18 for f in first})
+            assert memory.pte == 4096 * len(first)
+            assert memory.upper == 4096 * uppers
             assert memory.total == sum(
                 (memory.upper, memory.pte, memory.side, memory.index)
             )
