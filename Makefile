@@ -20,7 +20,7 @@ bench: build $(VENV)/test-ready
 lint: build $(VENV)/lint-ready
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
-	PATH="$(CURDIR)/$(VENV)/bin:$$PATH" cython-lint src tests
+	PATH="$(CURDIR)/$(VENV)/bin:$$PATH" cython-lint src tests examples
 	cd src && ../$(PY) -m mypy --no-error-summary -p extmeta
 	cd src && ../$(PY) -m mypy.stubtest $(STUBS) --allowlist ../tests/stubtest-allow.txt \
 		--ignore-unused-allowlist --ignore-disjoint-bases --concise
@@ -36,7 +36,7 @@ sanitize: $(VENV)/test-ready
 	ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 \
 	PYTHONMALLOC=malloc PYTHONPATH=$(SANITIZED) EXTMETA_TESTS=sanitized \
 	$(PY) -m pytest -q -p no:cacheprovider -m "not slow" tests/test_sanitized.py tests/test_conformance.py \
-		tests/test_pagetable.py tests/test_encodings.py tests/test_fields.py $(ARGS)
+		tests/test_pagetable.py tests/test_encodings.py tests/test_python_encoding.py tests/test_fields.py $(ARGS)
 
 captures: build
 	$(PY) benchmarks/make_captures.py

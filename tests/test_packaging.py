@@ -1,5 +1,7 @@
 """What is installed: a wheel with all that a user and a cimporter need."""
 
+import os
+import shutil
 import subprocess
 import sys
 import sysconfig
@@ -13,13 +15,14 @@ import pytest
 ROOT = Path(__file__).parents[1]
 
 
-def run(*command, cwd=None):
+def run(*command, cwd=None, env=None):
     done = subprocess.run(
         [str(part) for part in command],
         cwd=cwd,
         capture_output=True,
         text=True,
         check=False,
+        env=env,
     )
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
     return done.stdout
@@ -137,3 +140,39 @@ def test_slabs_never_overlap_and_waste_a_quarter_at_most(consumer):
     for line in out.splitlines():
         asked, used = map(int, line.split())
         assert asked <= used <= 1.34 * asked
+
+
+@pytest.fixture(scope="module")
+def extended(installed, tmp_path_factory):
+    """Run commands where the example package is installed beside extmeta."""
+    folder = tmp_path_factory.mktemp("extmeta-runs")
+    source, target = folder / "source", folder / "target"
+    ignored = shutil.ignore_patterns("build", "*.egg-info", "__pycache__")
+    shutil.copytree(ROOT / "examples" / "extmeta-runs", source, ignore=ignored)
+    run(installed, "-m", "build", "--no-isolation", "--outdir", folder, source)
+    (wheel,) = folder.glob("*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(target)
+    env = {**os.environ, "PYTHONPATH": str(target)}
+    return lambda *command, cwd=source: run(installed, *command, cwd=cwd, env=env)
+
+
+@pytest.mark.slow
+def test_the_example_passes_the_suite(extended):
+    out = extended("-m", "pytest", "-q", "-p", "no:cacheprovider", "tests")
+    assert int(out.split(" passed")[0].split()[-1]) >= 60
+
+
+def test_the_example_is_in_every_list(extended):
+    out = extended("-c", "import extmeta as em; print(*em.encodings())")
+    assert out.split()[-2:] == ["flagless", "runs"]
+    quick = ("--quick", "--fractions", "0.01", "--fields", "age=4")
+    # All encodings there are: nobody names it.
+    report = extended("-m", "extmeta", "compare", *quick, "numpy-sparse")
+    for name in ("flagless", "runs"):
+        assert any(line.split()[:1] == [name] for line in report.splitlines())
+    collect = ("-m", "pytest", "--collect-only", "-q", "-p", "no:cacheprovider")
+    for tests, at_least in (("benchmarks", 10), ("tests/test_conformance.py", 10)):
+        collected = extended(*collect, tests, cwd=ROOT).splitlines()
+        for name in ("flagless", "runs"):
+            assert sum(f"{name}-" in line for line in collected) >= at_least

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from machine import dump
 
 import extmeta as em
 from extmeta.frames import Frames
+from extmeta.testing.machine import dump
 
 FIELDS = em.Fields(uffd_wp=1, soft_dirty=1, age=1)
 

@@ -1,11 +1,17 @@
 """What the documents show is what happens."""
 
 import doctest
+import re
 from pathlib import Path
 
+import pytest
+
 import extmeta
+import extmeta.compare
 import extmeta.fields
+import extmeta.python_encoding
 import extmeta.workload
+from extmeta.encodings import _factories
 
 ROOT = Path(__file__).parents[1]
 
@@ -16,8 +22,42 @@ def test_readme_examples():
     assert found.failed == 0
 
 
+@pytest.fixture
+def registry():
+    """Take back what an example registers."""
+    before = dict(_factories)
+    yield
+    _factories.clear()
+    _factories.update(before)
+
+
+@pytest.mark.usefixtures("registry")
+def test_extending_examples():
+    path = ROOT / "docs" / "extending.md"
+    flags = doctest.ELLIPSIS
+    found = doctest.testfile(str(path), module_relative=False, optionflags=flags)
+    assert found.attempted >= 25
+    assert found.failed == 0
+
+
+@pytest.mark.parametrize(
+    ("language", "file"),
+    [("toml", "pyproject.toml"), ("cython", "src/extmeta_runs/flagless.pyx")],
+)
+def test_extending_shows_what_the_example_has(language, file):
+    text = (ROOT / "docs" / "extending.md").read_text()
+    (block,) = re.findall(f"```{language}\n(.*?)```", text, re.DOTALL)
+    assert block in (ROOT / "examples" / "extmeta-runs" / file).read_text()
+
+
 def test_docstring_examples():
-    for module in (extmeta, extmeta.fields, extmeta.workload):
+    for module in (
+        extmeta,
+        extmeta.fields,
+        extmeta.workload,
+        extmeta.python_encoding,
+        extmeta.compare,
+    ):
         found = doctest.testmod(module)
         assert found.attempted > 0
         assert found.failed == 0

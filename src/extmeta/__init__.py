@@ -20,6 +20,7 @@ from extmeta.encodings.linked import Linked
 from extmeta.fields import Fields
 from extmeta.memory import Memory
 from extmeta.pagetable import PageTable
+from extmeta.python_encoding import PythonEncoding
 
 __all__ = [
     "Adaptive",
@@ -31,6 +32,7 @@ __all__ = [
     "Linked",
     "Memory",
     "PageTable",
+    "PythonEncoding",
     "capture",
     "encodings",
     "load_capture",

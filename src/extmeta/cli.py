@@ -21,6 +21,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from extmeta import compare, measure, report, summary, workload
 from extmeta.capture import Capture, CaptureError, capture, load_capture, shipped
+from extmeta.encodings import encodings
 from extmeta.fields import Fields
 from extmeta.measure import Row
 from extmeta.workload import Space
@@ -295,7 +296,8 @@ def compare_arguments(parser: argparse.ArgumentParser) -> None:
         "--encodings",
         type=_refusing(forms_of),
         metavar="A,B",
-        help=f"names, or linked:BITS; default: {','.join(compare.default_forms())}",
+        help="names, or NAME:ARGUMENT as in linked:16; default: all of "
+        f"{', '.join(encodings())}, and what else they offer",
     )
     add(
         "--fields",

@@ -11,10 +11,8 @@ from collections.abc import Callable, Iterator, Sequence
 from extmeta import measure
 from extmeta.arch import Arch, arch_named
 from extmeta.encoding import Encoding
-from extmeta.encodings import encodings
-from extmeta.encodings.adjacent import Adjacent
+from extmeta.encodings import built_in, encodings, factory_of
 from extmeta.encodings.inpte import places
-from extmeta.encodings.linked import Linked
 from extmeta.fields import Fields
 from extmeta.measure import Bound, Cpu, Refused, Row, Subject
 from extmeta.pagetable import PageTable
@@ -25,9 +23,6 @@ BASELINE = "inpte"
 
 # An encoding of the baseline's name, compared with it: the noise floor.
 CONTROL = f"{BASELINE} again"
-
-# Forms beside the registered names that a comparison has by default.
-FORMS = {"adjacent": "adjacent:needed"}
 
 FRACTIONS = (0.0, 0.01, 0.1, 1.0)
 
@@ -52,23 +47,32 @@ def form(text: str) -> str | Encoding:
         raise ValueError(f"no encoding named {name!r}; there are {encodings()}")
     if not colon:
         return name
-    if name == "linked":
-        if not argument.isascii() or not argument.isdigit():
-            raise ValueError(f"encoding {text!r}: {argument!r} is no number of bits")
-        return Linked(bits=int(argument))
-    if name == "adjacent":
-        return Adjacent(when=argument)  # type: ignore[arg-type]
-    raise ValueError(f"encoding {text!r}: {name} takes no argument")
+    try:
+        # A factory that is no class of encodings makes one form only.
+        from_text = getattr(factory_of(name), "from_text", None)
+        if from_text is None:
+            raise ValueError(f"{name} takes no argument")
+        made: Encoding = from_text(argument)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"encoding {text!r}: {error}") from error
+    return made
 
 
 def default_forms() -> list[str]:
-    """Return what is compared by default: every name, and `FORMS` after theirs."""
+    """Return what is compared by default: every name, and its `Encoding.forms`."""
     return [
         text
         for name in encodings()
-        for text in (name, FORMS.get(name))
-        if text is not None
+        for text in (name, *(f"{name}:{argument}" for argument in _forms(name)))
     ]
+
+
+def _forms(name: str) -> tuple[str, ...]:
+    try:
+        return getattr(factory_of(name), "forms", ())
+    except ValueError:
+        # Of another package, and broken: whoever uses it is told.
+        return ()
 
 
 def lack(fields: Fields, arch: Arch, has_swap: bool) -> str:
@@ -198,6 +202,19 @@ def cpu_of(
     )
 
 
+def left_out(text: str, error: Exception, where: str = "") -> Refused:
+    """Return the row of an encoding that can't be compared, or raise ``error``.
+
+    An encoding of this package refuses by ValueError, and all else is a bug of
+    ours; of another package's, whatever it raises is its reason.
+    """
+    if isinstance(error, ValueError):
+        return Refused(text, f"{where}{error}")
+    if text == CONTROL or built_in(text.partition(":")[0]):
+        raise error
+    return Refused(text, f"{where}{type(error).__name__}: {error}")
+
+
 def sweep(
     space: Space,
     forms: Sequence[str],
@@ -231,16 +248,17 @@ def sweep(
     Yields
     ------
     Row
-        Subject and Bound; Refused where an encoding can't hold the fields; for
-        each point and encoding a Ram and then the operations' Cpu. Whoever
-        stops listening, or interrupts, has what was yielded so far.
+        Subject and Bound; Refused where an encoding can't hold the fields, or
+        another package's fails; for each point and encoding a Ram and then the
+        operations' Cpu. Whoever stops listening, or interrupts, has what was
+        yielded so far.
 
     Raises
     ------
     ValueError
         If a form is none, or the baseline can hold no bit of the fields.
     AssertionError
-        If an encoding does not do what was asked of it.
+        If an encoding of this package does not do what was asked of it.
     """
     made = {text: form(text) for text in forms if text != BASELINE}
     kept = fitting(fields, arch_named(space.arch), space.has_swap)
@@ -251,8 +269,8 @@ def sweep(
     for text, encoding in made.items():
         try:
             bare[text] = space.bare(encoding, fields)
-        except ValueError as error:
-            yield Refused(text, str(error))
+        except Exception as error:  # noqa: BLE001 (left_out raises ours)
+            yield left_out(text, error)
     total = len(points) * len(bare) * len(OPERATIONS)
     done = 0
     for point in points:
@@ -262,23 +280,28 @@ def sweep(
         for text, table in bare.items():
             try:
                 other = Filled(table, ours if text == CONTROL else theirs)
-            except ValueError as error:
-                yield Refused(text, f"{point}: {error}")
+                held = other.ram(text, point)
+            except Exception as error:  # noqa: BLE001 (left_out raises ours)
+                yield left_out(text, error, f"{point}: ")
                 done += len(OPERATIONS)
                 continue
             if text != CONTROL:
-                yield other.ram(text, point)
+                yield held
             for operation, task in OPERATIONS.items():
                 if progress:
                     progress(done, total, f"{point} flagged: {text} {operation}")
-                found = measure.paired(
-                    task(base),
-                    task(other),
-                    rounds=rounds,
-                    budget_ns=budget_ns,
-                    seed=seed,
-                )
-                yield cpu_of(text, operation, point, len(space.vpns), found)
                 done += 1
+                try:
+                    found = measure.paired(
+                        task(base),
+                        task(other),
+                        rounds=rounds,
+                        budget_ns=budget_ns,
+                        seed=seed,
+                    )
+                except Exception as error:  # noqa: BLE001 (left_out raises ours)
+                    yield left_out(text, error, f"{point}: {operation}: ")
+                    continue
+                yield cpu_of(text, operation, point, len(space.vpns), found)
     if progress:
         progress(done, total, "done")

@@ -39,6 +39,9 @@ cdef class Encoding:
     cdef bint copies
     # Bits of a word that survive in a swap entry, if that isn't all of them.
     cdef uint64_t swap_bits
+    # An exception that C could not pass on: the page table raises it when the
+    # operation is over. None in an encoding written in C.
+    cdef object pending
 
     # The words of a fork's child are going to be made of those of `parent`; and are
     # made, or could not be. `start` is called instead where there is no parent.

@@ -1,10 +1,13 @@
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 from extmeta.arch import Arch
 from extmeta.fields import Fields
 from extmeta.frames import Frames
 
 class Encoding:
+    forms: ClassVar[tuple[str, ...]]
+    @classmethod
+    def from_text(cls, argument: str) -> Self: ...
     @property
     def bits(self) -> int: ...
     @property

@@ -36,6 +36,26 @@ cdef class Encoding:
         uint64s of a word.
     """
 
+    # Arguments, as text, of forms that a comparison has by default beside the
+    # plain one.
+    forms = ()
+
+    @classmethod
+    def from_text(cls, argument):
+        """Return the recipe that NAME:ARGUMENT names, as in "linked:16".
+
+        Parameters
+        ----------
+        argument : str
+            What follows the colon.
+
+        Raises
+        ------
+        ValueError
+            If this encoding takes no argument, or not this one.
+        """
+        raise ValueError(f"{cls.__name__} takes no argument, so not {argument!r}")
+
     @property
     def swap_word_bits(self):
         """Mask of the bits of a word's first 64 that survive in a swap entry."""

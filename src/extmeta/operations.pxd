@@ -19,7 +19,8 @@ cdef class Operations(Radix):
     cdef pthread_mutex_t lock
 
     cdef void enter(self) noexcept
-    cdef void leave(self) noexcept
+    # Raises what went wrong in an encoding that is written in Python.
+    cdef int leave(self) except -1
     cdef void abandon(self) noexcept nogil
 
     # The word of a PTE; 0 where there is none. Only the first lane.

@@ -64,8 +64,16 @@ cdef class Operations(Radix):
             with nogil:
                 pthread_mutex_lock(&self.lock)
 
-    cdef void leave(self) noexcept:
+    cdef int leave(self) except -1:
+        cdef object error
+        if self.encoding.pending is None:
+            pthread_mutex_unlock(&self.lock)
+            return 0
+        error = self.encoding.pending
+        self.encoding.pending = None
         pthread_mutex_unlock(&self.lock)
+        # Its own cause, and not the MemoryError that a NULL was taken for.
+        raise error from error.__cause__
 
     cdef Ptdesc* run_at(self, const Span* s, Py_ssize_t at, Run* r) noexcept nogil:
         cdef uint64_t vpn = vpn_at(s, at)

@@ -1,12 +1,22 @@
-"""The encodings by name. A new one is its own module and one line here."""
+"""The encodings by name. A new one is its own module and one line here.
 
+Other packages add theirs as entry points of the group `extmeta.encodings`. These
+are listed without being imported; an encoding is imported when it is first used.
+"""
+
+import warnings
 from collections.abc import Callable
+from functools import cache
+from typing import TYPE_CHECKING
 
 from extmeta.encoding import Encoding
 from extmeta.encodings.adaptive import Adaptive
 from extmeta.encodings.adjacent import Adjacent
 from extmeta.encodings.inpte import InPte
 from extmeta.encodings.linked import Linked
+
+if TYPE_CHECKING:
+    from importlib.metadata import EntryPoint
 
 # In the order of the reports: the baseline first.
 _factories: dict[str, Callable[[], Encoding]] = {
@@ -16,9 +26,46 @@ _factories: dict[str, Callable[[], Encoding]] = {
     "adaptive": Adaptive,
 }
 
+_BUILT_IN = tuple(_factories)
+
+GROUP = "extmeta.encodings"
+
+
+@cache
+def _plugins() -> "dict[str, EntryPoint]":
+    """Return the entry points by name, sorted.
+
+    Looked for once. One that takes a name of ours is left out, with a warning.
+    """
+    # Not above: it takes longer to import than this package.
+    from importlib import metadata
+
+    # A set: a package may be found twice on sys.path.
+    found = sorted(set(metadata.entry_points(group=GROUP)), key=_whole_name)
+    plugins: dict[str, EntryPoint] = {}
+    for point in found:
+        if point.name in _factories or point.name in plugins:
+            warnings.warn(
+                f"the encoding {_whole_name(point)} is left out: there is one of "
+                "that name",
+                RuntimeWarning,
+                stacklevel=3,
+            )
+        else:
+            plugins[point.name] = point
+    return plugins
+
+
+def _whole_name(point: "EntryPoint") -> str:
+    dist = f" of {point.dist.name} {point.dist.version}" if point.dist else ""
+    return f"{point.name!r}{dist} ({point.value})"
+
 
 def register(name: str, factory: Callable[[], Encoding]) -> None:
     """Let ``PageTable(encoding=name)`` and the reports find ``factory``.
+
+    For this process; an entry point of the group ``extmeta.encodings`` does it
+    for whatever process has the package installed.
 
     Parameters
     ----------
@@ -39,14 +86,51 @@ def register(name: str, factory: Callable[[], Encoding]) -> None:
         raise TypeError(
             f"the factory of encoding {name!r}, {factory!r}, is no callable"
         )
-    if name in _factories:
+    if name in encodings():
         raise ValueError(f"an encoding named {name!r} is already registered")
     _factories[name] = factory
 
 
 def encodings() -> list[str]:
-    """Return the names there are, the baseline first."""
-    return list(_factories)
+    """Return the names there are.
+
+    The baseline first, then the others of this package, those of installed
+    packages in alphabetical order, and those registered.
+    """
+    registered = [name for name in _factories if name not in _BUILT_IN]
+    return [*_BUILT_IN, *_plugins(), *registered]
+
+
+def built_in(name: str) -> bool:
+    """Tell whether the encoding of that name is this package's own."""
+    return name in _BUILT_IN
+
+
+def factory_of(name: str) -> Callable[[], Encoding]:
+    """Return what makes the encoding of that name.
+
+    Raises
+    ------
+    KeyError
+        If there is none.
+    ValueError
+        If it is another package's and can't be imported.
+    """
+    if name in _factories:
+        return _factories[name]
+    if name not in _plugins():
+        raise KeyError(f"no encoding named {name!r}; there are {encodings()}")
+    point = _plugins()[name]
+    try:
+        factory = point.load()
+        if not callable(factory):
+            raise TypeError(f"{factory!r} is no callable")
+    except Exception as error:
+        raise ValueError(
+            f"the encoding {_whole_name(point)} can't be loaded: "
+            f"{type(error).__name__}: {error}"
+        ) from error
+    return factory  # type: ignore[no-any-return]
 
 
 def recipe(encoding: str | Encoding) -> Encoding:
@@ -58,14 +142,14 @@ def recipe(encoding: str | Encoding) -> Encoding:
         If no encoding has that name.
     TypeError
         If it is neither a name nor an encoding.
+    ValueError
+        If it is another package's and can't be imported.
     """
     if isinstance(encoding, Encoding):
         return encoding
     if not isinstance(encoding, str):
         raise TypeError(f"encoding {encoding!r} is neither a name nor an Encoding")
-    if encoding not in _factories:
-        raise KeyError(f"no encoding named {encoding!r}; there are {encodings()}")
-    made = _factories[encoding]()
+    made = factory_of(encoding)()
     if not isinstance(made, Encoding):
         raise TypeError(f"the factory of encoding {encoding!r} made {made!r}")
     return made

@@ -55,6 +55,13 @@ cdef class Adjacent(Encoding):
             raise ValueError(f"Adjacent(when={when!r}): 'always' or 'needed'")
         self.when = when
 
+    forms = ("needed",)
+
+    @classmethod
+    def from_text(cls, argument):
+        """Return Adjacent(when=argument)."""
+        return cls(argument)
+
     @property
     def config(self):
         return {"when": self.when}

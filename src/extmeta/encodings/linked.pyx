@@ -55,6 +55,13 @@ cdef class Linked(Encoding):
                              f"bits must be in [1, {64 * MAX_LANES}]")
         self.asked = bits
 
+    @classmethod
+    def from_text(cls, argument):
+        """Return Linked(bits=argument)."""
+        if not argument.isascii() or not argument.isdigit():
+            raise ValueError(f"{argument!r} is no number of bits")
+        return cls(int(argument))
+
     @property
     def config(self):
         return {} if self.asked is None else {"bits": self.asked}

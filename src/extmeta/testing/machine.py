@@ -13,10 +13,10 @@ from hypothesis.stateful import (
     precondition,
     rule,
 )
-from model import Model
 
 import extmeta as em
 from extmeta.arch import ARCHES
+from extmeta.testing.model import Model
 
 # Windows across the edges of PTE tables and of the tables above them.
 WINDOW = 24

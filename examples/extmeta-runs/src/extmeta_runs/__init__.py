@@ -1,0 +1,1 @@
+"""Two encodings for extmeta: `runs`, in Python, and `flagless`, in Cython."""

@@ -1,0 +1,68 @@
+"""Neighbours with the same word as one run: its first vpn, where it ends, the word.
+
+Sorted arrays of 24 bytes a run for the whole address space: little where words come
+in long runs, three times a word where no two neighbours are alike.
+"""
+
+import numpy as np
+
+import extmeta as em
+
+
+class Runs(em.PythonEncoding):
+    """Keep words as runs of PTEs that have the same."""
+
+    def __init__(self):
+        self.first = self.stop = self.word = np.empty(0, np.uint64)
+
+    def load(self, vpns):
+        at = np.searchsorted(self.stop, vpns, "right")
+        # All are in a run: load() is asked for PTEs that have a word.
+        return self.word[at]
+
+    def store(self, vpns, words):
+        # Runs that these vpns touch are taken apart and made anew.
+        here = (self.stop >= vpns[0]) & (self.first <= vpns[-1] + np.uint64(1))
+        old, length = self.taken_apart(here)
+        vpns = np.concatenate([vpns, old])
+        words = np.concatenate([words, np.repeat(self.word[here], length)])
+        vpns, at = np.unique(vpns, return_index=True)
+        words = words[at]
+        vpns, words = vpns[words != 0], words[words != 0]
+        begins = np.ones(len(vpns), bool)
+        begins[1:] = (np.diff(vpns) != 1) | (np.diff(words) != 0)
+        ends = np.append(begins[1:], True)[: len(vpns)]
+        first = np.concatenate([self.first[~here], vpns[begins]])
+        order = np.argsort(first)
+        # New arrays, never a change in place: a fork has the old ones.
+        self.first = first[order]
+        self.stop = np.concatenate([self.stop[~here], vpns[ends] + np.uint64(1)])[order]
+        self.word = np.concatenate([self.word[~here], words[begins]])[order]
+
+    def taken_apart(self, runs):
+        """Return the vpns of some runs, and how many each has."""
+        first = self.first[runs]
+        length = (self.stop[runs] - first).astype(np.intp)
+        before = np.cumsum(length) - length
+        place = np.arange(length.sum()) - np.repeat(before, length)
+        return np.repeat(first, length) + place.astype(np.uint64), length
+
+    def copy_from(self, parent):
+        self.first, self.stop, self.word = parent.first, parent.stop, parent.word
+
+    def scan(self, first, stop, mask, value):
+        here = (self.stop > first) & (self.first < stop)
+        vpns, _ = self.taken_apart(here & (self.word & np.uint64(mask) == value))
+        return vpns[(vpns >= first) & (vpns < stop)]
+
+    def side_bytes(self):
+        return self.word.nbytes
+
+    def index_bytes(self):
+        return self.first.nbytes + self.stop.nbytes
+
+    def check(self):
+        assert (self.first < self.stop).all(), "a run without a PTE"
+        assert (self.stop[:-1] <= self.first[1:]).all(), "runs overlap"
+        joined = (self.stop[:-1] == self.first[1:]) & (np.diff(self.word) == 0)
+        assert not joined.any(), "two runs that are one"

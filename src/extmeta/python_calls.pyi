@@ -1,0 +1,3 @@
+from extmeta.encoding import Encoding
+
+class PythonCalls(Encoding): ...

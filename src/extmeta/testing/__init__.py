@@ -1,0 +1,32 @@
+"""The suite that an encoding has to pass, for those who write one elsewhere.
+
+In a test, all at once or each check as a test of its own:
+
+    from extmeta.testing import checks, conformance
+
+    def test_mine():
+        conformance(Mine)
+
+    @pytest.mark.parametrize("check", checks())
+    def test_mine(check):
+        check(Mine, em.Fields(age=8))
+
+It needs hypothesis and pytest: ``pip install 'extmeta[testing]'``. How long and
+how thoroughly it looks is what hypothesis's settings profile says.
+"""
+
+try:
+    import hypothesis  # noqa: F401
+    import pytest
+except ImportError as error:
+    raise ImportError(
+        f"extmeta.testing needs {error.name}: pip install 'extmeta[testing]'",
+        name=error.name,
+    ) from error
+
+# So that a failing assert shows its values.
+pytest.register_assert_rewrite("extmeta.testing.suite", "extmeta.testing.machine")
+
+from extmeta.testing.suite import SMALL, Check, checks, conformance
+
+__all__ = ["SMALL", "Check", "checks", "conformance"]

@@ -1,0 +1,281 @@
+"""Every encoding does what a dict does, and keeps its own invariants."""
+
+import traceback
+from collections.abc import Callable
+from functools import partial
+from typing import TypeVar
+
+import numpy as np
+import pytest
+from hypothesis.stateful import run_state_machine_as_test
+
+import extmeta as em
+from extmeta.encoding import Encoding
+from extmeta.fields import Fields
+from extmeta.frames import fail_after
+from extmeta.pagetable import PageTable
+from extmeta.testing.machine import AgainstDict, as_argument, dump
+
+Body = TypeVar("Body", bound=Callable[..., object])
+Factory = Callable[[], Encoding] | Encoding | str
+
+# A word of these fits the swap entry of every encoding and architecture.
+SMALL = em.Fields(uffd_wp=1, soft_dirty=1, age=1)
+
+
+class Form:
+    """What is checked: an encoding, the fields of its words, an architecture.
+
+    Called, it makes a table.
+    """
+
+    def __init__(self, factory: Factory, fields: Fields | None, arch: str) -> None:
+        self.encoding = factory() if callable(factory) else factory
+        self.fields = SMALL if fields is None else fields
+        self.arch = arch
+
+    def __call__(self) -> PageTable:
+        return em.PageTable(self.encoding, self.fields, self.arch)
+
+
+class Check:
+    """One thing that every encoding has to do; pytest shows its name."""
+
+    def __init__(self, name: str, body: Callable[[Form], object]) -> None:
+        self.__name__ = name
+        self.body = body
+
+    def __repr__(self) -> str:
+        return f"<Check {self.__name__}>"
+
+    def __call__(
+        self, factory: Factory, fields: Fields | None = None, arch: str = "x86_64"
+    ) -> None:
+        self.body(Form(factory, fields, arch))
+
+
+CHECKS: list[Check] = []
+
+
+def check(body: Body) -> Body:
+    """Have the suite run ``body``, a function of a Form."""
+    CHECKS.append(Check(body.__name__, body))
+    return body
+
+
+def checks() -> list[Check]:
+    """Return the checks of the suite, each to be called as `conformance` is."""
+    return list(CHECKS)
+
+
+def conformance(
+    factory: Factory, fields: Fields | None = None, arch: str = "x86_64"
+) -> None:
+    """Run the whole suite on an encoding.
+
+    Parameters
+    ----------
+    factory : callable, Encoding or str
+        Makes an :class:`Encoding` when called without arguments; or is one, or
+        the name of one.
+    fields : Fields, optional
+        Of the words. By default of three bits: every encoding can hold them, in
+        swap entries too.
+    arch : str, default "x86_64"
+
+    Raises
+    ------
+    AssertionError
+        At the first check that fails: its name and what it found.
+    """
+    for each in checks():
+        try:
+            each(factory, fields, arch)
+        except (Exception, pytest.fail.Exception) as error:
+            line = traceback.extract_tb(error.__traceback__)[-1].line
+            found = f"{type(error).__name__}: {str(error) or line}"
+            raise AssertionError(f"{factory!r}: {each.__name__}: {found}") from error
+
+
+@check
+def against_dict(make):
+    given = {"encoding": make.encoding, "fields": make.fields, "arch": make.arch}
+    run_state_machine_as_test(type("Machine", (AgainstDict,), given))
+
+
+@check
+def its_config_makes_it_again(make):
+    """A page table, and a fork of it, has an encoding made from `config`."""
+    bound = make().encoding
+    again = type(bound)(**bound.config)
+    assert repr(again) == repr(bound)
+    assert again.config == bound.config
+
+
+def everywhere(table):
+    return slice(0, table.arch.nr_vpns)
+
+
+def pfn_of(table, vpn):
+    """Return the pfn in the entry of ``vpn``, in the first table."""
+    arch = table.arch
+    return int(table.tables[0][vpn]) >> arch.pfn_shift & (1 << arch.pfn_bits) - 1
+
+
+def filled(make, n=2000, seed=1):
+    """Return a table with holes and words over several tables, and its content."""
+    table = make()
+    rng = np.random.default_rng(seed)
+    vpns = np.sort(rng.choice(4 * n, n, replace=False).astype(np.uint64) + 0x3FF00)
+    bits = table.fields.bits
+    words = [int(rng.integers(2**62)) & ((1 << bits) - 1) for _ in vpns]
+    table.map(vpns)
+    table.store(vpns, as_argument(words, table.encoding.lanes))
+    table.check()
+    return table, vpns, words
+
+
+def as_ints(words):
+    return [
+        sum(int(x) << 64 * i for i, x in enumerate(np.atleast_1d(w))) for w in words
+    ]
+
+
+@check
+def bulk_in_any_order(make):
+    table, vpns, words = filled(make)
+    order = np.random.default_rng(2).permutation(len(vpns))
+    assert as_ints(table.load(vpns[order])) == [words[i] for i in order]
+    assert as_ints(table.load(slice(0x3FF00, 0x42000)))[:0x100] == [
+        dict(zip(vpns.tolist(), words, strict=True)).get(v, 0)
+        for v in range(0x3FF00, 0x40000)
+    ]
+    reverse = words[::-1]
+    table.store(
+        vpns[order], as_argument([reverse[i] for i in order], table.encoding.lanes)
+    )
+    assert as_ints(table.load(vpns)) == reverse
+    table.check()
+
+
+@check
+def words_of_zero_give_side_memory_back(make):
+    table, vpns, _words = filled(make)
+    empty = make()
+    empty.map(vpns)
+    table.store(vpns, 0)
+    table.check()
+    assert table.memory() == empty.memory()
+    assert not table.flagged(vpns).any()
+
+
+@check
+def last_of_duplicates_wins(make):
+    table = make()
+    table.map([5, 600, 5], pfns=[1, 2, 3])
+    assert len(table) == 2
+    assert pfn_of(table, 5) == 3
+    table.store([5, 600, 5], as_argument([1, 1, 0], table.encoding.lanes))
+    assert table.flagged([5, 600]).tolist() == [False, True]
+    table.swap_out([5, 5], [7, 8])
+    table.swap_in([5, 5], [9, 10])
+    assert pfn_of(table, 5) == 10
+    table.check()
+
+
+@check
+def move_within_a_table_keeps_the_room_made_for_its_neighbour(make):
+    """A run that left a table without words once freed what a later run needs."""
+    table = make()
+    size = table.arch.ptrs_per_pte
+    table.map([size - 1, size])
+    table.store(size, 1)
+    table.move(size - 1, 0, 2)
+    assert table.load(1) == 1
+    assert len(table) == 2
+    table.check()
+
+
+@check
+def child_outlives_its_parent(make):
+    table, vpns, words = filled(make)
+    child = table.fork()
+    grandchild = child.fork()
+    del table
+    child.store(vpns, 0)
+    del child
+    assert as_ints(grandchild.load(vpns)) == words
+    grandchild.check()
+
+
+@check
+def children_are_apart(make):
+    table, vpns, words = filled(make)
+    child = table.fork()
+    assert dump(child) == dump(table)
+    child.update(everywhere(child), clear=(1 << table.fields.bits) - 1)
+    table.update(vpns[:10], set=1)
+    assert as_ints(table.load(vpns[10:])) == words[10:]
+    assert not child.flagged(vpns).any()
+    child.unmap(0, child.arch.nr_vpns)
+    assert len(child) == 0
+    assert len(table) == len(vpns)
+
+
+OPERATIONS = {
+    "map": lambda t, v: t.map(np.arange(0x90000, 0x90800, dtype=np.uint64)),
+    "map_huge": lambda t, v: t.map_huge([0x80000, 0x1000000]),
+    "store": lambda t, v: t.store(v, 1),
+    "store one": lambda t, v: t.store(int(v[-1]), 1),
+    "update": lambda t, v: t.update(everywhere(t), set=1),
+    "fork": lambda t, v: t.fork(),
+    "move": lambda t, v: t.move(int(v[0]), 0x5000003, 1500),
+}
+
+
+def memory_that_cannot_be_had(operation, make):
+    """Whichever allocation fails, the table is as it was; then it succeeds."""
+    table, vpns, _words = filled(make, 600)
+    table.update(vpns[100:], clear=(1 << table.fields.bits) - 1)
+    before = dump(table)
+    failures = 0
+    try:
+        while True:
+            fail_after(failures)
+            try:
+                OPERATIONS[operation](table, vpns)
+                break
+            except MemoryError:
+                failures += 1
+            fail_after()
+            table.check()
+            assert dump(table) == before
+    finally:
+        fail_after()
+    table.check()
+    if operation in ("map", "map_huge", "fork", "move"):
+        assert failures > 0
+
+
+for _operation in OPERATIONS:
+    _body = partial(memory_that_cannot_be_had, _operation)
+    CHECKS.append(Check(f"memory_that_cannot_be_had[{_operation}]", _body))
+
+
+@check
+def rounds_leak_nothing(make, rounds=10_000):
+    table = make()
+    table.map(0x1000)
+    table.store(0x1000, 1)
+    before = table.memory()
+    room = np.asarray(table.frames_view()).shape
+    mask = min(0xFFFFFFF, table.arch.nr_vpns // 4 - 1)
+    for round_ in range(rounds):
+        vpn = 0x40000 + (round_ * 0x10001 & mask)
+        table.map(vpn)
+        if round_ & 7 == 0:
+            table.store(vpn, 1)
+        table.unmap(vpn, 1)
+    assert table.memory() == before
+    assert np.asarray(table.frames_view()).shape == room
+    table.check()
