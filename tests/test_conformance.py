@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 from hypothesis.stateful import run_state_machine_as_test
-from machine import AgainstDict, as_argument, dump
+from machine import AgainstDict, as_argument, dump, legal
 
 import extmeta as em
 from extmeta.frames import fail_after
@@ -17,13 +17,22 @@ def test_against_dict(form):
     run_state_machine_as_test(machine)
 
 
+def legal_word(rng, table):
+    """Return a random word: all bits of it, or fewer, until it is legal."""
+    fields = table.fields
+    mask = (1 << fields.bits) - 1
+    config = table.encoding.config
+    while not legal(fields, config, word := int(rng.integers(2**62)) & mask):
+        mask &= ~fields.mask(rng.choice(list(fields)))
+    return word
+
+
 def filled(make, n=2000, seed=1):
     """Return a table with holes and words over several tables, and its content."""
     table = make()
     rng = np.random.default_rng(seed)
     vpns = np.sort(rng.choice(4 * n, n, replace=False).astype(np.uint64) + 0x3FF00)
-    bits = table.fields.bits
-    words = [int(rng.integers(2**62)) & ((1 << bits) - 1) for _ in vpns]
+    words = [legal_word(rng, table) for _ in vpns]
     table.map(vpns)
     table.store(vpns, as_argument(words, table.encoding.lanes))
     table.check()
@@ -102,7 +111,7 @@ def test_children_are_apart(make):
     child = table.fork()
     assert dump(child) == dump(table)
     child.update(ALL, clear=(1 << table.fields.bits) - 1)
-    table.update(vpns[:10], set=1)
+    table.update(vpns[:10], clear=(1 << table.fields.bits) - 1, set=1)
     assert as_ints(table.load(vpns[10:])) == words[10:]
     assert not child.flagged(vpns).any()
     child.unmap(0, 2**36)
@@ -115,7 +124,7 @@ OPERATIONS = {
     "map_huge": lambda t, v: t.map_huge([0x80000, 0x1000000]),
     "store": lambda t, v: t.store(v, 1),
     "store one": lambda t, v: t.store(int(v[-1]), 1),
-    "update": lambda t, v: t.update(ALL, set=1),
+    "update": lambda t, v: t.update(ALL, clear=(1 << t.fields.bits) - 1, set=1),
     "fork": lambda t, v: t.fork(),
     "move": lambda t, v: t.move(int(v[0]), 0x5000003, 1500),
 }

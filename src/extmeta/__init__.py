@@ -14,24 +14,30 @@
 from extmeta.capture import Capture, CaptureError, capture, load_capture, shipped
 from extmeta.encodings import encodings, register
 from extmeta.encodings.adjacent import Adjacent
+from extmeta.encodings.compact import Compact
 from extmeta.encodings.inpte import InPte
 from extmeta.encodings.linked import Linked
 from extmeta.fields import Fields
 from extmeta.memory import Memory
 from extmeta.pagetable import PageTable
+from extmeta.plan import Plan, PlanConflict, plan
 
 __all__ = [
     "Adjacent",
     "Capture",
     "CaptureError",
+    "Compact",
     "Fields",
     "InPte",
     "Linked",
     "Memory",
     "PageTable",
+    "Plan",
+    "PlanConflict",
     "capture",
     "encodings",
     "load_capture",
+    "plan",
     "register",
     "shipped",
 ]

@@ -37,11 +37,6 @@ cdef class Encoding:
     """
 
     @property
-    def swap_word_bits(self):
-        """Mask of the bits of a word's first 64 that survive in a swap entry."""
-        return self.swap_bits
-
-    @property
     def config(self):
         """Arguments that make an equal recipe, as a dict."""
         return {}
@@ -74,7 +69,6 @@ cdef class Encoding:
         bound.lanes = (fields.bits + 63) // 64
         bound.entries = arch.ptrs_per_pte
         bound.frames = frames
-        bound.swap_bits = <uint64_t>0xffffffffffffffffULL
         bound.pte.none = 0
         bound.pte.present = mask_of([arch.present])
         bound.pte.write = mask_of([arch.write])
@@ -104,6 +98,24 @@ cdef class Encoding:
         if self.bits > available:
             raise ValueError(f"{self!r} holds {available} bits a PTE on "
                              f"{self.arch.name}; {self.fields!r} needs {self.bits}")
+
+    def unfit(self, vpn, word, swapped):
+        """Return why an entry can't hold a word, or None if it can.
+
+        Parameters
+        ----------
+        vpn, word : int
+        swapped : bool
+            Whether the entry is a swap entry.
+        """
+        return None
+
+    cdef Py_ssize_t first_unfit(
+            self, const Ptdesc* t, const Run* r, const Write* w) noexcept nogil:
+        return -1
+
+    cdef int follow(self, uint64_t src, uint64_t dst, uint64_t n) noexcept nogil:
+        return 0
 
     cdef Ptdesc* prepare(
             self, Ptdesc* t, const Run* r, const Write* w) noexcept nogil:

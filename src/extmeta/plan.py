@@ -338,7 +338,7 @@ def constraints_of(
             ("implies", implies),
             ("per_vma", per_vma),
         )
-        for names in _groups(kind, groups)
+        for names in groups_of(kind, groups)
     ]
     chosen: dict[str, Group] = {}
     for kind, names in found:
@@ -355,7 +355,8 @@ def constraints_of(
     return tuple(found)
 
 
-def _groups(kind: str, groups: Any) -> Iterator[Group]:
+def groups_of(kind: str, groups: Any) -> Iterator[Group]:
+    """Yield the groups of one kind of constraint, checked but for the fields."""
     example = f"as in {kind}=[('a', 'b')]"
     if isinstance(groups, str | Mapping) or not isinstance(groups, Iterable):
         raise TypeError(f"{kind}: {groups!r} is no list of groups of names, {example}")
@@ -460,7 +461,7 @@ class _Graph:
             self.implying[i] |= less
 
     def possible(self, i: int) -> bool:
-        """Tell whether a field can be non-zero, in an order of things or other."""
+        """Tell whether a field can be non-zero: with those that it implies."""
         return all(
             not self.excluded[j] & self.implied[i] for j in members(self.implied[i])
         )

@@ -4,12 +4,14 @@ from collections.abc import Callable
 
 from extmeta.encoding import Encoding
 from extmeta.encodings.adjacent import Adjacent
+from extmeta.encodings.compact import Compact
 from extmeta.encodings.inpte import InPte
 from extmeta.encodings.linked import Linked
 
 # In the order of the reports: the baseline first.
 _factories: dict[str, Callable[[], Encoding]] = {
     "inpte": InPte,
+    "compact": Compact,
     "adjacent": Adjacent,
     "linked": Linked,
 }
