@@ -387,13 +387,15 @@ def owned(fields: Fields, arch: Arch) -> list[str]:
 
 
 def _room(fields: Fields, arch: Arch) -> tuple[list[int], list[int]]:
-    """Return the bits of a present PTE and of a swap entry, the fields' own first."""
-    present = [arch.owned[name][0] for name in owned(fields, arch)]
-    swap = [arch.owned[name][1] for name in owned(fields, arch)]
-    # As a set too: a name may own what another row calls free.
+    """Return the bits of a present PTE and of a swap entry, ascending.
+
+    In that order they are fewer runs, and each is moved by one shift to the right.
+    """
+    own = [arch.owned[name] for name in owned(fields, arch)]
+    # Each once: what is free in one row may be owned in another.
     return (
-        list(dict.fromkeys([*present, *arch.free])),
-        list(dict.fromkeys([*swap, *arch.swap.free])),
+        sorted({*(bit for bit, _swap_bit in own), *arch.free}),
+        sorted({*(swap_bit for _bit, swap_bit in own), *arch.swap.free}),
     )
 
 

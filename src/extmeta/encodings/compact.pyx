@@ -28,7 +28,6 @@ from extmeta.encodings.parts cimport (
     gather,
     gather_all,
     scatter,
-    scatter_all,
     swapped,
 )
 from extmeta.frames cimport PTE, Frames, Ptdesc, entries
@@ -183,6 +182,9 @@ cdef class Compact(Encoding):
     cdef uint64_t swap_pte_bits
     cdef uint64_t word_mask
     cdef uint64_t code_mask
+    # Of each code, where a present PTE has it.
+    cdef object placed
+    cdef uint64_t* places
     # Codes below it have a place in a swap entry.
     cdef uint64_t swap_codes
 
@@ -195,8 +197,9 @@ cdef class Compact(Encoding):
     cdef Py_ssize_t nr_spans
 
     # Of the last `keep` and `add` written to many entries: what codes turn to.
-    cdef object turns
+    cdef tuple turns
     cdef uint16_t* turn
+    cdef uint64_t* turn_bits
     cdef uint64_t turn_keep
     cdef uint64_t turn_add
     cdef Py_ssize_t turn_choice
@@ -240,7 +243,10 @@ cdef class Compact(Encoding):
 
     def hold(self):
         cdef uint16_t[::1] turn
+        cdef uint64_t[::1] turn_bits
+        cdef uint64_t[::1] places
         cdef uint8_t[::1] hit
+        cdef uint64_t code
         self.refuse_above(64)
         try:
             self.book = book_of(
@@ -263,9 +269,16 @@ cdef class Compact(Encoding):
             self.asks = WHEN_ADDING
         self.set_spans([0], [0])
         turn = np.zeros(self.code_mask + 1, np.uint16)
+        turn_bits = np.zeros(self.code_mask + 1, np.uint64)
+        places = np.zeros(self.code_mask + 1, np.uint64)
         hit = np.zeros(self.code_mask + 1, np.uint8)
-        self.turns = turn
+        self.placed = places
+        self.places = &places[0]
+        for code in range(self.code_mask + 1):
+            places[code] = scatter(self.parts, self.nr_parts, code)
+        self.turns = turn, turn_bits
         self.turn = &turn[0]
+        self.turn_bits = &turn_bits[0]
         self.turn_choice = -1
         self.hits = hit
         self.hit = &hit[0]
@@ -494,22 +507,46 @@ cdef class Compact(Encoding):
         cdef const uint64_t* word_of
         cdef Py_ssize_t done = 0
         cdef Py_ssize_t choice, at, n, i
+        cdef const uint64_t* pte
         cdef uint64_t* to
+        cdef uint64_t away
         cdef Run p
         while done < r.n:
             self.piece(t, r, done, &p, &choice)
             word_of = self.book.words + (<uint64_t>choice << self.book.code_bits)
-            for at in range(0, p.n, 64):
-                n = min(64, p.n - at)
-                to = words + done + at
-                if n == 1:
-                    to[0] = word_of[self.code_in(
-                        entry[entry_at(&p, at, self.entries - 1)])]
-                    continue
-                self.codes_in(self.some(entry, &p, at, n, ptes), n, to)
-                for i in range(n):
-                    to[i] = word_of[to[i]]
+            if p.n == 1:
+                words[done] = word_of[self.code_in(
+                    entry[entry_at(&p, 0, self.entries - 1)])]
+            else:
+                for at in range(0, p.n, 64):
+                    n = min(64, p.n - at)
+                    pte = self.some(entry, &p, at, n, ptes)
+                    to = words + done + at
+                    away = swapped(pte, n, &self.pte)
+                    self.look_up(pte, n, word_of, to)
+                    while away:
+                        i = lowest(away)
+                        to[i] = word_of[self.code_in(pte[i])]
+                        away &= away - 1
             done += p.n
+
+    cdef void look_up(
+            self, const uint64_t* pte, Py_ssize_t n, const uint64_t* of_code,
+            uint64_t* to) noexcept nogil:
+        """Fill ``to`` with what the codes of n <= 64 present entries stand for."""
+        cdef Part a = self.parts[0]
+        cdef Part b = self.parts[1]
+        cdef int shift_a = a.to - a.from_
+        cdef int shift_b = b.to - b.from_
+        cdef Py_ssize_t i
+        if self.nr_parts <= 2:
+            # As x86-64 has them: in one pass. A part that isn't there has no bits.
+            for i in range(n):
+                to[i] = pte[i] >> shift_a & a.mask | pte[i] >> shift_b & b.mask
+        else:
+            gather_all(self.parts, self.nr_parts, pte, n, to)
+        for i in range(n):
+            to[i] = of_code[to[i]]
 
     cdef bint know_turns(
             self, Py_ssize_t choice, const Write* w, Py_ssize_t n) noexcept nogil:
@@ -530,6 +567,7 @@ cdef class Compact(Encoding):
         for code in range(self.code_mask + 1):
             after = self.code_after(choice, code, w, 0)
             self.turn[code] = <uint16_t>after
+            self.turn_bits[code] = self.places[after & self.code_mask]
             if self.used(choice, code):
                 self.turn_illegal |= after == NO_CODE
                 self.turn_lost |= after >= self.swap_codes and code < self.swap_codes
@@ -587,7 +625,7 @@ cdef class Compact(Encoding):
     cdef void store_piece(
             self, uint64_t* entry, const Run* r, Py_ssize_t choice, const Write* w
             ) noexcept nogil:
-        cdef uint64_t[64] ptes, codes, after, bits
+        cdef uint64_t[64] ptes, codes, bits
         cdef bint turns = self.know_turns(choice, w, r.n)
         cdef bint whole_words = w.keep[0] & self.word_mask == 0
         cdef uint64_t mask = self.code_mask
@@ -601,16 +639,16 @@ cdef class Compact(Encoding):
         for at in range(0, r.n, 64):
             n = min(64, r.n - at)
             pte = self.some(entry, r, at, n, ptes)
-            if whole_words:
-                away = swapped(pte, n, &self.pte)
-            else:
-                away = self.codes_in(pte, n, codes)
-            if at == 0 or w.step or not whole_words:
-                self.codes_after(choice, codes, n, w, at, turns, after)
+            away = swapped(pte, n, &self.pte)
+            if turns:
+                self.look_up(pte, n, self.turn_bits, bits)
+            elif at == 0 or w.step or not whole_words:
+                if not whole_words:
+                    self.codes_in(pte, n, codes)
+                self.codes_after(choice, codes, n, w, at, False, codes)
                 # An entry that is none may have no code: it gets none either.
                 for i in range(n):
-                    after[i] &= mask
-                scatter_all(self.parts, self.nr_parts, after, n, bits)
+                    bits[i] = self.places[codes[i] & mask]
             if r.vpns is NULL:
                 to = entry + r.first + at
                 for i in range(n):
@@ -685,6 +723,8 @@ cdef class Compact(Encoding):
         cdef uint64_t[64] ptes, codes, after
         cdef bint turns = self.know_turns(choice, w, r.n)
         cdef bint whole_words = w.keep[0] & self.word_mask == 0
+        # Present entries hold whatever comes out.
+        cdef bint swap_alone = self.book.all_legal or turns and not self.turn_illegal
         cdef uint64_t above, away
         cdef const uint64_t* pte
         cdef Py_ssize_t at, n, i
@@ -696,6 +736,8 @@ cdef class Compact(Encoding):
         for at in range(0, r.n, 64):
             n = min(64, r.n - at)
             pte = self.some(entry, r, at, n, ptes)
+            if swap_alone and swapped(pte, n, &self.pte) == 0:
+                continue
             if not whole_words:
                 self.codes_in(pte, n, codes)
             self.codes_after(choice, codes, n, w, at, turns, after)
