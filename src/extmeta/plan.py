@@ -154,7 +154,9 @@ class Plan:
             for choice in self.choices:
                 codes[choice] = {
                     code: {n: v for n, v in self.fields.unpack(word).items() if v}
-                    for word, code in self.codes(choice).items()
+                    for code, word in sorted(
+                        (code, word) for word, code in self.codes(choice).items()
+                    )
                 }
         return Assignment(
             tuple(present[: self.bits]), tuple(swap[: self.bits]), codes
@@ -243,13 +245,12 @@ class Plan:
             for name in self.fields:
                 if name in c.names:
                     continue
-                with_ = [n for n in c.names if graph.implied[name] >> graph.at[n] & 1]
-                if with_:
-                    yield f"{name} on a VMA that doesn't have {with_[0]}"
-                    continue
-                without = [n for n in c.names if not graph.together(name, n)]
-                if without:
-                    yield f"{name} on a VMA that has {listed(without, 'or')}, with it"
+                needed = [n for n in c.names if graph.needs(name, n)]
+                barred = [n for n in c.names if graph.bars(name, n)]
+                if needed:
+                    yield f"{name} on a VMA that doesn't have {needed[0]}"
+                elif barred:
+                    yield f"{name} together with {listed(barred, 'or')} in one PTE"
         if self.fits and not self.fits_swap:
             yield (
                 "a swapped PTE with a word whose code is above "
@@ -468,10 +469,16 @@ class _Graph:
             not self.excluded[j] & self.implied[i] for j in members(self.implied[i])
         )
 
-    def together(self, a: str, b: str) -> bool:
-        """Tell whether two fields can be non-zero in one PTE."""
-        both = self.implied[self.at[a]] | self.implied[self.at[b]]
-        return all(not self.excluded[i] & both for i in members(both))
+    def needs(self, a: str, b: str) -> bool:
+        """Tell whether a field implies another."""
+        return bool(self.implied[self.at[a]] >> self.at[b] & 1)
+
+    def bars(self, a: str, b: str) -> bool:
+        """Tell whether one field excludes another by what they imply alone."""
+        i, j = self.at[a], self.at[b]
+        both = self.implied[i] | self.implied[j]
+        direct = self.excluded[i] >> j & 1
+        return not direct and any(self.excluded[k] & both for k in members(both))
 
     def near(self, i: int) -> int:
         """Return the fields that a constraint, or what follows from one, ties to."""
