@@ -37,6 +37,23 @@ FORMS = [
     ("adaptive", em.Fields(meta=64)),
     ("inpte", em.Fields(meta=6)),
     ("inpte", em.Fields(a=2, uffd_wp=1, b=3, soft_dirty=1)),
+    # All words legal, but not all codes have room in a swap entry.
+    ("compact", em.Fields(meta=6)),
+    (em.Compact(excludes=[("uffd_wp", "soft_dirty")]), SMALL),
+    # More fields than bits: 8 of 15 there are. Looked up in an array, and by hash.
+    (
+        em.Compact(
+            excludes=[("uffd_wp", "soft_dirty", "age")],
+            implies=[("pin", "age"), ("gen", "pin")],
+        ),
+        em.Fields(uffd_wp=1, soft_dirty=1, age=3, pin=1, gen=2),
+    ),
+    (
+        em.Compact(excludes=[[*"abcdefghijklmnopq"], ("a", "z")]),
+        em.Fields(**dict.fromkeys("abcdefghijklmnopq", 1), z=1),
+    ),
+    # The default choice of all VMAs; the other ones are in test_compact.py.
+    (em.Compact(per_vma=[("uffd_wp", "soft_dirty")]), SMALL),
 ]
 
 

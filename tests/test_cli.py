@@ -267,7 +267,7 @@ def test_bad_input_is_one_line_and_2(arguments, parts, capsys):
 @pytest.mark.parametrize(
     ("arguments", "parts"),
     [
-        ([], ["compare|capture|info"]),
+        ([], ["compare|capture|info|plan"]),
         (["explain"], ["explain"]),
         (["info"], ["FILE"]),
         (["info", "nowhere"], ["nowhere", "No such file"]),

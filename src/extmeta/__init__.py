@@ -15,11 +15,13 @@ from extmeta.capture import Capture, CaptureError, capture, load_capture, shippe
 from extmeta.encodings import encodings, register
 from extmeta.encodings.adaptive import Adaptive
 from extmeta.encodings.adjacent import Adjacent
+from extmeta.encodings.compact import Compact
 from extmeta.encodings.inpte import InPte
 from extmeta.encodings.linked import Linked
 from extmeta.fields import Fields
 from extmeta.memory import Memory
 from extmeta.pagetable import PageTable
+from extmeta.plan import Plan, PlanConflict, plan
 from extmeta.python_encoding import PythonEncoding
 
 __all__ = [
@@ -27,15 +29,19 @@ __all__ = [
     "Adjacent",
     "Capture",
     "CaptureError",
+    "Compact",
     "Fields",
     "InPte",
     "Linked",
     "Memory",
     "PageTable",
+    "Plan",
+    "PlanConflict",
     "PythonEncoding",
     "capture",
     "encodings",
     "load_capture",
+    "plan",
     "register",
     "shipped",
 ]

@@ -1,7 +1,8 @@
-"""The command: ``extmeta compare | capture | info``.
+"""The command: ``extmeta compare | capture | info | plan``.
 
 Results go to stdout, progress and errors to stderr. Exit status: 0; 2 with one
-line for bad input; 1 with one line where output can't be written; 130 when
+line for bad input; 1 with one line where output can't be written, and without
+one where `plan` finds that fields don't fit; 130 when
 interrupted, after `compare` has printed what it had; 141 where the reader of
 stdout has gone.
 """
@@ -19,11 +20,13 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-from extmeta import compare, measure, report, summary, workload
+from extmeta import compare, measure, plan_report, report, summary, workload
+from extmeta.arch import ARCHES
 from extmeta.capture import Capture, CaptureError, capture, load_capture, shipped
 from extmeta.encodings import encodings
 from extmeta.fields import Fields
 from extmeta.measure import Row
+from extmeta.plan import plan
 from extmeta.workload import Space
 
 DEFAULT_FIELDS = "uffd_wp=1,soft_dirty=1,age=8"
@@ -35,6 +38,7 @@ QUICK_PLACEMENT = "random"
 
 BAD_INPUT = 2
 CANNOT_WRITE = 1
+DOES_NOT_FIT = 1
 INTERRUPTED = 128 + signal.SIGINT
 PIPE_CLOSED = 128 + signal.SIGPIPE
 
@@ -93,6 +97,14 @@ def fields_of(text: str) -> Fields:
             raise ValueError(f"field {name!r} is there twice")
         widths[name] = int(bits)
     return Fields(**widths)
+
+
+def field_of(text: str) -> tuple[str, int]:
+    """Return the name and width of "NAME" or "NAME:BITS"."""
+    name, colon, bits = text.partition(":")
+    if not name.isidentifier() or (colon and not (bits.isascii() and bits.isdigit())):
+        raise ValueError(f"{text!r} is not NAME or NAME:BITS")
+    return name, int(bits) if colon else 1
 
 
 def fractions_of(text: str) -> list[float]:
@@ -434,6 +446,55 @@ def run_info(args: argparse.Namespace) -> int:
     return 0
 
 
+def plan_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add what `plan` takes."""
+    add = parser.add_argument
+    add(
+        "fields",
+        nargs="+",
+        type=_refusing(field_of),
+        metavar="FIELD[:BITS]",
+        help="a part of a word, of 1 bit unless said",
+    )
+    add("--arch", default="x86_64", metavar="NAME", help=f"of {', '.join(ARCHES)}")
+    for option, dest, help_ in (
+        ("--exclude", "excludes", "at most one of these is non-zero in a PTE"),
+        ("--imply", "implies", "where A is non-zero, B is"),
+        ("--per-vma", "per_vma", "a VMA uses one of these, the others are 0 there"),
+    ):
+        add(
+            option,
+            dest=dest,
+            action="append",
+            default=[],
+            type=_parts,
+            metavar="A,B",
+            help=f"{help_}; may be given again",
+        )
+    add("--json", action="store_true", help="as JSON")
+
+
+def run_plan(args: argparse.Namespace) -> int:
+    """Find the fewest PTE bits for fields that don't all go together.
+
+    The exit status is 1 where a present PTE has fewer.
+    """
+    widths: dict[str, int] = {}
+    for name, bits in args.fields:
+        if name in widths:
+            raise BadInputError(f"field {name!r} is there twice")
+        widths[name] = bits
+    try:
+        found = plan(
+            Fields(**widths), args.arch, args.excludes, args.implies, args.per_vma
+        )
+    except (ValueError, KeyError) as error:
+        # Not str(): a KeyError's has quotes around it.
+        raise BadInputError(str(error.args[0])) from None
+    say(plan_report.to_json(found) if args.json else plan_report.text(found))
+    return 0 if found.fits else DOES_NOT_FIT
+
+
 class Verb(NamedTuple):
     """One command: a line of help, its arguments, what it does."""
 
@@ -450,6 +511,7 @@ VERBS = {
         "write a process's page tables to a file", capture_arguments, run_capture
     ),
     "info": Verb("what a capture holds", info_arguments, run_info),
+    "plan": Verb("the fewest PTE bits for some fields", plan_arguments, run_plan),
 }
 
 

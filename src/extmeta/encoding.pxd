@@ -21,6 +21,10 @@ from extmeta.vpns cimport Run
 cdef enum:
     MAX_LANES = 8         # words of up to 512 bits
 
+cdef enum:
+    # When an encoding has to be asked whether entries can hold their words.
+    NEVER, WHEN_ADDING, ALWAYS
+
 cdef struct Write:
     const uint64_t* keep
     const uint64_t* add
@@ -37,8 +41,8 @@ cdef class Encoding:
     cdef Frames frames            # of the page table that this one serves
     # A write that only clears may need memory too.
     cdef bint copies
-    # Bits of a word that survive in a swap entry, if that isn't all of them.
-    cdef uint64_t swap_bits
+    # NEVER, or before which writes, and swap-outs then, to ask first_unfit.
+    cdef int asks
     # An exception that C could not pass on: the page table raises it when the
     # operation is over. None in an encoding written in C.
     cdef object pending
@@ -47,6 +51,15 @@ cdef class Encoding:
     # made, or could not be. `start` is called instead where there is no parent.
     cdef int begin_fork(self, Encoding parent) except -1
     cdef void end_fork(self) noexcept nogil
+
+    # Return the index in the run of the first entry that can't hold what `w` would
+    # make of its word, or its word itself once it is swapped out, where `w` is
+    # NULL; -1 if there is none. What is refused is said by `unfit`.
+    cdef Py_ssize_t first_unfit(
+        self, const Ptdesc* t, const Run* r, const Write* w) noexcept nogil
+    # May allocate: [dst, dst + n), where nothing is mapped, is about to take over
+    # what [src, src + n) has. -1 where no memory can be had.
+    cdef int follow(self, uint64_t src, uint64_t dst, uint64_t n) noexcept nogil
 
     # May allocate: make room for `w` to be stored. Called for every run of an
     # operation, perhaps several of one table, before the first store; room must

@@ -57,11 +57,6 @@ cdef class Encoding:
         raise ValueError(f"{cls.__name__} takes no argument, so not {argument!r}")
 
     @property
-    def swap_word_bits(self):
-        """Mask of the bits of a word's first 64 that survive in a swap entry."""
-        return self.swap_bits
-
-    @property
     def config(self):
         """Arguments that make an equal recipe, as a dict."""
         return {}
@@ -94,7 +89,6 @@ cdef class Encoding:
         bound.lanes = (fields.bits + 63) // 64
         bound.entries = arch.ptrs_per_pte
         bound.frames = frames
-        bound.swap_bits = <uint64_t>0xffffffffffffffffULL
         bound.pte.none = 0
         bound.pte.present = mask_of([arch.present])
         bound.pte.write = mask_of([arch.write])
@@ -134,6 +128,24 @@ cdef class Encoding:
 
     cdef void end_fork(self) noexcept nogil:
         pass
+
+    def unfit(self, vpn, word, swapped):
+        """Return why an entry can't hold a word, or None if it can.
+
+        Parameters
+        ----------
+        vpn, word : int
+        swapped : bool
+            Whether the entry is a swap entry.
+        """
+        return None
+
+    cdef Py_ssize_t first_unfit(
+            self, const Ptdesc* t, const Run* r, const Write* w) noexcept nogil:
+        return -1
+
+    cdef int follow(self, uint64_t src, uint64_t dst, uint64_t n) noexcept nogil:
+        return 0
 
     cdef Ptdesc* prepare(
             self, Ptdesc* t, const Run* r, const Write* w) noexcept nogil:

@@ -26,7 +26,7 @@ cdef class Operations(Radix):
     # The word of a PTE; 0 where there is none. Only the first lane.
     cdef uint64_t read_word(self, uint64_t vpn) noexcept nogil
     # Set the word of a mapped PTE, of one lane. -1 where the vpn isn't mapped,
-    # memory can't be had or a swap entry can't hold the word; nothing has changed
+    # memory can't be had or the entry can't hold the word; nothing has changed
     # then.
     cdef int write_word(self, uint64_t vpn, uint64_t word) noexcept nogil
 
@@ -50,10 +50,8 @@ cdef class Operations(Radix):
     cdef Py_ssize_t first_unlike(
         self, const Ptdesc* t, const Run* r, int wanted) noexcept nogil
     cdef int refuse(self, uint64_t vpn, int wanted) except -1 nogil
-    cdef int refuse_swap(self, uint64_t vpn, uint64_t word) except -1 nogil
-    cdef Py_ssize_t first_lost(
-        self, const Ptdesc* t, const Run* r, const Write* w) noexcept nogil
-    cdef bint any_swapped(self, const uint64_t* entry, Py_ssize_t n) noexcept nogil
+    cdef int refuse_word(
+        self, uint64_t vpn, const Write* w, Py_ssize_t i) except -1 nogil
     cdef int exchange(
         self, const Span* s, const uint64_t* to, bint out) except -1 nogil
     cdef int graft(self, Operations parent) except -1 nogil

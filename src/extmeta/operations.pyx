@@ -10,7 +10,7 @@ from cython cimport no_gc_clear
 from libc.stdint cimport uint64_t
 from libc.string cimport memcpy, memset
 
-from extmeta.encoding cimport MAX_LANES, Write
+from extmeta.encoding cimport ALWAYS, MAX_LANES, WHEN_ADDING, Write
 from extmeta.frames cimport LEAF, Ptdesc, entries, frame_of, raise_nomem
 from extmeta.pte cimport ALL, PteLayout, count, equal, swap_entry
 from extmeta.radix cimport Radix
@@ -241,8 +241,8 @@ cdef class Operations(Radix):
 
     cdef int write(
             self, const Span* s, const Write* w, bint all_mapped) except -1 nogil:
-        cdef uint64_t lost = ~self.encoding.swap_bits
         cdef bint may_grow = w.step != 0
+        cdef bint asks
         cdef bint untidy = False
         cdef Py_ssize_t at = 0
         cdef Py_ssize_t i
@@ -252,21 +252,23 @@ cdef class Operations(Radix):
         cdef int lane
         for lane in range(self.encoding.lanes):
             may_grow |= w.add[lane] != 0
+        asks = self.encoding.asks == ALWAYS or (
+            self.encoding.asks == WHEN_ADDING and may_grow)
         may_grow |= self.encoding.copies
-        while at < s.n and (may_grow or all_mapped):
+        while at < s.n and (may_grow or all_mapped or asks):
             t = self.run_at(s, at, &r)
             if all_mapped:
                 i = self.first_unlike(t, &r, MAPPED)
                 if i >= 0:
                     self.settle(s, at)
                     return self.refuse(vpn_at(s, at + i), MAPPED)
-            if may_grow and t is not NULL:
-                part.add = w.add + at * w.step
-                i = self.first_lost(t, &r, &part) if lost else -1
+            part.add = w.add + at * w.step
+            if asks and t is not NULL:
+                i = self.encoding.first_unfit(t, &r, &part)
                 if i >= 0:
                     self.settle(s, at)
-                    return self.refuse_swap(
-                        vpn_at(s, at + i), part.add[i * part.step])
+                    return self.refuse_word(vpn_at(s, at + i), &part, i)
+            if may_grow and t is not NULL:
                 if self.encoding.prepare(t, &r, &part) is NULL:
                     self.settle(s, at)
                     return raise_nomem(self.frames.page_bytes)
@@ -286,37 +288,6 @@ cdef class Operations(Radix):
         if untidy and s.vpns is not NULL:
             self.settle(s, s.n)
         return 0
-
-    cdef Py_ssize_t first_lost(
-            self, const Ptdesc* t, const Run* r, const Write* w) noexcept nogil:
-        """Return the index in the run of the first swap entry that can't hold what
-        is added to its word, or -1."""
-        cdef uint64_t none = self.encoding.pte.none
-        cdef uint64_t present = self.encoding.pte.present
-        cdef uint64_t lost = ~self.encoding.swap_bits
-        cdef const uint64_t* entry = entries(self.frames, t)
-        cdef Py_ssize_t last_entry = self.encoding.entries - 1
-        cdef uint64_t pte
-        cdef Py_ssize_t i
-        if w.step == 0 and w.add[0] & lost == 0:
-            return -1
-        if r.vpns is NULL and not self.any_swapped(entry + r.first, r.n):
-            return -1
-        for i in range(r.n):
-            pte = entry[entry_at(r, i, last_entry)]
-            if pte & present == 0 and pte != none and w.add[i * w.step] & lost:
-                return i
-        return -1
-
-    cdef bint any_swapped(self, const uint64_t* entry, Py_ssize_t n) noexcept nogil:
-        cdef uint64_t present = self.encoding.pte.present
-        cdef Py_ssize_t i, k
-        for i in range(0, n, 64):
-            k = min(64, n - i)
-            if count(equal(entry + i, k, present, present)) + count(
-                    equal(entry + i, k, ALL, self.encoding.pte.none)) != k:
-                return True
-        return False
 
     cdef void settle(self, const Span* s, Py_ssize_t upto) noexcept nogil:
         cdef Py_ssize_t at = 0
@@ -366,7 +337,7 @@ cdef class Operations(Radix):
         w.keep = ZERO_WORD
         w.add = &word
         w.step = 0
-        if self.first_lost(t, &r, &w) >= 0:
+        if self.encoding.asks and self.encoding.first_unfit(t, &r, &w) >= 0:
             return -1
         return self.store_run(t, &r, &w)
 
@@ -424,6 +395,9 @@ cdef class Operations(Radix):
                 self.tidy(dst, dst + n)
                 return raise_nomem(self.frames.page_bytes)
             at = self.next_moved(at + step, stop)
+        if self.encoding.follow(src, dst, n):
+            self.tidy(dst, dst + n)
+            return raise_nomem(self.frames.page_bytes)
         at = self.next_moved(src, stop)
         while at < stop:
             step = self.chunk(at, stop, dst + (at - src))
@@ -511,7 +485,6 @@ cdef class Operations(Radix):
             self, const Span* s, const uint64_t* to, bint out) except -1 nogil:
         cdef const PteLayout* a = &self.encoding.pte
         cdef Py_ssize_t last_entry = self.encoding.entries - 1
-        cdef uint64_t lost = ~self.encoding.swap_bits
         cdef int wanted = PRESENT if out else SWAPPED
         cdef uint64_t pte, bare
         cdef Py_ssize_t at = 0
@@ -525,11 +498,10 @@ cdef class Operations(Radix):
             i = self.first_unlike(t, &r, wanted)
             if i >= 0:
                 return self.refuse(vpn_at(s, at + i), wanted)
-            if out and lost:
-                for i in range(r.n):
-                    if self.read_word(vpn_at(s, at + i)) & lost:
-                        return self.refuse_swap(
-                            vpn_at(s, at + i), self.read_word(vpn_at(s, at + i)))
+            if out and self.encoding.asks:
+                i = self.encoding.first_unfit(t, &r, NULL)
+                if i >= 0:
+                    return self.refuse_word(vpn_at(s, at + i), NULL, 0)
             at += r.n
         at = 0
         while at < s.n:
@@ -549,10 +521,15 @@ cdef class Operations(Radix):
             at += r.n
         return 0
 
-    cdef int refuse_swap(self, uint64_t vpn, uint64_t word) except -1 nogil:
-        """Raise ValueError: ``word`` has bits that have no place in a swap entry."""
+    cdef int refuse_word(
+            self, uint64_t vpn, const Write* w, Py_ssize_t i) except -1 nogil:
+        """Raise ValueError: the entry of ``vpn`` can't hold what it would become."""
+        cdef Ptdesc* t = self.find(vpn)
+        cdef uint64_t pte = entries(self.frames, t)[vpn - t.vpn]
+        cdef bint swapped = w is NULL or pte & self.encoding.pte.present == 0
+        cdef uint64_t word = self.read_word(vpn)
+        if w is not NULL:
+            word = word & w.keep[0] | w.add[i * w.step]
         with gil:
-            raise ValueError(
-                f"vpn {vpn:#x}: {self.encoding!r} has no place for bits "
-                f"{word & ~self.encoding.swap_bits:#x} of word {word:#x} in a swap "
-                f"entry of {self.arch.name}")
+            why = self.encoding.unfit(vpn, word, swapped)
+            raise ValueError(f"vpn {vpn:#x}: {self.encoding!r}: {why}")

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from extmeta.encoding import Encoding
 from extmeta.encodings.adaptive import Adaptive
 from extmeta.encodings.adjacent import Adjacent
+from extmeta.encodings.compact import Compact
 from extmeta.encodings.inpte import InPte
 from extmeta.encodings.linked import Linked
 
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 # In the order of the reports: the baseline first.
 _factories: dict[str, Callable[[], Encoding]] = {
     "inpte": InPte,
+    "compact": Compact,
     "adjacent": Adjacent,
     "linked": Linked,
     "adaptive": Adaptive,

@@ -8,38 +8,21 @@ the swap entry that replaces it; swap_out refuses that word.
 """
 from cython cimport final
 from libc.stdint cimport uint64_t
-from libc.string cimport memset
 
-from extmeta.encoding cimport Encoding, Write
+from extmeta.encoding cimport WHEN_ADDING, Encoding, Write
+from extmeta.encodings.parts cimport (
+    MAX_PARTS,
+    Part,
+    fill,
+    gather,
+    gather_all,
+    scatter,
+    scatter_all,
+    swapped,
+)
 from extmeta.frames cimport Ptdesc, entries
 from extmeta.pte cimport ALL, equal, lowest, match
 from extmeta.vpns cimport Run, entry_at
-
-cdef enum:
-    MAX_PARTS = 64
-
-cdef struct Part:
-    # `mask` of the word, shifted right by `from_`, is shifted left by `to`.
-    uint64_t mask
-    int from_
-    int to
-
-
-cdef inline uint64_t scatter(
-        const Part* parts, int n, uint64_t word) noexcept nogil:
-    cdef uint64_t pte = 0
-    cdef int i
-    for i in range(n):
-        pte |= (word & parts[i].mask) >> parts[i].from_ << parts[i].to
-    return pte
-
-
-cdef inline uint64_t gather(const Part* parts, int n, uint64_t pte) noexcept nogil:
-    cdef uint64_t word = 0
-    cdef int i
-    for i in range(n):
-        word |= pte >> parts[i].to << parts[i].from_ & parts[i].mask
-    return word
 
 
 def places(fields, arch):
@@ -81,6 +64,8 @@ cdef class InPte(Encoding):
     cdef int nr_swap_parts
     cdef uint64_t pte_bits
     cdef uint64_t swap_pte_bits
+    # Bits of a word that survive in a swap entry.
+    cdef uint64_t swap_bits
 
     def hold(self):
         present, swap = places(self.fields, self.arch)
@@ -97,6 +82,44 @@ cdef class InPte(Encoding):
         self.pte_bits = scatter(self.parts, self.nr_parts, ALL)
         self.swap_pte_bits = scatter(self.swap_parts, self.nr_swap_parts, ALL)
         self.swap_bits = gather(self.swap_parts, self.nr_swap_parts, ALL)
+        if None in swap:
+            self.asks = WHEN_ADDING
+
+    def unfit(self, vpn, word, swapped):
+        if not swapped or not word & ~self.swap_bits:
+            return None
+        return (f"no place for bits {word & ~self.swap_bits:#x} of word {word:#x} in a "
+                f"swap entry of {self.arch.name}")
+
+    cdef Py_ssize_t first_unfit(
+            self, const Ptdesc* t, const Run* r, const Write* w) noexcept nogil:
+        cdef uint64_t lost = ~self.swap_bits
+        cdef const uint64_t* entry = entries(self.frames, t)
+        cdef Py_ssize_t last_entry = self.entries - 1
+        cdef uint64_t pte
+        cdef Py_ssize_t i
+        if w is NULL:
+            for i in range(r.n):
+                if self.word_in(entry[entry_at(r, i, last_entry)]) & lost:
+                    return i
+            return -1
+        if w.step == 0 and w.add[0] & lost == 0:
+            return -1
+        if r.vpns is NULL and not self.any_swapped(entry + r.first, r.n):
+            return -1
+        for i in range(r.n):
+            pte = entry[entry_at(r, i, last_entry)]
+            if pte & self.pte.present == 0 and pte != self.pte.none and (
+                    w.add[i * w.step] & lost):
+                return i
+        return -1
+
+    cdef bint any_swapped(self, const uint64_t* entry, Py_ssize_t n) noexcept nogil:
+        cdef Py_ssize_t i
+        for i in range(0, n, 64):
+            if swapped(entry + i, min(64, n - i), &self.pte):
+                return True
+        return False
 
     cdef uint64_t into(self, uint64_t pte, uint64_t word) noexcept nogil:
         """Return the bits of ``word`` where an entry like ``pte`` has them."""
@@ -131,35 +154,16 @@ cdef class InPte(Encoding):
                     ptes[i] = entry[entry_at(r, at + i, last_entry)]
                 self.words_in(ptes, n, words + at)
 
-    cdef uint64_t swapped(self, const uint64_t* pte, Py_ssize_t n) noexcept nogil:
-        """Return a bit for each entry neither present nor none. n <= 64."""
-        cdef uint64_t held = equal(pte, n, self.pte.present, self.pte.present)
-        cdef uint64_t every = ALL >> (64 - n)
-        if held != every:
-            held |= equal(pte, n, ALL, self.pte.none)
-        return every & ~held
-
     cdef void words_in(
             self, const uint64_t* pte, Py_ssize_t n, uint64_t* words) noexcept nogil:
-        """Return the words of n <= 64 entries, part by part, in loops for SIMD."""
-        cdef uint64_t swapped = self.swapped(pte, n)
-        cdef uint64_t mask
-        cdef int to, from_, part
+        """Return the words of n <= 64 entries."""
+        cdef uint64_t some = swapped(pte, n, &self.pte)
         cdef Py_ssize_t i
-        for part in range(self.nr_parts):
-            mask = self.parts[part].mask
-            to = self.parts[part].to
-            from_ = self.parts[part].from_
-            if part == 0:
-                for i in range(n):
-                    words[i] = pte[i] >> to << from_ & mask
-            else:
-                for i in range(n):
-                    words[i] |= pte[i] >> to << from_ & mask
-        while swapped:
-            i = lowest(swapped)
+        gather_all(self.parts, self.nr_parts, pte, n, words)
+        while some:
+            i = lowest(some)
             words[i] = gather(self.swap_parts, self.nr_swap_parts, pte[i])
-            swapped &= swapped - 1
+            some &= some - 1
 
     cdef void store(self, Ptdesc* t, const Run* r, const Write* w) noexcept nogil:
         cdef uint64_t[64] add
@@ -179,7 +183,7 @@ cdef class InPte(Encoding):
         for at in range(0, r.n, 64):
             n = min(64, r.n - at)
             if w.step:
-                self.scattered(w.add + at, n, add)
+                scatter_all(self.parts, self.nr_parts, w.add + at, n, add)
             if r.vpns is NULL:
                 self.put_bits(entry + r.first + at, n, keep, add, w, at)
                 continue
@@ -190,28 +194,11 @@ cdef class InPte(Encoding):
                 elif pte[0] != self.pte.none:
                     self.put_in_swap(pte, w, at + i)
 
-    cdef void scattered(
-            self, const uint64_t* words, Py_ssize_t n, uint64_t* bits) noexcept nogil:
-        """Return the bits of present entries that hold n words."""
-        cdef uint64_t mask
-        cdef int to, from_, part
-        cdef Py_ssize_t i
-        for part in range(self.nr_parts):
-            mask = self.parts[part].mask
-            to = self.parts[part].to
-            from_ = self.parts[part].from_
-            if part == 0:
-                for i in range(n):
-                    bits[i] = (words[i] & mask) >> from_ << to
-            else:
-                for i in range(n):
-                    bits[i] |= (words[i] & mask) >> from_ << to
-
     cdef void put_bits(
             self, uint64_t* pte, Py_ssize_t n, uint64_t keep, const uint64_t* add,
             const Write* w, Py_ssize_t at) noexcept nogil:
         """Write bits into n <= 64 entries in a row; swap entries, the few, apart."""
-        cdef uint64_t swapped = self.swapped(pte, n)
+        cdef uint64_t some = swapped(pte, n, &self.pte)
         cdef int shift = lowest(self.pte.present)
         cdef uint64_t old, here
         cdef Py_ssize_t i
@@ -220,28 +207,28 @@ cdef class InPte(Encoding):
             # All ones where the entry is present: a choice without a branch.
             here = 0 - (old >> shift & 1)
             pte[i] = old ^ (old ^ (old & keep | add[i])) & here
-        while swapped:
-            i = lowest(swapped)
+        while some:
+            i = lowest(some)
             self.put_in_swap(&pte[i], w, at + i)
-            swapped &= swapped - 1
+            some &= some - 1
 
     cdef void put_same(
             self, uint64_t* pte, Py_ssize_t n, uint64_t keep, uint64_t add,
             const Write* w) noexcept nogil:
         """Write the same bits into n entries in a row."""
         cdef int shift = lowest(self.pte.present)
-        cdef uint64_t old, here, swapped
+        cdef uint64_t old, here, some
         cdef Py_ssize_t at, k, i
         for at in range(0, n, 64):
             k = min(64, n - at)
-            swapped = self.swapped(pte + at, k)
+            some = swapped(pte + at, k, &self.pte)
             for i in range(at, at + k):
                 old = pte[i]
                 here = 0 - (old >> shift & 1)
                 pte[i] = old ^ (old ^ (old & keep | add)) & here
-            while swapped:
-                self.put_in_swap(&pte[at + lowest(swapped)], w, 0)
-                swapped &= swapped - 1
+            while some:
+                self.put_in_swap(&pte[at + lowest(some)], w, 0)
+                some &= some - 1
 
     cdef void put_in_swap(
             self, uint64_t* pte, const Write* w, Py_ssize_t i) noexcept nogil:
@@ -294,20 +281,3 @@ cdef class InPte(Encoding):
 
     cdef uint64_t carry(self, uint64_t pte, uint64_t to) noexcept nogil:
         return to | self.into(to, self.word_in(pte))
-
-
-cdef int fill(Part* parts, bits) except -1:
-    """Turn a list of PTE bits, one for each bit of a word, into runs of them."""
-    cdef int n = 0
-    memset(parts, 0, MAX_PARTS * sizeof(Part))
-    for i, bit in enumerate(bits):
-        if bit is None:
-            continue
-        if n and i and bits[i - 1] is not None and bits[i - 1] + 1 == bit:
-            parts[n - 1].mask |= <uint64_t>1 << <int>i
-        else:
-            parts[n].mask = <uint64_t>1 << <int>i
-            parts[n].from_ = i
-            parts[n].to = bit
-            n += 1
-    return n

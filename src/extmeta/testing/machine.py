@@ -49,6 +49,22 @@ def as_argument(words, lanes):
     return np.array(rows, np.uint64).reshape(len(words), lanes)
 
 
+def legal(fields, config, word):
+    """Tell whether a word may be, by the constraints an encoding was given.
+
+    Where VMAs choose, those of a machine have the first of each group.
+    """
+    on = {name for name, value in fields.unpack(word).items() if value}
+    return (
+        all(len(on & {*group}) < 2 for group in config.get("excludes", ()))
+        and all(a not in on or b in on for a, b in config.get("implies", ()))
+        and not any(on & {*group[1:]} for group in config.get("per_vma", ()))
+    )
+
+
+REFUSED = "no place for bits|has no place in|exclude each|implies|no bit in this VMA"
+
+
 def dump(table):
     """Return all that a table holds, to be compared before and after."""
     tables = {first: ptes.tolist() for first, ptes in table.tables.items()}
@@ -77,7 +93,11 @@ class AgainstDict(RuleBasedStateMachine):
         """Return n words, 0 often among them, and some the same."""
         rng = np.random.default_rng(seed)
         some = [0, 1, (1 << self.fields.bits) - 1, int(rng.integers(2**63))]
-        drawn = [some[i] for i in rng.integers(0, 4, n)]
+        # One field alone, or two: of few words most break a constraint, if any can.
+        names = rng.choice(list(self.fields), 2)
+        some += [self.fields.mask(names[0]), self.fields.mask(names[1])]
+        some += [some[4] | some[5]]
+        drawn = [some[i] for i in rng.integers(0, len(some), n)]
         return [w & ((1 << self.fields.bits) - 1) for w in drawn]
 
     @initialize(target=tables)
@@ -137,7 +157,7 @@ class AgainstDict(RuleBasedStateMachine):
         if missing:
             before = dump(table)
             # Or an earlier one's word is refused by its swap entry.
-            with pytest.raises(ValueError, match=r"is not mapped|no place for bits"):
+            with pytest.raises(ValueError, match=f"is not mapped|{REFUSED}"):
                 table.store(at, argument)
             assert dump(table) == before
             at = [v for v in at if v in model.ptes]
@@ -145,7 +165,7 @@ class AgainstDict(RuleBasedStateMachine):
             argument = argument[: len(at)]
         if self.refused(table, model, zip(at, words, strict=True)):
             before = dump(table)
-            with pytest.raises(ValueError, match="no place for bits"):
+            with pytest.raises(ValueError, match=REFUSED):
                 table.store(at, argument)
             assert dump(table) == before
             return
@@ -153,12 +173,20 @@ class AgainstDict(RuleBasedStateMachine):
         model.store(at, words)
 
     def refused(self, table, model, written):
-        """Return whether a swap entry among them can't hold its word."""
-        lost = ~int(table.encoding.swap_word_bits) & 2**64 - 1
+        """Return whether an entry among them can't hold its word."""
         return any(
-            v in model.ptes and model.ptes[v].slot is not None and word & lost
+            self.unfit(table, v, word, model.ptes[v].slot is not None)
             for v, word in written
+            if v in model.ptes
         )
+
+    def unfit(self, table, v, word, swapped):
+        why = table.encoding.unfit(v, word, swapped)
+        if not legal(self.fields, table.encoding.config, word):
+            assert why is not None
+        elif not swapped:
+            assert why is None
+        return why is not None
 
     @rule(pair=tables, at=vpns, seed=seeds, data=st.data())
     def store_field(self, pair, at, seed, data):
@@ -169,9 +197,16 @@ class AgainstDict(RuleBasedStateMachine):
         values = np.random.default_rng(seed).integers(0, limit, len(at)).tolist()
         lanes = (self.fields[name] + 63) // 64
         shift = self.fields.shift(name)
-        if self.refused(
-            table, model, ((v, x << shift) for v, x in zip(at, values, strict=True))
-        ):
+        mask = self.fields.mask(name)
+        written = [
+            (v, model.load(v) & ~mask | x << shift)
+            for v, x in zip(at, values, strict=True)
+        ]
+        if self.refused(table, model, written):
+            before = dump(table)
+            with pytest.raises(ValueError, match=REFUSED):
+                table.store(at, **{name: as_argument(values, lanes)})
+            assert dump(table) == before
             return
         table.store(at, **{name: as_argument(values, lanes)})
         model.store_field(at, name, values)
@@ -180,9 +215,10 @@ class AgainstDict(RuleBasedStateMachine):
     def update(self, pair, at, seed):
         table, model = pair
         clear, set_ = self.words(seed, 2)
-        if self.refused(table, model, ((v, set_) for v in at)):
+        after = [(v, model.load(v) & ~clear | set_) for v in at]
+        if self.refused(table, model, after):
             before = dump(table)
-            with pytest.raises(ValueError, match="no place for bits"):
+            with pytest.raises(ValueError, match=REFUSED):
                 table.update(at, clear=clear, set=set_)
             assert dump(table) == before
             return
@@ -193,7 +229,12 @@ class AgainstDict(RuleBasedStateMachine):
     def update_everywhere(self, pair, seed):
         table, model = pair
         clear, set_ = self.words(seed, 2)
-        if self.refused(table, model, ((v, set_) for v in model.ptes)):
+        after = [(v, model.load(v) & ~clear | set_) for v in model.ptes]
+        if self.refused(table, model, after):
+            before = dump(table)
+            with pytest.raises(ValueError, match=REFUSED):
+                table.update(slice(0, 2**36), clear=clear, set=set_)
+            assert dump(table) == before
             return
         table.update(slice(0, 2**36), clear=clear, set=set_)
         model.update(list(model.ptes), clear, set_)
@@ -225,9 +266,13 @@ class AgainstDict(RuleBasedStateMachine):
     def swap_out(self, pair, at, seed):
         table, model = pair
         at = [v for v in at if v in model.ptes and model.ptes[v].slot is None]
-        # A word that a swap entry can't hold is refused; test_inpte.py says so.
-        fits = int(np.uint64(table.encoding.swap_word_bits))
-        at = [v for v in at if not model.load(v) & 2**64 - 1 & ~fits]
+        lost = [v for v in at if self.unfit(table, v, model.load(v), True)]
+        if lost:
+            before = dump(table)
+            with pytest.raises(ValueError, match=REFUSED):
+                table.swap_out(at, 1)
+            assert dump(table) == before
+        at = [v for v in at if v not in lost]
         numbers = np.random.default_rng(seed).integers(0, 2**55, len(at)).tolist()
         table.swap_out(at, numbers)
         model.swap_out(at, numbers)

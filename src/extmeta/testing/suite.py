@@ -14,7 +14,7 @@ from extmeta.encoding import Encoding
 from extmeta.fields import Fields
 from extmeta.frames import fail_after
 from extmeta.pagetable import PageTable
-from extmeta.testing.machine import AgainstDict, as_argument, dump
+from extmeta.testing.machine import AgainstDict, as_argument, dump, legal
 
 Body = TypeVar("Body", bound=Callable[..., object])
 Factory = Callable[[], Encoding] | Encoding | str
@@ -122,13 +122,22 @@ def pfn_of(table, vpn):
     return int(table.tables[0][vpn]) >> arch.pfn_shift & (1 << arch.pfn_bits) - 1
 
 
+def legal_word(rng, table):
+    """Return a random word: all bits of it, or fewer, until it is legal."""
+    fields = table.fields
+    mask = (1 << fields.bits) - 1
+    config = table.encoding.config
+    while not legal(fields, config, word := int(rng.integers(2**62)) & mask):
+        mask &= ~fields.mask(rng.choice(list(fields)))
+    return word
+
+
 def filled(make, n=2000, seed=1):
     """Return a table with holes and words over several tables, and its content."""
     table = make()
     rng = np.random.default_rng(seed)
     vpns = np.sort(rng.choice(4 * n, n, replace=False).astype(np.uint64) + 0x3FF00)
-    bits = table.fields.bits
-    words = [int(rng.integers(2**62)) & ((1 << bits) - 1) for _ in vpns]
+    words = [legal_word(rng, table) for _ in vpns]
     table.map(vpns)
     table.store(vpns, as_argument(words, table.encoding.lanes))
     table.check()
@@ -214,7 +223,7 @@ def children_are_apart(make):
     child = table.fork()
     assert dump(child) == dump(table)
     child.update(everywhere(child), clear=(1 << table.fields.bits) - 1)
-    table.update(vpns[:10], set=1)
+    table.update(vpns[:10], clear=(1 << table.fields.bits) - 1, set=1)
     assert as_ints(table.load(vpns[10:])) == words[10:]
     assert not child.flagged(vpns).any()
     child.unmap(0, child.arch.nr_vpns)
@@ -227,7 +236,9 @@ OPERATIONS = {
     "map_huge": lambda t, v: t.map_huge([0x80000, 0x1000000]),
     "store": lambda t, v: t.store(v, 1),
     "store one": lambda t, v: t.store(int(v[-1]), 1),
-    "update": lambda t, v: t.update(everywhere(t), set=1),
+    "update": lambda t, v: t.update(
+        everywhere(t), clear=(1 << t.fields.bits) - 1, set=1
+    ),
     "fork": lambda t, v: t.fork(),
     "move": lambda t, v: t.move(int(v[0]), 0x5000003, 1500),
 }

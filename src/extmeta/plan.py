@@ -1,0 +1,622 @@
+"""The fewest PTE bits that hold a set of fields, of which not all go together.
+
+Arcangeli asked in 2020 for "a more compact encoding with the bits we already
+have" before RAM and CPU are spent (X+PY3zQeYNnheZhT@redhat.com). Given which
+fields exclude or imply each other, and which share a bit by VMA, the legal words
+are counted, exactly, and numbered: ceil(log2) bits are enough. What is lost by
+each such choice is said, and what a side page would cost instead.
+
+All constraints are between two fields, of the kinds "not both" and "a without b
+not". So what is left of them, after some fields are known to be 0 or not, depends
+on which fields are left only: the count is a recursion over sets of fields, with
+what was counted kept, that splits where nothing ties two parts together. It is
+exponential in the treewidth of the constraints, not in the fields. A field that
+can be non-zero at all can be so with just those that it implies, so conflicts
+need no search either.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import combinations, product
+from math import prod
+from typing import Any, NamedTuple
+
+from extmeta.arch import Arch, arch_named
+from extmeta.fields import Fields
+
+Group = tuple[str, ...]
+Groups = Iterable[Iterable[str]]
+
+# Codes are listed by Assignment.codes up to so many, and numbered up to the other.
+LISTED = 64
+NUMBERED = 1 << 16
+
+# Ways for VMAs to choose that are looked at, and fields that are paired for
+# `Plan.remedies`.
+MAX_CHOICES = 1 << 12
+MAX_PAIRED = 32
+
+
+class Constraint(NamedTuple):
+    """One constraint, in the words of the call that it came from."""
+
+    kind: str
+    names: Group
+
+    def __str__(self) -> str:
+        """Say it in words."""
+        if self.kind == "implies":
+            return f"{self.names[0]} implies {self.names[1]}"
+        if self.kind == "per_vma":
+            return f"a VMA has one of {listed(self.names)}"
+        if len(self.names) == 2:
+            return f"{listed(self.names)} exclude each other"
+        return f"at most one of {listed(self.names)} is non-zero"
+
+
+class PlanConflict(ValueError):  # noqa: N818 (as KeyError's kin: a word, not Error)
+    """A field can never be non-zero.
+
+    Attributes
+    ----------
+    field : str
+    constraints : tuple of Constraint
+        Why: without any one of them it could.
+    """
+
+    def __init__(self, field: str, constraints: tuple[Constraint, ...]) -> None:
+        self.field = field
+        self.constraints = constraints
+        why = "; ".join(map(str, constraints))
+        super().__init__(f"field {field!r} can never be non-zero: {why}")
+
+
+class Assignment(NamedTuple):
+    """Where a code goes, and what it stands for.
+
+    Attributes
+    ----------
+    present, swap : tuple of int
+        The bits of a present PTE and of a swap entry that hold the code, its
+        lowest bit first. Fewer than the code has where there are no more.
+    codes : dict
+        What the VMAs chose (a name for each group of ``per_vma``) -> code -> the
+        non-zero fields. Empty where there are more than 64.
+    """
+
+    present: tuple[int, ...]
+    swap: tuple[int, ...]
+    codes: dict[Group, dict[int, dict[str, int]]]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a set of fields needs, and what an architecture has.
+
+    Attributes
+    ----------
+    fields : Fields
+    arch : Arch
+    constraints : tuple of Constraint
+    combinations : int
+        Legal words; where VMAs choose, of the choice that has the most.
+    bits : int
+        The fewest that number them.
+    available, available_swap : int
+        Bits of a present PTE and of a swap entry: those that are free, and those
+        that Linux gives to one of these fields.
+    side : dict of str to int
+        Bytes of side memory for each PTE table with a word, by encoding, if the
+        fields were kept there as they are.
+    """
+
+    fields: Fields
+    arch: Arch
+    constraints: tuple[Constraint, ...]
+    combinations: int
+    bits: int
+    available: int
+    available_swap: int
+    side: dict[str, int]
+
+    @property
+    def fits(self) -> bool:
+        """Whether present PTEs have the bits."""
+        return self.missing == 0
+
+    @property
+    def fits_swap(self) -> bool:
+        """Whether swap entries have them too."""
+        return self.missing_swap == 0
+
+    @property
+    def missing(self) -> int:
+        """Bits that a present PTE lacks."""
+        return max(self.bits - self.available, 0)
+
+    @property
+    def missing_swap(self) -> int:
+        """Bits that a swap entry lacks."""
+        return max(self.bits - self.available_swap, 0)
+
+    @property
+    def choices(self) -> list[Group]:
+        """What VMAs may choose: a name for each group of ``per_vma``."""
+        return list(product(*(c.names for c in self._of("per_vma"))))
+
+    @cached_property
+    def assignment(self) -> Assignment:
+        """Which bits hold the code, and which code is what."""
+        present, swap = _room(self.fields, self.arch)
+        codes = {}
+        if self.combinations <= LISTED:
+            for choice in self.choices:
+                codes[choice] = {
+                    code: {n: v for n, v in self.fields.unpack(word).items() if v}
+                    for code, word in sorted(
+                        (code, word) for word, code in self.codes(choice).items()
+                    )
+                }
+        return Assignment(
+            tuple(present[: self.bits]), tuple(swap[: self.bits]), codes
+        )
+
+    def codes(self, choice: Group | None = None) -> dict[int, int]:
+        """Return every legal word with its code; that of word 0 is 0.
+
+        Fields that nothing ties together have bits of the code of their own,
+        where that takes no bit more: asking for one is then asking for bits.
+
+        Parameters
+        ----------
+        choice : tuple of str, optional
+            One of `choices`; by default the first.
+
+        Raises
+        ------
+        KeyError
+            If it is none of them.
+        ValueError
+            If they are more than 2**16.
+        """
+        if choice is None:
+            choice = self.choices[0]
+        if choice not in self.choices:
+            raise KeyError(f"no choice {choice!r}; there are {self.choices}")
+        if self.combinations > NUMBERED:
+            raise ValueError(f"{self.combinations} combinations are not numbered; "
+                             f"at most {NUMBERED} are")  # fmt: skip
+        graph = _Graph(self.fields, self.constraints, choice)
+        words = [_words(self.fields, graph, part) for part in graph.parts(graph.all)]
+        widths = [(len(some) - 1).bit_length() for some in words]
+        if sum(widths) > self.bits:
+            return {word: code for code, word in enumerate(_sums(words))}
+        shifts = [sum(widths[:i]) for i in range(len(widths))]
+        codes = [
+            [code << shift for code in range(len(some))]
+            for some, shift in zip(words, shifts, strict=True)
+        ]
+        legal = zip(product(*words), product(*codes), strict=True)
+        return {sum(word): sum(code) for word, code in legal}
+
+    @cached_property
+    def lost(self) -> tuple[str, ...]:
+        """What can't be expressed any more, in words; what constraints forbid first."""
+        return tuple(self._lost())
+
+    @cached_property
+    def remedies(self) -> tuple[Group, ...]:
+        """Pairs of fields of which one more ``excludes`` would make it fit.
+
+        The one that takes least away first. Not looked for with more than 32
+        fields.
+        """
+        if self.fits or len(self.fields) > MAX_PAIRED:
+            return ()
+        found = []
+        for pair in combinations(self.fields, 2):
+            added = (*self.constraints, Constraint("excludes", pair))
+            if _conflict(self.fields, added) is None:
+                count = _most(self.fields, added)
+                if count <= 1 << self.available:
+                    found.append((-count, pair))
+        return tuple(pair for _count, pair in sorted(found))
+
+    def _of(self, kind: str) -> list[Constraint]:
+        return [c for c in self.constraints if c.kind == kind]
+
+    def _lost(self) -> Iterator[str]:
+        for c in self.constraints:
+            if c.kind == "implies":
+                yield f"a PTE with {c.names[0]} and without {c.names[1]}"
+            elif c.kind == "excludes":
+                yield f"a PTE with {'any two' if len(c.names) > 2 else 'both'} of " + (
+                    listed(c.names)
+                )
+            else:
+                many = {2: "two", 3: "three"}.get(len(c.names), str(len(c.names)))
+                yield (
+                    f"{many} trackers on one VMA: {listed(c.names)} share the bit, and "
+                    "a VMA that has words can't change over"
+                )
+        graph = _Graph(self.fields, self.constraints)
+        for c in self._of("per_vma"):
+            for name in self.fields:
+                if name in c.names:
+                    continue
+                needed = [n for n in c.names if graph.needs(name, n)]
+                barred = [n for n in c.names if graph.bars(name, n)]
+                if needed:
+                    yield f"{name} on a VMA that doesn't have {needed[0]}"
+                elif barred:
+                    yield f"{name} together with {listed(barred, 'or')} in one PTE"
+        if self.fits and not self.fits_swap:
+            yield (
+                "a swapped PTE with a word whose code is above "
+                f"{(1 << self.available_swap) - 1}: it can't be swapped out"
+            )
+
+
+def plan(
+    fields: Fields,
+    arch: str | Arch = "x86_64",
+    excludes: Groups = (),
+    implies: Groups = (),
+    per_vma: Groups = (),
+) -> Plan:
+    """Count the legal words of a set of fields, and find bits for them.
+
+    Parameters
+    ----------
+    fields : Fields
+    arch : str or Arch, default "x86_64"
+    excludes : iterable of groups of names
+        Of each group at most one field is non-zero in a PTE.
+    implies : iterable of pairs of names
+        (a, b): where a is non-zero, b is.
+    per_vma : iterable of groups of names
+        Each VMA uses one of each group; there the others are 0. No field is in
+        two groups.
+
+    Returns
+    -------
+    Plan
+
+    Raises
+    ------
+    KeyError
+        If a name is none of a field, or there is no such architecture.
+    PlanConflict
+        If a field can never be non-zero; with the fewest constraints that say so.
+        It is a ValueError.
+    TypeError
+        If something is no Fields, no Arch or no group of names.
+    ValueError
+        If a group has fewer than two names, or one twice, or a pair isn't one; if
+        the groups of ``per_vma`` overlap, or can be chosen of in too many ways.
+
+    Examples
+    --------
+    >>> trackers = Fields(uffd_wp=1, soft_dirty=1)
+    >>> plan(trackers, excludes=[("uffd_wp", "soft_dirty")]).bits
+    2
+    >>> plan(trackers, per_vma=[("uffd_wp", "soft_dirty")]).bits
+    1
+    """
+    if not isinstance(fields, Fields):
+        raise TypeError(f"fields: {fields!r} is no Fields, as in Fields(age=8)")
+    if isinstance(arch, str):
+        arch = arch_named(arch)
+    if not isinstance(arch, Arch):
+        raise TypeError(f"arch: {arch!r} is neither a name nor an Arch")
+    found = constraints_of(fields, excludes, implies, per_vma)
+    conflict = _conflict(fields, found)
+    if conflict is not None:
+        raise conflict
+    count = _most(fields, found)
+    present, swap = _room(fields, arch)
+    return Plan(
+        fields=fields,
+        arch=arch,
+        constraints=found,
+        combinations=count,
+        bits=(count - 1).bit_length(),
+        available=len(present),
+        available_swap=len(swap),
+        side=_side(fields, arch),
+    )
+
+
+def constraints_of(
+    fields: Fields, excludes: Groups, implies: Groups, per_vma: Groups
+) -> tuple[Constraint, ...]:
+    """Return the constraints of a call of :func:`plan`, checked as it says."""
+    found = [
+        Constraint(kind, names)
+        for kind, groups in (
+            ("excludes", excludes),
+            ("implies", implies),
+            ("per_vma", per_vma),
+        )
+        for names in groups_of(kind, groups)
+    ]
+    chosen: dict[str, Group] = {}
+    for kind, names in found:
+        for name in names:
+            if name not in fields:
+                raise KeyError(f"{kind}: no field named {name!r}; there are "
+                               f"{list(fields)}")  # fmt: skip
+            if kind == "per_vma" and chosen.setdefault(name, names) is not names:
+                raise ValueError(f"per_vma: {name!r} is in two groups, "
+                                 f"{chosen[name]} and {names}")  # fmt: skip
+    ways = prod(len(c.names) for c in found if c.kind == "per_vma")
+    if ways > MAX_CHOICES:
+        raise ValueError(f"per_vma: {ways} ways to choose; at most {MAX_CHOICES}")
+    return tuple(found)
+
+
+def groups_of(kind: str, groups: Any) -> Iterator[Group]:
+    """Yield the groups of one kind of constraint, checked but for the fields."""
+    example = f"as in {kind}=[('a', 'b')]"
+    if isinstance(groups, str | Mapping) or not isinstance(groups, Iterable):
+        raise TypeError(f"{kind}: {groups!r} is no list of groups of names, {example}")
+    for group in groups:
+        if isinstance(group, str) or not isinstance(group, Iterable):
+            raise TypeError(f"{kind}: {group!r} is no group of names, {example}")
+        names = tuple(group)
+        for name in names:
+            if not isinstance(name, str):
+                raise TypeError(f"{kind}: {name!r} is no name of a field, {example}")
+        if len(names) < 2 or (kind == "implies" and len(names) > 2):
+            wanted = "a pair" if kind == "implies" else "two names or more"
+            raise ValueError(f"{kind}: {names!r} is not {wanted}, {example}")
+        if len(set(names)) < len(names):
+            twice = next(name for name in names if names.count(name) > 1)
+            raise ValueError(f"{kind}: {names!r} has {twice!r} twice")
+        yield names
+
+
+def listed(names: Sequence[str], last: str = "and") -> str:
+    """Return names as one says them: "a, b and c"."""
+    return f" {last} ".join(filter(None, (", ".join(names[:-1]), names[-1])))
+
+
+def owned(fields: Fields, arch: Arch) -> list[str]:
+    """Return those of the fields that Linux already has bits for."""
+    return [n for n, width in fields.items() if width == 1 and n in arch.owned]
+
+
+def _room(fields: Fields, arch: Arch) -> tuple[list[int], list[int]]:
+    """Return the bits of a present PTE and of a swap entry, ascending.
+
+    In that order they are fewer runs, and each is moved by one shift to the right.
+    """
+    own = [arch.owned[name] for name in owned(fields, arch)]
+    # Each once: what is free in one row may be owned in another.
+    return (
+        sorted({*(bit for bit, _swap_bit in own), *arch.free}),
+        sorted({*(swap_bit for _bit, swap_bit in own), *arch.swap.free}),
+    )
+
+
+def _side(fields: Fields, arch: Arch) -> dict[str, int]:
+    """Return what side pages for the fields as they are take, in bytes a table."""
+    width = 1
+    while width < min(fields.bits, 64):
+        width *= 2
+    if fields.bits > 64:
+        width = (fields.bits + 63) // 64 * 64
+    side = {"linked": arch.ptrs_per_pte * width // 8}
+    if fields.bits <= 64:
+        side["adjacent"] = arch.ptrs_per_pte * 8
+    return side
+
+
+# -- counting --------------------------------------------------------------------
+
+
+class _Graph:
+    """The constraints between fields, as sets of them in ints: bit i is field i.
+
+    Without a choice, the groups of ``per_vma`` are as those of ``excludes``: that
+    is what a PTE can be at all. With one, the fields not chosen are gone.
+    """
+
+    def __init__(
+        self,
+        fields: Fields,
+        constraints: Iterable[Constraint],
+        choice: Group | None = None,
+    ) -> None:
+        self.fields = fields
+        self.at = {name: i for i, name in enumerate(fields)}
+        n = len(fields)
+        self.all = (1 << n) - 1
+        self.excluded = [0] * n
+        # Of each field, what it implies and what implies it, itself among them.
+        self.implied = [1 << i for i in range(n)]
+        self.implying = [1 << i for i in range(n)]
+        never = 0
+        for kind, names in constraints:
+            places = [self.at[name] for name in names]
+            if kind == "implies":
+                self._imply(*places)
+            elif kind == "per_vma" and choice is not None:
+                never |= sum(1 << i for i in places if not self._chosen(i, choice))
+            else:
+                for i, j in combinations(places, 2):
+                    self.excluded[i] |= 1 << j
+                    self.excluded[j] |= 1 << i
+        for i in range(n):
+            if never >> i & 1:
+                self.all &= ~self.implying[i]
+
+    def _chosen(self, i: int, choice: Group) -> bool:
+        return any(self.at[name] == i for name in choice)
+
+    def _imply(self, a: int, b: int) -> None:
+        """Add a => b and what follows from it."""
+        more, less = self.implied[b], self.implying[a]
+        for i in members(less):
+            self.implied[i] |= more
+        for i in members(more):
+            self.implying[i] |= less
+
+    def possible(self, i: int) -> bool:
+        """Tell whether a field can be non-zero: with those that it implies."""
+        return all(
+            not self.excluded[j] & self.implied[i] for j in members(self.implied[i])
+        )
+
+    def needs(self, a: str, b: str) -> bool:
+        """Tell whether a field implies another."""
+        return bool(self.implied[self.at[a]] >> self.at[b] & 1)
+
+    def bars(self, a: str, b: str) -> bool:
+        """Tell whether one field excludes another by what they imply alone."""
+        i, j = self.at[a], self.at[b]
+        both = self.implied[i] | self.implied[j]
+        direct = self.excluded[i] >> j & 1
+        return not direct and any(self.excluded[k] & both for k in members(both))
+
+    def near(self, i: int) -> int:
+        """Return the fields that a constraint, or what follows from one, ties to."""
+        return (self.excluded[i] | self.implied[i] | self.implying[i]) & ~(1 << i)
+
+    def without(self, i: int, some: int) -> int:
+        """Return which of ``some`` are open still where i is 0."""
+        return some & ~self.implying[i]
+
+    def given(self, i: int, some: int) -> int:
+        """Return which of ``some`` are open still where i is non-zero."""
+        closed = self.implied[i]
+        for j in members(closed):
+            for k in members(self.excluded[j] & some):
+                closed |= self.implying[k]
+        return some & ~closed
+
+    def parts(self, some: int) -> Iterator[int]:
+        """Yield the parts of a set that nothing ties together."""
+        while some:
+            part, edge = 0, some & -some
+            while edge:
+                part |= edge
+                reached = 0
+                for i in members(edge):
+                    reached |= self.near(i)
+                edge = reached & some & ~part
+            yield part
+            some &= ~part
+
+
+def members(some: int) -> Iterator[int]:
+    """Yield the numbers of the bits that are set."""
+    while some:
+        low = some & -some
+        yield low.bit_length() - 1
+        some ^= low
+
+
+class _Count:
+    """Legal words over sets of fields."""
+
+    def __init__(self, graph: _Graph) -> None:
+        self.graph = graph
+        self.weight = [(1 << width) - 1 for width in graph.fields.values()]
+        self.counted: dict[int, int] = {}
+        self.rank = _separators(graph)
+
+    def of(self, some: int) -> int:
+        """Return how many words there are in which all but ``some`` are 0."""
+        total = 1
+        for part in self.graph.parts(some):
+            if part not in self.counted:
+                i = max(members(part), key=self.rank.__getitem__)
+                kept = self.graph.given(i, part)
+                # Those that i implies are non-zero too, unless they were before.
+                with_ = self.graph.implied[i] & part
+                self.counted[part] = self.of(self.graph.without(i, part)) + self.of(
+                    kept
+                ) * prod(self.weight[j] for j in members(with_))
+            total *= self.counted[part]
+        return total
+
+
+def _separators(graph: _Graph) -> list[int]:
+    """Return a rank for each field: to branch on the highest first splits best.
+
+    It is the order of elimination by least degree, backwards.
+    """
+    near = {i: graph.near(i) & graph.all for i in members(graph.all)}
+    rank = [0] * len(graph.fields)
+    for turn in range(len(near)):
+        i = min(near, key=lambda i: near[i].bit_count())
+        rank[i] = turn
+        others = near.pop(i)
+        for j in members(others):
+            near[j] = (near[j] | others) & ~(1 << i | 1 << j)
+    return rank
+
+
+def _most(fields: Fields, constraints: tuple[Constraint, ...]) -> int:
+    """Return the count of the choice that has the most words."""
+    tied = _Graph(fields, constraints)
+    groups = [c.names for c in constraints if c.kind == "per_vma"]
+    total = 1
+    # Part by part: what VMAs choose in one doesn't matter in another.
+    for part in tied.parts(tied.all):
+        inside = [g for g in groups if part >> tied.at[g[0]] & 1]
+        most = 0
+        for choice in product(*inside):
+            graph = _Graph(
+                fields,
+                [c for c in constraints if part >> tied.at[c.names[0]] & 1],
+                choice,
+            )
+            most = max(most, _Count(graph).of(graph.all & part))
+        total *= most
+    return total
+
+
+def _words(fields: Fields, graph: _Graph, part: int) -> list[int]:
+    """Return the legal words of the fields of ``part``, ascending."""
+    names = list(fields)
+    patterns = [(part, 0)]
+    words = []
+    while patterns:
+        left, on = patterns.pop()
+        if not left:
+            values = [
+                [v << fields.shift(names[i]) for v in range(1, 1 << fields[names[i]])]
+                for i in members(on)
+            ]
+            words += _sums(values)
+            continue
+        i = left.bit_length() - 1
+        patterns.append((graph.without(i, left), on))
+        patterns.append((graph.given(i, left), on | graph.implied[i] & part))
+    return sorted(words)
+
+
+def _sums(parts: Sequence[Sequence[int]]) -> list[int]:
+    return sorted(map(sum, product(*parts)))
+
+
+# -- conflicts -------------------------------------------------------------------
+
+
+def _conflict(
+    fields: Fields, constraints: tuple[Constraint, ...]
+) -> PlanConflict | None:
+    """Return why a field can never be non-zero, or None."""
+    graph = _Graph(fields, constraints)
+    for i, name in enumerate(fields):
+        if not graph.possible(i):
+            needed = list(constraints)
+            for c in constraints:
+                fewer = [other for other in needed if other is not c]
+                if not _Graph(fields, fewer).possible(i):
+                    needed = fewer
+            return PlanConflict(name, tuple(needed))
+    return None
