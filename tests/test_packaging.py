@@ -15,7 +15,9 @@ import pytest
 ROOT = Path(__file__).parents[1]
 
 
-def run(*command, cwd=None, env=None):
+def run(*command, cwd=None, path=""):
+    # Only what is installed, and ``path``: not the tree that these tests are of.
+    env = {**os.environ, "PYTHONPATH": str(path)}
     done = subprocess.run(
         [str(part) for part in command],
         cwd=cwd,
@@ -80,7 +82,7 @@ def test_wheel_holds_what_users_need(dist):
     assert not [name for name in names if name.endswith((".c", ".pyc"))]
     compiled = [name for name in names if name.endswith(".so")]
     sources = [
-        str(p.relative_to(ROOT / "src"))[:-4] for p in ROOT.rglob("src/**/*.pyx")
+        str(p.relative_to(ROOT / "src"))[:-4] for p in (ROOT / "src").rglob("*.pyx")
     ]
     assert {name.split(".")[0] for name in compiled} == set(sources)
 
@@ -153,8 +155,7 @@ def extended(installed, tmp_path_factory):
     (wheel,) = folder.glob("*.whl")
     with zipfile.ZipFile(wheel) as archive:
         archive.extractall(target)
-    env = {**os.environ, "PYTHONPATH": str(target)}
-    return lambda *command, cwd=source: run(installed, *command, cwd=cwd, env=env)
+    return lambda *command, cwd=source: run(installed, *command, cwd=cwd, path=target)
 
 
 @pytest.mark.slow

@@ -20,17 +20,17 @@ cdef class PythonCalls(Encoding):
 
     cdef bint by_flag
     # Which of the methods that need not be there are.
-    cdef bint copies
+    cdef bint takes_all
     cdef bint unmaps
     cdef bint scans
     cdef bint settles
-    cdef bint copied
+    cdef bint taken
     cdef bytes reason
 
     def bind(self, fields, arch, Frames frames not None):
         cdef PythonCalls bound = Encoding.bind(self, fields, arch, frames)
         bound.by_flag = bound.uses_flag
-        bound.copies = bound.defines("copy_from")
+        bound.takes_all = bound.defines("copy_from")
         bound.unmaps = bound.defines("unmap")
         bound.scans = bound.defines("scan")
         bound.settles = bound.defines("settle")
@@ -277,12 +277,12 @@ cdef class PythonCalls(Encoding):
 
     cdef int take(self, PythonCalls parent, const Ptdesc* t) except -2:
         """Copy the words of a table that ``parent`` serves; -1 without memory."""
-        if self.copies:
-            if not self.copied:
+        if self.takes_all:
+            if not self.taken:
                 if not may_allocate():
                     return -1
                 (<object>self).copy_from(parent)
-                self.copied = True
+                self.taken = True
             return 0
         index = np.arange(self.entries, dtype=np.uint64)
         words = parent.words_at(t, index)
