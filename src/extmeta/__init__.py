@@ -14,6 +14,7 @@
 from extmeta.capture import Capture, CaptureError, capture, load_capture, shipped
 from extmeta.encodings import encodings, register
 from extmeta.encodings.adjacent import Adjacent
+from extmeta.encodings.hash import Hash
 from extmeta.encodings.inpte import InPte
 from extmeta.encodings.linked import Linked
 from extmeta.fields import Fields
@@ -25,6 +26,7 @@ __all__ = [
     "Capture",
     "CaptureError",
     "Fields",
+    "Hash",
     "InPte",
     "Linked",
     "Memory",

@@ -44,10 +44,22 @@ cdef class Encoding:
     # where no memory can be had; then nothing has changed.
     cdef Ptdesc* prepare(
         self, Ptdesc* t, const Run* r, const Write* w) noexcept nogil
+    # May allocate: called once, before the first `fork`, for what an encoding
+    # keeps beside the tables. -1 where no memory can be had.
+    cdef int begin_fork(self, Encoding parent) noexcept nogil
     # May allocate: give `child`, a copy of the entries of `t` that `self` serves,
     # the words of `t`, which `parent` serves. -1 where no memory can be had.
     cdef int fork(
         self, Encoding parent, const Ptdesc* t, Ptdesc* child) noexcept nogil
+
+    # May allocate, and do without: an operation on [first, stop) follows, which has
+    # at most `nr_ptes` entries; `dying`: all are zapped.
+    cdef void begin(
+        self, uint64_t first, uint64_t stop, uint64_t nr_ptes,
+        bint dying) noexcept nogil
+    # May allocate, and do without: an operation is over, done or failed; give back
+    # what it needed and what words that are gone leave unused.
+    cdef void end(self) noexcept nogil
 
     # From here on nothing fails and nothing is allocated: all of it may run
     # under the table's lock.

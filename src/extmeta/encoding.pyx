@@ -109,6 +109,9 @@ cdef class Encoding:
             self, Ptdesc* t, const Run* r, const Write* w) noexcept nogil:
         return t
 
+    cdef int begin_fork(self, Encoding parent) noexcept nogil:
+        return 0
+
     cdef int fork(
             self, Encoding parent, const Ptdesc* t, Ptdesc* child) noexcept nogil:
         cdef uint64_t[64 * MAX_LANES] words
@@ -128,6 +131,14 @@ cdef class Encoding:
             parent.load(t, &r, words)
             self.store(child, &r, &w)
         return 0
+
+    cdef void begin(
+            self, uint64_t first, uint64_t stop, uint64_t nr_ptes,
+            bint dying) noexcept nogil:
+        pass
+
+    cdef void end(self) noexcept nogil:
+        pass
 
     cdef void load(
             self, const Ptdesc* t, const Run* r, uint64_t* words) noexcept nogil:

@@ -167,6 +167,7 @@ cdef class Operations(Radix):
         cdef uint64_t* slot
         cdef Ptdesc* t
         cdef Py_ssize_t i, end
+        self.encoding.begin(first, stop, min(stop - first, self.nr_ptes), True)
         while True:
             t = self.next_table(&at, stop)
             if t is NULL:
@@ -178,6 +179,7 @@ cdef class Operations(Radix):
             self.clear(t, i, end)
             self.encoding.settle(t)
             self.prune(t)
+        self.encoding.end()
         at = first
         while self.nr_leaves:
             slot = self.next_leaf(&at, stop)
@@ -225,22 +227,26 @@ cdef class Operations(Radix):
         cdef int lane
         for lane in range(self.encoding.lanes):
             may_grow |= w.add[lane] != 0
+        self.begin(s)
         while at < s.n and (may_grow or all_mapped):
             t = self.run_at(s, at, &r)
             if all_mapped:
                 i = self.first_unlike(t, &r, MAPPED)
                 if i >= 0:
                     self.settle(s, at)
+                    self.encoding.end()
                     return self.refuse(vpn_at(s, at + i), MAPPED)
             if may_grow and t is not NULL:
                 part.add = w.add + at * w.step
                 i = self.first_lost(t, &r, &part) if lost else -1
                 if i >= 0:
                     self.settle(s, at)
+                    self.encoding.end()
                     return self.refuse_swap(
                         vpn_at(s, at + i), part.add[i * part.step])
                 if self.encoding.prepare(t, &r, &part) is NULL:
                     self.settle(s, at)
+                    self.encoding.end()
                     return raise_nomem(self.frames.page_bytes)
             at += r.n
         at = 0
@@ -256,7 +262,19 @@ cdef class Operations(Radix):
             at += r.n
         if emptied and s.vpns is not NULL:
             self.settle(s, s.n)
+        self.encoding.end()
         return 0
+
+    cdef void begin(self, const Span* s) noexcept nogil:
+        """Tell the encoding of the span, unless its vpns lie in no order."""
+        cdef uint64_t first, last
+        if s.n == 0:
+            return
+        first = vpn_at(s, 0)
+        last = vpn_at(s, s.n - 1)
+        if first <= vpn_at(s, s.n >> 1) <= last:
+            self.encoding.begin(
+                first, last + 1, min(<uint64_t>s.n, self.nr_ptes), False)
 
     cdef Py_ssize_t first_lost(
             self, const Ptdesc* t, const Run* r, const Write* w) noexcept nogil:
@@ -304,6 +322,7 @@ cdef class Operations(Radix):
         cdef Py_ssize_t at = 0
         cdef Ptdesc* t
         cdef Run r
+        self.begin(s)
         while at < s.n:
             t = self.run_at(s, at, &r)
             if t is NULL:
@@ -311,6 +330,7 @@ cdef class Operations(Radix):
             else:
                 self.encoding.load(t, &r, words + at * lanes)
             at += r.n
+        self.encoding.end()
 
     cdef uint64_t read_word(self, uint64_t vpn) noexcept nogil:
         cdef uint64_t[MAX_LANES] word
@@ -344,9 +364,11 @@ cdef class Operations(Radix):
             self, Ptdesc* t, const Run* r, const Write* w) noexcept nogil:
         t = self.encoding.prepare(t, r, w)
         if t is NULL:
+            self.encoding.end()
             return -1
         self.encoding.store(t, r, w)
         self.encoding.settle(t)
+        self.encoding.end()
         return 0
 
     cdef int graft(self, Operations parent) except -1 nogil:
@@ -356,6 +378,8 @@ cdef class Operations(Radix):
         cdef Ptdesc* copy
         cdef uint64_t* slot
         cdef uint64_t* leaf
+        if self.encoding.begin_fork(parent.encoding):
+            return raise_nomem(self.frames.page_bytes)
         while True:
             t = parent.next_table(&at, parent.nr_vpns)
             if t is NULL:
@@ -369,6 +393,7 @@ cdef class Operations(Radix):
             if self.encoding.fork(parent.encoding, t, copy):
                 return raise_nomem(self.frames.page_bytes)
             at = t.vpn + <uint64_t>self.encoding.entries
+        self.encoding.end()
         at = 0
         while self.nr_leaves < parent.nr_leaves:
             leaf = parent.next_leaf(&at, parent.nr_vpns)
@@ -392,6 +417,7 @@ cdef class Operations(Radix):
             step = self.chunk(at, stop, dst + (at - src))
             if self.move_run(at, dst + (at - src), <Py_ssize_t>step, True):
                 self.tidy(dst, dst + n)
+                self.encoding.end()
                 return raise_nomem(self.frames.page_bytes)
             at = self.next_moved(at + step, stop)
         at = self.next_moved(src, stop)
@@ -402,6 +428,7 @@ cdef class Operations(Radix):
         # Not sooner: a table may be source and destination of several runs.
         self.tidy(dst, dst + n)
         self.tidy(src, stop)
+        self.encoding.end()
         return 0
 
     cdef uint64_t next_moved(self, uint64_t at, uint64_t stop) noexcept nogil:

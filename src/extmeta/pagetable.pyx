@@ -450,6 +450,8 @@ cdef class PageTable(Operations):
         self.enter()
         try:
             with nogil:
+                self.encoding.begin(
+                    at, end, min(<uint64_t>v.span.n, self.nr_ptes), False)
                 while True:
                     t = self.next_table(&at, end)
                     if t is NULL:
@@ -466,6 +468,7 @@ cdef class PageTable(Operations):
                         bits, wanted, &out[found])
                     at = t.vpn + <uint64_t>size
         finally:
+            self.encoding.end()
             self.leave()
         out = None
         vpns.resize(found, refcheck=False)

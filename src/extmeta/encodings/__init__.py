@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 from extmeta.encoding import Encoding
 from extmeta.encodings.adjacent import Adjacent
+from extmeta.encodings.hash import Hash
 from extmeta.encodings.inpte import InPte
 from extmeta.encodings.linked import Linked
 
@@ -12,6 +13,7 @@ _factories: dict[str, Callable[[], Encoding]] = {
     "inpte": InPte,
     "adjacent": Adjacent,
     "linked": Linked,
+    "hash": Hash,
 }
 
 
