@@ -7,12 +7,14 @@ from extmeta.encodings.adjacent import Adjacent
 from extmeta.encodings.hash import Hash
 from extmeta.encodings.inpte import InPte
 from extmeta.encodings.linked import Linked
+from extmeta.encodings.xarray import XArray
 
 # In the order of the reports: the baseline first.
 _factories: dict[str, Callable[[], Encoding]] = {
     "inpte": InPte,
     "adjacent": Adjacent,
     "linked": Linked,
+    "xarray": XArray,
     "hash": Hash,
 }
 

@@ -126,8 +126,10 @@ cdef class Hash(Encoding):
                 self.hash.find_all(r.vpns + at if r.vpns else NULL,
                                    t.vpn + <uint64_t>(r.first + at), n, words)
             for i in range(n):
+                # One word for all is for those that are mapped; of others, which
+                # have their own, the entries may be moved here after this.
                 more += (words[i] == 0) & (w.add[(at + i) * w.step] != 0) & (
-                    entry[entry_at(r, at + i, last_entry)] != none)
+                    w.step != 0 or entry[entry_at(r, at + i, last_entry)] != none)
         self.reserved += more
         return t if self.hash.reserve(self.reserved) == 0 else NULL
 
@@ -172,6 +174,8 @@ cdef class Hash(Encoding):
         cdef Py_ssize_t at, n, i, past
         cdef uint64_t add
         cdef int made
+        # Those of this run are found again only if it names an entry twice.
+        cdef bint none_before = t.flagged == 0 and r.vpns is NULL
         if adds_nothing(w, 1):
             if t.flagged == 0:
                 return
@@ -184,13 +188,14 @@ cdef class Hash(Encoding):
             n = min(32, r.n - at)
             if n > 1:
                 for i in range(at, at + n):
-                    expect(self.hash,
-                           r.vpns[i] if r.vpns else first + <uint64_t>i)
+                    if w.add[i * w.step] or not none_before:
+                        expect(self.hash,
+                               r.vpns[i] if r.vpns else first + <uint64_t>i)
             for i in range(at, at + n):
                 if entry[entry_at(r, i, last_entry)] == none:
                     continue
                 add = w.add[i * w.step]
-                if add == 0 and t.flagged == 0:
+                if add == 0 and (none_before or t.flagged == 0):
                     continue
                 made = self.hash.put(
                     r.vpns[i] if r.vpns else first + <uint64_t>i, keep, add)
