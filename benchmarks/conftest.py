@@ -181,7 +181,7 @@ class Bench:
         try:
             bare = self.bare(space, encoding)
             # The baseline is compared with another table of itself.
-            other = Filled(bare.fork(), words)
+            other = Filled(bare.copy(), words)
         except ValueError as error:
             self.results.add(space, Refused(encoding, str(error)))
             pytest.skip(str(error))

@@ -33,6 +33,8 @@ FORMS = [
     (em.Linked(bits=300), em.Fields(a=10)),
     (em.Linked(bits=64), SMALL),
     (em.Linked(bits=512), em.Fields(a=500, b=12)),
+    ("page_ext", em.Fields(meta=64)),
+    ("page_ext", em.Fields(age=8)),
     ("xarray", em.Fields(meta=64)),
     ("xarray", em.Fields(age=8)),
     ("hash", em.Fields(meta=64)),

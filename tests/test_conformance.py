@@ -88,8 +88,8 @@ def test_move_within_a_table_keeps_the_room_made_for_its_neighbour(make):
 
 def test_child_outlives_its_parent(make):
     table, vpns, words = filled(make)
-    child = table.fork()
-    grandchild = child.fork()
+    child = table.copy()
+    grandchild = child.copy()
     del table
     child.store(vpns, 0)
     del child
@@ -99,7 +99,7 @@ def test_child_outlives_its_parent(make):
 
 def test_children_are_apart(make):
     table, vpns, words = filled(make)
-    child = table.fork()
+    child = table.copy()
     assert dump(child) == dump(table)
     child.update(ALL, clear=(1 << table.fields.bits) - 1)
     table.update(vpns[:10], set=1)

@@ -17,6 +17,7 @@ from extmeta.encodings.adjacent import Adjacent
 from extmeta.encodings.hash import Hash
 from extmeta.encodings.inpte import InPte
 from extmeta.encodings.linked import Linked
+from extmeta.encodings.page_ext import PageExt
 from extmeta.encodings.xarray import XArray
 from extmeta.fields import Fields
 from extmeta.memory import Memory
@@ -31,6 +32,7 @@ __all__ = [
     "InPte",
     "Linked",
     "Memory",
+    "PageExt",
     "PageTable",
     "XArray",
     "capture",

@@ -37,6 +37,11 @@ cdef class Encoding:
     cdef Frames frames            # of the page table that this one serves
     # Bits of a word that survive in a swap entry, if that isn't all of them.
     cdef uint64_t swap_bits
+    # Words belong to pages: PTEs of the same pfn share one. Then `carry` is told of
+    # every entry that is made, and `family` is the pthread_mutex_t of all page
+    # tables that share pages, which takes the place of each one's own.
+    cdef readonly bint by_page
+    cdef void* family
 
     # May allocate: make room for `w` to be stored. Called for every run of an
     # operation, perhaps several of one table, before the first store; room must
@@ -51,6 +56,13 @@ cdef class Encoding:
     # the words of `t`, which `parent` serves. -1 where no memory can be had.
     cdef int fork(
         self, Encoding parent, const Ptdesc* t, Ptdesc* child) noexcept nogil
+
+    # May allocate: entries follow that map n pfns, from `first` on where `pfns` is
+    # NULL. -1 where no memory can be had. Only asked if `by_page`.
+    cdef int admit(
+        self, const uint64_t* pfns, uint64_t first, Py_ssize_t n) noexcept nogil
+    # The first of n pfns that are of no page; the page table used those below `next`.
+    cdef uint64_t fresh_pfns(self, uint64_t next_, uint64_t n) noexcept nogil
 
     # May allocate, and do without: an operation on [first, stop) follows, which has
     # at most `nr_ptes` entries; `dying`: all are zapped.
@@ -76,7 +88,7 @@ cdef class Encoding:
     # Give back what the table's words no longer need.
     cdef void settle(self, Ptdesc* t) noexcept nogil
     # Return `to`, the entry without metadata that replaces `pte`, with what it
-    # must carry: its flag, or its word.
+    # must carry: its flag, or its word. If `by_page`, `pte` may be none as well.
     cdef uint64_t carry(self, uint64_t pte, uint64_t to) noexcept nogil
 
     # Bytes of side memory in use, and of the pages that hold it.

@@ -34,6 +34,8 @@ cdef class Encoding:
         Bits of a word, the sum of the fields.
     lanes : int
         uint64s of a word.
+    by_page : bool
+        Whether PTEs that map the same page share its word.
     """
 
     @property
@@ -131,6 +133,13 @@ cdef class Encoding:
             parent.load(t, &r, words)
             self.store(child, &r, &w)
         return 0
+
+    cdef int admit(
+            self, const uint64_t* pfns, uint64_t first, Py_ssize_t n) noexcept nogil:
+        return 0
+
+    cdef uint64_t fresh_pfns(self, uint64_t next_, uint64_t n) noexcept nogil:
+        return next_
 
     cdef void begin(
             self, uint64_t first, uint64_t stop, uint64_t nr_ptes,

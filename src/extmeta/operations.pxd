@@ -17,6 +17,7 @@ cdef class Operations(Radix):
     cdef uint64_t nr_leaves
     cdef uint64_t next_pfn
     cdef pthread_mutex_t lock
+    cdef pthread_mutex_t* mutex       # that is taken: `lock`, or the family's
 
     cdef void enter(self) noexcept
     cdef void leave(self) noexcept
@@ -55,7 +56,7 @@ cdef class Operations(Radix):
     cdef bint any_swapped(self, const uint64_t* entry, Py_ssize_t n) noexcept nogil
     cdef int exchange(
         self, const Span* s, const uint64_t* to, bint out) except -1 nogil
-    cdef int graft(self, Operations parent) except -1 nogil
+    cdef int graft(self, Operations parent, bint shared) except -1 nogil
     # Move n PTEs; nothing may be mapped at ``dst``.
     cdef int carry_over(self, uint64_t src, uint64_t dst, uint64_t n) except -1 nogil
     cdef uint64_t next_moved(

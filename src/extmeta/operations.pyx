@@ -37,17 +37,18 @@ cdef class Operations(Radix):
 
     def __cinit__(self):
         pthread_mutex_init(&self.lock, NULL)
+        self.mutex = &self.lock
 
     def __dealloc__(self):
         pthread_mutex_destroy(&self.lock)
 
     cdef void enter(self) noexcept:
-        if pthread_mutex_trylock(&self.lock):
+        if pthread_mutex_trylock(self.mutex):
             with nogil:
-                pthread_mutex_lock(&self.lock)
+                pthread_mutex_lock(self.mutex)
 
     cdef void leave(self) noexcept:
-        pthread_mutex_unlock(&self.lock)
+        pthread_mutex_unlock(self.mutex)
 
     cdef Ptdesc* run_at(self, const Span* s, Py_ssize_t at, Run* r) noexcept nogil:
         cdef uint64_t vpn = vpn_at(s, at)
@@ -66,10 +67,14 @@ cdef class Operations(Radix):
         cdef Py_ssize_t last_entry = self.encoding.entries - 1
         cdef Py_ssize_t at = 0
         cdef Py_ssize_t i
+        cdef bint by_page = self.encoding.by_page
+        cdef uint64_t first_pfn = self.next_pfn
         cdef uint64_t pfn
         cdef uint64_t* pte
         cdef Ptdesc* t
         cdef Run r
+        if pfns is NULL:
+            first_pfn = self.encoding.fresh_pfns(first_pfn, <uint64_t>s.n)
         while at < s.n:
             next_run(s, at, self.table_bits, &r)
             t = self.make(vpn_at(s, at), self.encoding.order)
@@ -83,12 +88,16 @@ cdef class Operations(Radix):
                 self.drop_empty(s, at + r.n)
                 return self.refuse(vpn_at(s, at + i), NONE)
             at += r.n
+        if by_page and self.encoding.admit(pfns, first_pfn, s.n):
+            self.encoding.end()
+            self.drop_empty(s, s.n)
+            return raise_nomem(self.frames.page_bytes)
         at = 0
         while at < s.n:
             next_run(s, at, self.table_bits, &r)
             t = self.find(vpn_at(s, at))
             for i in range(r.n):
-                pfn = (self.next_pfn + <uint64_t>(at + i)) & pfn_mask
+                pfn = (first_pfn + <uint64_t>(at + i)) & pfn_mask
                 if pfns is not NULL:
                     pfn = pfns[at + i]
                 pte = &entries(self.frames, t)[entry_at(&r, i, last_entry)]
@@ -96,10 +105,14 @@ cdef class Operations(Radix):
                 if pte[0] == self.encoding.pte.none:
                     t.used += 1
                     self.nr_ptes += 1
+                if by_page:
+                    self.encoding.carry(pte[0], pfn << shift | bits)
                 pte[0] = pfn << shift | bits
             at += r.n
+        if by_page:
+            self.encoding.end()
         if pfns is NULL:
-            self.next_pfn += <uint64_t>s.n
+            self.next_pfn = first_pfn + <uint64_t>s.n
         return 0
 
     cdef void drop_empty(self, const Span* s, Py_ssize_t upto) noexcept nogil:
@@ -371,15 +384,20 @@ cdef class Operations(Radix):
         self.encoding.end()
         return 0
 
-    cdef int graft(self, Operations parent) except -1 nogil:
-        """Copy all of ``parent`` into this table, which is empty."""
+    cdef int graft(self, Operations parent, bint shared) except -1 nogil:
+        """Copy all of ``parent`` into this table, which is empty.
+
+        Not ``shared``: where words belong to pages, to other pages.
+        """
         cdef uint64_t at = 0
         cdef Ptdesc* t
         cdef Ptdesc* copy
         cdef uint64_t* slot
         cdef uint64_t* leaf
-        if self.encoding.begin_fork(parent.encoding):
+        if shared and self.encoding.begin_fork(parent.encoding):
             return raise_nomem(self.frames.page_bytes)
+        if self.encoding.family is not NULL:
+            self.mutex = <pthread_mutex_t*>self.encoding.family
         while True:
             t = parent.next_table(&at, parent.nr_vpns)
             if t is NULL:
@@ -527,6 +545,9 @@ cdef class Operations(Radix):
                         return self.refuse_swap(
                             vpn_at(s, at + i), self.read_word(vpn_at(s, at + i)))
             at += r.n
+        if self.encoding.by_page and not out and self.encoding.admit(to, 0, s.n):
+            self.encoding.end()
+            return raise_nomem(self.frames.page_bytes)
         at = 0
         while at < s.n:
             t = self.run_at(s, at, &r)
@@ -543,6 +564,8 @@ cdef class Operations(Radix):
                     bare |= a.writable if writable else 0
                 entry[0] = self.encoding.carry(pte, bare)
             at += r.n
+        if self.encoding.by_page:
+            self.encoding.end()
         return 0
 
     cdef int refuse_swap(self, uint64_t vpn, uint64_t word) except -1 nogil:

@@ -20,7 +20,7 @@ from extmeta.frames cimport (
     frame_of,
     upper_entry,
 )
-from extmeta.operations cimport Operations
+from extmeta.operations cimport Operations, pthread_mutex_t
 from extmeta.vpns cimport Vpns, vpn_at
 
 from extmeta.arch import arch_named
@@ -81,6 +81,8 @@ cdef class PageTable(Operations):
         self.encoding = encoding.bind(fields, self.arch, self.frames)
         self.fields = fields
         self.next_pfn = 1
+        if self.encoding.family is not NULL:
+            self.mutex = <pthread_mutex_t*>self.encoding.family
 
     def __repr__(self):
         return (f"<PageTable {self.encoding!r} {self.fields!r} on {self.arch.name}, "
@@ -487,13 +489,29 @@ cdef class PageTable(Operations):
         MemoryError
             If memory can't be had; nothing is left of the child.
         """
+        return self.grafted(True)
+
+    def copy(self):
+        """Return a PageTable with equal content that shares nothing with this.
+
+        As fork, unless words belong to pages (``page_ext``): then as after a fork
+        once each of the child's pages is a copy.
+
+        Raises
+        ------
+        MemoryError
+            If memory can't be had; nothing is left of the copy.
+        """
+        return self.grafted(not self.encoding.by_page)
+
+    cdef PageTable grafted(self, bint shared):
         cdef PageTable child = PageTable.__new__(PageTable)
         child.plant(self.arch)
         child.adopt(self.encoding, self.fields)
         self.enter()
         try:
             with nogil:
-                child.graft(self)
+                child.graft(self, shared)
         finally:
             self.leave()
         return child

@@ -7,6 +7,7 @@ from extmeta.encodings.adjacent import Adjacent
 from extmeta.encodings.hash import Hash
 from extmeta.encodings.inpte import InPte
 from extmeta.encodings.linked import Linked
+from extmeta.encodings.page_ext import PageExt
 from extmeta.encodings.xarray import XArray
 
 # In the order of the reports: the baseline first.
@@ -14,6 +15,7 @@ _factories: dict[str, Callable[[], Encoding]] = {
     "inpte": InPte,
     "adjacent": Adjacent,
     "linked": Linked,
+    "page_ext": PageExt,
     "xarray": XArray,
     "hash": Hash,
 }
