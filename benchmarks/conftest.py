@@ -282,12 +282,13 @@ def alone(benchmark, group, task):
 @pytest.hookimpl(trylast=True)
 def pytest_terminal_summary(terminalreporter, config):
     found = config.stash.get(RESULTS, None)
-    if found is None or not found.heads:
+    if found is None or not (found.heads or found.notes):
         return
     provenance = measure.provenance(
         ["pytest", *config.invocation_params.args], config.getoption("seed")
     )
     terminalreporter.section("extmeta: paired ratios and RAM")
-    terminalreporter.write_line(report.text(found.all(), provenance))
+    if found.heads:
+        terminalreporter.write_line(report.text(found.all(), provenance))
     for note in found.notes:
         terminalreporter.write_line(note)

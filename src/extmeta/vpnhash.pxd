@@ -145,6 +145,7 @@ cdef class VpnHash:
         self, uint64_t first, uint64_t stop, uint64_t* vpns,
         uint64_t* words) noexcept nogil
     cdef const char* fault(self) noexcept nogil
+    cdef int set_each(self, vpns, words, bint at_once) except -1
     cdef void resize(self) noexcept nogil
     cdef void insert(self, uint64_t group, uint64_t key, uint64_t word) noexcept nogil
     cdef void remove(self, uint64_t group, int slot) noexcept nogil

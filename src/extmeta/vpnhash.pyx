@@ -75,6 +75,18 @@ cdef inline void put_at(
         | key >> 32 << shift)
 
 
+cdef inline int used_in(const uint64_t* line, int slots) noexcept nogil:
+    """Return how many of a line's slots are in use, which must not be all.
+
+    Counted, not looked for: how many they are is no branch to be guessed.
+    """
+    cdef int used = 0
+    cdef int i
+    for i in range(slots - 1):
+        used += line[i] != 0
+    return used
+
+
 cdef inline uint64_t room(const Table* t, uint64_t groups) noexcept nogil:
     """Return how many words the groups may hold."""
     return groups * <uint64_t>t.slots * 25 >> 5
@@ -100,7 +112,6 @@ cdef class VpnHash:
 
     def __cinit__(self, int key_bits, int word_bits):
         cdef uint64_t inverse = 1
-        cdef int i
         self.table.key_bits = key_bits
         self.table.key_mask = ((<uint64_t>1) << key_bits) - 1
         if key_bits + word_bits <= 64:
@@ -112,7 +123,7 @@ cdef class VpnHash:
                 64 // self.table.slots)
             self.table.high_shift = 32 if self.table.slots == 5 else 0
         self.table.factor = (GOLDEN >> (64 - key_bits)) | 1
-        for i in range(6):
+        for _ in range(6):
             # Newton's iteration: each doubles the bits that are right.
             inverse *= 2 - self.table.factor * inverse
         self.table.inverse = inverse
@@ -167,7 +178,7 @@ cdef class VpnHash:
         return words
 
     def store(self, vpns, words):
-        """Set the words of an array of vpns, one after the other; 0 forgets one.
+        """Set the words of an array of vpns; 0 forgets one.
 
         Parameters
         ----------
@@ -179,8 +190,18 @@ cdef class VpnHash:
         ValueError
             If the lengths differ.
         MemoryError
-            If the table can't grow; those before are set.
+            If the table can't grow; nothing is set then.
         """
+        self.set_each(vpns, words, True)
+
+    def store_each(self, vpns, words):
+        """Do the same one by one, as if it weren't known how many will come.
+
+        Where the table can't grow the words before are set.
+        """
+        self.set_each(vpns, words, False)
+
+    cdef int set_each(self, vpns, words, bint at_once) except -1:
         cdef const uint64_t[::1] wanted = row("vpns", vpns)
         cdef const uint64_t[::1] new = row("words", words)
         cdef Py_ssize_t n = wanted.shape[0]
@@ -189,14 +210,18 @@ cdef class VpnHash:
         if n != new.shape[0]:
             raise ValueError(f"{new.shape[0]} words for {n} vpns")
         with nogil:
-            for i in range(n):
-                failed = self.reserve(1) != 0
-                if failed:
-                    break
+            if at_once:
+                failed = self.reserve(<uint64_t>n) != 0
+            for i in range(0 if failed else n):
+                if not at_once:
+                    failed = self.reserve(1) != 0
+                    if failed:
+                        break
                 self.put(wanted[i], 0, new[i])
             self.settle()
         if failed:
             raise MemoryError(f"{self.nbytes()} bytes and more for {len(self)} words")
+        return 0
 
     def check(self):
         """Raise AssertionError with the reason if an invariant is broken."""
@@ -228,15 +253,11 @@ cdef class VpnHash:
         """Put an element that isn't there into the first free slot."""
         cdef const Table* t = &self.table
         cdef uint64_t* line = line_of(t, group)
-        cdef int slot = 0
-        cdef int i
         while line[t.slots - 1]:
             group = next_group(t, group)
             line = line_of(t, group)
-        # Counted, not looked for: how many there are is no branch to be guessed.
-        for i in range(t.slots - 1):
-            slot += line[i] != 0
-        put_at(t, line, slot, key, word)
+        put_at(t, line, used_in(line, 5) if t.slots == 5 else used_in(line, t.slots),
+               key, word)
         self.table.words += 1
 
     cdef void remove(self, uint64_t group, int slot) noexcept nogil:

@@ -1,4 +1,4 @@
-from typing import final
+from typing import Self, final
 
 from extmeta.encoding import Encoding
 
@@ -7,4 +7,4 @@ class PageExt(Encoding): ...
 
 @final
 class Pages:
-    def __init__(self, pfn_bits: int, width: int) -> None: ...
+    def __new__(cls, pfn_bits: int, width: int) -> Self: ...
