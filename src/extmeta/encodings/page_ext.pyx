@@ -160,20 +160,24 @@ cdef class Pages:
 
     cdef void map(self, uint64_t pfn) noexcept nogil:
         """Count one more PTE of an admitted pfn."""
-        cdef Section* s = self.section(pfn)
+        self.map_in(self.section(pfn), pfn)
+
+    cdef inline void map_in(self, Section* s, uint64_t pfn) noexcept nogil:
         s.mapcount[pfn & (SECTION_PAGES - 1)] += 1
         s.nr_mapped += 1
 
     cdef void unmap(self, uint64_t pfn) noexcept nogil:
         """Count one less; the word goes with the last."""
-        cdef Section* s = self.section(pfn)
+        self.unmap_in(self.section(pfn), pfn)
+
+    cdef inline void unmap_in(self, Section* s, uint64_t pfn) noexcept nogil:
         cdef uint64_t i = pfn & (SECTION_PAGES - 1)
         # Not there: of a copy that ran out of memory.
         if s is NULL or s.mapcount[i] == 0:
             return
         s.mapcount[i] -= 1
         s.nr_mapped -= 1
-        if s.mapcount[i] == 0 and s.nr_words:
+        if s.mapcount[i] == 0 and s.nr_words and get(s, self.width, pfn):
             self.set_word(s, pfn, 0)
         if s.nr_mapped == 0:
             self.list_idle(s)
@@ -276,14 +280,20 @@ cdef class PageExt(Encoding):
             self, Encoding parent, const Ptdesc* t, Ptdesc* child) noexcept nogil:
         cdef const uint64_t* entry = entries(self.frames, child)
         cdef uint64_t[64] words
+        cdef uint64_t number = ~<uint64_t>0
         cdef uint64_t pfn
         cdef Py_ssize_t i
-        cdef Section* s
+        cdef Section* s = NULL
         cdef Run r
         if self.family is parent.family:
             for i in range(self.entries):
-                if entry[i] & self.pte.present:
-                    self.pages.map(self.pfn_of(entry[i]))
+                if entry[i] & self.pte.present == 0:
+                    continue
+                pfn = self.pfn_of(entry[i])
+                if pfn >> SECTION_BITS != number:
+                    number = pfn >> SECTION_BITS
+                    s = self.pages.section(pfn)
+                self.pages.map_in(s, pfn)
             return 0
         r.vpns = NULL
         for i in range(self.entries):
@@ -385,10 +395,19 @@ cdef class PageExt(Encoding):
     cdef void zap(
             self, Ptdesc* t, Py_ssize_t first, Py_ssize_t last) noexcept nogil:
         cdef const uint64_t* entry = entries(self.frames, t)
+        cdef uint64_t number = ~<uint64_t>0
+        cdef uint64_t pfn
         cdef Py_ssize_t i
+        # It stays until end(), though it may have no page any more.
+        cdef Section* s = NULL
         for i in range(first, last):
-            if entry[i] & self.pte.present:
-                self.pages.unmap(self.pfn_of(entry[i]))
+            if entry[i] & self.pte.present == 0:
+                continue
+            pfn = self.pfn_of(entry[i])
+            if pfn >> SECTION_BITS != number:
+                number = pfn >> SECTION_BITS
+                s = self.pages.section(pfn)
+            self.pages.unmap_in(s, pfn)
 
     cdef size_t side_bytes(self) noexcept nogil:
         return self.pages.arrays * SECTION_PAGES * <size_t>self.pages.width
