@@ -37,12 +37,12 @@ NR_LOOKUPS = 1 << 17
 # Buckets of cykhash at the sizes compared, and how full it may be.
 BUCKETS = (1 << 14, 1 << 18, 1 << 21)
 FULL = 0.77
+NAMES = ("insert", "grow", "hit", "miss", "bulk", "table")
 HEAD = (
-    "hash against cykhash, 64-bit words: bytes a word; ratios of time, and cykhash's ns",
-    f"{'words':>11} {'cykhash':>8} {'hash':>6}"
-    + "".join(
-        f"{name:>17}" for name in ("insert", "grow", "hit", "miss", "bulk", "table")
-    ),
+    "hash against cykhash, 64-bit words: bytes a word; ratios of time with the longer",
+    "side of their interval; ns of cykhash's hit",
+    f"{'words':>10} {'cykhash':>8} {'hash':>5} {'ns':>4}"
+    + "".join(f"{name:>12}" for name in NAMES),
 )
 
 
@@ -162,14 +162,19 @@ def same_as(expected):
 def bench_hash(benchmark, paired, results, seed, nr_words):
     both = Both(nr_words, seed)
     ours, peer = both.ours.held, bytes_of_cykhash(both.vpns, both.words)
-    line = f"{nr_words:>11,} {peer / nr_words:>8.1f} {ours / nr_words:>6.1f}"
+    line = ""
     for name, theirs, own, count in both.pairs():
         found = paired(theirs, own)
         if name == "hit":
+            hit_ns = found.baseline_ns / count
             alone(benchmark, f"hash, {nr_words:,} words", own)
-        line += f"{found.ratio:>6.2f} of {found.baseline_ns / count:>4.0f} ns"
+        wide = max(found.ratio / found.low, found.high / found.ratio) - 1
+        line += f"{found.ratio:>6.2f} ±{min(wide, 9.99):>4.0%}"
         benchmark.extra_info[name] = [found.ratio, found.low, found.high]
     benchmark.extra_info.update(hash_bytes=ours, cykhash_bytes=peer)
     if HEAD[0] not in results.notes:
         results.notes.extend(HEAD)
-    results.notes.append(line)
+    results.notes.append(
+        f"{nr_words:>10,} {peer / nr_words:>8.1f} {ours / nr_words:>5.1f} {hit_ns:>4.0f}"
+        + line
+    )

@@ -61,7 +61,8 @@ cdef class Encoding:
     # NULL. -1 where no memory can be had. Only asked if `by_page`.
     cdef int admit(
         self, const uint64_t* pfns, uint64_t first, Py_ssize_t n) noexcept nogil
-    # The first of n pfns that are of no page; the page table used those below `next`.
+    # The first of n pfns that are of no page yet; this page table has used those
+    # below `next_`.
     cdef uint64_t fresh_pfns(self, uint64_t next_, uint64_t n) noexcept nogil
 
     # May allocate, and do without: an operation on [first, stop) follows, which has
