@@ -36,7 +36,8 @@ sanitize: $(VENV)/test-ready
 	ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 \
 	PYTHONMALLOC=malloc PYTHONPATH=$(SANITIZED) EXTMETA_TESTS=sanitized \
 	$(PY) -m pytest -q -p no:cacheprovider -m "not slow" tests/test_sanitized.py tests/test_conformance.py \
-		tests/test_pagetable.py tests/test_encodings.py tests/test_python_encoding.py tests/test_fields.py $(ARGS)
+		tests/test_pagetable.py tests/test_encodings.py tests/test_python_encoding.py tests/test_fields.py \
+		tests/test_vpnhash.py tests/test_page_ext.py tests/test_xarray.py tests/test_hash.py $(ARGS)
 
 captures: build
 	$(PY) benchmarks/make_captures.py

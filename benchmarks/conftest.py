@@ -181,7 +181,7 @@ class Bench:
         try:
             bare = self.bare(space, encoding)
             # The baseline is compared with another table of itself.
-            other = Filled(bare.fork(), words)
+            other = Filled(bare.copy(), words)
         except Exception as error:  # noqa: BLE001 (left_out raises ours)
             refused = compare.left_out(encoding, error)
             self.results.add(space, refused)
@@ -283,12 +283,13 @@ def alone(benchmark, group, task):
 @pytest.hookimpl(trylast=True)
 def pytest_terminal_summary(terminalreporter, config):
     found = config.stash.get(RESULTS, None)
-    if found is None or not found.heads:
+    if found is None or not (found.heads or found.notes):
         return
     provenance = measure.provenance(
         ["pytest", *config.invocation_params.args], config.getoption("seed")
     )
     terminalreporter.section("extmeta: paired ratios and RAM")
-    terminalreporter.write_line(report.text(found.all(), provenance))
+    if found.heads:
+        terminalreporter.write_line(report.text(found.all(), provenance))
     for note in found.notes:
         terminalreporter.write_line(note)

@@ -35,6 +35,13 @@ FORMS = [
     (em.Linked(bits=512), em.Fields(a=500, b=12)),
     ("adaptive", em.Fields(age=8)),
     ("adaptive", em.Fields(meta=64)),
+    ("page_ext", em.Fields(meta=64)),
+    ("page_ext", em.Fields(age=8)),
+    ("xarray", em.Fields(meta=64)),
+    ("xarray", em.Fields(age=8)),
+    ("hash", em.Fields(meta=64)),
+    ("hash", em.Fields(age=8)),
+    ("hash", em.Fields(a=20, b=9)),
     ("inpte", em.Fields(meta=6)),
     ("inpte", em.Fields(a=2, uffd_wp=1, b=3, soft_dirty=1)),
     # All words legal, but not all codes have room in a swap entry.

@@ -77,7 +77,7 @@ class Picky:
     def __init__(self, table):
         self.table = table
 
-    def fork(self):
+    def copy(self):
         return self
 
     def store(self, vpns, words):

@@ -16,8 +16,11 @@ from extmeta.encodings import encodings, register
 from extmeta.encodings.adaptive import Adaptive
 from extmeta.encodings.adjacent import Adjacent
 from extmeta.encodings.compact import Compact
+from extmeta.encodings.hash import Hash
 from extmeta.encodings.inpte import InPte
 from extmeta.encodings.linked import Linked
+from extmeta.encodings.page_ext import PageExt
+from extmeta.encodings.xarray import XArray
 from extmeta.fields import Fields
 from extmeta.memory import Memory
 from extmeta.pagetable import PageTable
@@ -31,13 +34,16 @@ __all__ = [
     "CaptureError",
     "Compact",
     "Fields",
+    "Hash",
     "InPte",
     "Linked",
     "Memory",
+    "PageExt",
     "PageTable",
     "Plan",
     "PlanConflict",
     "PythonEncoding",
+    "XArray",
     "capture",
     "encodings",
     "load_capture",

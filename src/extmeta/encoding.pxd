@@ -43,13 +43,19 @@ cdef class Encoding:
     cdef bint copies
     # NEVER, or before which writes, and swap-outs then, to ask first_unfit.
     cdef int asks
+    # Words belong to pages: PTEs of the same pfn share one. Then `carry` is told of
+    # every entry that is made, and `family` is the pthread_mutex_t of all page
+    # tables that share pages, which takes the place of each one's own.
+    cdef readonly bint by_page
+    cdef void* family
     # An exception that C could not pass on: the page table raises it when the
     # operation is over. None in an encoding written in C.
     cdef object pending
 
-    # The words of a fork's child are going to be made of those of `parent`; and are
-    # made, or could not be. `start` is called instead where there is no parent.
-    cdef int begin_fork(self, Encoding parent) except -1
+    # The words of a copy of a page table are going to be made of those of `parent`,
+    # and may share memory with them if it is a fork; and are made, or could not be.
+    # `start` is called instead where there is no parent.
+    cdef int begin_fork(self, Encoding parent, bint shared) except -1
     cdef void end_fork(self) noexcept nogil
 
     # Return the index in the run of the first entry that can't hold what `w` would
@@ -72,6 +78,23 @@ cdef class Encoding:
     cdef int fork(
         self, Encoding parent, const Ptdesc* t, Ptdesc* child) noexcept nogil
 
+    # May allocate: entries follow that map n pfns, from `first` on where `pfns` is
+    # NULL. -1 where no memory can be had. Only asked if `by_page`.
+    cdef int admit(
+        self, const uint64_t* pfns, uint64_t first, Py_ssize_t n) noexcept nogil
+    # The first of n pfns that are of no page yet; this page table has used those
+    # below `next_`.
+    cdef uint64_t fresh_pfns(self, uint64_t next_, uint64_t n) noexcept nogil
+
+    # May allocate, and do without: an operation on [first, stop) follows, which has
+    # at most `nr_ptes` entries; `dying`: all are zapped.
+    cdef void begin(
+        self, uint64_t first, uint64_t stop, uint64_t nr_ptes,
+        bint dying) noexcept nogil
+    # May allocate, and do without: an operation is over, done or failed; give back
+    # what it needed and what words that are gone leave unused.
+    cdef void end(self) noexcept nogil
+
     # From here on nothing fails and nothing is allocated: all of it may run
     # under the table's lock.
     cdef void load(
@@ -88,7 +111,7 @@ cdef class Encoding:
     # or that has no flag left is settled before the operation ends.
     cdef void settle(self, Ptdesc* t) noexcept nogil
     # Return `to`, the entry without metadata that replaces `pte`, with what it
-    # must carry: its flag, or its word.
+    # must carry: its flag, or its word. If `by_page`, `pte` may be none as well.
     cdef uint64_t carry(self, uint64_t pte, uint64_t to) noexcept nogil
 
     # May allocate: let the words have less memory, if that is worth it.

@@ -34,6 +34,8 @@ cdef class Encoding:
         Bits of a word, the sum of the fields.
     lanes : int
         uint64s of a word.
+    by_page : bool
+        Whether PTEs that map the same page share its word.
     """
 
     # Arguments, as text, of forms that a comparison has by default beside the
@@ -122,7 +124,7 @@ cdef class Encoding:
             raise ValueError(f"{self!r} holds {available} bits a PTE on "
                              f"{self.arch.name}; {self.fields!r} needs {self.bits}")
 
-    cdef int begin_fork(self, Encoding parent) except -1:
+    cdef int begin_fork(self, Encoding parent, bint shared) except -1:
         self.start()
         return 0
 
@@ -170,6 +172,21 @@ cdef class Encoding:
             parent.load(t, &r, words)
             self.store(child, &r, &w)
         return 0
+
+    cdef int admit(
+            self, const uint64_t* pfns, uint64_t first, Py_ssize_t n) noexcept nogil:
+        return 0
+
+    cdef uint64_t fresh_pfns(self, uint64_t next_, uint64_t n) noexcept nogil:
+        return next_
+
+    cdef void begin(
+            self, uint64_t first, uint64_t stop, uint64_t nr_ptes,
+            bint dying) noexcept nogil:
+        pass
+
+    cdef void end(self) noexcept nogil:
+        pass
 
     cdef void load(
             self, const Ptdesc* t, const Run* r, uint64_t* words) noexcept nogil:

@@ -17,6 +17,7 @@ cdef class Operations(Radix):
     cdef uint64_t nr_leaves
     cdef uint64_t next_pfn
     cdef pthread_mutex_t lock
+    cdef pthread_mutex_t* mutex       # that is taken: `lock`, or the family's
 
     cdef void enter(self) noexcept
     # Raises what went wrong in an encoding that is written in Python.
@@ -35,6 +36,7 @@ cdef class Operations(Radix):
     cdef Ptdesc* run_at(self, const Span* s, Py_ssize_t at, Run* r) noexcept nogil
     cdef int write(
         self, const Span* s, const Write* w, bint all_mapped) except -1 nogil
+    cdef void begin(self, const Span* s) noexcept nogil
     cdef void read(self, const Span* s, uint64_t* words) noexcept nogil
     cdef void settle(self, const Span* s, Py_ssize_t upto) noexcept nogil
     cdef int store_run(self, Ptdesc* t, const Run* r, const Write* w) noexcept nogil

@@ -39,6 +39,7 @@ cdef class Operations(Radix):
 
     def __cinit__(self):
         pthread_mutex_init(&self.lock, NULL)
+        self.mutex = &self.lock
 
     def __dealloc__(self):
         if self.encoding is not None and self.root is not NULL:
@@ -60,18 +61,18 @@ cdef class Operations(Radix):
         self.encoding.retire()
 
     cdef void enter(self) noexcept:
-        if pthread_mutex_trylock(&self.lock):
+        if pthread_mutex_trylock(self.mutex):
             with nogil:
-                pthread_mutex_lock(&self.lock)
+                pthread_mutex_lock(self.mutex)
 
     cdef int leave(self) except -1:
         cdef object error
         if self.encoding.pending is None:
-            pthread_mutex_unlock(&self.lock)
+            pthread_mutex_unlock(self.mutex)
             return 0
         error = self.encoding.pending
         self.encoding.pending = None
-        pthread_mutex_unlock(&self.lock)
+        pthread_mutex_unlock(self.mutex)
         # Its own cause, and not the MemoryError that a NULL was taken for.
         raise error from error.__cause__
 
@@ -92,10 +93,14 @@ cdef class Operations(Radix):
         cdef Py_ssize_t last_entry = self.encoding.entries - 1
         cdef Py_ssize_t at = 0
         cdef Py_ssize_t i
+        cdef bint by_page = self.encoding.by_page
+        cdef uint64_t first_pfn = self.next_pfn
         cdef uint64_t pfn
         cdef uint64_t* pte
         cdef Ptdesc* t
         cdef Run r
+        if pfns is NULL:
+            first_pfn = self.encoding.fresh_pfns(first_pfn, <uint64_t>s.n)
         while at < s.n:
             next_run(s, at, self.table_bits, &r)
             t = self.make(vpn_at(s, at), self.encoding.order)
@@ -109,12 +114,16 @@ cdef class Operations(Radix):
                 self.drop_empty(s, at + r.n)
                 return self.refuse(vpn_at(s, at + i), NONE)
             at += r.n
+        if by_page and self.encoding.admit(pfns, first_pfn, s.n):
+            self.encoding.end()
+            self.drop_empty(s, s.n)
+            return raise_nomem(self.frames.page_bytes)
         at = 0
         while at < s.n:
             next_run(s, at, self.table_bits, &r)
             t = self.find(vpn_at(s, at))
             for i in range(r.n):
-                pfn = (self.next_pfn + <uint64_t>(at + i)) & pfn_mask
+                pfn = (first_pfn + <uint64_t>(at + i)) & pfn_mask
                 if pfns is not NULL:
                     pfn = pfns[at + i]
                 pte = &entries(self.frames, t)[entry_at(&r, i, last_entry)]
@@ -122,10 +131,14 @@ cdef class Operations(Radix):
                 if pte[0] == self.encoding.pte.none:
                     t.used += 1
                     self.nr_ptes += 1
+                if by_page:
+                    self.encoding.carry(pte[0], pfn << shift | bits)
                 pte[0] = pfn << shift | bits
             at += r.n
+        if by_page:
+            self.encoding.end()
         if pfns is NULL:
-            self.next_pfn += <uint64_t>s.n
+            self.next_pfn = first_pfn + <uint64_t>s.n
         return 0
 
     cdef void drop_empty(self, const Span* s, Py_ssize_t upto) noexcept nogil:
@@ -193,6 +206,7 @@ cdef class Operations(Radix):
         cdef uint64_t* slot
         cdef Ptdesc* t
         cdef Py_ssize_t i, end
+        self.encoding.begin(first, stop, min(stop - first, self.nr_ptes), True)
         while True:
             t = self.next_table(&at, stop)
             if t is NULL:
@@ -205,6 +219,7 @@ cdef class Operations(Radix):
             self.encoding.settle(t)
             self.encoding.trim(t)
             self.prune(t)
+        self.encoding.end()
         at = first
         while self.nr_leaves:
             slot = self.next_leaf(&at, stop)
@@ -255,22 +270,26 @@ cdef class Operations(Radix):
         asks = self.encoding.asks == ALWAYS or (
             self.encoding.asks == WHEN_ADDING and may_grow)
         may_grow |= self.encoding.copies
+        self.begin(s)
         while at < s.n and (may_grow or all_mapped or asks):
             t = self.run_at(s, at, &r)
             if all_mapped:
                 i = self.first_unlike(t, &r, MAPPED)
                 if i >= 0:
                     self.settle(s, at)
+                    self.encoding.end()
                     return self.refuse(vpn_at(s, at + i), MAPPED)
             part.add = w.add + at * w.step
             if asks and t is not NULL:
                 i = self.encoding.first_unfit(t, &r, &part)
                 if i >= 0:
                     self.settle(s, at)
+                    self.encoding.end()
                     return self.refuse_word(vpn_at(s, at + i), &part, i)
             if may_grow and t is not NULL:
                 if self.encoding.prepare(t, &r, &part) is NULL:
                     self.settle(s, at)
+                    self.encoding.end()
                     return raise_nomem(self.frames.page_bytes)
             at += r.n
         at = 0
@@ -287,7 +306,19 @@ cdef class Operations(Radix):
             at += r.n
         if untidy and s.vpns is not NULL:
             self.settle(s, s.n)
+        self.encoding.end()
         return 0
+
+    cdef void begin(self, const Span* s) noexcept nogil:
+        """Tell the encoding of the span, unless its vpns lie in no order."""
+        cdef uint64_t first, last
+        if s.n == 0:
+            return
+        first = vpn_at(s, 0)
+        last = vpn_at(s, s.n - 1)
+        if first <= vpn_at(s, s.n >> 1) <= last:
+            self.encoding.begin(
+                first, last + 1, min(<uint64_t>s.n, self.nr_ptes), False)
 
     cdef void settle(self, const Span* s, Py_ssize_t upto) noexcept nogil:
         cdef Py_ssize_t at = 0
@@ -305,6 +336,7 @@ cdef class Operations(Radix):
         cdef Py_ssize_t at = 0
         cdef Ptdesc* t
         cdef Run r
+        self.begin(s)
         while at < s.n:
             t = self.run_at(s, at, &r)
             if t is NULL:
@@ -312,6 +344,7 @@ cdef class Operations(Radix):
             else:
                 self.encoding.load(t, &r, words + at * lanes)
             at += r.n
+        self.encoding.end()
 
     cdef uint64_t read_word(self, uint64_t vpn) noexcept nogil:
         cdef uint64_t[MAX_LANES] word
@@ -345,10 +378,12 @@ cdef class Operations(Radix):
             self, Ptdesc* t, const Run* r, const Write* w) noexcept nogil:
         t = self.encoding.prepare(t, r, w)
         if t is NULL:
+            self.encoding.end()
             return -1
         self.encoding.store(t, r, w)
         self.encoding.settle(t)
         self.encoding.trim(t)
+        self.encoding.end()
         return 0
 
     cdef int graft(self, Operations parent) except -1 nogil:
@@ -370,6 +405,7 @@ cdef class Operations(Radix):
             if self.encoding.fork(parent.encoding, t, copy):
                 return raise_nomem(self.frames.page_bytes)
             t = parent.table_after(&slot, &at, parent.nr_vpns)
+        self.encoding.end()
         at = 0
         while self.nr_leaves < parent.nr_leaves:
             leaf = parent.next_leaf(&at, parent.nr_vpns)
@@ -393,6 +429,7 @@ cdef class Operations(Radix):
             step = self.chunk(at, stop, dst + (at - src))
             if self.move_run(at, dst + (at - src), <Py_ssize_t>step, True):
                 self.tidy(dst, dst + n)
+                self.encoding.end()
                 return raise_nomem(self.frames.page_bytes)
             at = self.next_moved(at + step, stop)
         if self.encoding.follow(src, dst, n):
@@ -406,6 +443,7 @@ cdef class Operations(Radix):
         # Not sooner: a table may be source and destination of several runs.
         self.tidy(dst, dst + n)
         self.tidy(src, stop)
+        self.encoding.end()
         return 0
 
     cdef uint64_t next_moved(self, uint64_t at, uint64_t stop) noexcept nogil:
@@ -503,6 +541,9 @@ cdef class Operations(Radix):
                 if i >= 0:
                     return self.refuse_word(vpn_at(s, at + i), NULL, 0)
             at += r.n
+        if self.encoding.by_page and not out and self.encoding.admit(to, 0, s.n):
+            self.encoding.end()
+            return raise_nomem(self.frames.page_bytes)
         at = 0
         while at < s.n:
             t = self.run_at(s, at, &r)
@@ -519,6 +560,8 @@ cdef class Operations(Radix):
                     bare |= a.writable if writable else 0
                 entry[0] = self.encoding.carry(pte, bare)
             at += r.n
+        if self.encoding.by_page:
+            self.encoding.end()
         return 0
 
     cdef int refuse_word(

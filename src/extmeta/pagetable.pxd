@@ -14,5 +14,6 @@ from extmeta.vpns cimport Vpns
 cdef class PageTable(Operations):
     cdef Vpns named(self, vpns)
     cdef int spread(self, uint64_t* lanes, value) except -1
+    cdef PageTable grafted(self, bint shared)
     cdef bint stored_one(self, vpn, word)
     cdef size_t share_of_side(self) noexcept nogil

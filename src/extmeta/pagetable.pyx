@@ -21,7 +21,7 @@ from extmeta.frames cimport (
     frame_of,
     upper_entry,
 )
-from extmeta.operations cimport Operations
+from extmeta.operations cimport Operations, pthread_mutex_t
 from extmeta.vpns cimport Vpns, vpn_at
 
 from extmeta.arch import arch_named
@@ -86,6 +86,8 @@ cdef class PageTable(Operations):
         self.encoding = encoding.bind(fields, self.arch, self.frames)
         self.fields = fields
         self.next_pfn = 1
+        if self.encoding.family is not NULL:
+            self.mutex = <pthread_mutex_t*>self.encoding.family
 
     def __repr__(self):
         return (f"<PageTable {self.encoding!r} {self.fields!r} on {self.arch.name}, "
@@ -460,6 +462,8 @@ cdef class PageTable(Operations):
         self.enter()
         try:
             with nogil:
+                self.encoding.begin(
+                    at, end, min(<uint64_t>v.span.n, self.nr_ptes), False)
                 t = self.next_table(&at, end)
                 slot = t.parent if t is not NULL else NULL
                 while t is not NULL:
@@ -473,6 +477,7 @@ cdef class PageTable(Operations):
                         bits, wanted, to + found)
                     t = self.table_after(&slot, &at, end)
         finally:
+            self.encoding.end()
             self.leave()
         batches.append(batch[:found].copy())
         return batches[0] if len(batches) == 1 else np.concatenate(batches)
@@ -490,12 +495,30 @@ cdef class PageTable(Operations):
         MemoryError
             If memory can't be had; nothing is left of the child.
         """
+        return self.grafted(True)
+
+    def copy(self):
+        """Return a PageTable with equal content that shares nothing with this.
+
+        As fork, but without what is put off until one of them writes. Where words
+        belong to pages (``page_ext``) the copy has pages of its own.
+
+        Raises
+        ------
+        MemoryError
+            If memory can't be had; nothing is left of the copy.
+        """
+        return self.grafted(False)
+
+    cdef PageTable grafted(self, bint shared):
         cdef PageTable child = PageTable.__new__(PageTable)
         child.plant(self.arch)
         child.adopt(self.encoding, self.fields)
         self.enter()
         try:
-            child.encoding.begin_fork(self.encoding)
+            child.encoding.begin_fork(self.encoding, shared)
+            if child.encoding.family is not NULL:
+                child.mutex = <pthread_mutex_t*>child.encoding.family
             try:
                 with nogil:
                     child.graft(self)

@@ -151,7 +151,7 @@ class Filled:
     def copy(self) -> PageTable:
         """Return a table of the same content that shares no memory with this."""
         # Not a fork of the filled one: that may share its words until written.
-        copy = self.bare.fork()
+        copy = self.bare.copy()
         self.fill(copy)
         return copy
 
@@ -210,7 +210,7 @@ def load(f: Filled) -> Task:
 def store(f: Filled) -> Task:
     """Store every word, by such an array, in a table without one."""
     vpns, new = f.load.space.vpns, f.load.words
-    table = f.bare.fork()
+    table = f.bare.copy()
     return Task(
         lambda: table,
         lambda table: table.store(vpns, new),

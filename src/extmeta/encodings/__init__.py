@@ -13,8 +13,11 @@ from extmeta.encoding import Encoding
 from extmeta.encodings.adaptive import Adaptive
 from extmeta.encodings.adjacent import Adjacent
 from extmeta.encodings.compact import Compact
+from extmeta.encodings.hash import Hash
 from extmeta.encodings.inpte import InPte
 from extmeta.encodings.linked import Linked
+from extmeta.encodings.page_ext import PageExt
+from extmeta.encodings.xarray import XArray
 
 if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
@@ -26,6 +29,9 @@ _factories: dict[str, Callable[[], Encoding]] = {
     "adjacent": Adjacent,
     "linked": Linked,
     "adaptive": Adaptive,
+    "page_ext": PageExt,
+    "xarray": XArray,
+    "hash": Hash,
 }
 
 _BUILT_IN = tuple(_factories)

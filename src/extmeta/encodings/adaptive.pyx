@@ -1209,7 +1209,11 @@ cdef class Adaptive(Encoding):
 
     # -- fork -----------------------------------------------------------------
 
-    cdef int begin_fork(self, Encoding parent) except -1:
+    cdef int begin_fork(self, Encoding parent, bint shared) except -1:
+        if not shared:
+            self.start()
+            self.slabs.hold()
+            return 0
         self.slabs = (<Adaptive>parent).slabs
         self.base = self.slabs.pages.base
         self.slabs.join()
@@ -1222,11 +1226,25 @@ cdef class Adaptive(Encoding):
     cdef int fork(
             self, Encoding parent, const Ptdesc* t, Ptdesc* child) noexcept nogil:
         cdef Ptdesc* whole = <Ptdesc*>t
+        if has_object(t.link) and self.slabs is not (<Adaptive>parent).slabs:
+            return self.copy_words(<Adaptive>parent, t, child)
         if has_object(t.link):
             if not self.slabs.share(self.object_of(t.link)):
                 return -1
             whole.link |= SHARED
         child.link = t.link
+        child.flagged = t.flagged
+        return 0
+
+    cdef int copy_words(
+            self, Adaptive parent, const Ptdesc* t, Ptdesc* child) noexcept nogil:
+        cdef uint64_t[MOST] words
+        cdef Survey v
+        parent.full(t, 0, self.entries, words)
+        survey_words(words, self.entries, &v)
+        if not self.make_room(child, &v):
+            return -1
+        self.write_back(child, &v, words, NULL, False)
         child.flagged = t.flagged
         return 0
 

@@ -49,6 +49,11 @@ def as_argument(words, lanes):
     return np.array(rows, np.uint64).reshape(len(words), lanes)
 
 
+def forked(table):
+    """Return a fork, or where words belong to pages a copy: a fork shares them."""
+    return table.copy() if table.encoding.by_page else table.fork()
+
+
 def legal(fields, config, word):
     """Tell whether a word may be, by the constraints an encoding was given.
 
@@ -88,6 +93,14 @@ class AgainstDict(RuleBasedStateMachine):
     def __init__(self):
         super().__init__()
         self.live = []
+        self.next_pfn = 1
+
+    def pfns(self, table, seed, n):
+        """Return n pfns; of pages of their own where words belong to pages."""
+        if table.encoding.by_page:
+            self.next_pfn += n
+            return list(range(self.next_pfn - n, self.next_pfn))
+        return np.random.default_rng(seed).integers(0, 2**40, n).tolist()
 
     def words(self, seed, n):
         """Return n words, 0 often among them, and some the same."""
@@ -111,7 +124,7 @@ class AgainstDict(RuleBasedStateMachine):
         if len(self.live) > 4:
             return multiple()
         table, model = pair
-        child = table.fork(), model.fork()
+        child = forked(table), model.fork()
         self.live.append(child)
         return child
 
@@ -123,7 +136,7 @@ class AgainstDict(RuleBasedStateMachine):
     @rule(pair=tables, at=vpns | ranges, seed=seeds, writable=st.booleans())
     def map(self, pair, at, seed, writable):
         table, model = pair
-        numbers = np.random.default_rng(seed).integers(0, 2**40, len(at)).tolist()
+        numbers = self.pfns(table, seed, len(at))
         if any(v in model.ptes for v in at):
             before = dump(table)
             with pytest.raises(ValueError, match="mapped already"):
@@ -137,7 +150,7 @@ class AgainstDict(RuleBasedStateMachine):
     def fill_window(self, pair, start, writable):
         table, model = pair
         at = [v for v in range(start, start + WINDOW) if v not in model.ptes]
-        numbers = list(range(1, len(at) + 1))
+        numbers = self.pfns(table, start, len(at))
         table.map(np.array(at, np.uint64), numbers, writable=writable)
         model.map(at, numbers, writable)
 
@@ -281,7 +294,7 @@ class AgainstDict(RuleBasedStateMachine):
     def swap_in(self, pair, at, seed):
         table, model = pair
         at = [v for v in at if v in model.ptes and model.ptes[v].slot is not None]
-        numbers = np.random.default_rng(seed).integers(0, 2**40, len(at)).tolist()
+        numbers = self.pfns(table, seed, len(at))
         table.swap_in(at, numbers)
         model.swap_in(at, numbers)
 

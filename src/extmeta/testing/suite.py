@@ -14,7 +14,7 @@ from extmeta.encoding import Encoding
 from extmeta.fields import Fields
 from extmeta.frames import fail_after
 from extmeta.pagetable import PageTable
-from extmeta.testing.machine import AgainstDict, as_argument, dump, legal
+from extmeta.testing.machine import AgainstDict, as_argument, dump, forked, legal
 
 Body = TypeVar("Body", bound=Callable[..., object])
 Factory = Callable[[], Encoding] | Encoding | str
@@ -208,8 +208,8 @@ def move_within_a_table_keeps_the_room_made_for_its_neighbour(make):
 @check
 def child_outlives_its_parent(make):
     table, vpns, words = filled(make)
-    child = table.fork()
-    grandchild = child.fork()
+    child = forked(table)
+    grandchild = forked(child)
     del table
     child.store(vpns, 0)
     del child
@@ -220,7 +220,7 @@ def child_outlives_its_parent(make):
 @check
 def children_are_apart(make):
     table, vpns, words = filled(make)
-    child = table.fork()
+    child = forked(table)
     assert dump(child) == dump(table)
     child.update(everywhere(child), clear=(1 << table.fields.bits) - 1)
     table.update(vpns[:10], clear=(1 << table.fields.bits) - 1, set=1)
@@ -240,6 +240,7 @@ OPERATIONS = {
         everywhere(t), clear=(1 << t.fields.bits) - 1, set=1
     ),
     "fork": lambda t, v: t.fork(),
+    "copy": lambda t, v: t.copy(),
     "move": lambda t, v: t.move(int(v[0]), 0x5000003, 1500),
 }
 
@@ -264,7 +265,7 @@ def memory_that_cannot_be_had(operation, make):
     finally:
         fail_after()
     table.check()
-    if operation in ("map", "map_huge", "fork", "move"):
+    if operation in ("map", "map_huge", "fork", "copy", "move"):
         assert failures > 0
 
 

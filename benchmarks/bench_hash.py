@@ -1,0 +1,180 @@
+"""Is `hash` as good as a hash table that people use?
+
+cykhash is khash with 64-bit keys and values: open addressing, quadratic probing, up
+to 77 % full, doubling, 2 bits of flags a bucket. It and ours get the same 64-bit
+words of every other vpn of a range, in random order, at sizes just before it doubles, just after, and between. All
+loops are in C. As paired ratios, below 1 is faster than cykhash:
+
+    insert  all into a table that has been told how many
+    grow    the same into one that grows on the way: cykhash's by its own size, ours
+            by a quarter, which is what its bytes are paid with
+    hit     each after the other, of vpns that have a word
+    miss    the same of vpns that have none
+    bulk    hits, the lines of 32 asked for ahead, as the page table loads a run
+    table   hits by PageTable.load: bulk where it can, and the walk
+
+Bytes are those allocated, cykhash's as it reports them to tracemalloc. With
+GLIBC_TUNABLES=glibc.malloc.hugetlb=1 both have huge pages.
+"""
+
+import tracemalloc
+from functools import cache, partial
+
+import numpy as np
+import pytest
+from conftest import alone
+
+import extmeta as em
+from extmeta.measure import Task
+from extmeta.vpnhash import VpnHash
+from extmeta.workload import SYNTHETIC_FIRST
+
+cykhash = pytest.importorskip("cykhash", reason="the peer: pip install cykhash")
+tracing = pytest.importorskip("cykhash.utils")
+
+KEY_BITS = 36
+NR_LOOKUPS = 1 << 17
+# Buckets of cykhash at the sizes compared, and how full it may be.
+BUCKETS = (1 << 14, 1 << 18, 1 << 21)
+FULL = 0.77
+NAMES = ("insert", "grow", "hit", "miss", "bulk", "table")
+HEAD = (
+    "hash against cykhash, 64-bit words: bytes a word; ratios of time with the longer",
+    "side of their interval; ns of cykhash's hit",
+    f"{'words':>10} {'cykhash':>8} {'hash':>5} {'ns':>4}"
+    + "".join(f"{name:>12}" for name in NAMES),
+)
+
+
+def sizes(buckets):
+    """Return numbers of words: as many as fit the buckets, one more, and between."""
+    most = int(buckets * FULL + 0.5)
+    return most, most + 1, most * 7 // 5
+
+
+def pytest_generate_tests(metafunc):
+    quick = metafunc.config.getoption("quick")
+    chosen = BUCKETS[1:2] if quick else BUCKETS
+    if "nr_words" in metafunc.fixturenames:
+        metafunc.parametrize("nr_words", [n for b in chosen for n in sizes(b)])
+
+
+def bytes_of_cykhash(vpns, words):
+    """Return what the map has allocated, as it reports it."""
+    domain = tracemalloc.DomainFilter(True, tracing.get_cykhash_trace_domain())
+    tracemalloc.start()
+    held = cykhash.Int64toInt64Map_from_buffers(vpns, words)
+    traces = tracemalloc.take_snapshot().filter_traces([domain]).traces
+    tracemalloc.stop()
+    assert len(held) == len(vpns)
+    return sum(trace.size for trace in traces)
+
+
+class Both:
+    """The two tables, filled alike, and what is looked up in them."""
+
+    def __init__(self, nr_words, seed):
+        rng = np.random.default_rng(seed)
+        # Of a range, every other vpn has a word.
+        near = SYNTHETIC_FIRST + rng.permutation(2 * nr_words)
+        self.vpns = near[:nr_words]
+        self.words = rng.integers(1, 1 << 63, nr_words)
+        self.peer = cykhash.Int64toInt64Map_from_buffers(self.vpns, self.words)
+        self.ours = VpnHash(KEY_BITS, 64)
+        self.ours.store_each(self.vpns, self.words)
+        chosen = rng.integers(nr_words, size=NR_LOOKUPS)
+        self.hits = self.vpns[chosen]
+        self.found = self.words[chosen]
+        self.misses = near[nr_words + chosen]
+
+    @cache  # noqa: B019
+    def table(self):
+        """Return a page table with these words."""
+        table = em.PageTable("hash")
+        table.map(np.sort(self.vpns))
+        table.store(self.vpns, self.words)
+        return table
+
+    def by_peer(self, vpns, expected):
+        out = np.empty(len(vpns), np.int64)
+
+        def run(out):
+            cykhash.Int64toInt64Map_to(self.peer, vpns, out, False, 0)
+            return out
+
+        return Task(lambda: out, run, same_as(expected))
+
+    @staticmethod
+    def by(load, vpns, expected):
+        vpns = vpns.astype(np.uint64)
+        return Task(lambda: vpns, load, same_as(expected))
+
+    def pairs(self):
+        """Yield each comparison's name, its two tasks, and how much each does."""
+        zeros = np.zeros(len(self.misses), np.int64)
+        for name, hint, method in (
+            ("insert", 1.25, VpnHash.store),
+            ("grow", 0, VpnHash.store_each),
+        ):
+            made = partial(
+                cykhash.Int64toInt64Map_from_buffers, self.vpns, self.words, hint
+            )
+            yield name, *self.inserts(made, method), len(self.vpns)
+        hit = partial(self.by_peer, self.hits, self.found)
+        ours = partial(self.by, vpns=self.hits, expected=self.found)
+        yield "hit", hit(), ours(self.ours.load_each), NR_LOOKUPS
+        yield (
+            "miss",
+            self.by_peer(self.misses, zeros),
+            self.by(self.ours.load_each, self.misses, zeros),
+            len(zeros),
+        )
+        yield "bulk", hit(), ours(self.ours.load), NR_LOOKUPS
+        yield "table", hit(), ours(self.table().load), NR_LOOKUPS
+
+    def inserts(self, by_peer, method):
+        vpns, words = self.vpns.astype(np.uint64), self.words.astype(np.uint64)
+
+        def ours(made):
+            made.append(VpnHash(KEY_BITS, 64))
+            method(made[0], vpns, words)
+
+        theirs = Task(
+            list,
+            lambda made: made.append(by_peer()),
+            self.all_in,
+            list.clear,
+            each=True,
+        )
+        return theirs, Task(list, ours, self.all_in, list.clear, each=True)
+
+    def all_in(self, made, _result):
+        assert len(made[0]) == len(self.vpns)
+
+
+def same_as(expected):
+    def check(_state, found):
+        assert np.array_equal(found.astype(np.int64), expected)
+
+    return check
+
+
+def bench_hash(benchmark, paired, results, seed, nr_words):
+    both = Both(nr_words, seed)
+    ours, peer = both.ours.held, bytes_of_cykhash(both.vpns, both.words)
+    line = ""
+    for name, theirs, own, count in both.pairs():
+        found = paired(theirs, own)
+        if name == "hit":
+            hit_ns = found.baseline_ns / count
+            alone(benchmark, f"hash, {nr_words:,} words", own)
+        wide = max(found.ratio / found.low, found.high / found.ratio) - 1
+        line += f"{found.ratio:>6.2f} ±{min(wide, 9.99):>4.0%}"
+        benchmark.extra_info[name] = [found.ratio, found.low, found.high]
+    benchmark.extra_info.update(hash_bytes=ours, cykhash_bytes=peer)
+    if HEAD[0] not in results.notes:
+        results.notes.extend(HEAD)
+    results.notes.append(
+        f"{nr_words:>10,} {peer / nr_words:>8.1f} {ours / nr_words:>5.1f} {hit_ns:>4.0f}"
+        + line
+    )

@@ -1,0 +1,299 @@
+"""Words in a hash table by vpn, one for each address space: what user space uses.
+
+Nothing is asked of the PTE, so no bit of it is spent; in return nothing in it says
+that a PTE has a word, so each lookup probes, unless its PTE table's count of words
+is 0. What swapping does to a PTE is no concern of its word, which is found by vpn.
+
+The table is that of `vpnhash`: open addressing by cache lines, 5 words of 64 bits
+to a line, or 8 where vpn and word have 64 bits together; 16 to 21 and 10 to 13
+bytes a word, and as few as 64 in all. `side` counts the words in it, in use or not,
+at 8 bytes or as few as they have; `index` the rest, the keys. Growing needs old and
+new table together for the time it takes.
+
+Neighbours in memory are not neighbours in the table. So an operation on a range
+that has few words walks the table, sorts what it finds there and looks at those
+PTEs alone; that takes 32 bytes a word while it runs, which `memory()` does not see.
+"""
+from cython cimport final
+from libc.stdint cimport uint64_t
+from libc.stdlib cimport free, malloc
+from libc.string cimport memset
+
+from extmeta.encoding cimport Encoding, Write
+from extmeta.encodings.side cimport FEW, adds_nothing
+from extmeta.frames cimport PTE, Ptdesc, entries, may_allocate
+from extmeta.pte cimport ALL, equal, lowest
+from extmeta.vpnhash cimport VpnHash, expect, find, key_of
+from extmeta.vpns cimport Run, entry_at
+
+cdef enum:
+    # A range is worked off by a sorted list of words if it has this many times
+    # more PTEs.
+    LISTED = 2
+    # A range that dies is worked off by one walk of the table, unless there are
+    # this many times more words than PTEs.
+    WALKED = 4
+
+
+@final
+cdef class Hash(Encoding):
+    """Keep all words in a hash table by vpn."""
+
+    cdef VpnHash hash
+    # Words that this operation may still add.
+    cdef uint64_t reserved
+    # The words of [first, stop), sorted: `vpns`, from `cursor` on not yet passed,
+    # and `words`. A word that was taken away may still be in it.
+    cdef uint64_t* vpns
+    cdef uint64_t* words
+    cdef Py_ssize_t listed
+    cdef Py_ssize_t cursor
+    cdef uint64_t first
+    cdef uint64_t stop
+    # Words that end() removes from there.
+    cdef uint64_t dead
+    cdef bint dying
+
+    def __dealloc__(self):
+        free(self.vpns)
+
+    def hold(self):
+        self.refuse_above(64)
+        self.hash = VpnHash((self.arch.nr_vpns - 1).bit_length(), self.bits)
+
+    cdef void begin(
+            self, uint64_t first, uint64_t stop, uint64_t nr_ptes,
+            bint dying) noexcept nogil:
+        cdef uint64_t words = self.hash.table.words
+        self.first = first
+        self.stop = stop
+        if dying:
+            self.dying = words <= WALKED * nr_ptes
+            return
+        if words == 0 or words * LISTED > nr_ptes or not may_allocate():
+            return
+        self.vpns = <uint64_t*>malloc(words * 4 * sizeof(uint64_t))
+        if self.vpns is NULL:
+            return
+        self.words = self.vpns + 2 * words
+        self.listed = self.hash.sorted(first, stop, self.vpns, self.words)
+        self.cursor = 0
+
+    cdef void end(self) noexcept nogil:
+        free(self.vpns)
+        self.vpns = NULL
+        self.reserved = 0
+        if self.dead:
+            if self.dead == self.hash.table.words:
+                self.hash.clear()
+            else:
+                self.hash.remove_range(self.first, self.stop)
+        self.dead = 0
+        self.dying = False
+        self.hash.settle()
+
+    cdef Py_ssize_t seek(self, uint64_t vpn, Py_ssize_t n) noexcept nogil:
+        """Move the cursor to the words of n vpns from ``vpn`` on; return the end."""
+        cdef Py_ssize_t past
+        if self.cursor and self.vpns[self.cursor - 1] >= vpn:
+            self.cursor = 0
+        while self.cursor < self.listed and self.vpns[self.cursor] < vpn:
+            self.cursor += 1
+        past = self.cursor
+        while past < self.listed and self.vpns[past] < vpn + <uint64_t>n:
+            past += 1
+        return past
+
+    cdef bint has_list(self, uint64_t vpn, Py_ssize_t n) noexcept nogil:
+        """Return whether all words of n vpns from ``vpn`` on are listed."""
+        return self.vpns is not NULL and (
+            self.first <= vpn and vpn + <uint64_t>n <= self.stop)
+
+    cdef Ptdesc* prepare(
+            self, Ptdesc* t, const Run* r, const Write* w) noexcept nogil:
+        cdef uint64_t[64] words
+        cdef uint64_t none = self.pte.none
+        cdef const uint64_t* entry = entries(self.frames, t)
+        cdef Py_ssize_t last_entry = self.entries - 1
+        cdef uint64_t more = 0
+        cdef Py_ssize_t at, n, i
+        if w.step == 0 and w.add[0] == 0:
+            return t
+        memset(words, 0, sizeof(words))
+        for at in range(0, r.n, 64):
+            n = min(64, r.n - at)
+            if t.flagged:
+                self.hash.find_all(r.vpns + at if r.vpns else NULL,
+                                   t.vpn + <uint64_t>(r.first + at), n, words)
+            for i in range(n):
+                # One word for all is for those that are mapped; of others, which
+                # have their own, the entries may be moved here after this.
+                more += (words[i] == 0) & (w.add[(at + i) * w.step] != 0) & (
+                    w.step != 0 or entry[entry_at(r, at + i, last_entry)] != none)
+        self.reserved += more
+        return t if self.hash.reserve(self.reserved) == 0 else NULL
+
+    cdef int begin_fork(self, Encoding parent, bint shared) except -1:
+        cdef VpnHash hash = (<Hash>parent).hash
+        cdef int failed
+        with nogil:
+            failed = self.hash.copy(hash)
+        if failed:
+            raise MemoryError(f"{hash.held} bytes for a copy of the hash table")
+        return 0
+
+    cdef int fork(
+            self, Encoding parent, const Ptdesc* t, Ptdesc* child) noexcept nogil:
+        child.flagged = t.flagged
+        return 0
+
+    cdef void load(
+            self, const Ptdesc* t, const Run* r, uint64_t* words) noexcept nogil:
+        cdef uint64_t first
+        cdef Py_ssize_t i, past
+        if self.hash.table.words == 0:
+            memset(words, 0, r.n * sizeof(uint64_t))
+            return
+        if r.n <= FEW:
+            for i in range(r.n):
+                words[i] = find(&self.hash.table, key_of(
+                    &self.hash.table,
+                    r.vpns[i] if r.vpns else t.vpn + <uint64_t>(r.first + i)))
+            return
+        first = t.vpn + <uint64_t>r.first
+        if t.flagged == 0:
+            memset(words, 0, r.n * sizeof(uint64_t))
+        elif r.vpns is NULL and self.has_list(first, r.n):
+            memset(words, 0, r.n * sizeof(uint64_t))
+            past = self.seek(first, r.n)
+            for i in range(self.cursor, past):
+                words[self.vpns[i] - first] = self.words[i]
+        else:
+            self.hash.find_all(r.vpns, first, r.n, words)
+
+    cdef void store(self, Ptdesc* t, const Run* r, const Write* w) noexcept nogil:
+        cdef uint64_t none = self.pte.none
+        cdef const uint64_t* entry = entries(self.frames, t)
+        cdef Py_ssize_t last_entry = self.entries - 1
+        cdef uint64_t first = t.vpn + <uint64_t>r.first
+        cdef uint64_t keep = w.keep[0]
+        cdef Py_ssize_t at, n, i, past
+        cdef uint64_t add
+        cdef int made
+        # Those of this run are found again only if it names an entry twice.
+        cdef bint none_before = t.flagged == 0 and r.vpns is NULL
+        if adds_nothing(w, 1):
+            if t.flagged == 0:
+                return
+            if r.vpns is NULL and self.has_list(first, r.n):
+                past = self.seek(first, r.n)
+                for i in range(self.cursor, past):
+                    t.flagged += <unsigned int>self.hash.put(self.vpns[i], keep, 0)
+                return
+        for at in range(0, r.n, 32):
+            n = min(32, r.n - at)
+            if n > 1:
+                for i in range(at, at + n):
+                    if w.add[i * w.step] or not none_before:
+                        expect(self.hash,
+                               r.vpns[i] if r.vpns else first + <uint64_t>i)
+            for i in range(at, at + n):
+                if entry[entry_at(r, i, last_entry)] == none:
+                    continue
+                add = w.add[i * w.step]
+                if add == 0 and (none_before or t.flagged == 0):
+                    continue
+                made = self.hash.put(
+                    r.vpns[i] if r.vpns else first + <uint64_t>i, keep, add)
+                t.flagged += <unsigned int>made
+                self.reserved -= made > 0
+
+    cdef Py_ssize_t scan(
+            self, const Ptdesc* t, Py_ssize_t first, Py_ssize_t last,
+            const uint64_t* mask, const uint64_t* value,
+            uint64_t* vpns) noexcept nogil:
+        cdef uint64_t[64] words
+        cdef const uint64_t* entry = entries(self.frames, t)
+        cdef uint64_t matches
+        cdef Py_ssize_t found = 0
+        cdef Py_ssize_t at, n, i, past
+        cdef Run r
+        if value[0] and t.flagged == 0:
+            return 0
+        if value[0] and self.has_list(t.vpn + <uint64_t>first, last - first):
+            past = self.seek(t.vpn + <uint64_t>first, last - first)
+            for i in range(self.cursor, past):
+                vpns[found] = self.vpns[i]
+                found += self.words[i] & mask[0] == value[0]
+            return found
+        r.vpns = NULL
+        for at in range(first, last, 64):
+            n = min(64, last - at)
+            matches = ALL >> (64 - n)
+            if t.flagged:
+                r.first = at
+                r.n = n
+                self.load(t, &r, words)
+                matches = equal(words, n, mask[0], value[0])
+            if value[0] == 0:
+                matches &= ~equal(entry + at, n, ALL, self.pte.none)
+            while matches:
+                vpns[found] = t.vpn + <uint64_t>(at + lowest(matches))
+                found += 1
+                matches &= matches - 1
+        return found
+
+    cdef void zap(
+            self, Ptdesc* t, Py_ssize_t first, Py_ssize_t last) noexcept nogil:
+        cdef Run r
+        cdef Write w
+        cdef uint64_t nothing = 0
+        if t.flagged == 0:
+            return
+        if self.dying and last - first == self.entries:
+            self.dead += t.flagged
+            t.flagged = 0
+            return
+        r.vpns = NULL
+        r.first = first
+        r.n = last - first
+        w.keep = w.add = &nothing
+        w.step = 0
+        self.store(t, &r, &w)
+
+    cdef uint64_t carry(self, uint64_t pte, uint64_t to) noexcept nogil:
+        return to
+
+    cdef size_t side_bytes(self) noexcept nogil:
+        cdef size_t word_bytes = 8
+        if self.hash.table.word_bits:
+            word_bytes = (self.hash.table.word_bits + 7) >> 3
+        return self.hash.table.groups * <size_t>self.hash.table.slots * word_bytes
+
+    cdef size_t index_bytes(self) noexcept nogil:
+        return self.hash.nbytes() - self.side_bytes()
+
+    cdef const char* fault(self, const Ptdesc* t) noexcept nogil:
+        cdef const uint64_t* entry = entries(self.frames, t)
+        cdef uint64_t flagged = 0
+        cdef uint64_t frame, word
+        cdef Py_ssize_t i
+        for i in range(self.entries):
+            word = 0
+            if self.hash.table.words:
+                word = find(&self.hash.table, key_of(
+                    &self.hash.table, t.vpn + <uint64_t>i))
+            flagged += word != 0
+            if word and entry[i] == self.pte.none:
+                return b"a word of a PTE that isn't mapped"
+        if flagged != t.flagged:
+            return b"count of words is stale"
+        flagged = 0
+        for frame in range(self.frames.top):
+            if self.frames.desc[frame].kind == PTE:
+                flagged += self.frames.desc[frame].flagged
+        if flagged != self.hash.table.words:
+            return b"words of no PTE table"
+        if self.reserved or self.dead or self.vpns is not NULL:
+            return b"an operation isn't over"
+        return self.hash.fault()

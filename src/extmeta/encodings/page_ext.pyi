@@ -1,0 +1,10 @@
+from typing import Self, final
+
+from extmeta.encoding import Encoding
+
+@final
+class PageExt(Encoding): ...
+
+@final
+class Pages:
+    def __new__(cls, pfn_bits: int, width: int) -> Self: ...

@@ -1,0 +1,586 @@
+"""Words in an XArray by vpn, one for each address space: what kernel code reaches for.
+
+A radix tree of 64 slots a node (include/linux/xarray.h, lib/xarray.c, v6.12): as
+tall as the largest vpn with a word needs, 6 levels for x86-64's 36 bits. A node is
+made with the first word under it and freed with the last; a word of vpn 0 alone
+is in the head, without a node. A node is 576 bytes as the kernel's is on 64 bits,
+with the slots, a parent, counts and three marks, of which this uses what it must; 7
+are in a page, as in SLUB's, and the 64 bytes left over count as slack.
+
+The lowest nodes, whose slots are the words, are `side`; those above are `index`. So
+one word by itself costs 576 bytes and what is above it, a full table's words 4.6
+KiB. Neighbours share a node: an operation walks down once for 64 entries.
+
+A slot has 63 bits for a word (xa_mk_value shifts it to set a bit that tells it from
+a pointer). A word with its highest bit set lies in 8 bytes of its own, which count
+as `side`, and the slot points to it. No PTE bit is spent, and swapping leaves the
+word where it is.
+"""
+from cython cimport final
+from libc.stdint cimport uint8_t, uint32_t, uint64_t, uintptr_t
+from libc.string cimport memcpy, memset
+
+from extmeta.encoding cimport Encoding, Write
+from extmeta.encodings.side cimport adds_nothing
+from extmeta.frames cimport (
+    NO_FRAME,
+    PTE,
+    SIDE,
+    Frames,
+    Ptdesc,
+    entries,
+    frame_of,
+)
+from extmeta.pte cimport ALL, equal, lowest
+from extmeta.slabs cimport Slabs
+from extmeta.vpns cimport Run
+
+cdef enum:
+    SLOTS = 64
+    SLOT_BITS = 6
+    IS_VALUE = 1          # in a slot: value << 1 | 1
+    IS_NODE = 2           # a pointer to a node; a pointer to a word has neither
+    NODES_A_PAGE = 7
+
+cdef struct Node:
+    uint8_t shift         # of a slot's index in a vpn; 0: the slots are words
+    uint8_t offset        # in its parent
+    uint8_t count         # slots in use
+    uint8_t nr_values
+    Node* parent
+    uint64_t[3] unused    # struct xarray *, and a list_head or rcu_head
+    uint64_t[SLOTS] slots
+    uint64_t[3] marks
+
+
+cdef inline Node* node_in(uint64_t slot) noexcept nogil:
+    """Return the node that a slot points to, or NULL."""
+    return <Node*><uintptr_t>(slot - IS_NODE) if slot & 3 == IS_NODE else NULL
+
+
+cdef inline uint64_t word_in(uint64_t slot) noexcept nogil:
+    if slot & IS_VALUE:
+        return slot >> 1
+    return (<uint64_t*><uintptr_t>slot)[0] if slot else 0
+
+
+cdef inline uint64_t vpn_of(const Ptdesc* t, const Run* r, Py_ssize_t i) noexcept nogil:
+    return r.vpns[i] if r.vpns else t.vpn + <uint64_t>(r.first + i)
+
+
+@final
+cdef class XArray(Encoding):
+    """Keep all words in a radix tree by vpn."""
+
+    cdef uint64_t head
+    cdef Frames pages                 # of nodes
+    cdef uint32_t partial             # the first that has room
+    cdef size_t leaves
+    cdef size_t uppers
+    cdef Slabs slabs                  # of words that a slot can't hold
+    cdef size_t apart                 # how many these are
+    # Memory for more of them, each pointing to the next: for this operation.
+    cdef uint64_t* spare
+
+    def hold(self):
+        self.refuse_above(64)
+        self.pages = Frames(4096)
+        self.partial = NO_FRAME
+        self.slabs = Slabs()
+
+    # -- nodes --------------------------------------------------------------
+
+    cdef Node* new_node(self, int shift, Node* parent, int offset) noexcept nogil:
+        """Return a node with free slots, NULL where no memory can be had."""
+        cdef Ptdesc* d
+        cdef Node* node
+        if self.partial != NO_FRAME:
+            d = &self.pages.desc[self.partial]
+        else:
+            d = self.pages.alloc(0, SIDE, False)
+            if d is NULL:
+                return NULL
+            self.list_page(<uint32_t>(d - self.pages.desc))
+        node = <Node*>d.link
+        if node is not NULL:
+            d.link = <uintptr_t>node.parent
+        else:
+            # `flagged` of such a page: nodes that were ever handed out.
+            node = <Node*>entries(self.pages, d) + d.flagged
+            d.flagged += 1
+        d.used += 1
+        if d.used == NODES_A_PAGE:
+            self.unlist_page(<uint32_t>(d - self.pages.desc))
+        memset(node, 0, sizeof(Node))
+        node.shift = <uint8_t>shift
+        node.offset = <uint8_t>offset
+        node.parent = parent
+        if shift:
+            self.uppers += 1
+        else:
+            self.leaves += 1
+        return node
+
+    cdef void free_node(self, Node* node) noexcept nogil:
+        cdef uint32_t frame = frame_of(self.pages, node)
+        cdef Ptdesc* d = &self.pages.desc[frame]
+        if node.shift:
+            self.uppers -= 1
+        else:
+            self.leaves -= 1
+        if d.used == NODES_A_PAGE:
+            self.list_page(frame)
+        node.parent = <Node*>d.link
+        d.link = <uintptr_t>node
+        d.used -= 1
+        if d.used == 0:
+            self.unlist_page(frame)
+            self.pages.free(d)
+
+    cdef void list_page(self, uint32_t frame) noexcept nogil:
+        self.pages.desc[frame].prev = NO_FRAME
+        self.pages.desc[frame].next = self.partial
+        if self.partial != NO_FRAME:
+            self.pages.desc[self.partial].prev = frame
+        self.partial = frame
+
+    cdef void unlist_page(self, uint32_t frame) noexcept nogil:
+        cdef Ptdesc* d = &self.pages.desc[frame]
+        if d.next != NO_FRAME:
+            self.pages.desc[d.next].prev = d.prev
+        if d.prev != NO_FRAME:
+            self.pages.desc[d.prev].next = d.next
+        else:
+            self.partial = d.next
+
+    cdef Node* find(self, uint64_t vpn, int shift) noexcept nogil:
+        """Return the node of a vpn whose slots are `shift` apart, or NULL."""
+        cdef Node* node = node_in(self.head)
+        if node is NULL or vpn >> node.shift >> SLOT_BITS:
+            return NULL
+        while node is not NULL and node.shift > shift:
+            node = node_in(node.slots[vpn >> node.shift & (SLOTS - 1)])
+        return node if node is not NULL and node.shift == shift else NULL
+
+    cdef uint64_t* slots(self, uint64_t vpn) noexcept nogil:
+        """Return the slot of a vpn, NULL where there is none.
+
+        The slots up to the next multiple of 64 follow; in the head none follows.
+        """
+        cdef Node* leaf = self.find(vpn, 0)
+        if leaf is not NULL:
+            return &leaf.slots[vpn & (SLOTS - 1)]
+        return &self.head if vpn == 0 and node_in(self.head) is NULL else NULL
+
+    cdef Node* make(self, uint64_t vpn) noexcept nogil:
+        """Return the leaf of a vpn, made with what is above it; or NULL.
+
+        Never the head: `settle` moves a word there.
+        """
+        cdef Node* node = node_in(self.head)
+        cdef Node* child
+        cdef int shift = 0
+        cdef int offset
+        if node is NULL:
+            while self.head == 0 and vpn >> shift >> SLOT_BITS:
+                shift += SLOT_BITS
+            node = self.new_node(shift, NULL, 0)
+            if node is NULL:
+                return NULL
+            node.slots[0] = self.head
+            node.count = self.head != 0
+            self.head = <uintptr_t>node | IS_NODE
+        while vpn >> node.shift >> SLOT_BITS:
+            child = node
+            node = self.new_node(child.shift + SLOT_BITS, NULL, 0)
+            if node is NULL:
+                self.prune(child)
+                return NULL
+            node.slots[0] = self.head
+            node.count = 1
+            child.parent = node
+            self.head = <uintptr_t>node | IS_NODE
+        while node.shift:
+            offset = <int>(vpn >> node.shift & (SLOTS - 1))
+            child = node_in(node.slots[offset])
+            if child is NULL:
+                child = self.new_node(node.shift - SLOT_BITS, node, offset)
+                if child is NULL:
+                    self.prune(node)
+                    return NULL
+                node.slots[offset] = <uintptr_t>child | IS_NODE
+                node.count += 1
+            node = child
+        return node
+
+    cdef void prune(self, Node* node) noexcept nogil:
+        """Free a node without a slot in use, those above likewise; lower the tree."""
+        cdef Node* parent
+        while node is not NULL and node.count == 0:
+            parent = node.parent
+            if parent is NULL:
+                self.head = 0
+            else:
+                parent.slots[node.offset] = 0
+                parent.count -= 1
+            self.free_node(node)
+            node = parent
+        node = node_in(self.head)
+        while node is not NULL and node.count == 1 and node.slots[0]:
+            self.head = node.slots[0]
+            self.free_node(node)
+            node = node_in(self.head)
+            if node is not NULL:
+                node.parent = NULL
+
+    # -- words --------------------------------------------------------------
+
+    cdef bint set_word(self, uint64_t* slot, uint64_t word) noexcept nogil:
+        """Set a slot's word; return whether it had none."""
+        cdef uint64_t old = slot[0]
+        cdef bint was_apart = old != 0 and old & IS_VALUE == 0
+        if word >> 63:
+            if not was_apart:
+                slot[0] = <uintptr_t>self.spare
+                self.spare = <uint64_t*><uintptr_t>self.spare[0]
+                self.apart += 1
+            (<uint64_t*><uintptr_t>slot[0])[0] = word
+            return old == 0
+        if was_apart:
+            self.slabs.free(<void*><uintptr_t>old)
+            self.apart -= 1
+        slot[0] = word << 1 | IS_VALUE if word else 0
+        return old == 0
+
+    cdef Ptdesc* prepare(
+            self, Ptdesc* t, const Run* r, const Write* w) noexcept nogil:
+        cdef const uint64_t* entry = entries(self.frames, t)
+        cdef uint64_t made = ALL
+        cdef uint64_t vpn, add
+        cdef uint64_t* slot
+        cdef uint64_t* word
+        cdef Py_ssize_t i
+        if adds_nothing(w, 1):
+            return t
+        if t.vpn == 0:
+            # The node made for vpn 0 may turn out to hold it alone.
+            t.next = 1
+        for i in range(r.n):
+            add = w.add[i * w.step]
+            if add == 0:
+                continue
+            vpn = vpn_of(t, r, i)
+            if vpn >> SLOT_BITS == made and add >> 63 == 0:
+                continue
+            # One word for all is for those that are mapped; of others, which have
+            # their own, the entries may be moved here after this.
+            if w.step == 0 and entry[vpn - t.vpn] == self.pte.none:
+                continue
+            if vpn >> SLOT_BITS != made:
+                if self.make(vpn) is NULL:
+                    self.settle(t)
+                    return NULL
+                made = vpn >> SLOT_BITS
+            if add >> 63:
+                slot = self.slots(vpn)
+                if slot[0] and slot[0] & IS_VALUE == 0:
+                    continue
+                word = <uint64_t*>self.slabs.alloc(sizeof(uint64_t))
+                if word is NULL:
+                    self.settle(t)
+                    return NULL
+                word[0] = <uintptr_t>self.spare
+                self.spare = word
+        return t
+
+    cdef void end(self) noexcept nogil:
+        cdef uint64_t* word
+        while self.spare is not NULL:
+            word = self.spare
+            self.spare = <uint64_t*><uintptr_t>word[0]
+            self.slabs.free(word)
+
+    cdef void settle(self, Ptdesc* t) noexcept nogil:
+        cdef Node* above
+        cdef Node* leaf
+        cdef uint64_t vpn
+        t.next = 0
+        if node_in(self.head) is NULL:
+            return
+        above = self.find(t.vpn, SLOT_BITS)
+        if above is NULL:
+            # The whole tree is one leaf, or there is nothing near this table.
+            leaf = self.find(t.vpn, 0)
+            if leaf is not NULL:
+                self.prune(leaf)
+            return
+        vpn = t.vpn
+        while above is not NULL and vpn < t.vpn + <uint64_t>self.entries:
+            leaf = node_in(above.slots[vpn >> SLOT_BITS & (SLOTS - 1)])
+            if leaf is not NULL and leaf.count == 0:
+                self.prune(leaf)
+                above = self.find(t.vpn, SLOT_BITS)
+            vpn += SLOTS
+        # Made and not used, or the tree may be lower now.
+        self.prune(self.find(t.vpn, SLOT_BITS))
+
+    cdef int begin_fork(self, Encoding parent, bint shared) except -1:
+        cdef int failed
+        with nogil:
+            failed = self.copy_all(<XArray>parent)
+        if failed:
+            raise MemoryError("no memory for a copy of the tree")
+        return 0
+
+    cdef int copy_all(self, XArray parent) noexcept nogil:
+        cdef uint64_t head = parent.head
+        cdef uint64_t* word
+        if node_in(head) is not NULL:
+            return self.copy(node_in(head), NULL, &self.head)
+        if head and head & IS_VALUE == 0:
+            word = self.word_apart(word_in(head))
+            head = <uintptr_t>word
+            if word is NULL:
+                return -1
+        self.head = head
+        return 0
+
+    cdef uint64_t* word_apart(self, uint64_t word) noexcept nogil:
+        cdef uint64_t* p = <uint64_t*>self.slabs.alloc(sizeof(uint64_t))
+        if p is not NULL:
+            p[0] = word
+            self.apart += 1
+        return p
+
+    cdef int copy(
+            self, const Node* of, Node* parent, uint64_t* slot) noexcept nogil:
+        """Point a slot to a copy of a node and of all below it."""
+        cdef Node* node = self.new_node(of.shift, parent, of.offset)
+        cdef uint64_t* word
+        cdef int i
+        if node is NULL:
+            return -1
+        slot[0] = <uintptr_t>node | IS_NODE
+        node.count = of.count
+        if node.shift == 0:
+            memcpy(node.slots, of.slots, sizeof(node.slots))
+            for i in range(SLOTS if self.bits == 64 else 0):
+                if of.slots[i] and of.slots[i] & IS_VALUE == 0:
+                    word = self.word_apart(word_in(of.slots[i]))
+                    node.slots[i] = <uintptr_t>word
+                    if word is NULL:
+                        return -1
+            return 0
+        for i in range(SLOTS):
+            if of.slots[i] and self.copy(node_in(of.slots[i]), node, &node.slots[i]):
+                return -1
+        return 0
+
+    cdef int fork(
+            self, Encoding parent, const Ptdesc* t, Ptdesc* child) noexcept nogil:
+        child.flagged = t.flagged
+        return 0
+
+    cdef void load(
+            self, const Ptdesc* t, const Run* r, uint64_t* words) noexcept nogil:
+        cdef uint64_t vpn
+        cdef const uint64_t* slot
+        cdef Py_ssize_t at = 0
+        cdef Py_ssize_t n, i
+        if self.head == 0 or (r.n > SLOTS and t.flagged == 0):
+            memset(words, 0, r.n * sizeof(uint64_t))
+            return
+        if r.vpns:
+            self.load_each(r, words)
+            return
+        while at < r.n:
+            vpn = t.vpn + <uint64_t>(r.first + at)
+            slot = self.slots(vpn)
+            n = min(r.n - at, SLOTS - <Py_ssize_t>(vpn & (SLOTS - 1)))
+            if slot is NULL:
+                memset(words + at, 0, n * sizeof(uint64_t))
+            elif slot is &self.head:
+                memset(words + at, 0, n * sizeof(uint64_t))
+                words[at] = word_in(slot[0])
+            elif self.apart == 0:
+                # A free slot is 0, and so is its word.
+                for i in range(n):
+                    words[at + i] = slot[i] >> 1
+            else:
+                for i in range(n):
+                    words[at + i] = word_in(slot[i])
+            at += n
+
+    cdef void load_each(self, const Run* r, uint64_t* words) noexcept nogil:
+        cdef uint64_t group = ALL
+        cdef const uint64_t* slots = NULL
+        cdef Node* leaf
+        cdef Py_ssize_t i
+        for i in range(r.n):
+            if r.vpns[i] >> SLOT_BITS != group:
+                group = r.vpns[i] >> SLOT_BITS
+                leaf = self.find(r.vpns[i], 0)
+                slots = leaf.slots if leaf is not NULL else NULL
+            if slots is not NULL:
+                words[i] = word_in(slots[r.vpns[i] & (SLOTS - 1)])
+            else:
+                words[i] = word_in(self.head) if (
+                    r.vpns[i] == 0 and node_in(self.head) is NULL) else 0
+
+    cdef void store(self, Ptdesc* t, const Run* r, const Write* w) noexcept nogil:
+        cdef uint64_t none = self.pte.none
+        cdef const uint64_t* entry = entries(self.frames, t)
+        cdef uint64_t keep = w.keep[0]
+        cdef uint64_t group = ALL
+        cdef Node* leaf = NULL
+        cdef uint64_t* slot
+        cdef uint64_t vpn, word
+        cdef Py_ssize_t i = 0
+        cdef bint clearing = adds_nothing(w, 1)
+        if clearing and t.flagged == 0:
+            return
+        while i < r.n:
+            vpn = vpn_of(t, r, i)
+            if vpn >> SLOT_BITS != group:
+                group = vpn >> SLOT_BITS
+                leaf = self.find(vpn, 0)
+            if leaf is NULL and r.vpns is NULL and vpn:
+                # No word is here, and `prepare` saw that none comes.
+                i += SLOTS - <Py_ssize_t>(vpn & (SLOTS - 1))
+                continue
+            slot = &leaf.slots[vpn & (SLOTS - 1)] if leaf is not NULL else (
+                &self.head if vpn == 0 and node_in(self.head) is NULL else NULL)
+            if slot is not NULL and entry[vpn - t.vpn] != none:
+                word = word_in(slot[0]) & keep | w.add[i * w.step]
+                if word != 0 or slot[0]:
+                    if self.set_word(slot, word):
+                        t.flagged += 1
+                        if leaf is not NULL:
+                            leaf.count += 1
+                    elif word == 0:
+                        t.flagged -= 1
+                        if leaf is not NULL:
+                            leaf.count -= 1
+            i += 1
+
+    cdef Py_ssize_t scan(
+            self, const Ptdesc* t, Py_ssize_t first, Py_ssize_t last,
+            const uint64_t* mask, const uint64_t* value,
+            uint64_t* vpns) noexcept nogil:
+        cdef uint64_t[SLOTS] words
+        cdef const uint64_t* entry = entries(self.frames, t)
+        cdef const uint64_t* slot
+        cdef uint64_t matches
+        cdef Py_ssize_t found = 0
+        cdef Py_ssize_t at = first
+        cdef Py_ssize_t n
+        cdef Run r
+        if value[0] and t.flagged == 0:
+            return 0
+        r.vpns = NULL
+        while at < last:
+            n = min(last - at, SLOTS - (at & (SLOTS - 1)))
+            matches = ALL >> (64 - n)
+            slot = self.slots(t.vpn + <uint64_t>at) if t.flagged else NULL
+            if slot is not NULL and self.apart == 0 and slot is not &self.head:
+                # No word has its highest bit.
+                matches = 0
+                if value[0] >> 63 == 0:
+                    matches = equal(slot, n, mask[0] << 1, value[0] << 1)
+            elif slot is not NULL:
+                r.first = at
+                r.n = n
+                self.load(t, &r, words)
+                matches = equal(words, n, mask[0], value[0])
+            elif value[0]:
+                matches = 0
+            if value[0] == 0:
+                matches &= ~equal(entry + at, n, ALL, self.pte.none)
+            while matches:
+                vpns[found] = t.vpn + <uint64_t>(at + lowest(matches))
+                found += 1
+                matches &= matches - 1
+            at += n
+        return found
+
+    cdef uint64_t carry(self, uint64_t pte, uint64_t to) noexcept nogil:
+        return to
+
+    cdef size_t side_bytes(self) noexcept nogil:
+        return self.leaves * sizeof(Node) + self.slabs.object_bytes
+
+    cdef size_t index_bytes(self) noexcept nogil:
+        return self.uppers * sizeof(Node)
+
+    cdef size_t held_bytes(self) noexcept nogil:
+        return (self.pages.pages[<int>SIDE] * self.pages.page_bytes
+                + self.slabs.page_bytes() - self.index_bytes())
+
+    cdef const char* fault(self, const Ptdesc* t) noexcept nogil:
+        cdef const uint64_t* entry = entries(self.frames, t)
+        cdef size_t[4] seen
+        cdef uint64_t flagged = 0
+        cdef const char* reason
+        cdef const uint64_t* slot
+        cdef uint32_t frame
+        cdef Py_ssize_t i
+        for i in range(self.entries):
+            slot = self.slots(t.vpn + <uint64_t>i)
+            if slot is not NULL and slot[0]:
+                flagged += 1
+                if entry[i] == self.pte.none:
+                    return b"a word of a PTE that isn't mapped"
+        if flagged != t.flagged:
+            return b"count of words is stale"
+        if self.spare is not NULL:
+            return b"an operation isn't over"
+        memset(seen, 0, sizeof(seen))
+        reason = self.fault_below(self.head, NULL, seen)
+        if reason is not NULL:
+            return reason
+        if seen[0] != self.leaves or seen[1] != self.uppers:
+            return b"count of nodes is stale"
+        if seen[2] != self.apart or self.apart * 8 != self.slabs.object_bytes:
+            return b"count of words apart is stale"
+        flagged = 0
+        for frame in range(self.frames.top):
+            if self.frames.desc[frame].kind == PTE:
+                flagged += self.frames.desc[frame].flagged
+        if flagged != seen[3]:
+            return b"words of no PTE table"
+        return NULL
+
+    cdef const char* fault_below(
+            self, uint64_t slot, const Node* parent, size_t* seen) noexcept nogil:
+        """Count leaves, nodes above, words apart and words; or what is wrong."""
+        cdef const Node* node = node_in(slot)
+        cdef const char* reason
+        cdef int count = 0
+        cdef int i
+        if node is NULL:
+            if parent is not NULL and parent.shift:
+                return b"a word in an upper node"
+            if slot == 0:
+                return NULL
+            if word_in(slot) == 0:
+                return b"a word of 0 is held"
+            seen[2] += slot & IS_VALUE == 0
+            seen[3] += 1
+            return NULL
+        if node.parent is not parent:
+            return b"a node has another parent"
+        if parent is not NULL and (node.shift + SLOT_BITS != parent.shift or (
+                parent.slots[node.offset] != slot)):
+            return b"a node is elsewhere in its parent"
+        if node.count == 1 and node.slots[0] and parent is NULL:
+            return b"the tree is taller than it need be"
+        seen[node.shift != 0] += 1
+        for i in range(SLOTS):
+            if node.slots[i]:
+                count += 1
+                reason = self.fault_below(node.slots[i], node, seen)
+                if reason is not NULL:
+                    return reason
+        if count != node.count or count == 0:
+            return b"count of slots in use is stale"
+        return NULL
