@@ -1,4 +1,4 @@
-"""The command: ``extmeta compare | capture | info``.
+"""The command: ``extmeta compare | capture | info | arch``.
 
 Results go to stdout, progress and errors to stderr. Exit status: 0; 2 with one
 line for bad input; 1 with one line where output can't be written; 130 when
@@ -19,7 +19,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-from extmeta import compare, measure, report, summary, workload
+from extmeta import compare, measure, report, ruler, summary, workload
+from extmeta.arch import ARCHES, arch_named
 from extmeta.capture import Capture, CaptureError, capture, load_capture, shipped
 from extmeta.fields import Fields
 from extmeta.measure import Row
@@ -432,6 +433,23 @@ def run_info(args: argparse.Namespace) -> int:
     return 0
 
 
+def arch_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add what `arch` takes."""
+    parser.add_argument(
+        "arch",
+        nargs="?",
+        type=_refusing(arch_named),
+        metavar="NAME",
+        help="one of them, bit by bit; default: a table of all",
+    )
+
+
+def run_arch(args: argparse.Namespace) -> int:
+    """Print what architectures' page-table entries leave to software."""
+    say(ruler.text(args.arch) if args.arch else ruler.overview(ARCHES))
+    return 0
+
+
 class Verb(NamedTuple):
     """One command: a line of help, its arguments, what it does."""
 
@@ -448,6 +466,7 @@ VERBS = {
         "write a process's page tables to a file", capture_arguments, run_capture
     ),
     "info": Verb("what a capture holds", info_arguments, run_info),
+    "arch": Verb("the bits of page-table entries", arch_arguments, run_arch),
 }
 
 

@@ -16,6 +16,7 @@ from libc.stdint cimport uint64_t
 
 from extmeta.frames cimport Frames, Ptdesc
 from extmeta.pte cimport PteLayout
+from extmeta.slabs cimport Slabs
 from extmeta.vpns cimport Run
 
 cdef enum:
@@ -35,9 +36,17 @@ cdef class Encoding:
     cdef PteLayout pte
     cdef Py_ssize_t entries       # of a PTE table
     cdef Frames frames            # of the page table that this one serves
+    cdef Slabs index              # where tables share a page: their links
     # Bits of a word that survive in a swap entry, if that isn't all of them.
     cdef uint64_t swap_bits
 
+    # May allocate: see to it that `t` has a place for its link and its count of
+    # flags. `prepare` and `fork` call it for a table that gets its first word,
+    # `settle` calls `unreach` for one that is `reached` and has none. False where
+    # no memory can be had.
+    cdef bint reach(self, Ptdesc* t) noexcept nogil
+    cdef void unreach(self, Ptdesc* t) noexcept nogil
+    cdef Ptdesc* page_of(self, Ptdesc* t) noexcept nogil
     # May allocate: make room for `w` to be stored. Called for every run of an
     # operation, perhaps several of one table, before the first store; room must
     # be left for them all. Returns the table, which may have moved, or NULL

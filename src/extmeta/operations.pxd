@@ -2,7 +2,8 @@
 from libc.stdint cimport uint64_t
 
 from extmeta.encoding cimport Encoding, Write
-from extmeta.frames cimport Ptdesc
+from extmeta.frames cimport Ptdesc, entries
+from extmeta.pte cimport equal, equal_in_pairs
 from extmeta.radix cimport Radix
 from extmeta.vpns cimport Run, Span
 
@@ -20,6 +21,19 @@ cdef class Operations(Radix):
 
     cdef void enter(self) noexcept
     cdef void leave(self) noexcept
+
+    # The entry ``i`` of a PTE table.
+    cdef inline uint64_t* pte_at(
+            self, const Ptdesc* t, Py_ssize_t i) noexcept nogil:
+        return entries(self.frames, t) + i * self.stride
+
+    # A bit for each of n <= 64 entries from ``i`` on: (pte & mask) == value.
+    cdef inline uint64_t like(
+            self, const uint64_t* entry, Py_ssize_t i, Py_ssize_t n, uint64_t mask,
+            uint64_t value) noexcept nogil:
+        if self.stride == 1:
+            return equal(entry + i, n, mask, value)
+        return equal_in_pairs(entry + 2 * i, n, mask, value)
 
     # The word of a PTE; 0 where there is none. Only the first lane.
     cdef uint64_t read_word(self, uint64_t vpn) noexcept nogil
@@ -51,7 +65,8 @@ cdef class Operations(Radix):
     cdef int refuse_swap(self, uint64_t vpn, uint64_t word) except -1 nogil
     cdef Py_ssize_t first_lost(
         self, const Ptdesc* t, const Run* r, const Write* w) noexcept nogil
-    cdef bint any_swapped(self, const uint64_t* entry, Py_ssize_t n) noexcept nogil
+    cdef bint any_swapped(
+        self, const Ptdesc* t, Py_ssize_t first, Py_ssize_t n) noexcept nogil
     cdef int exchange(
         self, const Span* s, const uint64_t* to, bint out) except -1 nogil
     cdef int graft(self, Operations parent) except -1 nogil

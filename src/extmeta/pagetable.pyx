@@ -16,8 +16,6 @@ from extmeta.frames cimport (
     TABLE_BITS,
     UPPER,
     Ptdesc,
-    entries,
-    frame_of,
     upper_entry,
 )
 from extmeta.operations cimport Operations
@@ -73,7 +71,7 @@ cdef class PageTable(Operations):
             fields = Fields(meta=getattr(made, "asked", None) or 64)
         if not isinstance(fields, Fields):
             raise TypeError(f"fields: {fields!r} is no Fields, as in Fields(age=8)")
-        self.plant(arch_named(arch))
+        self.plant(made.shape(arch_named(arch)))
         self.adopt(made, fields)
 
     def adopt(self, encoding, fields):
@@ -113,8 +111,7 @@ cdef class PageTable(Operations):
         cdef uint64_t bits = self.encoding.pte.base
         cdef const uint64_t[::1] numbers
         cdef const uint64_t* first = NULL
-        if writable:
-            bits |= self.encoding.pte.writable
+        bits |= self.encoding.pte.writable if writable else self.encoding.pte.readonly
         if pfns is not None:
             numbers = one_each("pfns", pfns, v, 1 << <object>self.arch.pfn_bits)
             if v.span.n:
@@ -134,7 +131,7 @@ cdef class PageTable(Operations):
         """
         if v.span.vpns is not NULL or v.span.n >> self.table_bits < ASK_FROM:
             return
-        need = (v.span.n >> self.table_bits) * self.frames.page_bytes
+        need = (v.span.n >> self.table_bits) * self.frames.frame_bytes
         have = available_bytes()
         if have is not None and need > have:
             raise MemoryError(f"{need} bytes of PTE tables for {v.span.n} vpns; "
@@ -148,7 +145,8 @@ cdef class PageTable(Operations):
         Parameters
         ----------
         vpns : int or (n,) array_like of int
-            First vpn of each, a multiple of the entries of a PTE table.
+            First vpn of each, a multiple of the entries that the architecture's
+            PTE table has. Where `wide` halves that, a huge page takes two leaves.
         pfns : int or (n,) array_like of int, optional
 
         Raises
@@ -162,16 +160,27 @@ cdef class PageTable(Operations):
         cdef const uint64_t[::1] numbers
         cdef Py_ssize_t i, j
         cdef uint64_t* slot
+        cdef uint64_t size = arch_named(self.arch.name).ptrs_per_pte
         cdef uint64_t leaf, vpn
         cdef bint failed = False
         if pfns is not None:
-            numbers = one_each("pfns", pfns, v, 1 << <object>self.arch.pfn_bits)
+            pfns = one_each("pfns", pfns, v, 1 << <object>self.arch.pfn_bits)
+        for i in range(v.span.n):
+            vpn = vpn_at(&v.span, i)
+            if vpn & (size - 1):
+                raise ValueError(f"vpn {vpn:#x} is not the first of a huge page")
+        if <uint64_t>self.encoding.entries < size:
+            parts = np.arange(0, size, self.encoding.entries, dtype=np.uint64)
+            vpns = [vpn_at(&v.span, i) + parts for i in range(v.span.n)]
+            v = self.named(np.ravel(vpns).astype(np.uint64))
+            if pfns is not None:
+                pfns = np.add.outer(pfns, parts).ravel()
+        if pfns is not None:
+            numbers = pfns
         self.enter()
         try:
             for i in range(v.span.n):
                 vpn = vpn_at(&v.span, i)
-                if vpn & <uint64_t>(self.encoding.entries - 1):
-                    raise ValueError(f"vpn {vpn:#x} is not the first of a huge page")
                 slot = self.leaf_slot(vpn, False)
                 if slot is not NULL and slot[0]:
                     raise ValueError(f"vpn {vpn:#x} is mapped already")
@@ -184,14 +193,14 @@ cdef class PageTable(Operations):
                 leaf = numbers[i] if pfns is not None else self.next_pfn
                 if slot[0] == 0:
                     self.nr_leaves += 1
-                    self.frames.desc[frame_of(self.frames, slot)].used += 1
+                    self.holder(slot, self.levels - 2).used += 1
                 if pfns is None:
                     self.next_pfn += <uint64_t>self.encoding.entries
                 slot[0] = leaf << self.encoding.pte.pfn_shift | TABLE_BITS | LEAF
             if failed:
                 for j in range(i):
                     self.clear_leaf(self.leaf_slot(vpn_at(&v.span, j), False))
-                raise MemoryError(f"{self.frames.page_bytes} bytes for a table")
+                raise MemoryError(f"{self.frames.frame_bytes} bytes for a table")
         finally:
             self.leave()
 
@@ -542,7 +551,7 @@ cdef class PageTable(Operations):
                 break
             for i in range(<Py_ssize_t>(at - t.vpn), <Py_ssize_t>min(
                     end - t.vpn, <uint64_t>self.encoding.entries)):
-                if entries(self.frames, t)[i] != self.encoding.pte.none:
+                if self.pte_at(t, i)[0] != self.encoding.pte.none:
                     raise ValueError(f"vpn {t.vpn + <uint64_t>i:#x} is mapped already")
             at = t.vpn + <uint64_t>self.encoding.entries
 
@@ -567,10 +576,10 @@ cdef class PageTable(Operations):
             nothing is swapped then.
         """
         cdef Vpns v = self.named(vpns)
-        swap = self.arch.swap
-        self.exchange_all(
-            v, one_each("slots", slots, v, 1 << swap.type_bits + swap.offset_bits),
-            True)
+        slots = one_each("slots", slots, v, self.arch.nr_slots)
+        if self.arch.first_slot and slots.size and not slots.all():
+            raise ValueError(f"slot 0 can't be told from no page on {self.arch.name}")
+        self.exchange_all(v, slots, True)
 
     def swap_in(self, vpns, pfns):
         """Turn swap entries into present PTEs; their words stay.
@@ -606,12 +615,11 @@ cdef class PageTable(Operations):
 
     def memory(self):
         """Return the bytes held now, as a :class:`Memory`."""
-        cdef size_t page = self.frames.page_bytes
         self.enter()
         side = self.encoding.side_bytes()
         held = Memory(
-            upper=self.frames.pages[<int>UPPER] * page,
-            pte=self.frames.pages[<int>PTE] * page,
+            upper=self.frames.held(UPPER),
+            pte=self.frames.held(PTE),
             side=side,
             index=self.encoding.index_bytes(),
             slack=self.encoding.held_bytes() - side,
@@ -656,7 +664,8 @@ cdef class PageTable(Operations):
         self.leave()
         if t is NULL or t.vpn != first:
             return None
-        return np.asarray(self.frames)[t - self.frames.desc, :self.encoding.entries]
+        return np.asarray(self.frames)[
+            t - self.frames.desc, :self.encoding.entries * self.stride:self.stride]
 
     def frames_view(self):
         """Return the mapping that all tables lie in, (pages, words) uint64.
@@ -680,7 +689,7 @@ cdef class PageTable(Operations):
             at = t.vpn + <uint64_t>self.encoding.entries
             used = 0
             for i in range(self.encoding.entries):
-                used += entries(self.frames, t)[i] != self.encoding.pte.none
+                used += self.pte_at(t, i)[0] != self.encoding.pte.none
             ptes += used
             where = f"table at vpn {t.vpn:#x}"
             if used != t.used or used == 0:
