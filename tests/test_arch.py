@@ -405,7 +405,9 @@ def first_field(name):
     "name", ["s390x", "arm64_64k", "ppc64_radix_64k", "riscv64_sv39", "loongarch64"]
 )
 @pytest.mark.parametrize(
-    "encoding", ["inpte", "linked", "adjacent", em.Adjacent(when="needed")], ids=repr
+    "encoding",
+    ["inpte", "linked", "adjacent", "wide", em.Adjacent(when="needed")],
+    ids=repr,
 )
 def test_against_dict(name, encoding):
     fields = em.Fields(a=9, b=30)

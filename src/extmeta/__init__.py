@@ -16,6 +16,7 @@ from extmeta.encodings import encodings, register
 from extmeta.encodings.adjacent import Adjacent
 from extmeta.encodings.inpte import InPte
 from extmeta.encodings.linked import Linked
+from extmeta.encodings.wide import Wide
 from extmeta.fields import Fields
 from extmeta.memory import Memory
 from extmeta.pagetable import PageTable
@@ -29,6 +30,7 @@ __all__ = [
     "Linked",
     "Memory",
     "PageTable",
+    "Wide",
     "capture",
     "encodings",
     "load_capture",

@@ -33,7 +33,7 @@ cdef class Operations(Radix):
             uint64_t value) noexcept nogil:
         if self.stride == 1:
             return equal(entry + i, n, mask, value)
-        return equal_in_pairs(entry + 2 * i, n, mask, value)
+        return equal_in_pairs(entry + 2 * i, 0, n, mask, value)
 
     # The word of a PTE; 0 where there is none. Only the first lane.
     cdef uint64_t read_word(self, uint64_t vpn) noexcept nogil

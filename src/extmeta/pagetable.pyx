@@ -160,7 +160,7 @@ cdef class PageTable(Operations):
         cdef const uint64_t[::1] numbers
         cdef Py_ssize_t i, j
         cdef uint64_t* slot
-        cdef uint64_t size = arch_named(self.arch.name).ptrs_per_pte
+        cdef uint64_t size = self.huge_ptes()
         cdef uint64_t leaf, vpn
         cdef bint failed = False
         if pfns is not None:
@@ -204,6 +204,10 @@ cdef class PageTable(Operations):
         finally:
             self.leave()
 
+    def huge_ptes(self):
+        """Return how many PTEs a huge page stands for."""
+        return arch_named(self.arch.name).ptrs_per_pte
+
     def unmap(self, first, count):
         """Drop PTEs [first, first + count) and their words.
 
@@ -231,10 +235,11 @@ cdef class PageTable(Operations):
 
     def refuse_cut(self, first, stop):
         """Raise ValueError if an edge of [first, stop) is inside a huge page."""
+        cdef uint64_t size = self.huge_ptes()
         cdef uint64_t at, vpn
         for edge in (first, stop):
             at = vpn = edge
-            if vpn & <uint64_t>(self.encoding.entries - 1) and vpn < self.nr_vpns:
+            if vpn & (size - 1) and vpn < self.nr_vpns:
                 if self.next_leaf(&at, vpn + 1) is not NULL:
                     raise ValueError(f"vpn {edge:#x} is inside a huge page; "
                                      "unmap all of it")

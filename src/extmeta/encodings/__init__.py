@@ -6,12 +6,14 @@ from extmeta.encoding import Encoding
 from extmeta.encodings.adjacent import Adjacent
 from extmeta.encodings.inpte import InPte
 from extmeta.encodings.linked import Linked
+from extmeta.encodings.wide import Wide
 
 # In the order of the reports: the baseline first.
 _factories: dict[str, Callable[[], Encoding]] = {
     "inpte": InPte,
     "adjacent": Adjacent,
     "linked": Linked,
+    "wide": Wide,
 }
 
 
