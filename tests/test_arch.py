@@ -14,6 +14,7 @@ from machine import AgainstDict, dump
 
 import extmeta as em
 from extmeta.arch import ALIASES, ARCHES, arch_named
+from extmeta.frames import fail_after
 
 arches = pytest.mark.parametrize("arch", ARCHES.values(), ids=list(ARCHES))
 each = pytest.mark.parametrize("name", ARCHES)
@@ -98,6 +99,31 @@ def test_plain_names():
         assert em.PageTable(arch=plain).arch.name == name
     with pytest.raises(KeyError, match=r"'ppc64'; there are x86_64, .*arm64_4k"):
         arch_named("ppc64")
+
+
+# Empty; PFN 0x1234 writable and dirty, read-only; device 3's page 0x55 of one that
+# was writable. By hand from the headers' masks, not from the rows.
+ENTRIES = {
+    "x86_64": (0, 0x1234067, 0x1234025, 3 << 59 | (0x55 ^ 2**50 - 1) << 9 | 8),
+    "arm64_4k": (0, 0x88000001234F43, 0x1234FC3, 0x550C4),
+    "arm64_64k": (0, 0x88000012340F43, 0x12340FC3, 0x550C4),
+    "riscv64_sv39": (0, 0x48D0D7, 0x48D053, 0x551C0),
+    "s390x": (0x400, 0x123403D, 0x1234215, 0x55E0C),
+    "ppc64_radix_4k": (0, 0xC000000001234186, 0xC000000001234104, 0x4000000000055023),
+    "ppc64_hash_64k": (0, 0xC000000012340186, 0xC000000012340104, 0x4000000000550023),
+    "loongarch64": (0, 0x48D039F, 0x48D009D, 0x55830000),
+}
+
+
+@pytest.mark.parametrize("name", ENTRIES)
+def test_entries_as_linux_makes_them(name):
+    table = em.PageTable("linked", arch=name)
+    table.map([1, 3], 0x1234)
+    table.map(2, 0x1234, writable=False)
+    table.swap_out(3, 3 << table.arch.swap.offset_bits | 0x55)
+    assert table.tables[0][:4].tolist() == list(ENTRIES[name])
+    table.unmap(0, 2)
+    assert raw(table, 1) == ENTRIES[name][0]
 
 
 # -- what encodings make of them ----------------------------------------------
@@ -337,6 +363,46 @@ def test_a_link_for_each_fragment_is_paid_for():
     assert table.memory().index == table.memory().side == 0
     assert child.memory().index == 16 * 256
     child.check()
+
+
+OPERATIONS = {
+    "map": lambda t: t.map(slice(0x90000, 0x90400)),
+    "store": lambda t: t.store(slice(0, 0x400), 1),
+    "update": lambda t: t.update(slice(0, 2**30), set=1),
+    "fork": lambda t: t.fork(),
+    "move": lambda t: t.move(0x1F0, 0x50003, 0x200),
+}
+
+
+@pytest.mark.parametrize("operation", OPERATIONS)
+@pytest.mark.parametrize("name", ["s390x", "ppc64_radix_64k", "ppc64_hash_64k"])
+@pytest.mark.parametrize(
+    "encoding", ["linked", "adjacent", em.Adjacent(when="needed")], ids=repr
+)
+def test_memory_that_cannot_be_had(encoding, name, operation):
+    """Whichever allocation fails, links of fragments too, nothing has changed."""
+    table = em.PageTable(encoding, arch=name)
+    table.map(slice(0, 0x400))
+    table.store(slice(0x200, 0x300), 5)
+    before, memory = dump(table), table.memory()
+    failures = 0
+    try:
+        while True:
+            fail_after(failures)
+            try:
+                OPERATIONS[operation](table)
+                break
+            except MemoryError:
+                failures += 1
+            fail_after()
+            table.check()
+            assert dump(table) == before
+            assert table.memory().index == memory.index
+    finally:
+        fail_after()
+    table.check()
+    if operation in ("map", "fork", "move"):
+        assert failures > 0
 
 
 @pytest.mark.parametrize("when", ["always", "needed"])
