@@ -32,22 +32,6 @@ cdef uint64_t[MAX_LANES] ZERO_WORD
 memset(ZERO_WORD, 0, sizeof(ZERO_WORD))
 
 
-cdef inline Py_ssize_t unlike(
-        const uint64_t* entry, const Run* r, Py_ssize_t i, Py_ssize_t last_entry,
-        int wanted, uint64_t none, uint64_t present, int stride) noexcept nogil:
-    """Return the index, from ``i`` on, of the first entry not as ``wanted``."""
-    cdef uint64_t pte
-    while i < r.n:
-        pte = entry[entry_at(r, i, last_entry) * stride]
-        if not (pte != none if wanted == MAPPED else
-                pte == none if wanted == NONE else
-                pte & present != 0 if wanted == PRESENT else
-                pte & present == 0 and pte != none):
-            return i
-        i += 1
-    return -1
-
-
 cdef inline uint64_t make_present(
         uint64_t* entry, const Run* r, Py_ssize_t last_entry, uint64_t none,
         const uint64_t* pfns, uint64_t next_pfn, uint64_t pfn_mask, int shift,
@@ -158,7 +142,9 @@ cdef class Operations(Radix):
         cdef uint64_t none = self.encoding.pte.none
         cdef uint64_t present = self.encoding.pte.present
         cdef Py_ssize_t last_entry = self.encoding.entries - 1
+        cdef Py_ssize_t stride = self.stride
         cdef const uint64_t* entry
+        cdef uint64_t pte
         cdef Py_ssize_t i = 0
         if t is NULL:
             return -1 if wanted == NONE else 0
@@ -168,9 +154,15 @@ cdef class Operations(Radix):
             while i < r.n and self.like(
                     entry, r.first + i, min(64, r.n - i), ALL, none) == 0:
                 i += 64
-        if self.stride == 1:
-            return unlike(entry, r, i, last_entry, wanted, none, present, 1)
-        return unlike(entry, r, i, last_entry, wanted, none, present, 2)
+        while i < r.n:
+            pte = entry[entry_at(r, i, last_entry) * stride]
+            if not (pte != none if wanted == MAPPED else
+                    pte == none if wanted == NONE else
+                    pte & present != 0 if wanted == PRESENT else
+                    pte & present == 0 and pte != none):
+                return i
+            i += 1
+        return -1
 
     cdef int refuse(self, uint64_t vpn, int wanted) except -1 nogil:
         """Raise ValueError: the entry of ``vpn`` is not as ``wanted``."""

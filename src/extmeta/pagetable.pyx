@@ -52,6 +52,7 @@ cdef class PageTable(Operations):
         The named parts of a word. By default ``Fields(meta=64)``, or as wide as
         the encoding was asked to be.
     arch : str, default "x86_64"
+        A name from :data:`extmeta.arch.ARCHES`, or a plain one such as "arm64".
 
     Raises
     ------
@@ -636,7 +637,8 @@ cdef class PageTable(Operations):
     def tables(self):
         """The PTE tables: first vpn -> (entries,) uint64 read-only view.
 
-        A view shows the live entries, without a copy, until its table is freed
+        A view shows the live entries, without a copy (with steps, where each has
+        its word beside it), until its table is freed
         or moved (``Adjacent(when="needed")``); after that it shows whatever uses
         the memory next.
         """
