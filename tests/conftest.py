@@ -28,6 +28,7 @@ FORMS = [
     ("linked", em.Fields(a=9, b=7)),
     ("linked", em.Fields(a=20, b=7)),
     ("linked", em.Fields(meta=64)),
+    ("wide", em.Fields(meta=64)),
     (em.Linked(bits=128), em.Fields(a=30, b=70, c=28)),
     # A side page wider than the words.
     (em.Linked(bits=300), em.Fields(a=10)),

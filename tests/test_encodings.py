@@ -135,6 +135,51 @@ def test_the_flag_is_bit_57_and_bit_4_when_swapped(encoding):
     assert table.load([5, 6]).tolist() == [2**64 - 1, 0]
 
 
+def test_wide_doubles_every_table_and_adds_a_level():
+    table = em.PageTable("wide")
+    assert table.arch.level_bits == (4, 8, 8, 8, 8)
+    table.map(FULL)
+    memory = table.memory()
+    assert memory == em.Memory(upper=4 * 4096, pte=16 * 4096, side=0, index=0)
+    table.store(FULL, np.arange(1, 4097))
+    assert table.memory() == memory
+    la57 = em.PageTable("wide", arch="x86_64_la57")
+    assert la57.arch.level_bits == (5, 8, 8, 8, 8, 8)
+    assert la57.arch.nr_vpns == 2**45
+
+
+def test_wide_keeps_the_word_beside_its_pte():
+    table = em.PageTable("wide")
+    table.map(FULL, writable=False)
+    bare = {first: view.copy() for first, view in table.tables.items()}
+    table.store(FULL, np.arange(1, 4097))
+    pages = np.asarray(table.frames_view())
+    for first, view in table.tables.items():
+        at = view.ctypes.data - pages.ctypes.data
+        assert at % 4096 == 0
+        assert view.strides == (16,)
+        pairs = pages[at // 4096].reshape(256, 2)
+        # No flag: the PTEs are as they were.
+        assert (pairs[:, 0] == bare[first]).all()
+        assert (pairs[:, 1] == np.arange(first + 1, first + 257)).all()
+    pairs = pages[(table.tables[0].ctypes.data - pages.ctypes.data) // 4096]
+    assert pairs[10:12].all()
+    table.unmap(5, 1)
+    assert not pairs[10:12].any()
+
+
+def test_wide_keeps_all_of_a_swapped_word():
+    table = em.PageTable("wide")
+    table.map([5, 6])
+    table.store([5, 6], [2**64 - 1, 0])
+    table.swap_out([5, 6], [9, 10])
+    assert table.load([5, 6]).tolist() == [2**64 - 1, 0]
+    table.swap_in([5, 6], [1, 2])
+    assert table.load([5, 6]).tolist() == [2**64 - 1, 0]
+    with pytest.raises(ValueError, match=r"Wide\(\) holds 64 bits .* needs 65"):
+        em.PageTable("wide", em.Fields(a=65))
+
+
 @pytest.mark.parametrize("thp", ["0", "1"])
 def test_huge_page_switch(monkeypatch, thp):
     monkeypatch.setenv("EXTMETA_THP", thp)

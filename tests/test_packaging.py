@@ -135,6 +135,13 @@ def test_a_stranger_can_cimport(consumer):
 def test_frames_never_overlap_and_join_again(consumer):
     out = consumer("import probe; print(*(probe.frames(s, 2000) for s in range(8)))")
     assert all(512 <= int(pages) <= 8192 for pages in out.split())
+    # Fragments: 256 and 16 to a page.
+    for page, frame in ((65536, 256), (65536, 4096)):
+        out = consumer(
+            "import probe;"
+            f"print(*(probe.frames(s, 2000, {page}, {frame}) for s in range(4)))"
+        )
+        assert all(512 <= int(frames) <= 8192 for frames in out.split())
 
 
 def test_slabs_never_overlap_and_waste_a_quarter_at_most(consumer):

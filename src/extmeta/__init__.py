@@ -20,6 +20,7 @@ from extmeta.encodings.hash import Hash
 from extmeta.encodings.inpte import InPte
 from extmeta.encodings.linked import Linked
 from extmeta.encodings.page_ext import PageExt
+from extmeta.encodings.wide import Wide
 from extmeta.encodings.xarray import XArray
 from extmeta.fields import Fields
 from extmeta.memory import Memory
@@ -43,6 +44,7 @@ __all__ = [
     "Plan",
     "PlanConflict",
     "PythonEncoding",
+    "Wide",
     "XArray",
     "capture",
     "encodings",

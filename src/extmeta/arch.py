@@ -1,10 +1,42 @@
 """What an architecture's page-table entries look like and leave to software.
 
-Facts as data: a row an architecture, bit numbers from 0, each row with its
-source. Nothing here computes; :mod:`extmeta.pagetable` turns a row into masks.
+Facts as data: a row an architecture, bit numbers from 0 at the least significant
+end, each row with its source and with what is *unverified* in it. Nothing here
+computes more than a sum; :mod:`extmeta.encoding` turns a row into masks, and
+:mod:`extmeta.ruler` prints it.
+
+Three kinds of entry must be told apart by two questions, as the core asks them:
+``pte & present`` and ``pte == none``. A swap entry answers no to both.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+
+
+@dataclass(frozen=True)
+class Bits:
+    """A run of bits of an entry and what it is for.
+
+    Attributes
+    ----------
+    first, last : int
+        The run's lowest and highest bit.
+    name : str
+    by : str
+        "hardware" gives it its meaning, or "Linux" does.
+    """
+
+    first: int
+    last: int
+    name: str
+    by: str
+
+
+def _hw(first: int, name: str, last: int | None = None) -> Bits:
+    return Bits(first, first if last is None else last, name, "hardware")
+
+
+def _sw(first: int, name: str, last: int | None = None) -> Bits:
+    return Bits(first, first if last is None else last, name, "Linux")
 
 
 @dataclass(frozen=True)
@@ -24,6 +56,10 @@ class SwapEntry:
         the PTE was writable, so that swap-in restores it.
     free : tuple of int
         Bits that neither hardware nor Linux uses.
+    always : tuple of int
+        Bits set in every swap entry.
+    others : tuple of Bits
+        What the rest is for: bits that are set in all, or have to be 0.
     """
 
     type_shift: int
@@ -33,6 +69,8 @@ class SwapEntry:
     offset_inverted: bool
     exclusive: int
     free: tuple[int, ...]
+    others: tuple[Bits, ...]
+    always: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -46,8 +84,19 @@ class Arch:
         log2 of the page size in bytes.
     level_bits : tuple of int
         Index bits of each level, the root first, the PTE table last.
+    table_bytes : tuple of int
+        What Linux allocates for a table of each level.
+    rest : str
+        What lies behind the entries in the memory of a PTE table: "" where they
+        fill it, "idle" where nothing does, else the name of its use.
+    none : int
+        An entry that holds nothing.
     present, write, user, accessed, dirty : int
-        Bit numbers in a present PTE.
+        Bit numbers in a present PTE; those Linux looks at, where hardware has
+        another. `user` is -1 where no bit says so.
+    base, writable, readonly : tuple of int
+        Bits set in every present PTE that the model makes; in a writable one
+        (dirty too), in a read-only one.
     pfn_shift, pfn_bits : int
         Where the page frame number is, and how wide.
     free : tuple of int
@@ -56,28 +105,56 @@ class Arch:
         Bits that Linux already gives to a tracker of that name: in a present
         PTE, in a swap entry.
     flag, swap_flag : int
-        The free bits repurposed by the side encodings to say "this PTE has a
-        metadata word".
+        The bits repurposed by the side encodings to say "this PTE has a metadata
+        word": free ones, but for `flag_from`.
+    flag_from : str
+        The tracker that owned `flag`, where none was free: side encodings keep
+        that tracker in the word.
+    uses : tuple of Bits
+        Every other bit of a present PTE.
     swap : SwapEntry
     source : str
+    unverified : str
+        What in the row rests on memory or inference.
+    entry_bytes : int
     """
 
     name: str
     page_shift: int
     level_bits: tuple[int, ...]
+    table_bytes: tuple[int, ...]
     present: int
     write: int
     user: int
     accessed: int
     dirty: int
+    base: tuple[int, ...]
+    writable: tuple[int, ...]
+    readonly: tuple[int, ...]
     pfn_shift: int
     pfn_bits: int
     free: tuple[int, ...]
     owned: dict[str, tuple[int, int]] = field(hash=False)
     flag: int
     swap_flag: int
+    uses: tuple[Bits, ...]
     swap: SwapEntry
     source: str
+    unverified: str = ""
+    rest: str = ""
+    none: int = 0
+    flag_from: str = ""
+    entry_bytes: int = 8
+
+    @property
+    def page_bytes(self) -> int:
+        """Bytes of a page."""
+        return 1 << self.page_shift
+
+    @property
+    def frame_bytes(self) -> int:
+        """Bytes that Linux allocates for a PTE table."""
+        return self.table_bytes[-1]
 
     @property
     def ptrs_per_pte(self) -> int:
@@ -89,16 +166,36 @@ class Arch:
         """How many virtual pages the table can index."""
         return 1 << sum(self.level_bits)
 
+    @property
+    def nr_slots(self) -> int:
+        """How many swap slots an entry can name."""
+        return 1 << self.swap.type_bits + self.swap.offset_bits
+
+    @property
+    def first_slot(self) -> int:
+        """1 where the entry of slot 0 would be `none`, else 0.
+
+        The first page of a swap device holds its header, so Linux never makes
+        that entry.
+        """
+        return int(not (self.swap.always or self.swap.offset_inverted))
+
+
+# -- x86-64 -------------------------------------------------------------------
 
 _X86_64 = Arch(
     name="x86_64",
     page_shift=12,
     level_bits=(9, 9, 9, 9),
+    table_bytes=(4096,) * 4,
     present=0,
     write=1,
     user=2,
     accessed=5,
     dirty=6,
+    base=(0, 2, 5),
+    writable=(1, 6),
+    readonly=(),
     pfn_shift=12,
     pfn_bits=40,
     # 57 (SOFTW4) was DEVMAP until mid-2025; 52-56 never had a name in Linux.
@@ -106,6 +203,21 @@ _X86_64 = Arch(
     owned={"soft_dirty": (11, 1), "uffd_wp": (10, 2)},
     flag=57,
     swap_flag=4,
+    uses=(
+        _hw(0, "P"),
+        _hw(1, "R/W"),
+        _hw(2, "U/S"),
+        _hw(3, "PWT"),
+        _hw(4, "PCD"),
+        _hw(5, "A"),
+        _hw(6, "D"),
+        _hw(7, "PAT"),
+        _hw(8, "G; PROT_NONE where P is clear"),
+        _sw(9, "SPECIAL"),
+        _sw(58, "SAVED_DIRTY"),
+        _hw(59, "protection key; ignored if off", 62),
+        _hw(63, "NX"),
+    ),
     # Bits 5 and 6 of a swap entry are lost to an accessed/dirty erratum, 7 and
     # 8 have to be 0.
     swap=SwapEntry(
@@ -116,28 +228,480 @@ _X86_64 = Arch(
         offset_inverted=True,
         exclusive=3,
         free=(4,),
+        others=(
+            _hw(0, "P: 0"),
+            _hw(5, "0: A and D may be set by an erratum", 6),
+            _sw(7, "0: PSE, a huge page's entry"),
+            _sw(8, "0: PROT_NONE"),
+        ),
     ),
     source="Linux v6.12 arch/x86/include/asm/pgtable_types.h, pgtable_64.h; "
     "Intel SDM vol. 3 table 4-19; DEVMAP gone: "
     "20260427114607.4068647-3-kas@kernel.org",
+    unverified="AMD's manual on 52-58",
+)
+
+_X86_64_LA57 = replace(
+    _X86_64,
+    name="x86_64_la57",
+    level_bits=(9,) * 5,
+    table_bytes=(4096,) * 5,
+)
+
+# -- arm64 --------------------------------------------------------------------
+
+_ARM64_4K = Arch(
+    name="arm64_4k",
+    page_shift=12,
+    level_bits=(9, 9, 9, 9),
+    table_bytes=(4096,) * 4,
+    present=0,
+    # PTE_WRITE is the hardware's DBM; what a store may do is said by RDONLY, the
+    # inverse, which Linux keeps set in a writable PTE that is clean.
+    write=51,
+    user=6,
+    accessed=10,
+    dirty=55,
+    base=(0, 1, 6, 8, 9, 10, 11),
+    writable=(51, 55),
+    readonly=(7,),
+    pfn_shift=12,
+    pfn_bits=36,
+    free=(57, 63),
+    owned={"uffd_wp": (58, 3)},
+    flag=57,
+    swap_flag=4,
+    uses=(
+        _hw(0, "VALID"),
+        _hw(1, "TYPE: a page"),
+        _hw(2, "AttrIndx", 4),
+        _hw(5, "NS"),
+        _hw(6, "AP[1]: USER"),
+        _hw(7, "AP[2]: RDONLY"),
+        _hw(8, "SH", 9),
+        _hw(10, "AF"),
+        _hw(11, "nG; PRESENT_INVALID where VALID is clear"),
+        _hw(48, "RES0, or address bits with 52 bits", 49),
+        _hw(50, "GP"),
+        _hw(51, "DBM: WRITE"),
+        _hw(52, "CONT"),
+        _hw(53, "PXN"),
+        _hw(54, "UXN"),
+        _sw(55, "DIRTY"),
+        _sw(56, "SPECIAL"),
+        _hw(59, "PBHA, or ignored"),
+        _hw(60, "POIndex", 62),
+    ),
+    swap=SwapEntry(
+        type_shift=6,
+        type_bits=5,
+        offset_shift=12,
+        offset_bits=50,
+        offset_inverted=False,
+        exclusive=2,
+        free=(4, 5, 62, 63),
+        others=(
+            _hw(0, "VALID: 0"),
+            _hw(1, "TYPE: 0"),
+            _sw(11, "PRESENT_INVALID: 0"),
+        ),
+    ),
+    source="Linux v6.12 arch/arm64/include/asm/pgtable-prot.h, pgtable-hwdef.h, "
+    "pgtable.h; bit 63: 20240419074344.2643212-1-ryan.roberts@arm.com; "
+    "48-bit addresses, four levels",
+    unverified="57 free since PTE_DEVMAP's removal (series read, not the tree); "
+    "59 and 63 under FEAT_MEC",
+)
+
+_ARM64_16K = replace(
+    _ARM64_4K,
+    name="arm64_16k",
+    page_shift=14,
+    level_bits=(11, 11, 11),
+    table_bytes=(16384,) * 3,
+    pfn_shift=14,
+    pfn_bits=34,
+    uses=(*_ARM64_4K.uses, _hw(12, "RES0, or address bits with 52 bits", 13)),
+    source=_ARM64_4K.source.replace(
+        "48-bit addresses, four", "47-bit addresses, three"
+    ),
+)
+
+_ARM64_64K = replace(
+    _ARM64_4K,
+    name="arm64_64k",
+    page_shift=16,
+    level_bits=(6, 13, 13),
+    # The root is an object of a slab.
+    table_bytes=(512, 65536, 65536),
+    pfn_shift=16,
+    pfn_bits=32,
+    uses=(*_ARM64_4K.uses, _hw(12, "RES0, or address bits with 52 bits", 15)),
+    source=_ARM64_4K.source.replace("four levels", "three levels, a root of 512 bytes"),
+)
+
+# -- riscv64 ------------------------------------------------------------------
+
+_SV39 = Arch(
+    name="riscv64_sv39",
+    page_shift=12,
+    level_bits=(9, 9, 9),
+    table_bytes=(4096,) * 3,
+    present=0,
+    write=2,
+    user=4,
+    accessed=6,
+    dirty=7,
+    base=(0, 1, 4, 6),
+    writable=(2, 7),
+    readonly=(),
+    pfn_shift=10,
+    pfn_bits=44,
+    # DEVMAP until mid-2025.
+    free=(9,),
+    owned={},
+    flag=9,
+    swap_flag=1,
+    uses=(
+        _hw(0, "V"),
+        _hw(1, "R"),
+        _hw(2, "W"),
+        _hw(3, "X"),
+        _hw(4, "U"),
+        _hw(5, "G; PROT_NONE where V is clear"),
+        _hw(6, "A"),
+        _hw(7, "D"),
+        _sw(8, "SPECIAL"),
+        _hw(54, "reserved, 0", 60),
+        _hw(61, "Svpbmt: memory type", 62),
+        _hw(63, "Svnapot: N"),
+    ),
+    swap=SwapEntry(
+        type_shift=7,
+        type_bits=5,
+        offset_shift=12,
+        offset_bits=52,
+        offset_inverted=False,
+        exclusive=6,
+        free=(1, 2),
+        others=(
+            _hw(0, "V: 0"),
+            _sw(3, "0: kept for SOFT_DIRTY"),
+            _sw(4, "0: kept for UFFD_WP"),
+            _sw(5, "PROT_NONE: 0"),
+        ),
+    ),
+    source="Linux v6.12 arch/riscv/include/asm/pgtable.h, pgtable-64.h, "
+    "pgtable-bits.h; RISC-V privileged specification, Sv39-Sv57",
+    unverified="9 free since _PAGE_DEVMAP's removal (series read, not the tree)",
+)
+
+_SVRSW = replace(
+    _SV39,
+    owned={"soft_dirty": (59, 3), "uffd_wp": (60, 4)},
+    uses=(
+        *(use for use in _SV39.uses if use.first != 54),
+        _hw(54, "reserved, 0", 58),
+    ),
+    swap=replace(
+        _SV39.swap,
+        others=tuple(use for use in _SV39.swap.others if use.first not in (3, 4)),
+    ),
+    source=_SV39.source + "; Svrsw60t59b leaves 59 and 60 to software: series V15 of "
+    "2025-11-13, riscv commits f59c0924d61a, 59f6acb4be02, 2a3ebad4db63",
+)
+
+
+def _sv(arch: Arch, name: str, levels: int) -> Arch:
+    return replace(
+        arch, name=name, level_bits=(9,) * levels, table_bytes=(4096,) * levels
+    )
+
+
+# -- s390x --------------------------------------------------------------------
+
+_S390X = Arch(
+    name="s390x",
+    page_shift=12,
+    # Three levels map 4 TiB; Linux adds a fourth and a fifth when asked for more,
+    # which the model leaves out.
+    level_bits=(11, 11, 8),
+    # A PTE table of 2 KiB gets a page whose other half holds nothing, unless KVM
+    # keeps its PGSTEs there.
+    table_bytes=(16384, 16384, 4096),
+    rest="idle",
+    none=1 << 10,
+    present=0,
+    write=5,
+    user=-1,
+    accessed=2,
+    dirty=3,
+    base=(0, 2, 4),
+    writable=(5, 3),
+    # A writable dirty young PTE alone has PROTECT and INVALID clear.
+    readonly=(9,),
+    pfn_shift=12,
+    pfn_bits=52,
+    free=(),
+    owned={"soft_dirty": (1, 1)},
+    flag=1,
+    flag_from="soft_dirty",
+    swap_flag=7,
+    uses=(
+        _sw(0, "PRESENT"),
+        _sw(2, "YOUNG"),
+        _sw(3, "DIRTY"),
+        _sw(4, "READ"),
+        _sw(5, "WRITE"),
+        _sw(6, "SPECIAL"),
+        _sw(7, "UNUSED: a KVM guest's page state"),
+        _hw(8, "NOEXEC"),
+        _hw(9, "PROTECT: no store"),
+        _hw(10, "INVALID"),
+        _hw(11, "0; LARGE in the PTE form of a huge page"),
+    ),
+    swap=SwapEntry(
+        type_shift=2,
+        type_bits=5,
+        offset_shift=12,
+        offset_bits=52,
+        offset_inverted=False,
+        exclusive=11,
+        free=(7, 8),
+        always=(9, 10),
+        others=(
+            _sw(0, "PRESENT: 0"),
+            _hw(9, "PROTECT: 1, tells swap from none"),
+            _hw(10, "INVALID: 1"),
+        ),
+    ),
+    source="Linux v6.12 arch/s390/include/asm/pgtable.h, arch/s390/mm/pgalloc.c; "
+    "bits numbered from the least significant, as Linux's masks are",
+    unverified="tables after PGSTE's removal (2026)",
+)
+
+# -- ppc64 --------------------------------------------------------------------
+
+_PPC64_RADIX_4K = Arch(
+    name="ppc64_radix_4k",
+    page_shift=12,
+    level_bits=(13, 9, 9, 9),
+    table_bytes=(65536, 4096, 4096, 4096),
+    present=63,
+    write=1,
+    # PRIVILEGED, the inverse.
+    user=3,
+    accessed=8,
+    dirty=7,
+    base=(63, 62, 2, 8),
+    writable=(1, 7),
+    readonly=(),
+    pfn_shift=12,
+    pfn_bits=41,
+    # 11 was DEVMAP until mid-2025; 61 has a meaning where PRESENT is clear only.
+    free=(11, 61),
+    owned={"soft_dirty": (9, 9)},
+    flag=11,
+    swap_flag=11,
+    uses=(
+        _hw(0, "EXEC"),
+        _hw(1, "WRITE"),
+        _hw(2, "READ"),
+        _hw(3, "PRIVILEGED"),
+        _hw(4, "cache attributes", 5),
+        _hw(6, "RSV1"),
+        _hw(7, "C: DIRTY"),
+        _hw(8, "R: ACCESSED"),
+        _sw(10, "SPECIAL"),
+        _hw(53, "0: more of the address, unused by Linux", 55),
+        _hw(56, "protection key", 60),
+        _hw(62, "PTE: a leaf"),
+        _hw(63, "PRESENT"),
+    ),
+    swap=SwapEntry(
+        type_shift=0,
+        type_bits=5,
+        offset_shift=12,
+        offset_bits=41,
+        offset_inverted=False,
+        exclusive=5,
+        free=(6, 7, 8, 10, 11),
+        always=(62,),
+        others=(
+            _sw(53, "0", 60),
+            _sw(61, "INVALID: 0"),
+            _sw(62, "PTE: 1"),
+            _hw(63, "PRESENT: 0"),
+        ),
+    ),
+    source="Linux v6.12 arch/powerpc/include/asm/book3s/64/pgtable.h, radix.h, "
+    "radix-4k.h, arch/powerpc/mm/book3s64/pgtable.c",
+    unverified="which of 6-8, 10, 11 a swap entry leaves free; 11 free since "
+    "_PAGE_DEVMAP's removal (series read, not the tree)",
+)
+
+_PPC64_RADIX_64K = replace(
+    _PPC64_RADIX_4K,
+    name="ppc64_radix_64k",
+    page_shift=16,
+    level_bits=(13, 9, 9, 5),
+    # Fragments: 256 PTE tables share a page, 16 tables of the levels above.
+    table_bytes=(65536, 4096, 4096, 256),
+    pfn_shift=16,
+    pfn_bits=37,
+    uses=(*_PPC64_RADIX_4K.uses, _hw(12, "0: the address is aligned to 64K", 15)),
+    swap=replace(
+        _PPC64_RADIX_4K.swap,
+        offset_shift=16,
+        offset_bits=37,
+        others=(*_PPC64_RADIX_4K.swap.others, _sw(12, "0", 15)),
+    ),
+    source=_PPC64_RADIX_4K.source.replace("radix-4k.h", "radix-64k.h"),
+)
+
+_PPC64_HASH_64K = replace(
+    _PPC64_RADIX_64K,
+    name="ppc64_hash_64k",
+    level_bits=(8, 10, 10, 8),
+    # A PTE table's second half is hidx, 16 hash slots a PTE; the two levels above
+    # are doubled too, for huge pages. 16 PTE tables share a page.
+    table_bytes=(2048, 16384, 16384, 4096),
+    rest="hidx",
+    free=(11,),
+    uses=(
+        _hw(0, "EXEC"),
+        _hw(1, "WRITE"),
+        _hw(2, "READ"),
+        _hw(3, "PRIVILEGED"),
+        _hw(4, "cache attributes", 5),
+        _sw(6, "H_PAGE_BUSY: the entry's lock"),
+        _hw(7, "C: DIRTY"),
+        _hw(8, "R: ACCESSED"),
+        _sw(10, "SPECIAL"),
+        _sw(12, "H_PAGE_COMBO"),
+        _sw(13, "H_PAGE_4K_PFN, H_PAGE_THP_HUGE"),
+        _sw(14, "0: the address is aligned to 64K", 15),
+        _sw(53, "0", 54),
+        _sw(55, "H_PAGE_HASHPTE"),
+        _hw(56, "protection key", 60),
+        _sw(61, "INVALID, where PRESENT is clear"),
+        _sw(62, "PTE: a leaf"),
+        _sw(63, "PRESENT"),
+    ),
+    swap=replace(
+        _PPC64_RADIX_64K.swap,
+        free=(7, 8, 10, 11),
+        others=(*_PPC64_RADIX_64K.swap.others, _sw(6, "H_PAGE_BUSY: 0")),
+    ),
+    source="Linux v6.12 arch/powerpc/include/asm/book3s/64/pgtable.h, hash.h, "
+    "hash-64k.h; PMD and PUD tables doubled with THP and hugetlb",
+    unverified="which of 7, 8, 10, 11 a swap entry leaves free; 11 free since "
+    "_PAGE_DEVMAP's removal (series read, not the tree)",
+)
+
+# -- loongarch64 --------------------------------------------------------------
+
+_LOONGARCH64 = Arch(
+    name="loongarch64",
+    page_shift=14,
+    level_bits=(11, 11, 11),
+    table_bytes=(16384,) * 3,
+    present=7,
+    write=8,
+    user=2,
+    accessed=0,
+    dirty=9,
+    base=(0, 2, 3, 4, 7),
+    writable=(1, 8, 9),
+    readonly=(),
+    pfn_shift=14,
+    pfn_bits=34,
+    # DEVMAP until mid-2025.
+    free=(59,),
+    owned={},
+    flag=59,
+    swap_flag=15,
+    uses=(
+        _hw(0, "VALID; ACCESSED"),
+        _hw(1, "DIRTY: a store is allowed"),
+        _hw(2, "PLV", 3),
+        _hw(4, "cache attributes", 5),
+        _hw(6, "GLOBAL"),
+        _sw(7, "PRESENT"),
+        _sw(8, "WRITE"),
+        _sw(9, "MODIFIED"),
+        _sw(10, "PROTNONE"),
+        _sw(11, "SPECIAL"),
+        _hw(12, "0: the address is aligned to 16K", 13),
+        _hw(48, "not known to be ignored", 58),
+        _sw(60, "PRESENT_INVALID, of huge pages"),
+        _hw(61, "NR"),
+        _hw(62, "NX"),
+        _hw(63, "RPLV"),
+    ),
+    swap=SwapEntry(
+        type_shift=16,
+        type_bits=7,
+        offset_shift=24,
+        offset_bits=40,
+        offset_inverted=False,
+        exclusive=23,
+        free=(1, 2, 3, 4, 5, 8, 9, 11, 12, 13, 14, 15),
+        others=(
+            _hw(0, "VALID: 0"),
+            _hw(6, "0: GLOBAL is overlooked when none is asked for"),
+            _sw(7, "PRESENT: 0"),
+            _sw(10, "PROTNONE: 0"),
+        ),
+    ),
+    source="Linux v6.12 arch/loongarch/include/asm/pgtable-bits.h, pgtable.h; "
+    "16K pages and three levels, the default",
+    unverified="whether hardware ignores 48-58; 59 free since _PAGE_DEVMAP's "
+    "removal (series read, not the tree); that the 0 bits of a swap entry may be set",
 )
 
 ARCHES: dict[str, Arch] = {
-    "x86_64": _X86_64,
-    "x86_64_la57": Arch(
-        **{**vars(_X86_64), "name": "x86_64_la57", "level_bits": (9, 9, 9, 9, 9)}
-    ),
+    arch.name: arch
+    for arch in (
+        _X86_64,
+        _X86_64_LA57,
+        _ARM64_4K,
+        _ARM64_16K,
+        _ARM64_64K,
+        _SV39,
+        _sv(_SV39, "riscv64_sv48", 4),
+        _sv(_SV39, "riscv64_sv57", 5),
+        _sv(_SVRSW, "riscv64_sv39_svrsw60t59b", 3),
+        _sv(_SVRSW, "riscv64_sv48_svrsw60t59b", 4),
+        _sv(_SVRSW, "riscv64_sv57_svrsw60t59b", 5),
+        _S390X,
+        _PPC64_RADIX_4K,
+        _PPC64_RADIX_64K,
+        _PPC64_HASH_64K,
+        _LOONGARCH64,
+    )
 }
+
+# Plain names: of several page sizes 4K, of several depths 48 bits. ppc64 has none:
+# its two formats differ in more than that.
+ALIASES = {"arm64": "arm64_4k", "riscv64": "riscv64_sv48"}
 
 
 def arch_named(name: str) -> Arch:
     """Return the architecture of that name.
+
+    Parameters
+    ----------
+    name : str
+        One of `ARCHES`, or a plain name of `ALIASES`.
 
     Raises
     ------
     KeyError
         If there is none; the message lists those there are.
     """
+    name = ALIASES.get(name, name)
     if name not in ARCHES:
-        raise KeyError(f"no architecture named {name!r}; there are {sorted(ARCHES)}")
+        there = ", ".join([*ARCHES, *ALIASES])
+        raise KeyError(f"no architecture named {name!r}; there are {there}")
     return ARCHES[name]

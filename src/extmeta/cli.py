@@ -1,4 +1,4 @@
-"""The command: ``extmeta compare | capture | info | plan``.
+"""The command: ``extmeta compare | capture | info | plan | arch``.
 
 Results go to stdout, progress and errors to stderr. Exit status: 0; 2 with one
 line for bad input; 1 with one line where output can't be written, and without
@@ -20,8 +20,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-from extmeta import compare, measure, plan_report, report, summary, workload
-from extmeta.arch import ARCHES
+from extmeta import compare, measure, plan_report, report, ruler, summary, workload
+from extmeta.arch import ARCHES, arch_named
 from extmeta.capture import Capture, CaptureError, capture, load_capture, shipped
 from extmeta.encodings import encodings
 from extmeta.fields import Fields
@@ -495,6 +495,23 @@ def run_plan(args: argparse.Namespace) -> int:
     return 0 if found.fits else DOES_NOT_FIT
 
 
+def arch_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add what `arch` takes."""
+    parser.add_argument(
+        "arch",
+        nargs="?",
+        type=_refusing(arch_named),
+        metavar="NAME",
+        help="one of them, bit by bit; default: a table of all",
+    )
+
+
+def run_arch(args: argparse.Namespace) -> int:
+    """Print what architectures' page-table entries leave to software."""
+    say(ruler.text(args.arch) if args.arch else ruler.overview(ARCHES))
+    return 0
+
+
 class Verb(NamedTuple):
     """One command: a line of help, its arguments, what it does."""
 
@@ -512,6 +529,7 @@ VERBS = {
     ),
     "info": Verb("what a capture holds", info_arguments, run_info),
     "plan": Verb("the fewest PTE bits for some fields", plan_arguments, run_plan),
+    "arch": Verb("the bits of page-table entries", arch_arguments, run_arch),
 }
 
 

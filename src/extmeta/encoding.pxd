@@ -16,6 +16,7 @@ from libc.stdint cimport uint64_t
 
 from extmeta.frames cimport Frames, Ptdesc
 from extmeta.pte cimport PteLayout
+from extmeta.slabs cimport Slabs
 from extmeta.vpns cimport Run
 
 cdef enum:
@@ -48,6 +49,7 @@ cdef class Encoding:
     # tables that share pages, which takes the place of each one's own.
     cdef readonly bint by_page
     cdef void* family
+    cdef Slabs index              # where tables share a page: their links
     # An exception that C could not pass on: the page table raises it when the
     # operation is over. None in an encoding written in C.
     cdef object pending
@@ -67,6 +69,14 @@ cdef class Encoding:
     # what [src, src + n) has. -1 where no memory can be had.
     cdef int follow(self, uint64_t src, uint64_t dst, uint64_t n) noexcept nogil
 
+
+    # May allocate: see to it that `t` has a place for its link and its count of
+    # flags. `prepare` and `fork` call it for a table that gets its first word,
+    # `settle` calls `unreach` for one that is `reached` and has none. False where
+    # no memory can be had.
+    cdef bint reach(self, Ptdesc* t) noexcept nogil
+    cdef void unreach(self, Ptdesc* t) noexcept nogil
+    cdef Ptdesc* page_of(self, Ptdesc* t) noexcept nogil
     # May allocate: make room for `w` to be stored. Called for every run of an
     # operation, perhaps several of one table, before the first store; room must
     # be left for them all. Returns the table, which may have moved, or NULL

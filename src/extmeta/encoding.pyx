@@ -5,15 +5,21 @@ interface with its promises. This base class holds what an encoding may leave as
 it is: scan, fork and zap in terms of load and store, which are right for all and
 fast for none.
 """
-from libc.stdint cimport uint64_t
+from libc.stdint cimport uint64_t, uintptr_t
 from libc.string cimport memset
 
 from extmeta.frames cimport Frames, Ptdesc, entries
 from extmeta.pte cimport flag_of
+from extmeta.slabs cimport Slabs
 from extmeta.vpns cimport Run
 
 cdef uint64_t[MAX_LANES] ZERO_WORD
 memset(ZERO_WORD, 0, sizeof(ZERO_WORD))
+
+
+cdef enum:
+    # Of a table that has words: its link and its count of flags.
+    INDEX_BYTES = 16
 
 
 cdef uint64_t mask_of(bits) except? 1:
@@ -91,11 +97,15 @@ cdef class Encoding:
         bound.lanes = (fields.bits + 63) // 64
         bound.entries = arch.ptrs_per_pte
         bound.frames = frames
-        bound.pte.none = 0
+        if arch.frame_bytes < arch.page_bytes:
+            bound.index = Slabs()
+        bound.pte.none = arch.none
         bound.pte.present = mask_of([arch.present])
         bound.pte.write = mask_of([arch.write])
-        bound.pte.base = mask_of([arch.present, arch.user, arch.accessed])
-        bound.pte.writable = mask_of([arch.write, arch.dirty])
+        bound.pte.base = mask_of(arch.base)
+        bound.pte.writable = mask_of(arch.writable)
+        bound.pte.readonly = mask_of(arch.readonly)
+        bound.pte.swap_base = mask_of(layout.always)
         bound.pte.flag = mask_of([arch.flag])
         bound.pte.swap_flag = mask_of([arch.swap_flag])
         bound.pte.swap_write = mask_of([layout.exclusive])
@@ -148,6 +158,52 @@ cdef class Encoding:
 
     cdef int follow(self, uint64_t src, uint64_t dst, uint64_t n) noexcept nogil:
         return 0
+
+    def shape(self, arch):
+        """Return ``arch`` with the page tables that this encoding needs.
+
+        Parameters
+        ----------
+        arch : Arch
+
+        Returns
+        -------
+        Arch
+            ``arch`` itself, unless entries are wider than the architecture's.
+        """
+        return arch
+
+    cdef bint reach(self, Ptdesc* t) noexcept nogil:
+        # A kernel finds a table's link and count of flags in the struct page of
+        # its page. Where 16 or 256 tables share one, that holds neither for all
+        # of them: they are kept in an array found from it, which the first table
+        # with a word brings and the last one takes away. The array's bytes are
+        # held, and are Memory.index; what is in it is read from Ptdesc, so its
+        # cache line is not touched.
+        cdef Ptdesc* page
+        if self.frames.page_order == 0 or t.reached:
+            return True
+        page = self.page_of(t)
+        if page.users == 0:
+            page.index = <uintptr_t>self.index.alloc(
+                <size_t>INDEX_BYTES << self.frames.page_order)
+            if page.index == 0:
+                return False
+        page.users += 1
+        t.reached = 1
+        return True
+
+    cdef void unreach(self, Ptdesc* t) noexcept nogil:
+        cdef Ptdesc* page = self.page_of(t)
+        t.reached = 0
+        page.users -= 1
+        if page.users == 0:
+            self.index.free(<void*>page.index)
+
+    cdef Ptdesc* page_of(self, Ptdesc* t) noexcept nogil:
+        cdef Py_ssize_t frame = t - self.frames.desc
+        return &self.frames.desc[
+            frame >> self.frames.page_order << self.frames.page_order]
 
     cdef Ptdesc* prepare(
             self, Ptdesc* t, const Run* r, const Write* w) noexcept nogil:
@@ -257,7 +313,7 @@ cdef class Encoding:
         return self.side_bytes()
 
     cdef size_t index_bytes(self) noexcept nogil:
-        return 0
+        return 0 if self.frames.page_order == 0 else self.index.object_bytes
 
     cdef const char* fault(self, const Ptdesc* t) noexcept nogil:
         return NULL

@@ -1,8 +1,8 @@
-"""Table memory: pages of one reserved mapping, and a descriptor for each."""
+"""Table memory: frames of one reserved mapping, and a descriptor for each."""
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t, uintptr_t
 
 cdef enum:
-    # Largest block handed out: 2**9 pages, 2 MiB where a page is 4 KiB.
+    # Largest block handed out: 2**9 frames, 2 MiB where a frame is 4 KiB.
     MAX_ORDER = 9
     NO_FRAME = 0xffffffff
 
@@ -10,9 +10,11 @@ cdef enum Kind:
     FREE, UPPER, PTE, SIDE, NR_KINDS
 
 cdef struct Ptdesc:
-    # As the kernel's struct ptdesc: found from the page's number. `link`,
+    # As the kernel's struct ptdesc: found from the frame's number. `link`,
     # `flagged` and `vpn` fit words that struct ptdesc has and x86 leaves unused
     # below the root (__page_mapping, pt_index), so they are not counted as RAM.
+    # Where several tables share a page, and its struct ptdesc, they don't fit:
+    # see Encoding.reach.
     uint64_t* parent      # the upper entry that points here
     uintptr_t link        # the word that belongs to the encoding
     uint64_t vpn          # of entry 0
@@ -22,23 +24,34 @@ cdef struct Ptdesc:
     uint32_t prev         # `spare`, while an operation is at work on a PTE table
     uint8_t kind
     uint8_t level         # 0: a PTE table
-    uint8_t order         # pages in the block: 2**order
+    uint8_t order         # frames in the block: 2**order
     uint8_t dirty         # has been used before, so is not known to be zero
-    uint64_t[2] spare     # to 64 bytes, as struct page: a shift finds it
+    uint8_t pool          # FREE, or the kind whose tables share this page
+    uint8_t reached       # counted among its page's `users`
+    # Of a page's first frame: links and counts of the tables in it, and how many
+    # tables need them.
+    uintptr_t index
+    uint32_t users
+    uint32_t spare        # to 64 bytes, as struct page: a shift finds it
 
 cdef class Frames:
     cdef readonly size_t page_bytes
+    cdef readonly size_t frame_bytes
     cdef char* base
     cdef Ptdesc* desc
-    cdef uint32_t reserved        # pages of address space
-    cdef uint32_t committed       # pages that may be touched
-    cdef uint32_t top             # pages from here on were never handed out
-    cdef size_t[NR_KINDS] pages   # in use, by kind
-    cdef uint32_t[MAX_ORDER + 1] free_list
-    cdef int page_shift
+    cdef uint32_t reserved        # frames of address space
+    cdef uint32_t committed       # frames that may be touched
+    cdef uint32_t top             # frames from here on were never handed out
+    cdef size_t[NR_KINDS] pages   # frames in use, by kind
+    cdef size_t[NR_KINDS] idle    # not in use, in pages that have others of a kind
+    # A smaller block than a page is taken from pages of its kind, on a list of
+    # its own.
+    cdef uint32_t[NR_KINDS][MAX_ORDER + 1] free_list
+    cdef int frame_shift
+    cdef int page_order           # frames of a page: 2**page_order
     cdef bint huge
 
-    # Return the first page's descriptor, or NULL where no memory can be had.
+    # Return the first frame's descriptor, or NULL where no memory can be had.
     # The block is aligned to its size. A block of kind PTE is a PTE table and,
     # at order 1, its side page; `zero` clears the table only.
     cdef Ptdesc* alloc(self, int order, Kind kind, bint zero) noexcept nogil
@@ -49,29 +62,36 @@ cdef class Frames:
     cdef bint take_idle(self) noexcept nogil
     cdef bint leave_idle(self) noexcept nogil
     cdef void free_from(self, uint32_t first, uint32_t stop) noexcept nogil
-    cdef void push(self, uint32_t frame, int order) noexcept nogil
+    cdef void push(self, uint32_t frame, int order, int pool) noexcept nogil
     cdef void unlink(self, uint32_t frame) noexcept nogil
-    cdef void give_back(self, uint32_t frame, int order) noexcept nogil
+    cdef void give_back(self, uint32_t frame, int order, int pool) noexcept nogil
+    cdef inline uint32_t join(
+        self, uint32_t frame, int* order, int most) noexcept nogil
+    cdef int pool_of(self, int order, Kind kind) noexcept nogil
+    # Bytes of the pages held for a kind of table; of SIDE, of the frames.
+    cdef size_t held(self, Kind kind) noexcept nogil
     cdef const char* fault(self) noexcept nogil
 
 cdef inline uint32_t frame_of(Frames f, const void* p) noexcept nogil:
-    """Return the number of the page that ``p`` points into."""
-    return <uint32_t>((<char*>p - f.base) >> f.page_shift)
+    """Return the number of the frame that ``p`` points into."""
+    return <uint32_t>((<char*>p - f.base) >> f.frame_shift)
 
 cdef inline size_t page_offset(Frames f, const Ptdesc* d) noexcept nogil:
-    """Return where the page is in the mapping: its physical address, so to speak."""
-    return <size_t>(d - f.desc) << f.page_shift
+    """Return where the frame is in the mapping: its physical address, so to speak."""
+    return <size_t>(d - f.desc) << f.frame_shift
 
 
 cdef inline uint64_t* entries(Frames f, const Ptdesc* d) noexcept nogil:
-    """Return the page: found by arithmetic, without reading the descriptor."""
+    """Return the frame: found by arithmetic, without reading the descriptor."""
     return <uint64_t*>(f.base + page_offset(f, d))
 
 
 cdef enum:
-    # Bits of an upper entry; the model uses x86's for every architecture.
+    # Bits of an upper entry; the model uses x86's for every architecture. A frame
+    # is at least 256 bytes, so they are below its address.
     TABLE_BITS = 0x67     # present, writable, user, accessed, dirty
     LEAF = 0x80           # _PAGE_PSE: maps a huge page, has no table below
+    ENTRY_BITS = 0xff
 
 
 cdef inline uint64_t upper_entry(Frames f, const Ptdesc* d) noexcept nogil:

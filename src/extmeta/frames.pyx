@@ -1,9 +1,14 @@
-"""Table memory: pages of one reserved mapping, and a descriptor for each.
+"""Table memory: frames of one reserved mapping, and a descriptor for each.
 
-The mapping is reserved whole and made usable as it grows, so a page never
-moves and a pointer to it stays valid. A buddy allocator hands out blocks of
-2**order pages aligned to their size, as the kernel's does; what is freed joins
-its buddy and can be had again at any order.
+A frame is what the architecture's kernel allocates for a PTE table: a page, but
+on ppc64 with 64K pages a fragment of one. The mapping is reserved whole and made
+usable as it grows, so a frame never moves and a pointer to it stays valid. A
+buddy allocator hands out blocks of 2**order frames aligned to their size, as the
+kernel's does; what is freed joins its buddy and can be had again at any order.
+
+Fragments of a page are all for tables of one kind: a page is taken when its first
+is needed and goes back with its last, as ppc64's kernel does it. `held` counts
+whole pages.
 
 A mapping whose last user is gone is kept for the next one, with the pages it has,
 as the kernel's freed pages are: so a fork's cost is that of its tables, zeroed
@@ -51,7 +56,7 @@ cdef struct Mapping:
     Ptdesc* desc
     uint32_t reserved
     uint32_t committed
-    int page_shift
+    int frame_shift
     bint huge
 
 cdef Mapping[IDLE] idle
@@ -103,50 +108,62 @@ cdef void* reserve(size_t nbytes) noexcept nogil:
 
 
 cdef class Frames:
-    """Pages and their descriptors.
+    """Frames and their descriptors.
 
-    Seen through the buffer protocol as a read-only (pages, page_bytes / 8)
+    Seen through the buffer protocol as a read-only (frames, frame_bytes / 8)
     array of uint64.
 
     Parameters
     ----------
     page_bytes : int
         A power of two from 4096 to 2 MiB.
+    frame_bytes : int, optional
+        A power of two from 256 to ``page_bytes``, which it is by default; a
+        page has 256 frames at most.
 
     Raises
     ------
     ValueError
-        If ``page_bytes`` is something else.
+        If either is something else.
     MemoryError
         If no address space can be reserved.
     """
 
-    def __cinit__(self, size_t page_bytes=4096):
+    def __cinit__(self, size_t page_bytes=4096, size_t frame_bytes=0):
         cdef size_t nbytes = RESERVE_BYTES
+        cdef int pool, order
         cdef char* p
         if not 4096 <= page_bytes <= HUGE_BYTES or page_bytes & (page_bytes - 1):
             raise ValueError(f"pages of {page_bytes} bytes; a power of two from 4096 "
                              f"to {HUGE_BYTES} is needed")
+        frame_bytes = frame_bytes or page_bytes
+        if not max(<size_t>256, page_bytes >> 8) <= frame_bytes <= page_bytes or (
+                frame_bytes & (frame_bytes - 1)):
+            raise ValueError(f"frames of {frame_bytes} bytes in pages of {page_bytes}")
         self.page_bytes = page_bytes
-        while (1 << self.page_shift) < <Py_ssize_t>page_bytes:
-            self.page_shift += 1
+        self.frame_bytes = frame_bytes
+        while (<size_t>1 << self.frame_shift) < frame_bytes:
+            self.frame_shift += 1
+        while frame_bytes << self.page_order < page_bytes:
+            self.page_order += 1
         self.huge = os.environ.get("EXTMETA_THP") != "0"
-        for order in range(MAX_ORDER + 1):
-            self.free_list[order] = NO_FRAME
+        for pool in range(<int>NR_KINDS):
+            for order in range(MAX_ORDER + 1):
+                self.free_list[pool][order] = NO_FRAME
         if self.take_idle():
             return
         while True:
             # One block more, to align the base to it.
-            p = <char*>reserve(nbytes + BLOCK * page_bytes)
+            p = <char*>reserve(nbytes + BLOCK * frame_bytes)
             if p is not NULL:
                 break
             nbytes >>= 1
             if nbytes < LEAST_BYTES:
                 raise MemoryError(f"{2 * nbytes} bytes of address space")
-        self.base = <char*>align(<uintptr_t>p, BLOCK * page_bytes)
+        self.base = <char*>align(<uintptr_t>p, BLOCK * frame_bytes)
         munmap_if(p, self.base - p)
-        munmap_if(self.base + nbytes, p + BLOCK * page_bytes - self.base)
-        self.reserved = <uint32_t>(nbytes >> self.page_shift)
+        munmap_if(self.base + nbytes, p + BLOCK * frame_bytes - self.base)
+        self.reserved = <uint32_t>(nbytes >> self.frame_shift)
         self.desc = <Ptdesc*>reserve(self.reserved * sizeof(Ptdesc))
         if self.desc is NULL:
             raise MemoryError(
@@ -154,7 +171,7 @@ cdef class Frames:
 
     def __dealloc__(self):
         if self.base is NULL or self.desc is NULL or not self.leave_idle():
-            munmap_if(self.base, <size_t>self.reserved << self.page_shift)
+            munmap_if(self.base, <size_t>self.reserved << self.frame_shift)
             munmap_if(<char*>self.desc, self.reserved * sizeof(Ptdesc))
 
     cdef bint take_idle(self) noexcept nogil:
@@ -166,7 +183,7 @@ cdef class Frames:
         lock_idle()
         for i in range(nr_idle):
             m = idle[i]
-            found = m.page_shift == self.page_shift and m.huge == self.huge
+            found = m.frame_shift == self.frame_shift and m.huge == self.huge
             if found:
                 nr_idle -= 1
                 idle[i] = idle[nr_idle]
@@ -185,7 +202,7 @@ cdef class Frames:
         global nr_idle
         cdef bint kept = False
         cdef uint32_t frame
-        if <size_t>self.committed << self.page_shift > IDLE_BYTES:
+        if <size_t>self.committed << self.frame_shift > IDLE_BYTES:
             return False
         for frame in range(self.top):
             self.desc[frame].kind = FREE
@@ -195,7 +212,7 @@ cdef class Frames:
             idle[nr_idle].desc = self.desc
             idle[nr_idle].reserved = self.reserved
             idle[nr_idle].committed = self.committed
-            idle[nr_idle].page_shift = self.page_shift
+            idle[nr_idle].frame_shift = self.frame_shift
             idle[nr_idle].huge = self.huge
             nr_idle += 1
             kept = True
@@ -206,37 +223,59 @@ cdef class Frames:
         """Put the blocks of [first, stop) on the free list, the lowest in front."""
         while stop > first:
             stop -= BLOCK
-            self.push(stop, MAX_ORDER)
+            self.push(stop, MAX_ORDER, FREE)
+
+    cdef int pool_of(self, int order, Kind kind) noexcept nogil:
+        """Return the list of free blocks that one of this kind is taken from."""
+        if order >= self.page_order:
+            return FREE
+        return UPPER if kind == UPPER else PTE
+
+    cdef size_t held(self, Kind kind) noexcept nogil:
+        return (self.pages[<int>kind] + self.idle[<int>kind]) << self.frame_shift
 
     cdef Ptdesc* alloc(self, int order, Kind kind, bint zero) noexcept nogil:
+        cdef int pool = self.pool_of(order, kind)
         cdef int have = order
         cdef uint32_t frame
         cdef Ptdesc* d
         cdef uint32_t i
         if not may_allocate():
             return NULL
-        while have <= MAX_ORDER and self.free_list[have] == NO_FRAME:
+        while have < self.page_order and self.free_list[pool][have] == NO_FRAME:
             have += 1
+        if have >= self.page_order:
+            # No fragment is left, or a whole page is asked for.
+            while have <= MAX_ORDER and self.free_list[<int>FREE][have] == NO_FRAME:
+                have += 1
         if have > MAX_ORDER:
             if not self.grow():
                 return NULL
             have = MAX_ORDER
-        frame = self.free_list[have]
+        frame = self.free_list[pool if have < self.page_order else <int>FREE][have]
         self.unlink(frame)
         self.top = max(self.top, frame + (<uint32_t>1 << order))
         while have > order:
+            if have == self.page_order:
+                self.idle[pool] += <size_t>1 << have
+                self.desc[frame].index = 0
+                self.desc[frame].users = 0
             have -= 1
-            self.push(frame + (<uint32_t>1 << have), have)
+            self.push(frame + (<uint32_t>1 << have), have,
+                      pool if have < self.page_order else <int>FREE)
+        if pool != FREE:
+            self.idle[pool] -= <size_t>1 << order
         d = &self.desc[frame]
         for i in range(<uint32_t>1 << order):
-            # The second page of a pair is the PTE table's side page.
+            # The second frame of a pair is the PTE table's side page.
             d[i].kind = SIDE if i and kind == PTE else kind
             if zero and d[i].dirty and d[i].kind == kind:
-                memset(self.base + (<size_t>(frame + i) << self.page_shift), 0,
-                       self.page_bytes)
+                memset(self.base + (<size_t>(frame + i) << self.frame_shift), 0,
+                       self.frame_bytes)
             d[i].dirty = 1
             self.pages[d[i].kind] += 1
         d.order = <uint8_t>order
+        d.pool = <uint8_t>pool
         d.parent = NULL
         d.link = 0
         d.vpn = 0
@@ -244,7 +283,7 @@ cdef class Frames:
         d.used = 0
         d.next = 0
         d.level = 0
-        d.spare[0] = 0
+        d.reached = 0
         return d
 
     cdef void free(self, Ptdesc* d) noexcept nogil:
@@ -252,35 +291,52 @@ cdef class Frames:
         for i in range(<uint32_t>1 << d.order):
             self.pages[d[i].kind] -= 1
             d[i].kind = FREE
-        self.give_back(<uint32_t>(d - self.desc), d.order)
+        self.give_back(<uint32_t>(d - self.desc), d.order, d.pool)
 
     cdef void free_upper_half(self, Ptdesc* d) noexcept nogil:
         self.pages[d[1].kind] -= 1
         d.order = 0
         d[1].kind = FREE
-        self.give_back(<uint32_t>(d - self.desc) + 1, 0)
+        # What was a whole page is shared from now on, if a page has two frames.
+        d.pool = <uint8_t>self.pool_of(0, <Kind>d.kind)
+        self.give_back(<uint32_t>(d - self.desc) + 1, 0, d.pool)
 
-    cdef void give_back(self, uint32_t frame, int order) noexcept nogil:
+    cdef void give_back(self, uint32_t frame, int order, int pool) noexcept nogil:
+        if pool != FREE:
+            self.idle[pool] += <size_t>1 << order
+            frame = self.join(frame, &order, self.page_order)
+            if order < self.page_order:
+                self.push(frame, order, pool)
+                return
+            # The page's last fragment.
+            self.idle[pool] -= <size_t>1 << order
+        frame = self.join(frame, &order, MAX_ORDER)
+        self.push(frame, order, FREE)
+
+    cdef inline uint32_t join(
+            self, uint32_t frame, int* order, int most) noexcept nogil:
+        """Join a block with its free buddies, up to 2**most frames."""
         cdef uint32_t buddy
-        while order < MAX_ORDER:
-            buddy = frame ^ (<uint32_t>1 << order)
-            if self.desc[buddy].kind != FREE or self.desc[buddy].order != order:
+        while order[0] < most:
+            buddy = frame ^ (<uint32_t>1 << order[0])
+            if self.desc[buddy].kind != FREE or self.desc[buddy].order != order[0]:
                 break
             self.unlink(buddy)
-            frame &= ~(<uint32_t>1 << order)
-            order += 1
-        self.push(frame, order)
+            frame &= ~(<uint32_t>1 << order[0])
+            order[0] += 1
+        return frame
 
-    cdef void push(self, uint32_t frame, int order) noexcept nogil:
+    cdef void push(self, uint32_t frame, int order, int pool) noexcept nogil:
         cdef Ptdesc* d = &self.desc[frame]
-        cdef uint32_t head = self.free_list[order]
+        cdef uint32_t head = self.free_list[pool][order]
         d.kind = FREE
         d.order = <uint8_t>order
+        d.pool = <uint8_t>pool
         d.prev = NO_FRAME
         d.next = head
         if head != NO_FRAME:
             self.desc[head].prev = frame
-        self.free_list[order] = frame
+        self.free_list[pool][order] = frame
 
     cdef void unlink(self, uint32_t frame) noexcept nogil:
         cdef Ptdesc* d = &self.desc[frame]
@@ -289,7 +345,7 @@ cdef class Frames:
         if d.prev != NO_FRAME:
             self.desc[d.prev].next = d.next
         else:
-            self.free_list[d.order] = d.next
+            self.free_list[d.pool][d.order] = d.next
         # Inside a larger block this is no head: a buddy must not match it.
         d.order = MAX_ORDER + 1
 
@@ -297,44 +353,55 @@ cdef class Frames:
         """Make more blocks usable: an eighth of what there is, at least one."""
         cdef uint32_t more = (self.committed >> 3) & ~<uint32_t>(BLOCK - 1)
         cdef uint32_t frame = self.committed
-        cdef char* p = self.base + (<size_t>frame << self.page_shift)
+        cdef char* p = self.base + (<size_t>frame << self.frame_shift)
         cdef size_t from_desc = align(frame * sizeof(Ptdesc), 4096)
         cdef size_t to_desc
         more = min(max(more, <uint32_t>BLOCK), self.reserved - frame)
         if more < BLOCK:
             return False
         to_desc = align((frame + more) * sizeof(Ptdesc), 4096)
-        if mprotect(p, <size_t>more << self.page_shift, PROT_READ | PROT_WRITE):
+        if mprotect(p, <size_t>more << self.frame_shift, PROT_READ | PROT_WRITE):
             return False
         if mprotect(<char*>self.desc + from_desc, to_desc - from_desc,
                     PROT_READ | PROT_WRITE):
             return False
         if self.huge and frame:
             # Advice: where it is refused the pages are small, nothing else.
-            madvise(p, <size_t>more << self.page_shift, MADV_HUGEPAGE)
+            madvise(p, <size_t>more << self.frame_shift, MADV_HUGEPAGE)
         self.committed = frame + more
         self.free_from(frame, frame + more)
         return True
 
     cdef const char* fault(self) noexcept nogil:
         """Return what is wrong with the free lists, or NULL."""
-        cdef size_t free_pages = 0
+        cdef size_t free_frames = 0
         cdef size_t in_use = 0
+        cdef size_t idle
         cdef uint32_t frame
-        cdef int order, kind
-        for order in range(MAX_ORDER + 1):
-            frame = self.free_list[order]
-            while frame != NO_FRAME:
-                if self.desc[frame].kind != FREE or self.desc[frame].order != order:
-                    return b"a block on a free list is not free at that order"
-                if frame & ((<uint32_t>1 << order) - 1):
-                    return b"a free block is not aligned to its size"
-                free_pages += <size_t>1 << order
-                frame = self.desc[frame].next
+        cdef int order, kind, pool
+        for pool in range(<int>NR_KINDS):
+            idle = 0
+            for order in range(MAX_ORDER + 1):
+                frame = self.free_list[pool][order]
+                if frame != NO_FRAME and pool != FREE and order >= self.page_order:
+                    return b"a free page on a list of fragments"
+                while frame != NO_FRAME:
+                    if self.desc[frame].kind != FREE or (
+                            self.desc[frame].order != order):
+                        return b"a block on a free list is not free at that order"
+                    if self.desc[frame].pool != pool:
+                        return b"a free block is on another kind's list"
+                    if frame & ((<uint32_t>1 << order) - 1):
+                        return b"a free block is not aligned to its size"
+                    idle += <size_t>1 << order
+                    frame = self.desc[frame].next
+            if pool != FREE and idle != self.idle[pool]:
+                return b"the count of idle fragments is stale"
+            free_frames += idle
         for kind in range(<int>UPPER, <int>NR_KINDS):
             in_use += self.pages[kind]
-        if free_pages + in_use != self.committed:
-            return b"pages neither free nor in use"
+        if free_frames + in_use != self.committed:
+            return b"frames neither free nor in use"
         return NULL
 
     def __getbuffer__(self, Py_buffer* view, int flags):
@@ -345,8 +412,8 @@ cdef class Frames:
         if dims is NULL:
             raise MemoryError("32 bytes for a buffer's shape")
         dims[0] = self.committed
-        dims[1] = <Py_ssize_t>(self.page_bytes // 8)
-        dims[2] = <Py_ssize_t>self.page_bytes
+        dims[1] = <Py_ssize_t>(self.frame_bytes // 8)
+        dims[2] = <Py_ssize_t>self.frame_bytes
         dims[3] = 8
         view.obj = self
         view.buf = self.base

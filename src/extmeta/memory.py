@@ -16,10 +16,10 @@ class Memory:
     upper : int
         Pages of tables above the PTE tables, the root included.
     pte : int
-        Pages of PTE tables.
+        Pages of PTE tables; one that several share is counted once.
     side : int
         Memory that holds metadata words beside the PTE tables, as rounded up to
-        the sizes that are allocated.
+        the sizes that are allocated. What PTE tables hold anyway is not counted.
     index : int
         Memory that finds the words, where the page table does not.
     slack : int
@@ -29,7 +29,8 @@ class Memory:
     Notes
     -----
     A table's descriptor (link, count of flags) is not counted: it fits words of
-    the kernel's struct ptdesc that a PTE table leaves unused. The model leaves
+    the kernel's struct ptdesc that a PTE table leaves unused. Where several tables
+    share one (ppc64 with 64K pages), theirs are in `index`. The model leaves
     out struct page itself, memory cgroup accounting and per-CPU lists.
     """
 

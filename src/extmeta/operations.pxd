@@ -2,7 +2,8 @@
 from libc.stdint cimport uint64_t
 
 from extmeta.encoding cimport Encoding, Write
-from extmeta.frames cimport Ptdesc
+from extmeta.frames cimport Ptdesc, entries
+from extmeta.pte cimport equal, equal_in_pairs
 from extmeta.radix cimport Radix
 from extmeta.vpns cimport Run, Span
 
@@ -24,6 +25,19 @@ cdef class Operations(Radix):
     cdef int leave(self) except -1
     cdef void abandon(self) noexcept nogil
 
+    # The entry ``i`` of a PTE table.
+    cdef inline uint64_t* pte_at(
+            self, const Ptdesc* t, Py_ssize_t i) noexcept nogil:
+        return entries(self.frames, t) + i * self.stride
+
+    # A bit for each of n <= 64 entries from ``i`` on: (pte & mask) == value.
+    cdef inline uint64_t like(
+            self, const uint64_t* entry, Py_ssize_t i, Py_ssize_t n, uint64_t mask,
+            uint64_t value) noexcept nogil:
+        if self.stride == 1:
+            return equal(entry + i, n, mask, value)
+        return equal_in_pairs(entry + 2 * i, 0, n, mask, value)
+
     # The word of a PTE; 0 where there is none. Only the first lane.
     cdef uint64_t read_word(self, uint64_t vpn) noexcept nogil
     # Set the word of a mapped PTE, of one lane. -1 where the vpn isn't mapped,
@@ -42,6 +56,9 @@ cdef class Operations(Radix):
     cdef int store_run(self, Ptdesc* t, const Run* r, const Write* w) noexcept nogil
     cdef int put(
         self, const Span* s, const uint64_t* pfns, uint64_t bits) except -1 nogil
+    cdef uint64_t make_pages(
+        self, uint64_t* entry, const Run* r, const uint64_t* pfns,
+        uint64_t next_pfn, uint64_t bits) noexcept nogil
     cdef void drop_empty(self, const Span* s, Py_ssize_t upto) noexcept nogil
     # Drop what is mapped in [first, stop); no huge leaf may be cut.
     cdef void drop(self, uint64_t first, uint64_t stop) noexcept nogil

@@ -11,8 +11,8 @@ from libc.stdint cimport uint64_t
 from libc.string cimport memcpy, memset
 
 from extmeta.encoding cimport ALWAYS, MAX_LANES, WHEN_ADDING, Write
-from extmeta.frames cimport LEAF, Ptdesc, entries, frame_of, raise_nomem
-from extmeta.pte cimport ALL, PteLayout, count, equal, swap_entry
+from extmeta.frames cimport LEAF, Ptdesc, entries, raise_nomem
+from extmeta.pte cimport ALL, PteLayout, count, swap_entry
 from extmeta.radix cimport Radix
 from extmeta.vpns cimport Run, Span, entry_at, next_run, vpn_at
 
@@ -31,6 +31,24 @@ cdef enum:
 
 cdef uint64_t[MAX_LANES] ZERO_WORD
 memset(ZERO_WORD, 0, sizeof(ZERO_WORD))
+
+
+cdef inline uint64_t make_present(
+        uint64_t* entry, const Run* r, Py_ssize_t last_entry, uint64_t none,
+        const uint64_t* pfns, uint64_t next_pfn, uint64_t pfn_mask, int shift,
+        uint64_t bits, int stride) noexcept nogil:
+    """Fill entries of a run; return how many were none."""
+    cdef uint64_t made = 0
+    cdef uint64_t* pte
+    cdef uint64_t pfn
+    cdef Py_ssize_t i
+    for i in range(r.n):
+        pfn = pfns[i] if pfns else (next_pfn + <uint64_t>i) & pfn_mask
+        pte = &entry[entry_at(r, i, last_entry) * stride]
+        # Not none: named twice, the last pfn wins.
+        made += pte[0] == none
+        pte[0] = pfn << shift | bits
+    return made
 
 
 @no_gc_clear
@@ -91,12 +109,14 @@ cdef class Operations(Radix):
         cdef int shift = self.encoding.pte.pfn_shift
         cdef uint64_t pfn_mask = (<uint64_t>1 << self.encoding.pte.pfn_bits) - 1
         cdef Py_ssize_t last_entry = self.encoding.entries - 1
+        cdef uint64_t none = self.encoding.pte.none
         cdef Py_ssize_t at = 0
+        cdef const uint64_t* some
+        cdef uint64_t* entry
+        cdef uint64_t made
         cdef Py_ssize_t i
         cdef bint by_page = self.encoding.by_page
         cdef uint64_t first_pfn = self.next_pfn
-        cdef uint64_t pfn
-        cdef uint64_t* pte
         cdef Ptdesc* t
         cdef Run r
         if pfns is NULL:
@@ -108,7 +128,7 @@ cdef class Operations(Radix):
                 self.drop_empty(s, at)
                 if self.nr_leaves:
                     self.refuse_leaf(vpn_at(s, at))
-                return raise_nomem(self.frames.page_bytes)
+                return raise_nomem(self.frames.frame_bytes)
             i = self.first_unlike(t, &r, NONE)
             if i >= 0:
                 self.drop_empty(s, at + r.n)
@@ -122,24 +142,46 @@ cdef class Operations(Radix):
         while at < s.n:
             next_run(s, at, self.table_bits, &r)
             t = self.find(vpn_at(s, at))
-            for i in range(r.n):
-                pfn = (first_pfn + <uint64_t>(at + i)) & pfn_mask
-                if pfns is not NULL:
-                    pfn = pfns[at + i]
-                pte = &entries(self.frames, t)[entry_at(&r, i, last_entry)]
-                # Not none: named twice, the last pfn wins.
-                if pte[0] == self.encoding.pte.none:
-                    t.used += 1
-                    self.nr_ptes += 1
-                if by_page:
-                    self.encoding.carry(pte[0], pfn << shift | bits)
-                pte[0] = pfn << shift | bits
+            entry = entries(self.frames, t)
+            some = &pfns[at] if pfns is not NULL else NULL
+            # Twice, so that each loop knows its stride.
+            if by_page:
+                made = self.make_pages(entry, &r, some, first_pfn + <uint64_t>at, bits)
+            elif self.stride == 1:
+                made = make_present(entry, &r, last_entry, none, some,
+                                    first_pfn + <uint64_t>at, pfn_mask, shift,
+                                    bits, 1)
+            else:
+                made = make_present(entry, &r, last_entry, none, some,
+                                    first_pfn + <uint64_t>at, pfn_mask, shift,
+                                    bits, 2)
+            t.used += <unsigned int>made
+            self.nr_ptes += made
             at += r.n
         if by_page:
             self.encoding.end()
         if pfns is NULL:
             self.next_pfn = first_pfn + <uint64_t>s.n
         return 0
+
+    cdef uint64_t make_pages(
+            self, uint64_t* entry, const Run* r, const uint64_t* pfns,
+            uint64_t next_pfn, uint64_t bits) noexcept nogil:
+        """The same as make_present, where the encoding is told of every page."""
+        cdef const PteLayout* a = &self.encoding.pte
+        cdef uint64_t made = 0
+        cdef uint64_t pte
+        cdef uint64_t* at
+        cdef Py_ssize_t i
+        for i in range(r.n):
+            pte = pfns[i] if pfns else (
+                next_pfn + <uint64_t>i) & ((<uint64_t>1 << a.pfn_bits) - 1)
+            pte = pte << a.pfn_shift | bits
+            at = &entry[entry_at(r, i, self.encoding.entries - 1)]
+            made += at[0] == a.none
+            self.encoding.carry(at[0], pte)
+            at[0] = pte
+        return made
 
     cdef void drop_empty(self, const Span* s, Py_ssize_t upto) noexcept nogil:
         """Free tables that the span's first ``upto`` vpns made and don't use."""
@@ -158,6 +200,7 @@ cdef class Operations(Radix):
         cdef uint64_t none = self.encoding.pte.none
         cdef uint64_t present = self.encoding.pte.present
         cdef Py_ssize_t last_entry = self.encoding.entries - 1
+        cdef Py_ssize_t stride = self.stride
         cdef const uint64_t* entry
         cdef uint64_t pte
         cdef Py_ssize_t i = 0
@@ -166,11 +209,11 @@ cdef class Operations(Radix):
         entry = entries(self.frames, t)
         if r.vpns is NULL and wanted == MAPPED:
             # Usually all are: 64 at a time.
-            while i < r.n and equal(
-                    entry + r.first + i, min(64, r.n - i), ALL, none) == 0:
+            while i < r.n and self.like(
+                    entry, r.first + i, min(64, r.n - i), ALL, none) == 0:
                 i += 64
         while i < r.n:
-            pte = entry[entry_at(r, i, last_entry)]
+            pte = entry[entry_at(r, i, last_entry) * stride]
             if not (pte != none if wanted == MAPPED else
                     pte == none if wanted == NONE else
                     pte & present != 0 if wanted == PRESENT else
@@ -183,7 +226,7 @@ cdef class Operations(Radix):
         """Raise ValueError: the entry of ``vpn`` is not as ``wanted``."""
         cdef Ptdesc* t = self.find(vpn)
         cdef bint mapped = t is not NULL and (
-            entries(self.frames, t)[vpn - t.vpn] != self.encoding.pte.none)
+            self.pte_at(t, vpn - t.vpn)[0] != self.encoding.pte.none)
         with gil:
             if wanted == NONE:
                 raise ValueError(f"vpn {vpn:#x} is mapped already")
@@ -239,16 +282,21 @@ cdef class Operations(Radix):
         else:
             for i in range(first, last, 64):
                 held += <uint64_t>(min(64, last - i) - count(
-                    equal(entry + i, min(64, last - i), ALL, none)))
-        for i in range(first, last):
-            entry[i] = none
+                    self.like(entry, i, min(64, last - i), ALL, none)))
+        if self.stride == 1:
+            for i in range(first, last):
+                entry[i] = none
+        else:
+            for i in range(first, last):
+                entry[2 * i] = none
+                entry[2 * i + 1] = 0
         t.used -= <unsigned int>held
         self.nr_ptes -= held
 
     cdef void clear_leaf(self, uint64_t* slot) noexcept nogil:
         cdef Ptdesc* t
         if slot is not NULL and slot[0] & LEAF:
-            t = &self.frames.desc[frame_of(self.frames, slot)]
+            t = self.holder(slot, self.levels - 2)
             slot[0] = 0
             t.used -= 1
             self.nr_leaves -= 1
@@ -290,7 +338,7 @@ cdef class Operations(Radix):
                 if self.encoding.prepare(t, &r, &part) is NULL:
                     self.settle(s, at)
                     self.encoding.end()
-                    return raise_nomem(self.frames.page_bytes)
+                    return raise_nomem(self.frames.frame_bytes)
             at += r.n
         at = 0
         while at < s.n:
@@ -365,7 +413,7 @@ cdef class Operations(Radix):
         r.first = <Py_ssize_t>(vpn & <uint64_t>(self.encoding.entries - 1))
         r.n = 1
         r.vpns = NULL
-        if t is NULL or entries(self.frames, t)[r.first] == self.encoding.pte.none:
+        if t is NULL or self.pte_at(t, r.first)[0] == self.encoding.pte.none:
             return -1
         w.keep = ZERO_WORD
         w.add = &word
@@ -398,12 +446,12 @@ cdef class Operations(Radix):
         while t is not NULL:
             copy = self.make(t.vpn, t.order)
             if copy is NULL:
-                return raise_nomem(self.frames.page_bytes << t.order)
+                return raise_nomem(self.frames.frame_bytes << t.order)
             memcpy(entries(self.frames, copy), entries(parent.frames, t),
-                   self.encoding.entries * sizeof(uint64_t))
+                   self.encoding.entries * self.stride * sizeof(uint64_t))
             copy.used = t.used
             if self.encoding.fork(parent.encoding, t, copy):
-                return raise_nomem(self.frames.page_bytes)
+                return raise_nomem(self.frames.frame_bytes)
             t = parent.table_after(&slot, &at, parent.nr_vpns)
         self.encoding.end()
         at = 0
@@ -411,9 +459,9 @@ cdef class Operations(Radix):
             leaf = parent.next_leaf(&at, parent.nr_vpns)
             slot = self.leaf_slot(at, True)
             if slot is NULL:
-                return raise_nomem(self.frames.page_bytes)
+                return raise_nomem(self.frames.frame_bytes)
             slot[0] = leaf[0]
-            t = &self.frames.desc[frame_of(self.frames, slot)]
+            t = self.holder(slot, self.levels - 2)
             t.used += 1
             self.nr_leaves += 1
             at = (at | <uint64_t>(self.encoding.entries - 1)) + 1
@@ -430,11 +478,12 @@ cdef class Operations(Radix):
             if self.move_run(at, dst + (at - src), <Py_ssize_t>step, True):
                 self.tidy(dst, dst + n)
                 self.encoding.end()
-                return raise_nomem(self.frames.page_bytes)
+                return raise_nomem(self.frames.frame_bytes)
             at = self.next_moved(at + step, stop)
         if self.encoding.follow(src, dst, n):
             self.tidy(dst, dst + n)
-            return raise_nomem(self.frames.page_bytes)
+            self.encoding.end()
+            return raise_nomem(self.frames.frame_bytes)
         at = self.next_moved(src, stop)
         while at < stop:
             step = self.chunk(at, stop, dst + (at - src))
@@ -468,15 +517,16 @@ cdef class Operations(Radix):
         cdef Ptdesc* to
         cdef Run here, there
         cdef Write w
-        cdef uint64_t* source = entries(self.frames, t)
+        cdef uint64_t* source = self.pte_at(t, <Py_ssize_t>(src - t.vpn))
         cdef uint64_t* target
+        cdef Py_ssize_t stride = self.stride
         cdef Py_ssize_t i
         cdef unsigned int moved = 0
         here.first = <Py_ssize_t>(src - t.vpn)
         here.n = there.n = n
         here.vpns = there.vpns = NULL
         for i in range(n):
-            moved += source[here.first + i] != none
+            moved += source[i * stride] != none
         if moved == 0:
             return 0
         self.encoding.load(t, &here, words)
@@ -491,14 +541,14 @@ cdef class Operations(Radix):
             return 0 if self.encoding.prepare(to, &there, &w) is not NULL else -1
         to = self.find(dst)
         there.first = <Py_ssize_t>(dst - to.vpn)
-        target = entries(self.frames, to)
+        target = self.pte_at(to, there.first)
         w.add = ZERO_WORD
         w.step = 0
         # Without its word an entry is bare, and moves as it is.
         self.encoding.store(t, &here, &w)
         for i in range(n):
-            target[there.first + i] = source[here.first + i]
-            source[here.first + i] = none
+            target[i * stride] = source[i * stride]
+            source[i * stride] = none
         to.used += moved
         t.used -= moved
         w.add = words
@@ -548,7 +598,7 @@ cdef class Operations(Radix):
         while at < s.n:
             t = self.run_at(s, at, &r)
             for i in range(r.n):
-                entry = &entries(self.frames, t)[entry_at(&r, i, last_entry)]
+                entry = self.pte_at(t, entry_at(&r, i, last_entry))
                 pte = entry[0]
                 # Named twice, an entry is of the new kind at its second turn.
                 writable = pte & (a.write if pte & a.present else a.swap_write) != 0
@@ -557,7 +607,7 @@ cdef class Operations(Radix):
                     bare |= a.swap_write if writable else 0
                 else:
                     bare = to[at + i] << a.pfn_shift | a.base
-                    bare |= a.writable if writable else 0
+                    bare |= a.writable if writable else a.readonly
                 entry[0] = self.encoding.carry(pte, bare)
             at += r.n
         if self.encoding.by_page:
@@ -568,7 +618,7 @@ cdef class Operations(Radix):
             self, uint64_t vpn, const Write* w, Py_ssize_t i) except -1 nogil:
         """Raise ValueError: the entry of ``vpn`` can't hold what it would become."""
         cdef Ptdesc* t = self.find(vpn)
-        cdef uint64_t pte = entries(self.frames, t)[vpn - t.vpn]
+        cdef uint64_t pte = self.pte_at(t, <Py_ssize_t>(vpn - t.vpn))[0]
         cdef bint swapped = w is NULL or pte & self.encoding.pte.present == 0
         cdef uint64_t word = self.read_word(vpn)
         if w is not NULL:

@@ -17,8 +17,6 @@ from extmeta.frames cimport (
     TABLE_BITS,
     UPPER,
     Ptdesc,
-    entries,
-    frame_of,
     upper_entry,
 )
 from extmeta.operations cimport Operations, pthread_mutex_t
@@ -58,6 +56,7 @@ cdef class PageTable(Operations):
         The named parts of a word. By default ``Fields(meta=64)``, or as wide as
         the encoding was asked to be.
     arch : str, default "x86_64"
+        A name from :data:`extmeta.arch.ARCHES`, or a plain one such as "arm64".
 
     Raises
     ------
@@ -77,7 +76,7 @@ cdef class PageTable(Operations):
             fields = Fields(meta=getattr(made, "asked", None) or 64)
         if not isinstance(fields, Fields):
             raise TypeError(f"fields: {fields!r} is no Fields, as in Fields(age=8)")
-        self.plant(arch_named(arch))
+        self.plant(made.shape(arch_named(arch)))
         self.adopt(made, fields)
         self.encoding.start()
 
@@ -120,8 +119,7 @@ cdef class PageTable(Operations):
         cdef uint64_t bits = self.encoding.pte.base
         cdef const uint64_t[::1] numbers
         cdef const uint64_t* first = NULL
-        if writable:
-            bits |= self.encoding.pte.writable
+        bits |= self.encoding.pte.writable if writable else self.encoding.pte.readonly
         if pfns is not None:
             numbers = one_each("pfns", pfns, v, 1 << <object>self.arch.pfn_bits)
             if v.span.n:
@@ -141,7 +139,7 @@ cdef class PageTable(Operations):
         """
         if v.span.vpns is not NULL or v.span.n >> self.table_bits < ASK_FROM:
             return
-        need = (v.span.n >> self.table_bits) * self.frames.page_bytes
+        need = (v.span.n >> self.table_bits) * self.frames.frame_bytes
         have = available_bytes()
         if have is not None and need > have:
             raise MemoryError(f"{need} bytes of PTE tables for {v.span.n} vpns; "
@@ -155,7 +153,8 @@ cdef class PageTable(Operations):
         Parameters
         ----------
         vpns : int or (n,) array_like of int
-            First vpn of each, a multiple of the entries of a PTE table.
+            First vpn of each, a multiple of the entries that the architecture's
+            PTE table has. Where `wide` halves that, a huge page takes two leaves.
         pfns : int or (n,) array_like of int, optional
 
         Raises
@@ -169,16 +168,27 @@ cdef class PageTable(Operations):
         cdef const uint64_t[::1] numbers
         cdef Py_ssize_t i, j
         cdef uint64_t* slot
+        cdef uint64_t size = self.huge_ptes()
         cdef uint64_t leaf, vpn
         cdef bint failed = False
         if pfns is not None:
-            numbers = one_each("pfns", pfns, v, 1 << <object>self.arch.pfn_bits)
+            pfns = one_each("pfns", pfns, v, 1 << <object>self.arch.pfn_bits)
+        for i in range(v.span.n):
+            vpn = vpn_at(&v.span, i)
+            if vpn & (size - 1):
+                raise ValueError(f"vpn {vpn:#x} is not the first of a huge page")
+        if <uint64_t>self.encoding.entries < size:
+            parts = np.arange(0, size, self.encoding.entries, dtype=np.uint64)
+            vpns = [vpn_at(&v.span, i) + parts for i in range(v.span.n)]
+            v = self.named(np.ravel(vpns).astype(np.uint64))
+            if pfns is not None:
+                pfns = np.add.outer(pfns, parts).ravel()
+        if pfns is not None:
+            numbers = pfns
         self.enter()
         try:
             for i in range(v.span.n):
                 vpn = vpn_at(&v.span, i)
-                if vpn & <uint64_t>(self.encoding.entries - 1):
-                    raise ValueError(f"vpn {vpn:#x} is not the first of a huge page")
                 slot = self.leaf_slot(vpn, False)
                 if slot is not NULL and slot[0]:
                     raise ValueError(f"vpn {vpn:#x} is mapped already")
@@ -191,16 +201,20 @@ cdef class PageTable(Operations):
                 leaf = numbers[i] if pfns is not None else self.next_pfn
                 if slot[0] == 0:
                     self.nr_leaves += 1
-                    self.frames.desc[frame_of(self.frames, slot)].used += 1
+                    self.holder(slot, self.levels - 2).used += 1
                 if pfns is None:
                     self.next_pfn += <uint64_t>self.encoding.entries
                 slot[0] = leaf << self.encoding.pte.pfn_shift | TABLE_BITS | LEAF
             if failed:
                 for j in range(i):
                     self.clear_leaf(self.leaf_slot(vpn_at(&v.span, j), False))
-                raise MemoryError(f"{self.frames.page_bytes} bytes for a table")
+                raise MemoryError(f"{self.frames.frame_bytes} bytes for a table")
         finally:
             self.leave()
+
+    def huge_ptes(self):
+        """Return how many PTEs a huge page stands for."""
+        return arch_named(self.arch.name).ptrs_per_pte
 
     def unmap(self, first, count):
         """Drop PTEs [first, first + count) and their words.
@@ -229,10 +243,11 @@ cdef class PageTable(Operations):
 
     def refuse_cut(self, first, stop):
         """Raise ValueError if an edge of [first, stop) is inside a huge page."""
+        cdef uint64_t size = self.huge_ptes()
         cdef uint64_t at, vpn
         for edge in (first, stop):
             at = vpn = edge
-            if vpn & <uint64_t>(self.encoding.entries - 1) and vpn < self.nr_vpns:
+            if vpn & (size - 1) and vpn < self.nr_vpns:
                 if self.next_leaf(&at, vpn + 1) is not NULL:
                     raise ValueError(f"vpn {edge:#x} is inside a huge page; "
                                      "unmap all of it")
@@ -575,7 +590,7 @@ cdef class PageTable(Operations):
                 break
             for i in range(<Py_ssize_t>(at - t.vpn), <Py_ssize_t>min(
                     end - t.vpn, <uint64_t>self.encoding.entries)):
-                if entries(self.frames, t)[i] != self.encoding.pte.none:
+                if self.pte_at(t, i)[0] != self.encoding.pte.none:
                     raise ValueError(f"vpn {t.vpn + <uint64_t>i:#x} is mapped already")
             at = t.vpn + <uint64_t>self.encoding.entries
 
@@ -600,10 +615,10 @@ cdef class PageTable(Operations):
             nothing is swapped then.
         """
         cdef Vpns v = self.named(vpns)
-        swap = self.arch.swap
-        self.exchange_all(
-            v, one_each("slots", slots, v, 1 << swap.type_bits + swap.offset_bits),
-            True)
+        slots = one_each("slots", slots, v, self.arch.nr_slots)
+        if self.arch.first_slot and slots.size and not slots.all():
+            raise ValueError(f"slot 0 can't be told from no page on {self.arch.name}")
+        self.exchange_all(v, slots, True)
 
     def swap_in(self, vpns, pfns):
         """Turn swap entries into present PTEs; their words stay.
@@ -639,15 +654,14 @@ cdef class PageTable(Operations):
 
     def memory(self):
         """Return the bytes held now, as a :class:`Memory`."""
-        cdef size_t page = self.frames.page_bytes
         self.enter()
         side = self.encoding.side_bytes()
         slack = self.encoding.held_bytes() - side
         if self.encoding.sharing():
             side = self.share_of_side()
         held = Memory(
-            upper=self.frames.pages[<int>UPPER] * page,
-            pte=self.frames.pages[<int>PTE] * page,
+            upper=self.frames.held(UPPER),
+            pte=self.frames.held(PTE),
             side=side,
             index=self.encoding.index_bytes(),
             slack=slack,
@@ -671,7 +685,8 @@ cdef class PageTable(Operations):
     def tables(self):
         """The PTE tables: first vpn -> (entries,) uint64 read-only view.
 
-        A view shows the live entries, without a copy, until its table is freed
+        A view shows the live entries, without a copy (with steps, where each has
+        its word beside it), until its table is freed
         or moved (``Adjacent(when="needed")``); after that it shows whatever uses
         the memory next.
         """
@@ -704,7 +719,8 @@ cdef class PageTable(Operations):
         self.leave()
         if t is NULL or t.vpn != first:
             return None
-        return np.asarray(self.frames)[t - self.frames.desc, :self.encoding.entries]
+        return np.asarray(self.frames)[
+            t - self.frames.desc, :self.encoding.entries * self.stride:self.stride]
 
     def frames_view(self):
         """Return the mapping that all tables lie in, (pages, words) uint64.
@@ -728,7 +744,7 @@ cdef class PageTable(Operations):
             at = t.vpn + <uint64_t>self.encoding.entries
             used = 0
             for i in range(self.encoding.entries):
-                used += entries(self.frames, t)[i] != self.encoding.pte.none
+                used += self.pte_at(t, i)[0] != self.encoding.pte.none
             ptes += used
             where = f"table at vpn {t.vpn:#x}"
             if used != t.used or used == 0:

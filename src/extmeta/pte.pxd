@@ -26,6 +26,15 @@ cdef extern from *:
         return bits;
     }
 
+    EXTMETA_LOOP uint64_t extmeta_equal2_any(
+        const uint64_t *e, int lane, ptrdiff_t n, uint64_t mask, uint64_t value)
+    {
+        uint64_t bits = 0;
+        for (ptrdiff_t i = 0; i < n; i++)
+            bits |= (uint64_t)((e[2 * i + lane] & mask) == value) << i;
+        return bits;
+    }
+
     EXTMETA_LOOP uint64_t extmeta_match_one(
         uint64_t e, uint64_t present,
         uint64_t ma, uint64_t va, uint64_t mb, uint64_t vb)
@@ -82,6 +91,51 @@ cdef extern from *:
         }
         for (; i < n; i++)
             bits |= (uint64_t)((e[i] & mask) == value) << i;
+        return bits;
+    }
+
+    __attribute__((unused, noinline, target("avx512f")))
+    static uint64_t extmeta_equal2_avx512(
+        const uint64_t *e, int lane, ptrdiff_t n, uint64_t mask, uint64_t value)
+    {
+        const __m512i m = _mm512_set1_epi64((long long)mask);
+        const __m512i v = _mm512_set1_epi64((long long)value);
+        const __m512i from = _mm512_add_epi64(
+            _mm512_set_epi64(14, 12, 10, 8, 6, 4, 2, 0), _mm512_set1_epi64(lane));
+        uint64_t bits = 0;
+        ptrdiff_t i = 0;
+        for (; i + 8 <= n; i += 8) {
+            __m512i x = _mm512_permutex2var_epi64(
+                _mm512_loadu_si512(e + 2 * i), from,
+                _mm512_loadu_si512(e + 2 * i + 8));
+            bits |= (uint64_t)_mm512_cmpeq_epi64_mask(
+                _mm512_and_si512(x, m), v) << i;
+        }
+        if (i < n)
+            bits |= extmeta_equal2_any(e + 2 * i, lane, n - i, mask, value) << i;
+        return bits;
+    }
+
+    __attribute__((unused, noinline, target("avx2")))
+    static uint64_t extmeta_equal2_avx2(
+        const uint64_t *e, int lane, ptrdiff_t n, uint64_t mask, uint64_t value)
+    {
+        const __m256i m = _mm256_set1_epi64x((long long)mask);
+        const __m256i v = _mm256_set1_epi64x((long long)value);
+        uint64_t bits = 0;
+        ptrdiff_t i = 0;
+        for (; i + 4 <= n; i += 4) {
+            const __m256i a = _mm256_loadu_si256((const __m256i *)(e + 2 * i));
+            const __m256i b = _mm256_loadu_si256((const __m256i *)(e + 2 * i + 4));
+            __m256i x = lane ? _mm256_unpackhi_epi64(a, b)
+                             : _mm256_unpacklo_epi64(a, b);
+            x = _mm256_cmpeq_epi64(_mm256_and_si256(x, m), v);
+            /* From the order that unpack leaves: 0 2 1 3. */
+            x = _mm256_permute4x64_epi64(x, 0xd8);
+            bits |= (uint64_t)_mm256_movemask_pd(_mm256_castsi256_pd(x)) << i;
+        }
+        if (i < n)
+            bits |= extmeta_equal2_any(e + 2 * i, lane, n - i, mask, value) << i;
         return bits;
     }
 
@@ -152,6 +206,18 @@ cdef extern from *:
         return extmeta_equal_any(e, n, mask, value);
     }
 
+    EXTMETA_LOOP uint64_t extmeta_equal2(
+        const uint64_t *e, int lane, ptrdiff_t n, uint64_t mask, uint64_t value)
+    {
+    #ifdef EXTMETA_X86
+        if (__builtin_cpu_supports("avx512f"))
+            return extmeta_equal2_avx512(e, lane, n, mask, value);
+        if (__builtin_cpu_supports("avx2"))
+            return extmeta_equal2_avx2(e, lane, n, mask, value);
+    #endif
+        return extmeta_equal2_any(e, lane, n, mask, value);
+    }
+
     EXTMETA_LOOP void extmeta_match(
         const uint64_t *e, ptrdiff_t n, uint64_t present,
         uint64_t ma, uint64_t va, uint64_t mb, uint64_t vb, uint64_t *bits)
@@ -174,7 +240,11 @@ cdef extern from *:
     # Bit i of the answer: (e[i] & mask) == value. n <= 64.
     uint64_t equal "extmeta_equal"(
         const uint64_t* e, Py_ssize_t n, uint64_t mask, uint64_t value) noexcept nogil
-    # The same with (ma, va) where e[i] has the bit ``present``, else (mb, vb); of
+    # The same of pairs: of e[0], e[2] ... (`lane` 0) or e[1], e[3] ... (1).
+    uint64_t equal_in_pairs "extmeta_equal2"(
+        const uint64_t* e, int lane, Py_ssize_t n, uint64_t mask,
+        uint64_t value) noexcept nogil
+    # `equal` with (ma, va) where e[i] has the bit ``present``, else (mb, vb); of
     # any number of entries, 64 to an element of ``bits``.
     void match "extmeta_match"(
         const uint64_t* e, Py_ssize_t n, uint64_t present,
@@ -194,6 +264,8 @@ cdef struct PteLayout:
     uint64_t write
     uint64_t base         # bits of every present PTE we make
     uint64_t writable     # bits of a writable one on top
+    uint64_t readonly     # bits of one that isn't
+    uint64_t swap_base    # bits of every swap entry
     uint64_t flag         # "has a word", in a present PTE
     uint64_t swap_flag    # the same, in a swap entry
     uint64_t swap_write   # a swap entry's record of `write`
@@ -221,7 +293,7 @@ cdef inline uint64_t flags(
 cdef inline void many_flags(
         const uint64_t* e, Py_ssize_t n, const PteLayout* a,
         uint64_t* bits) noexcept nogil:
-    """Fill ``bits``, 64 entries to an element, likewise. n <= 512."""
+    """Fill ``bits``, 64 entries to an element, likewise."""
     match(e, n, a.present, a.flag, a.flag, a.swap_flag, a.swap_flag, bits)
 
 
@@ -231,4 +303,5 @@ cdef inline uint64_t swap_entry(const PteLayout* a, uint64_t slot) noexcept nogi
     cdef uint64_t offset = slot & offset_mask
     if a.offset_inverted:
         offset ^= offset_mask
-    return slot >> a.offset_bits << a.type_shift | offset << a.offset_shift
+    return (slot >> a.offset_bits << a.type_shift | offset << a.offset_shift
+            | a.swap_base)

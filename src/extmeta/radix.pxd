@@ -1,10 +1,18 @@
 """The radix tree above the PTE tables."""
 from libc.stdint cimport uint32_t, uint64_t
 
-from extmeta.frames cimport LEAF, TABLE_BITS, Frames, Ptdesc, entries
+from extmeta.frames cimport (
+    ENTRY_BITS,
+    LEAF,
+    TABLE_BITS,
+    Frames,
+    Ptdesc,
+    entries,
+    frame_of,
+)
 
 cdef enum:
-    MAX_LEVELS = 5
+    MAX_LEVELS = 8
 
 cdef class Radix:
     cdef readonly object arch
@@ -13,14 +21,19 @@ cdef class Radix:
     cdef int levels
     cdef int table_bits               # log2 of the entries of a PTE table
     cdef uint64_t nr_vpns
+    cdef int stride                   # uint64s of an entry: 1, or 2 with its word
+    cdef uint64_t none                # a PTE that holds nothing
     cdef int[MAX_LEVELS] shift        # of the index in a vpn, the root first
-    cdef uint64_t[MAX_LEVELS] last    # largest index
+    # The index times the stride is vpn >> slot_shift & last.
+    cdef int[MAX_LEVELS] slot_shift
+    cdef uint64_t[MAX_LEVELS] last
+    cdef int[MAX_LEVELS] table_order  # frames of a table: 2**table_order
 
     # The upper entry of ``vpn`` in the table ``t``, ``level`` below the root.
     cdef inline uint64_t* slot(
             self, const Ptdesc* t, int level, uint64_t vpn) noexcept nogil:
         return &entries(self.frames, t)[
-            vpn >> self.shift[level] & self.last[level]]
+            vpn >> self.slot_shift[level] & self.last[level]]
 
     # The PTE table of ``vpn``, or NULL.
     cdef inline Ptdesc* find(self, uint64_t vpn) noexcept nogil:
@@ -29,14 +42,21 @@ cdef class Radix:
         cdef uint64_t upper = 0
         cdef int level
         for level in range(self.levels - 1):
-            upper = entry[vpn >> self.shift[level] & self.last[level]]
+            upper = entry[vpn >> self.slot_shift[level] & self.last[level]]
             if upper & (TABLE_BITS | LEAF) != TABLE_BITS:
                 return NULL
-            entry = <uint64_t*>(base + (upper & ~<uint64_t>0xfff))
-        return &self.frames.desc[upper >> self.frames.page_shift]
+            entry = <uint64_t*>(base + (upper & ~<uint64_t>ENTRY_BITS))
+        return &self.frames.desc[upper >> self.frames.frame_shift]
 
-    # The same, made if it isn't there, with 2**order pages. NULL where no memory
-    # can be had (nothing has changed) or where a huge leaf is in the way.
+    # The table, ``level`` below the root, that an entry of it is in.
+    cdef inline Ptdesc* holder(self, const uint64_t* slot, int level) noexcept nogil:
+        return &self.frames.desc[frame_of(self.frames, slot)
+                                 >> self.table_order[level]
+                                 << self.table_order[level]]
+
+    # The PTE table of ``vpn``, made if it isn't there, with 2**order frames. NULL
+    # where no memory can be had (nothing has changed) or where a huge leaf is in
+    # the way.
     cdef Ptdesc* make(self, uint64_t vpn, int order) noexcept nogil
     # The first PTE table that has entries in [vpn[0], stop); vpn[0] moves to the
     # first of them. NULL at the end.
@@ -48,10 +68,11 @@ cdef class Radix:
         cdef uint64_t at = ((vpn[0] >> self.table_bits) + 1) << self.table_bits
         cdef Ptdesc* t
         vpn[0] = at
-        if at < stop and at >> self.table_bits & self.last[self.levels - 2]:
-            slot[0] += 1
+        if at < stop and (
+                at >> self.slot_shift[self.levels - 2] & self.last[self.levels - 2]):
+            slot[0] += self.stride
             if slot[0][0] & (TABLE_BITS | LEAF) == TABLE_BITS:
-                return &self.frames.desc[slot[0][0] >> self.frames.page_shift]
+                return &self.frames.desc[slot[0][0] >> self.frames.frame_shift]
         t = self.next_table(vpn, stop)
         if t is not NULL:
             slot[0] = t.parent
@@ -65,3 +86,4 @@ cdef class Radix:
     cdef uint64_t* leaf_slot(self, uint64_t vpn, bint make) noexcept nogil
     cdef Ptdesc* above(self, const Ptdesc* t) noexcept nogil
     cdef Ptdesc* descend(self, uint64_t vpn, int depth, int order) noexcept nogil
+    cdef void fill(self, Ptdesc* t) noexcept nogil

@@ -1,6 +1,6 @@
 """The radix tree above the PTE tables: from a vpn to its table.
 
-Each table is a page of `frames`; an upper entry holds where the table below it
+Each table is a block of `frames`; an upper entry holds where the table below it
 is in the mapping, as a kernel's holds a physical address. A table with nothing
 in it is freed, up to the root.
 """
@@ -14,7 +14,7 @@ from extmeta.frames cimport (
     UPPER,
     Frames,
     Ptdesc,
-    frame_of,
+    entries,
     upper_entry,
 )
 
@@ -34,18 +34,25 @@ cdef class Radix:
         self.nr_vpns = arch.nr_vpns
         self.levels = len(arch.level_bits)
         self.table_bits = arch.ptrs_per_pte.bit_length() - 1
+        self.stride = arch.entry_bytes // 8
+        self.none = arch.none
         for level in range(self.levels - 1, -1, -1):
             self.shift[level] = shift
-            self.last[level] = (<uint64_t>1 << <int>arch.level_bits[level]) - 1
+            self.slot_shift[level] = shift - self.stride + 1
+            self.last[level] = ((<uint64_t>1 << <int>arch.level_bits[level]) - 1
+                                ) * <uint64_t>self.stride
             shift += arch.level_bits[level]
-        self.frames = Frames(1 << arch.page_shift)
-        self.root = self.frames.alloc(0, UPPER, True)
+            # A root smaller than a PTE table gets a frame.
+            while arch.table_bytes[level] > arch.frame_bytes << self.table_order[level]:
+                self.table_order[level] += 1
+        self.frames = Frames(arch.page_bytes, arch.frame_bytes)
+        self.root = self.frames.alloc(self.table_order[0], UPPER, True)
         if self.root is NULL:
-            raise MemoryError(f"{self.frames.page_bytes} bytes for the root table")
+            raise MemoryError(f"{arch.table_bytes[0]} bytes for the root table")
         self.root.level = <unsigned char>(self.levels - 1)
 
     cdef Ptdesc* above(self, const Ptdesc* t) noexcept nogil:
-        return &self.frames.desc[frame_of(self.frames, t.parent)]
+        return self.holder(t.parent, self.levels - 2 - t.level)
 
     cdef Ptdesc* make(self, uint64_t vpn, int order) noexcept nogil:
         return self.descend(vpn, self.levels - 1, order)
@@ -61,8 +68,10 @@ cdef class Radix:
             if slot[0] == 0:
                 if level + 2 == self.levels:
                     below = self.frames.alloc(order, PTE, True)
+                    self.fill(below)
                 else:
-                    below = self.frames.alloc(0, UPPER, True)
+                    below = self.frames.alloc(
+                        self.table_order[level + 1], UPPER, True)
                 if below is NULL:
                     self.prune(t)
                     return NULL
@@ -73,8 +82,15 @@ cdef class Radix:
                 t.used += 1
             elif slot[0] & LEAF:
                 return NULL
-            t = &self.frames.desc[slot[0] >> self.frames.page_shift]
+            t = &self.frames.desc[slot[0] >> self.frames.frame_shift]
         return t
+
+    cdef void fill(self, Ptdesc* t) noexcept nogil:
+        """Empty a new PTE table, where none is not 0."""
+        cdef Py_ssize_t i
+        if self.none and t is not NULL:
+            for i in range(<Py_ssize_t>1 << self.table_bits):
+                entries(self.frames, t)[i * self.stride] = self.none
 
     cdef uint64_t* leaf_slot(self, uint64_t vpn, bint make) noexcept nogil:
         cdef int level = self.levels - 2
@@ -89,7 +105,7 @@ cdef class Radix:
                 upper = self.slot(t, level, vpn)[0]
                 if upper == 0:
                     return NULL
-                t = &self.frames.desc[upper >> self.frames.page_shift]
+                t = &self.frames.desc[upper >> self.frames.frame_shift]
             level = self.levels - 2
         return self.slot(t, level, vpn)
 
@@ -113,7 +129,7 @@ cdef class Radix:
                 if upper & (TABLE_BITS | LEAF) != TABLE_BITS:
                     vpn[0] = ((vpn[0] >> self.shift[level]) + 1) << self.shift[level]
                     break
-                t = &self.frames.desc[upper >> self.frames.page_shift]
+                t = &self.frames.desc[upper >> self.frames.frame_shift]
             else:
                 return t
         return NULL
@@ -131,5 +147,5 @@ cdef class Radix:
                 if slot[0] == 0 or level == self.levels - 2:
                     vpn[0] = ((vpn[0] >> self.shift[level]) + 1) << self.shift[level]
                     break
-                t = &self.frames.desc[slot[0] >> self.frames.page_shift]
+                t = &self.frames.desc[slot[0] >> self.frames.frame_shift]
         return NULL

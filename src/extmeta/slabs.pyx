@@ -117,7 +117,7 @@ cdef class Slabs:
             if d is NULL:
                 return NULL
             d.level = NR_CLASSES
-            d.spare[0] = d.spare[1] = 0
+            d.index = d.users = 0
             self.object_bytes += <size_t>PAGE << order
             return entries(self.pages, d)
         size_class = self.class_of[(nbytes + 7) >> 3]
@@ -130,7 +130,7 @@ cdef class Slabs:
                 return NULL
             for i in range(1 << order):
                 d[i].level = <uint8_t>size_class
-            d.spare[0] = d.spare[1] = 0
+            d.index = d.users = 0
             self.list_slab(d, size_class)
         p = <char*>d.link
         if p is not NULL:
@@ -151,13 +151,15 @@ cdef class Slabs:
         cdef uint32_t* shared = self.count_of(d, p)
         if shared is not NULL and shared[0]:
             shared[0] -= 1
-            # `spare[1]` of a slab: the sum of the counts in the array at `spare[0]`.
-            d.spare[1] -= 1
-            if d.spare[1] == 0 and size_class < NR_CLASSES:
-                self.move_bytes(size_class, False)
-                shared = <uint32_t*>d.spare[0]
-                d.spare[0] = 0
-                self.give(shared)
+            # `users` of a slab: the sum of the counts in the array at `index`. Of a
+            # block, which is one object, it is the count.
+            if size_class < NR_CLASSES:
+                d.users -= 1
+                if d.users == 0:
+                    self.move_bytes(size_class, False)
+                    shared = <uint32_t*>d.index
+                    d.index = 0
+                    self.give(shared)
             return
         if size_class == NR_CLASSES:
             self.object_bytes -= <size_t>PAGE << d.order
@@ -219,11 +221,11 @@ cdef class Slabs:
         """Return where the object's further references are counted, or NULL."""
         cdef size_t offset
         if d.level == NR_CLASSES:
-            return <uint32_t*>&d.spare[0]
-        if d.spare[0] == 0:
+            return &d.users
+        if d.index == 0:
             return NULL
         offset = <size_t>(<const char*>p - <const char*>entries(self.pages, d))
-        return <uint32_t*>d.spare[0] + offset / class_bytes(d.level)
+        return <uint32_t*>d.index + offset / class_bytes(d.level)
 
     cdef void move_bytes(self, int size_class, bint to_counts) noexcept nogil:
         """Count an array of counts as such, or as an object."""
@@ -243,10 +245,11 @@ cdef class Slabs:
                 return False
             memset(shared, 0, nbytes)
             self.move_bytes(d.level, True)
-            d.spare[0] = <uint64_t>shared
+            d.index = <uintptr_t>shared
             shared = self.count_of(d, p)
         shared[0] += 1
-        d.spare[1] += 1
+        if d.level < NR_CLASSES:
+            d.users += 1
         return True
 
     cdef uint32_t others(self, const void* p) noexcept nogil:

@@ -16,9 +16,10 @@ from extmeta.slabs cimport Slabs
 import numpy as np
 
 
-def frames(seed, int rounds):
-    """Allocate and free blocks; return how many pages were ever needed."""
-    cdef Frames f = Frames(4096)
+def frames(seed, int rounds, size_t page_bytes=4096, size_t frame_bytes=4096):
+    """Allocate and free blocks; return how many frames were ever needed."""
+    cdef Frames f = Frames(page_bytes, frame_bytes)
+    cdef Py_ssize_t words = frame_bytes // 8
     cdef Ptdesc* d
     cdef uint64_t* page
     cdef Py_ssize_t i
@@ -28,7 +29,7 @@ def frames(seed, int rounds):
         if held and rng.random() < 0.48:
             d = <Ptdesc*><uintptr_t>held.pop(int(rng.integers(len(held))))
             page = entries(f, d)
-            for i in range(512 << d.order):
+            for i in range(words << d.order):
                 assert page[i] == <uintptr_t>d, "a block was shared"
             f.free(d)
         else:
@@ -36,19 +37,21 @@ def frames(seed, int rounds):
             kind = [UPPER, PTE, SIDE][int(rng.integers(3))]
             d = f.alloc(order, <Kind><int>kind, True)
             page = entries(f, d)
-            assert <uintptr_t>page % (4096 << order) == 0, "not aligned"
+            assert <uintptr_t>page % (frame_bytes << order) == 0, "not aligned"
             if kind != SIDE:
-                for i in range(512):
+                for i in range(words):
                     assert page[i] == 0, "a table is not zero"
-            for i in range(512 << order):
+            for i in range(words << order):
                 page[i] = <uintptr_t>d
             held.append(<uintptr_t>d)
         if round_ % 64 == 0:
             assert f.fault() is NULL, f.fault()
+            assert f.held(UPPER) % page_bytes == 0, "a page is shared by kinds"
+            assert (f.held(PTE) + f.held(SIDE)) % page_bytes == 0, "likewise"
     for address in held:
         f.free(<Ptdesc*><uintptr_t>address)
     assert f.fault() is NULL, f.fault()
-    assert f.free_list[9] != NO_FRAME, "nothing joined to a whole block"
+    assert f.free_list[0][9] != NO_FRAME, "nothing joined to a whole block"
     assert [f.pages[i] for i in range(1, 4)] == [0, 0, 0]
     # What small blocks held can be had as one.
     before = f.committed

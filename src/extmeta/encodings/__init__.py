@@ -17,6 +17,7 @@ from extmeta.encodings.hash import Hash
 from extmeta.encodings.inpte import InPte
 from extmeta.encodings.linked import Linked
 from extmeta.encodings.page_ext import PageExt
+from extmeta.encodings.wide import Wide
 from extmeta.encodings.xarray import XArray
 
 if TYPE_CHECKING:
@@ -29,6 +30,7 @@ _factories: dict[str, Callable[[], Encoding]] = {
     "adjacent": Adjacent,
     "linked": Linked,
     "adaptive": Adaptive,
+    "wide": Wide,
     "page_ext": PageExt,
     "xarray": XArray,
     "hash": Hash,

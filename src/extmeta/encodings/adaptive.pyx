@@ -98,15 +98,20 @@ cdef extern from *:
     void release_fence "extmeta_release_fence"() noexcept nogil
 
 # `next` of a table's descriptor, between the passes of an operation: room was made
-# for so many words, of that width, perhaps all the one in spare[1]; or the container
-# is too large by far.
+# for so many words, of that width, perhaps all the one in `spare`; an object is
+# kept for it, of that class, `prev` being its handle but for the highest bit; the
+# container is too large by far.
 cdef enum:
     PREPARED = 1 << 31
     ALL_ONE = 1 << 30
     TOO_LARGE = 1 << 29
     UNSETTLED = 1 << 28
+    KEPT = 1 << 27
+    KEPT_HIGH_SHIFT = 26
+    KEPT_CLASS_SHIFT = 20
     EXPECTED_WIDTH_SHIFT = 16
     EXPECTED_COUNT = 0xffff
+    KEPT_BITS = KEPT | 1 << KEPT_HIGH_SHIFT | 63 << KEPT_CLASS_SHIFT
 
 
 @final
@@ -414,35 +419,54 @@ cdef class Adaptive(Encoding):
             self.expect(t, r, w, &v)
         if not self.make_room(t, &v):
             return NULL
-        t.next = <uint32_t>(
-            PREPARED | (ALL_ONE if v.uniform else 0)
+        # What `spare` can't hold is not remembered to be all one.
+        t.spare = <uint32_t>v.word
+        t.next = t.next & KEPT_BITS | <uint32_t>(
+            PREPARED | (ALL_ONE if v.uniform and v.word >> 32 == 0 else 0)
             | width_for(v.bits) << EXPECTED_WIDTH_SHIFT | v.count)
-        t.spare[1] = v.word
         return t
 
     cdef bint make_room(self, Ptdesc* t, const Survey* v) noexcept nogil:
         """See to it that the table has an object for such words; False if it can't.
 
-        The object it makes for that is at spare[0], of the class in `prev`.
+        The object it makes for that is kept until a write takes it.
         """
         cdef Shape shape
         cdef void* p
+        if self.frames.page_order and not self.reach(t):
+            return False
         self.shape_for(v, &shape)
         if shape.nbytes == 0 or shape.kind >= LISTED and self.can_stay(t, v):
             return True
         if has_object(t.link) and self.serves(&shape, class_of(t.link)) and (
                 self.owns(t)):
             return True
-        if t.spare[0] and self.serves(&shape, <int>t.prev):
+        if t.next & KEPT and self.serves(&shape, kept_class(t)):
             return True
         p = self.slabs.alloc(shape.nbytes)
         if p is NULL:
+            if t.reached and t.flagged == 0 and t.next & PREPARED == 0:
+                self.unreach(t)
             return False
-        if t.spare[0]:
-            self.slabs.free(<void*>t.spare[0])
-        t.spare[0] = <uint64_t>p
-        t.prev = <uint32_t>shape.size_class
+        if t.next & KEPT:
+            self.slabs.free(self.take_kept(t))
+        self.keep_object(t, p, shape.size_class)
         return True
+
+    cdef void keep_object(
+            self, Ptdesc* t, const void* p, int size_class) noexcept nogil:
+        """Have an object at hand for this operation's writes."""
+        cdef uint64_t handle = handle_of(self.slabs, p)
+        t.prev = <uint32_t>handle
+        t.next = t.next & ~<uint32_t>KEPT_BITS | <uint32_t>(
+            KEPT | handle >> 32 << KEPT_HIGH_SHIFT | size_class << KEPT_CLASS_SHIFT)
+
+    cdef void* take_kept(self, Ptdesc* t) noexcept nogil:
+        """Return that object, which is not at hand any more."""
+        cdef uint64_t handle = t.prev | <uint64_t>(
+            t.next >> KEPT_HIGH_SHIFT & 1) << 32
+        t.next &= ~<uint32_t>KEPT_BITS
+        return self.base + (handle << 3)
 
     cdef bint shrinks_in_place(
             self, Ptdesc* t, const Run* r, const Write* w) noexcept nogil:
@@ -506,7 +530,7 @@ cdef class Adaptive(Encoding):
         v.count = t.next & EXPECTED_COUNT
         v.bits = ALL >> (64 - (1 << width))
         v.uniform = t.next & ALL_ONE != 0
-        v.word = t.spare[1]
+        v.word = t.spare
         for i in range(r.n):
             e = entry_at(r, i, self.entries - 1)
             word = w.add[i * w.step]
@@ -573,12 +597,12 @@ cdef class Adaptive(Encoding):
 
     cdef void store(self, Ptdesc* t, const Run* r, const Write* w) noexcept nogil:
         cdef uint32_t flagged = t.flagged
-        t.next = 0
+        t.next &= KEPT_BITS
         if flagged == 0 and not makes_a_word(w, r.n, 1):
             return
         if adds_nothing(w, 1):
             if self.clear(t, r, w.keep[0]):
-                if t.flagged != flagged or t.spare[0]:
+                if t.flagged != flagged or t.next & KEPT:
                     self.remember(t)
                 return
         elif w.step == 0 and self.stays_uniform(t, r, w.keep[0], w.add[0]):
@@ -611,7 +635,7 @@ cdef class Adaptive(Encoding):
         cdef uint64_t link = t.link
         cdef Survey v
         cdef Shape shape
-        if t.spare[0] or t.flagged == 0:
+        if t.next & KEPT or t.flagged == 0:
             t.next |= UNSETTLED
         elif kind_of(link) >= LISTED and link & SHARED == 0:
             v.count = t.flagged
@@ -854,10 +878,9 @@ cdef class Adaptive(Encoding):
                 self.serves(shape, class_of(link)) and self.owns(t)):
             shape.size_class = class_of(link)
             return self.object_of(link)
-        if t.spare[0] and self.serves(shape, <int>t.prev):
-            shape.size_class = <int>t.prev
-            p = <void*>t.spare[0]
-            t.spare[0] = 0
+        if t.next & KEPT and self.serves(shape, kept_class(t)):
+            shape.size_class = kept_class(t)
+            p = self.take_kept(t)
         return p
 
     cdef void fill(
@@ -920,9 +943,8 @@ cdef class Adaptive(Encoding):
     cdef void replace_object(self, Ptdesc* t) noexcept nogil:
         """Do without the table's object, but leave it for a later run if it was the
         room made for that."""
-        if t.spare[0] == 0 and self.owns(t):
-            t.spare[0] = <uint64_t>self.object_of(t.link)
-            t.prev = <uint32_t>class_of(t.link)
+        if t.next & KEPT == 0 and self.owns(t):
+            self.keep_object(t, self.object_of(t.link), class_of(t.link))
         else:
             self.slabs.free(self.object_of(t.link))
         t.link = 0
@@ -1177,22 +1199,24 @@ cdef class Adaptive(Encoding):
             s.count = n
             survey_words(s.word, n, &v)
             self.write_back(t, &v, NULL, &s, True)
-        t.next = 0
+        t.next &= KEPT_BITS
         self.remember(t)
 
     cdef void settle(self, Ptdesc* t) noexcept nogil:
-        if t.spare[0]:
-            self.slabs.free(<void*>t.spare[0])
-            t.spare[0] = 0
+        if t.next & KEPT:
+            self.slabs.free(self.take_kept(t))
         t.next &= TOO_LARGE
         if t.flagged == 0:
             self.drop_object(t)
             t.next = 0
+            if t.reached:
+                self.unreach(t)
 
     cdef void trim(self, Ptdesc* t) noexcept nogil:
         cdef uint64_t[MOST] words
         cdef Survey v
         cdef Shape shape
+        cdef void* p
         if t.next & TOO_LARGE == 0:
             return
         t.next = 0
@@ -1200,10 +1224,10 @@ cdef class Adaptive(Encoding):
         survey_words(words, self.entries, &v)
         self.shape_for(&v, &shape)
         if shape.nbytes:
-            t.spare[0] = <uint64_t>self.slabs.alloc(shape.nbytes)
-            t.prev = <uint32_t>shape.size_class
-            if t.spare[0] == 0:
+            p = self.slabs.alloc(shape.nbytes)
+            if p is NULL:
                 return
+            self.keep_object(t, p, shape.size_class)
         self.write_back(t, &v, words, NULL, False)
         self.settle(t)
 
@@ -1226,6 +1250,8 @@ cdef class Adaptive(Encoding):
     cdef int fork(
             self, Encoding parent, const Ptdesc* t, Ptdesc* child) noexcept nogil:
         cdef Ptdesc* whole = <Ptdesc*>t
+        if t.flagged and self.frames.page_order and not self.reach(child):
+            return -1
         if has_object(t.link) and self.slabs is not (<Adaptive>parent).slabs:
             return self.copy_words(<Adaptive>parent, t, child)
         if has_object(t.link):
@@ -1282,7 +1308,7 @@ cdef class Adaptive(Encoding):
         cdef Py_ssize_t e
         if count_flags(self, t) != t.flagged:
             return b"count of flagged entries is stale"
-        if t.spare[0] or t.next:
+        if t.next:
             return b"room made for words was not given back"
         if t.flagged == 0:
             if t.link:
@@ -1299,6 +1325,11 @@ cdef class Adaptive(Encoding):
             if width_of(t.link) < 6 and v.bits >> (1 << width_of(t.link)):
                 return b"a word is wider than its container"
         return NULL
+
+
+cdef inline int kept_class(const Ptdesc* t) noexcept nogil:
+    """Return the size class of the object that is at hand."""
+    return <int>(t.next >> KEPT_CLASS_SHIFT & 63)
 
 
 cdef inline void shift(

@@ -1,7 +1,12 @@
 """Words in the page next to the table: an order-1 pair (Amit's form A).
 
 The word of a PTE is at the PTE's address + one page, so it is found without
-the descriptor. `when="always"` makes every PTE table a pair and doubles what
+the descriptor. Where a table is a fragment of a page, so is what is next to it.
+Where Linux leaves the half of a table's page idle (s390), the words are there and
+cost nothing; where it has its own use for that half (hidx, ppc64 hash with 64K
+pages), they are behind it, and half of the room is lost.
+
+ `when="always"` makes every PTE table a pair and doubles what
 PTE tables cost. `when="needed"` starts with the table alone; its first word
 moves it into a pair, which a kernel would pay with a changed PMD entry and a
 TLB flush. That is counted in `repointings`, the flush itself isn't modelled.
@@ -49,6 +54,8 @@ cdef class Adjacent(Encoding):
 
     cdef readonly str when
     cdef readonly size_t repointings
+    cdef Py_ssize_t gap           # uint64s from a table's PTEs to its words
+    cdef bint inside              # the words are in the PTE table's own frame
 
     def __init__(self, when="always"):
         if when not in ("always", "needed"):
@@ -68,16 +75,20 @@ cdef class Adjacent(Encoding):
 
     def hold(self):
         self.refuse_above(64)
-        self.order = 1 if self.when == "always" else 0
+        self.inside = self.arch.rest == "idle"
+        self.order = 1 if self.when == "always" and not self.inside else 0
+        self.gap = self.entries
+        if not self.inside:
+            self.gap = self.arch.frame_bytes // 8
 
     cdef uint64_t* side(self, const Ptdesc* t) noexcept nogil:
-        return entries(self.frames, t) + (self.frames.page_bytes >> 3)
+        return entries(self.frames, t) + self.gap
 
     cdef Ptdesc* prepare(
             self, Ptdesc* t, const Run* r, const Write* w) noexcept nogil:
         cdef Ptdesc* pair
-        if t.order == 1 or not makes_a_word(w, r.n, 1):
-            return t
+        if t.order == 1 or self.inside or not makes_a_word(w, r.n, 1):
+            return self.counted(t, r, w)
         pair = self.frames.alloc(1, PTE, False)
         if pair is NULL:
             return NULL
@@ -86,16 +97,29 @@ cdef class Adjacent(Encoding):
         pair.parent = t.parent
         pair.vpn = t.vpn
         pair.used = t.used
+        if not self.reach(pair):
+            self.frames.free(pair)
+            return NULL
         pair.parent[0] = upper_entry(self.frames, pair)
         self.frames.free(t)
         self.repointings += 1
         return pair
 
+    cdef Ptdesc* counted(
+            self, Ptdesc* t, const Run* r, const Write* w) noexcept nogil:
+        """Return ``t`` with a place for its count of flags, or NULL."""
+        if self.frames.page_order and makes_a_word(w, r.n, 1):
+            return t if self.reach(t) else NULL
+        return t
+
     cdef int fork(
             self, Encoding parent, const Ptdesc* t, Ptdesc* child) noexcept nogil:
         # A table made in a pair from the start is re-pointed by nobody.
         if t.flagged:
-            memcpy(self.side(child), (<Adjacent>parent).side(t), self.frames.page_bytes)
+            if not self.reach(child):
+                return -1
+            memcpy(self.side(child), (<Adjacent>parent).side(t),
+                   self.entries * sizeof(uint64_t))
             child.flagged = t.flagged
         return 0
 
@@ -118,17 +142,22 @@ cdef class Adjacent(Encoding):
         side_zap(self, t, first, last)
 
     cdef void settle(self, Ptdesc* t) noexcept nogil:
-        if self.order == 0 and t.order == 1 and t.flagged == 0:
-            self.frames.free_upper_half(t)
+        if t.flagged == 0:
+            if self.order == 0 and t.order == 1:
+                self.frames.free_upper_half(t)
+            if t.reached:
+                self.unreach(t)
 
     cdef size_t side_bytes(self) noexcept nogil:
-        return self.frames.pages[<int>SIDE] * self.frames.page_bytes
+        return self.frames.held(SIDE)
 
     cdef const char* fault(self, const Ptdesc* t) noexcept nogil:
         if count_flags(self, t) != t.flagged:
             return b"count of flagged entries is stale"
-        if t.flagged and t.order == 0:
+        if t.flagged and t.order == 0 and not self.inside:
             return b"flag set, but no side page"
+        if (t.flagged != 0) != t.reached and self.frames.page_order:
+            return b"flags that nothing counts"
         if self.order == 0 and t.order == 1 and t.flagged == 0:
             return b"side page without a flagged entry"
         return NULL

@@ -85,7 +85,7 @@ cdef class Linked(Encoding):
             self, Ptdesc* t, const Run* r, const Write* w) noexcept nogil:
         if t.link == 0 and makes_a_word(w, r.n, self.lanes):
             t.link = <uintptr_t>self.slabs.alloc(self.page_bytes())
-            if t.link == 0:
+            if t.link == 0 or not self.reach(t):
                 return NULL
         return t
 
@@ -93,7 +93,7 @@ cdef class Linked(Encoding):
             self, Encoding parent, const Ptdesc* t, Ptdesc* child) noexcept nogil:
         if t.flagged:
             child.link = <uintptr_t>self.slabs.alloc(self.page_bytes())
-            if child.link == 0:
+            if child.link == 0 or not self.reach(child):
                 return -1
             memcpy(<void*>child.link, <const void*>t.link, self.page_bytes())
             child.flagged = t.flagged
@@ -213,6 +213,8 @@ cdef class Linked(Encoding):
         if t.link and t.flagged == 0:
             self.slabs.free(<void*>t.link)
             t.link = 0
+            if t.reached:
+                self.unreach(t)
 
     cdef size_t side_bytes(self) noexcept nogil:
         return self.slabs.object_bytes
@@ -225,6 +227,8 @@ cdef class Linked(Encoding):
             return b"count of flagged entries is stale"
         if t.flagged and t.link == 0:
             return b"flag set, but no side page"
+        if (t.link != 0) != t.reached and self.frames.page_order:
+            return b"a link that nothing finds"
         if t.link and t.flagged == 0:
             return b"side page without a flagged entry"
         return NULL

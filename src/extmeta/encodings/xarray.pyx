@@ -301,28 +301,33 @@ cdef class XArray(Encoding):
             self.slabs.free(word)
 
     cdef void settle(self, Ptdesc* t) noexcept nogil:
-        cdef Node* above
-        cdef Node* leaf
         cdef uint64_t vpn
         t.next = 0
+        for vpn in range(t.vpn, t.vpn + <uint64_t>self.entries, SLOTS * SLOTS):
+            self.settle_near(vpn, min(SLOTS * SLOTS, <uint64_t>self.entries))
+
+    cdef void settle_near(self, uint64_t first, uint64_t n) noexcept nogil:
+        """Free empty leaves of n vpns that have one node above them."""
+        cdef Node* above
+        cdef Node* leaf
+        cdef uint64_t vpn = first
         if node_in(self.head) is NULL:
             return
-        above = self.find(t.vpn, SLOT_BITS)
+        above = self.find(first, SLOT_BITS)
         if above is NULL:
             # The whole tree is one leaf, or there is nothing near this table.
-            leaf = self.find(t.vpn, 0)
+            leaf = self.find(first, 0)
             if leaf is not NULL:
                 self.prune(leaf)
             return
-        vpn = t.vpn
-        while above is not NULL and vpn < t.vpn + <uint64_t>self.entries:
+        while above is not NULL and vpn < first + n:
             leaf = node_in(above.slots[vpn >> SLOT_BITS & (SLOTS - 1)])
             if leaf is not NULL and leaf.count == 0:
                 self.prune(leaf)
-                above = self.find(t.vpn, SLOT_BITS)
+                above = self.find(first, SLOT_BITS)
             vpn += SLOTS
         # Made and not used, or the tree may be lower now.
-        self.prune(self.find(t.vpn, SLOT_BITS))
+        self.prune(self.find(first, SLOT_BITS))
 
     cdef int begin_fork(self, Encoding parent, bint shared) except -1:
         cdef int failed

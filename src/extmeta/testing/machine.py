@@ -15,25 +15,33 @@ from hypothesis.stateful import (
 )
 
 import extmeta as em
-from extmeta.arch import ARCHES
 from extmeta.testing.model import Model
 
-# Windows across the edges of PTE tables and of the tables above them.
+# Windows across the edges of PTE tables and of the tables above them. A vpn is
+# drawn as (window, place in it), since the edges are the architecture's.
 WINDOW = 24
-STARTS = (0, 500, 2**18 - 12, 2**27 - 12, 2**36 - WINDOW)
-VPNS = [start + i for start in STARTS for i in range(WINDOW)]
+NR_WINDOWS = 5
 
-vpn = st.sampled_from(VPNS)
+window = st.integers(0, NR_WINDOWS - 1)
+vpn = st.tuples(window, st.integers(0, WINDOW - 1))
 vpns = st.lists(vpn, max_size=12)
 ranges = st.builds(
-    lambda start, a, b: range(start + min(a, b), start + max(a, b)),
-    st.sampled_from(STARTS),
+    lambda number, a, b: (number, range(min(a, b), max(a, b))),
+    window,
     st.integers(0, WINDOW),
     st.integers(0, WINDOW),
 )
-pfns = st.integers(0, 2**40 - 1)
-slots = st.integers(0, 2**55 - 1)
 seeds = st.integers(0, 2**32)
+
+
+def starts_of(arch):
+    """Return the first vpn of each window."""
+    bits = arch.level_bits
+    edges = [1 << sum(bits[level:]) for level in (-1, -2, -3)]
+    if edges[2] == arch.nr_vpns:
+        # Three levels: the third edge is the table's end.
+        edges[2] = 3 << sum(bits[-2:])
+    return (0, *(edge - WINDOW // 2 for edge in edges), arch.nr_vpns - WINDOW)
 
 
 def as_int(lanes):
@@ -94,13 +102,28 @@ class AgainstDict(RuleBasedStateMachine):
         super().__init__()
         self.live = []
         self.next_pfn = 1
+        # The table's: an encoding may need other tables than the architecture.
+        self.shape = em.PageTable(self.encoding, self.fields, self.arch).arch
+        self.starts = starts_of(self.shape)
+        self.vpns = sorted({s + i for s in self.starts for i in range(WINDOW)})
+
+    def at(self, drawn):
+        """Return the vpns that were drawn, a list, a range or one."""
+        if isinstance(drawn, list):
+            return [self.at(each) for each in drawn]
+        number, place = drawn
+        start = self.starts[number]
+        if isinstance(place, range):
+            return range(start + place.start, start + place.stop)
+        return start + place
 
     def pfns(self, table, seed, n):
         """Return n pfns; of pages of their own where words belong to pages."""
         if table.encoding.by_page:
             self.next_pfn += n
             return list(range(self.next_pfn - n, self.next_pfn))
-        return np.random.default_rng(seed).integers(0, 2**40, n).tolist()
+        limit = 2**self.shape.pfn_bits
+        return np.random.default_rng(seed).integers(0, limit, n).tolist()
 
     def words(self, seed, n):
         """Return n words, 0 often among them, and some the same."""
@@ -136,6 +159,7 @@ class AgainstDict(RuleBasedStateMachine):
     @rule(pair=tables, at=vpns | ranges, seed=seeds, writable=st.booleans())
     def map(self, pair, at, seed, writable):
         table, model = pair
+        at = self.at(at)
         numbers = self.pfns(table, seed, len(at))
         if any(v in model.ptes for v in at):
             before = dump(table)
@@ -146,9 +170,10 @@ class AgainstDict(RuleBasedStateMachine):
         table.map(at, numbers, writable=writable)
         model.map(at, numbers, writable)
 
-    @rule(pair=tables, start=st.sampled_from(STARTS), writable=st.booleans())
-    def fill_window(self, pair, start, writable):
+    @rule(pair=tables, number=window, writable=st.booleans())
+    def fill_window(self, pair, number, writable):
         table, model = pair
+        start = self.starts[number]
         at = [v for v in range(start, start + WINDOW) if v not in model.ptes]
         numbers = self.pfns(table, start, len(at))
         table.map(np.array(at, np.uint64), numbers, writable=writable)
@@ -157,13 +182,15 @@ class AgainstDict(RuleBasedStateMachine):
     @rule(pair=tables, at=vpn, count=st.integers(0, 2**20))
     def unmap(self, pair, at, count):
         table, model = pair
-        count = min(count, 2**36 - at)
+        at = self.at(at)
+        count = min(count, self.shape.nr_vpns - at)
         table.unmap(at, count)
         model.unmap(at, count)
 
     @rule(pair=tables, at=vpns | ranges, seed=seeds)
     def store(self, pair, at, seed):
         table, model = pair
+        at = self.at(at)
         words = self.words(seed, len(at))
         argument = as_argument(words, table.encoding.lanes)
         missing = [v for v in at if v not in model.ptes]
@@ -205,7 +232,7 @@ class AgainstDict(RuleBasedStateMachine):
     def store_field(self, pair, at, seed, data):
         table, model = pair
         name = data.draw(st.sampled_from(list(self.fields)))
-        at = [v for v in at if v in model.ptes]
+        at = [v for v in self.at(at) if v in model.ptes]
         limit = 1 << min(self.fields[name], 62)
         values = np.random.default_rng(seed).integers(0, limit, len(at)).tolist()
         lanes = (self.fields[name] + 63) // 64
@@ -227,6 +254,7 @@ class AgainstDict(RuleBasedStateMachine):
     @rule(pair=tables, at=vpns | ranges, seed=seeds)
     def update(self, pair, at, seed):
         table, model = pair
+        at = self.at(at)
         clear, set_ = self.words(seed, 2)
         after = [(v, model.load(v) & ~clear | set_) for v in at]
         if self.refused(table, model, after):
@@ -246,15 +274,16 @@ class AgainstDict(RuleBasedStateMachine):
         if self.refused(table, model, after):
             before = dump(table)
             with pytest.raises(ValueError, match=REFUSED):
-                table.update(slice(0, 2**36), clear=clear, set=set_)
+                table.update(slice(0, self.shape.nr_vpns), clear=clear, set=set_)
             assert dump(table) == before
             return
-        table.update(slice(0, 2**36), clear=clear, set=set_)
+        table.update(slice(0, self.shape.nr_vpns), clear=clear, set=set_)
         model.update(list(model.ptes), clear, set_)
 
     @rule(pair=tables, a=vpn, b=vpn, seed=seeds)
     def scan(self, pair, a, b, seed):
         table, model = pair
+        a, b = self.at([a, b])
         mask, value = self.words(seed, 2)
         for wanted in (value, value & mask, 0):
             found = table.scan(min(a, b), max(a, b), mask, wanted)
@@ -263,7 +292,8 @@ class AgainstDict(RuleBasedStateMachine):
     @rule(pair=tables, src=vpn, dst=vpn, count=st.integers(0, 40))
     def move(self, pair, src, dst, count):
         table, model = pair
-        count = min(count, 2**36 - max(src, dst))
+        src, dst = self.at([src, dst])
+        count = min(count, self.shape.nr_vpns - max(src, dst))
         overlap = count and abs(src - dst) < count
         taken = any(dst <= v < dst + count for v in model.ptes)
         if overlap or taken:
@@ -278,21 +308,24 @@ class AgainstDict(RuleBasedStateMachine):
     @rule(pair=tables, at=vpns, seed=seeds)
     def swap_out(self, pair, at, seed):
         table, model = pair
+        at = self.at(at)
         at = [v for v in at if v in model.ptes and model.ptes[v].slot is None]
         lost = [v for v in at if self.unfit(table, v, model.load(v), True)]
         if lost:
             before = dump(table)
             with pytest.raises(ValueError, match=REFUSED):
-                table.swap_out(at, 1)
+                table.swap_out(at, max(1, self.shape.first_slot))
             assert dump(table) == before
         at = [v for v in at if v not in lost]
-        numbers = np.random.default_rng(seed).integers(0, 2**55, len(at)).tolist()
+        slots = self.shape.first_slot, self.shape.nr_slots
+        numbers = np.random.default_rng(seed).integers(*slots, len(at)).tolist()
         table.swap_out(at, numbers)
         model.swap_out(at, numbers)
 
     @rule(pair=tables, at=vpns, seed=seeds)
     def swap_in(self, pair, at, seed):
         table, model = pair
+        at = self.at(at)
         at = [v for v in at if v in model.ptes and model.ptes[v].slot is not None]
         numbers = self.pfns(table, seed, len(at))
         table.swap_in(at, numbers)
@@ -301,30 +334,32 @@ class AgainstDict(RuleBasedStateMachine):
     @invariant()
     def same_words(self):
         for table, model in self.live:
-            expected = [model.load(v) for v in VPNS]
-            assert [as_int(w) for w in table.load(VPNS)] == expected
-            assert table.flagged(VPNS).tolist() == [w != 0 for w in expected]
+            expected = [model.load(v) for v in self.vpns]
+            assert [as_int(w) for w in table.load(self.vpns)] == expected
+            assert table.flagged(self.vpns).tolist() == [w != 0 for w in expected]
             assert len(table) == len(model.ptes)
-            for v, word in zip(VPNS[::7], expected[::7], strict=True):
+            for v, word in zip(self.vpns[::7], expected[::7], strict=True):
                 assert table.load(v) == word
 
     @invariant()
     def same_ptes(self):
-        arch = ARCHES[self.arch]
+        arch = self.shape
         swap = arch.swap
         offset_mask = (1 << swap.offset_bits) - 1
+        inverted = offset_mask if swap.offset_inverted else 0
+        last = arch.ptrs_per_pte - 1
         for table, model in self.live:
             views = dict(table.tables)
-            assert set(views) == {v & ~511 for v in model.ptes}
+            assert set(views) == {v & ~last for v in model.ptes}
             for v, pte in model.ptes.items():
-                raw = int(views[v & ~511][v & 511])
+                raw = int(views[v & ~last][v & last])
                 if pte.slot is None:
                     assert raw >> arch.present & 1
                     assert raw >> arch.pfn_shift & 2**arch.pfn_bits - 1 == pte.pfn
                     assert bool(raw >> arch.write & 1) == pte.writable
                     continue
-                offset = raw >> swap.offset_shift & offset_mask ^ offset_mask
-                device = raw >> swap.type_shift
+                offset = raw >> swap.offset_shift & offset_mask ^ inverted
+                device = raw >> swap.type_shift & 2**swap.type_bits - 1
                 assert not raw >> arch.present & 1
                 assert device << swap.offset_bits | offset == pte.slot
                 assert bool(raw >> swap.exclusive & 1) == pte.writable
@@ -336,12 +371,26 @@ class AgainstDict(RuleBasedStateMachine):
 
     @invariant()
     def pays_for_what_it_holds(self):
+        arch = self.shape
         for table, model in self.live:
             memory = table.memory()
-            first = {v >> 9 for v in model.ptes}
-            uppers = 1 + len({f >> 9 for f in first}) + len({f >> 18 for f in first})
-            assert memory.pte == 4096 * len(first)
-            assert memory.upper == 4096 * uppers
+            tables = [{0}]
+            for level in range(1, len(arch.level_bits)):
+                below = sum(arch.level_bits[level:])
+                tables.append({v >> below for v in model.ptes})
+            need = [
+                max(arch.frame_bytes, size) * len(those)
+                for size, those in zip(arch.table_bytes, tables, strict=True)
+            ]
+            if arch.frame_bytes == arch.page_bytes:
+                assert (memory.upper, memory.pte) == (sum(need[:-1]), need[-1])
+            else:
+                # Pages, however many fragments of them are in use.
+                assert memory.upper >= sum(need[:-1])
+                assert memory.pte >= need[-1]
+                assert memory.upper % arch.page_bytes == 0
+                if memory.index == 0:
+                    assert (memory.pte + memory.side) % arch.page_bytes == 0
             assert memory.total == sum(
                 (memory.upper, memory.pte, memory.side, memory.index)
             )

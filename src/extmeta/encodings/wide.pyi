@@ -1,0 +1,6 @@
+from typing import final
+
+from extmeta.encoding import Encoding
+
+@final
+class Wide(Encoding): ...

@@ -1,0 +1,129 @@
+"""Words in the PTE itself: entries of 16 bytes, the PTE and then its word.
+
+What arm64's FEAT_D128 does in hardware, with descriptors of 128 bits: no flag, no
+side memory, nothing to allocate and nothing to look up, for every table of every
+process at twice the size. Upper entries are as wide, so a table indexes one bit
+less at each level and x86-64's 36 bits take five levels. Where Linux leaves half
+of a PTE table's page idle (s390) the pairs fill it.
+
+PTE and word are one aligned pair of 16 bytes, which is read in one piece. An entry
+that holds nothing has the word 0.
+"""
+from dataclasses import replace
+
+from cython cimport final
+from libc.stdint cimport uint64_t
+
+from extmeta.encoding cimport Encoding, Write
+from extmeta.frames cimport Ptdesc, entries
+from extmeta.pte cimport ALL, equal_in_pairs, lowest
+from extmeta.vpns cimport Run, entry_at
+
+cdef enum:
+    ENTRY_BYTES = 16
+
+
+@final
+cdef class Wide(Encoding):
+    """Keep each word in the upper half of a PTE of 16 bytes."""
+
+    def shape(self, arch):
+        # What is lost below is made up for by the root, and a level like the one
+        # below it where the root can't hold it all.
+        bits = [n - 1 for n in arch.level_bits[1:]]
+        tables = list(arch.table_bytes[1:])
+        if arch.rest == "idle":
+            bits[len(bits) - 1] += 1
+        root = sum(arch.level_bits) - sum(bits)
+        while ENTRY_BYTES << <object>root > max(arch.table_bytes[0], arch.page_bytes):
+            bits.insert(0, bits[0])
+            tables.insert(0, tables[0])
+            root -= bits[0]
+        root_bytes = max(ENTRY_BYTES << <object>root, min(arch.table_bytes[:2]))
+        return replace(
+            arch,
+            level_bits=(root, *bits),
+            table_bytes=(root_bytes, *tables),
+            rest="" if arch.rest == "idle" else arch.rest,
+            entry_bytes=ENTRY_BYTES,
+        )
+
+    cdef int fork(
+            self, Encoding parent, const Ptdesc* t, Ptdesc* child) noexcept nogil:
+        # The words came with the entries.
+        return 0
+
+    cdef void load(
+            self, const Ptdesc* t, const Run* r, uint64_t* words) noexcept nogil:
+        cdef const uint64_t* pair = entries(self.frames, t)
+        cdef Py_ssize_t last_entry = self.entries - 1
+        cdef Py_ssize_t i
+        if r.vpns is NULL:
+            pair += 2 * r.first
+            for i in range(r.n):
+                words[i] = pair[2 * i + 1]
+        else:
+            for i in range(r.n):
+                words[i] = pair[2 * entry_at(r, i, last_entry) + 1]
+
+    cdef void store(self, Ptdesc* t, const Run* r, const Write* w) noexcept nogil:
+        cdef uint64_t* pair = entries(self.frames, t)
+        cdef Py_ssize_t last_entry = self.entries - 1
+        cdef uint64_t keep = w.keep[0]
+        cdef uint64_t add = w.add[0]
+        cdef uint64_t none = self.pte.none
+        cdef Py_ssize_t i, e
+        if r.vpns:
+            for i in range(r.n):
+                e = entry_at(r, i, last_entry)
+                if pair[2 * e] != none:
+                    pair[2 * e + 1] = pair[2 * e + 1] & keep | w.add[i * w.step]
+            return
+        pair += 2 * r.first
+        if w.step:
+            for i in range(r.n):
+                pair[2 * i + 1] = (pair[2 * i + 1] & keep | w.add[i]) & (
+                    0 - <uint64_t>(pair[2 * i] != none))
+        elif add:
+            for i in range(r.n):
+                pair[2 * i + 1] = (pair[2 * i + 1] & keep | add) & (
+                    0 - <uint64_t>(pair[2 * i] != none))
+        else:
+            # Nothing is added: an entry that holds nothing keeps its 0.
+            for i in range(r.n):
+                pair[2 * i + 1] &= keep
+
+    cdef Py_ssize_t scan(
+            self, const Ptdesc* t, Py_ssize_t first, Py_ssize_t last,
+            const uint64_t* mask, const uint64_t* value,
+            uint64_t* vpns) noexcept nogil:
+        cdef const uint64_t* pair = entries(self.frames, t)
+        cdef uint64_t matches
+        cdef Py_ssize_t found = 0
+        cdef Py_ssize_t at, n
+        for at in range(first, last, 64):
+            n = min(64, last - at)
+            matches = equal_in_pairs(pair + 2 * at, 1, n, mask[0], value[0])
+            if matches and value[0] == 0:
+                matches &= ~equal_in_pairs(pair + 2 * at, 0, n, ALL, self.pte.none)
+            while matches:
+                vpns[found] = t.vpn + <uint64_t>(at + lowest(matches))
+                found += 1
+                matches &= matches - 1
+        return found
+
+    cdef void zap(
+            self, Ptdesc* t, Py_ssize_t first, Py_ssize_t last) noexcept nogil:
+        # Whole entries are emptied, their words with them.
+        pass
+
+    cdef uint64_t carry(self, uint64_t pte, uint64_t to) noexcept nogil:
+        return to
+
+    cdef const char* fault(self, const Ptdesc* t) noexcept nogil:
+        cdef const uint64_t* pair = entries(self.frames, t)
+        cdef Py_ssize_t i
+        for i in range(self.entries):
+            if pair[2 * i] == self.pte.none and pair[2 * i + 1]:
+                return b"an entry that holds nothing has a word"
+        return NULL
