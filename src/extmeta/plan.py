@@ -55,7 +55,7 @@ class Constraint(NamedTuple):
         return f"at most one of {listed(self.names)} is non-zero"
 
 
-class PlanConflict(ValueError):  # noqa: N818 (as KeyError's kin: a word, not Error)
+class PlanConflict(ValueError):
     """A field can never be non-zero.
 
     Attributes
@@ -158,9 +158,7 @@ class Plan:
                         (code, word) for word, code in self.codes(choice).items()
                     )
                 }
-        return Assignment(
-            tuple(present[: self.bits]), tuple(swap[: self.bits]), codes
-        )
+        return Assignment(tuple(present[: self.bits]), tuple(swap[: self.bits]), codes)
 
     def codes(self, choice: Group | None = None) -> dict[int, int]:
         """Return every legal word with its code; that of word 0 is 0.

@@ -3,9 +3,9 @@
 Where not all fields go together, the legal words are fewer than their bits allow.
 They are numbered (:mod:`extmeta.plan`), and the code is kept as `inpte` keeps a
 word: in free software bits and those that Linux gives to one of the fields. No
-memory beside the tables, no flag; a look-up in a table of codes with each access,
-of some bytes for each code, which a kernel would have once, as constants: they are
-not counted as RAM. A word that no PTE may have is refused. Where fields share a bit by VMA
+memory beside the tables, no flag; with each access a look-up in a table of some
+bytes for each code. A kernel would have it once, as constants, so it is not counted
+as RAM. A word that no PTE may have is refused. Where fields share a bit by VMA
 (`per_vma`), :meth:`Compact.choose` says which one a range of vpns uses, as a VMA's
 flag would.
 
@@ -28,7 +28,7 @@ from extmeta.encodings.parts cimport (
     gather,
     gather_all,
     scatter,
-    swapped,
+    swap_entries,
 )
 from extmeta.frames cimport PTE, Frames, Ptdesc, entries
 from extmeta.pte cimport ALL, equal, lowest, match
@@ -41,8 +41,9 @@ cdef enum:
     # A code of no word; codes have fewer bits.
     NO_CODE = 0xffff
     MAX_CODE_BITS = 15
-    # Words up to so wide are looked up in an array, wider ones in a hash table.
-    MAX_DIRECT_BITS = 16
+    # Up to so many words, legal or not and of all choices, are looked up in an
+    # array of 2 bytes for each; more in a hash table of the legal ones.
+    MAX_DIRECT_BITS = 17
     # Ways for VMAs to choose; each has codes of its own.
     MAX_CHOICES = 256
 
@@ -53,7 +54,7 @@ cdef class Book:
 
     Parameters
     ----------
-    plan : Plan
+    found : Plan
 
     Raises
     ------
@@ -76,24 +77,24 @@ cdef class Book:
     cdef int code_bits
     cdef int slot_bits
 
-    def __init__(self, plan):
+    def __init__(self, found):
         cdef uint64_t[::1] words
         cdef uint64_t[::1] keys
         cdef uint16_t[::1] slots
         cdef uint64_t word, slot
         cdef Py_ssize_t c
         cdef int code
-        self.plan = plan
-        self.choices = plan.choices
-        if plan.bits > MAX_CODE_BITS or len(self.choices) > MAX_CHOICES:
-            raise ValueError(f"{plan.combinations} words and {len(self.choices)} choices "
-                             f"of VMAs are too many to number; at most "
+        self.plan = found
+        self.choices = found.choices
+        if found.bits > MAX_CODE_BITS or len(self.choices) > MAX_CHOICES:
+            raise ValueError(f"{found.combinations} words and {len(self.choices)} "
+                             f"choices of VMAs are too many to number; at most "
                              f"{1 << <int>MAX_CODE_BITS} and {<int>MAX_CHOICES} are")
-        self.word_bits = plan.fields.bits
-        self.code_bits = plan.bits
-        direct = self.word_bits <= MAX_DIRECT_BITS
-        self.slot_bits = self.word_bits if direct else plan.bits + 1
+        self.word_bits = found.fields.bits
+        self.code_bits = found.bits
         n = len(self.choices)
+        direct = n << self.word_bits <= 1 << <int>MAX_DIRECT_BITS
+        self.slot_bits = self.word_bits if direct else found.bits + 1
         slots = np.full(n << self.slot_bits, <int>NO_CODE, np.uint16)
         words = np.zeros(n << self.code_bits, np.uint64)
         keys = np.zeros(1 if direct else n << self.slot_bits, np.uint64)
@@ -103,7 +104,7 @@ cdef class Book:
         self.keys = NULL if direct else &keys[0]
         self.all_legal = True
         for c in range(n):
-            codes = plan.codes(self.choices[c])
+            codes = found.codes(self.choices[c])
             self.all_legal &= len(codes) == 1 << <object>self.word_bits
             for word, code in codes.items():
                 words[c << self.code_bits | code] = word
@@ -238,7 +239,7 @@ cdef class Compact(Encoding):
         cdef Compact bound = Encoding.bind(self, fields, arch, frames)
         if self.book is not None and self.book is bound.book:
             # A fork: its VMAs are those of its parent.
-            bound.set_spans(*self.spans)
+            bound.set_spans(self.spans[0], self.spans[1])
         return bound
 
     def hold(self):
@@ -335,20 +336,22 @@ cdef class Compact(Encoding):
         at = whole("vpn", vpn)
         return self.book.choices[self.spans[1][bisect_right(self.spans[0], at) - 1]]
 
-    def spans_in(self, first, stop):
-        """Yield [start, end) and the choice of each part of [first, stop)."""
+    cdef list spans_in(self, first, stop):
+        """Return [start, end) and the choice of each part of [first, stop)."""
         starts, choices = self.spans
         i = bisect_right(starts, first) - 1
+        found = []
         while first < stop:
             end = min(starts[i + 1], stop) if i + 1 < len(starts) else stop
-            yield first, end, choices[i]
+            found.append((first, end, choices[i]))
             first = end
             i += 1
+        return found
 
-    def splice(self, first, stop, pieces):
+    cdef int splice(self, first, stop, pieces) except -1:
         """Have [first, stop) consist of ``pieces``: their starts and choices."""
         if first == stop:
-            return
+            return 0
         after = self.spans[1][bisect_right(self.spans[0], stop) - 1]
         every = zip(*self.spans, strict=True)
         kept = [span for span in every if not first <= span[0] <= stop]
@@ -360,8 +363,9 @@ cdef class Compact(Encoding):
                 choices.append(choice)
             last = choice
         self.set_spans(starts, choices)
+        return 0
 
-    def set_spans(self, starts, choices):
+    cdef int set_spans(self, starts, choices) except -1:
         cdef const uint64_t[::1] first = np.array(starts, np.uint64)
         cdef const int32_t[::1] which = np.array(choices, np.int32)
         # Python's lists for Python's bisect; the arrays for C's.
@@ -370,8 +374,9 @@ cdef class Compact(Encoding):
         self.starts = &first[0]
         self.chosen_at = &which[0]
         self.nr_spans = len(starts)
+        return 0
 
-    def first_word(self, first, stop):
+    cdef object first_word(self, first, stop):
         """Return the first vpn found in [first, stop) that has a word, or None."""
         cdef uint64_t at = first
         cdef uint64_t end = stop
@@ -490,7 +495,7 @@ cdef class Compact(Encoding):
     cdef uint64_t codes_in(
             self, const uint64_t* pte, Py_ssize_t n, uint64_t* codes) noexcept nogil:
         """Fill ``codes`` from n <= 64 entries; return which are swap entries."""
-        cdef uint64_t away = swapped(pte, n, &self.pte)
+        cdef uint64_t away = swap_entries(pte, n, &self.pte)
         cdef uint64_t left = away
         cdef int i
         gather_all(self.parts, self.nr_parts, pte, n, codes)
@@ -522,7 +527,7 @@ cdef class Compact(Encoding):
                     n = min(64, p.n - at)
                     pte = self.some(entry, &p, at, n, ptes)
                     to = words + done + at
-                    away = swapped(pte, n, &self.pte)
+                    away = swap_entries(pte, n, &self.pte)
                     self.look_up(pte, n, word_of, to)
                     while away:
                         i = lowest(away)
@@ -639,7 +644,7 @@ cdef class Compact(Encoding):
         for at in range(0, r.n, 64):
             n = min(64, r.n - at)
             pte = self.some(entry, r, at, n, ptes)
-            away = swapped(pte, n, &self.pte)
+            away = swap_entries(pte, n, &self.pte)
             if turns:
                 self.look_up(pte, n, self.turn_bits, bits)
             elif at == 0 or w.step or not whole_words:
@@ -719,7 +724,7 @@ cdef class Compact(Encoding):
     cdef Py_ssize_t unfit_in(
             self, const uint64_t* entry, const Run* r, Py_ssize_t choice,
             const Write* w) noexcept nogil:
-        """Return the index in a run of one choice of the first that is refused, or -1."""
+        """Return the index in a run of one choice of the first refused, or -1."""
         cdef uint64_t[64] ptes, codes, after
         cdef bint turns = self.know_turns(choice, w, r.n)
         cdef bint whole_words = w.keep[0] & self.word_mask == 0
@@ -736,7 +741,7 @@ cdef class Compact(Encoding):
         for at in range(0, r.n, 64):
             n = min(64, r.n - at)
             pte = self.some(entry, r, at, n, ptes)
-            if swap_alone and swapped(pte, n, &self.pte) == 0:
+            if swap_alone and swap_entries(pte, n, &self.pte) == 0:
                 continue
             if not whole_words:
                 self.codes_in(pte, n, codes)
@@ -747,7 +752,7 @@ cdef class Compact(Encoding):
             # Of no code, or perhaps above those of swap entries.
             if above < self.swap_codes:
                 continue
-            away = swapped(pte, n, &self.pte)
+            away = swap_entries(pte, n, &self.pte)
             if above <= self.code_mask and away == 0:
                 continue
             for i in range(n):
@@ -879,7 +884,7 @@ cdef class Compact(Encoding):
 cdef inline Py_ssize_t tell(
         uint64_t* vpns, Py_ssize_t found, uint64_t vpn, uint64_t matches
         ) noexcept nogil:
-    """Append the vpns whose bits are set, from ``vpn`` on; return how many there are."""
+    """Append the vpns whose bits are set, from ``vpn`` on; return how many now."""
     while matches:
         vpns[found] = vpn + <uint64_t>lowest(matches)
         found += 1
