@@ -17,6 +17,7 @@ from functools import lru_cache
 
 from cython cimport final
 from libc.stdint cimport int32_t, uint8_t, uint16_t, uint32_t, uint64_t
+from libc.string cimport memcpy
 
 import numpy as np
 
@@ -52,6 +53,8 @@ cdef enum:
 cdef class Book:
     """The codes of a plan's words and back, for each choice of the VMAs.
 
+    Made once for all tables of a kind, and never changed.
+
     Parameters
     ----------
     found : Plan
@@ -76,10 +79,17 @@ cdef class Book:
     cdef int word_bits
     cdef int code_bits
     cdef int slot_bits
+    # Where an entry has the bits of a code, and where a present PTE has each code.
+    cdef Part[MAX_PARTS] parts
+    cdef Part[MAX_PARTS] swap_parts
+    cdef int nr_parts
+    cdef int nr_swap_parts
+    cdef uint64_t* places
 
     def __init__(self, found):
         cdef uint64_t[::1] words
         cdef uint64_t[::1] keys
+        cdef uint64_t[::1] places
         cdef uint16_t[::1] slots
         cdef uint64_t word, slot
         cdef Py_ssize_t c
@@ -98,10 +108,16 @@ cdef class Book:
         slots = np.full(n << self.slot_bits, <int>NO_CODE, np.uint16)
         words = np.zeros(n << self.code_bits, np.uint64)
         keys = np.zeros(1 if direct else n << self.slot_bits, np.uint64)
-        self.held = slots, words, keys
+        places = np.zeros(1 << self.code_bits, np.uint64)
+        self.held = slots, words, keys, places
         self.slots = &slots[0]
         self.words = &words[0]
         self.keys = NULL if direct else &keys[0]
+        self.places = &places[0]
+        self.nr_parts = fill(self.parts, found.assignment.present)
+        self.nr_swap_parts = fill(self.swap_parts, found.assignment.swap)
+        for code in range(1 << self.code_bits):
+            places[code] = scatter(self.parts, self.nr_parts, code)
         self.all_legal = True
         for c in range(n):
             codes = found.codes(self.choices[c])
@@ -175,16 +191,17 @@ cdef class Compact(Encoding):
     cdef readonly tuple implies
     cdef readonly tuple per_vma
     cdef Book book
-    cdef Part[MAX_PARTS] parts
-    cdef Part[MAX_PARTS] swap_parts
+    # The words of the codes, where all VMAs have chosen alike, else NULL; beside
+    # what else a load of one PTE needs.
+    cdef const uint64_t* words
     cdef int nr_parts
     cdef int nr_swap_parts
+    cdef Part[MAX_PARTS] parts
+    cdef Part[MAX_PARTS] swap_parts
     cdef uint64_t pte_bits
     cdef uint64_t swap_pte_bits
     cdef uint64_t word_mask
     cdef uint64_t code_mask
-    # Of each code, where a present PTE has it.
-    cdef object placed
     cdef uint64_t* places
     # Codes below it have a place in a swap entry.
     cdef uint64_t swap_codes
@@ -197,8 +214,10 @@ cdef class Compact(Encoding):
     cdef const int32_t* chosen_at
     cdef Py_ssize_t nr_spans
 
+    # Memory of what is kept of the last write and of the last scan.
+    cdef object kept
+
     # Of the last `keep` and `add` written to many entries: what codes turn to.
-    cdef tuple turns
     cdef uint16_t* turn
     cdef uint64_t* turn_bits
     cdef uint64_t turn_keep
@@ -209,7 +228,6 @@ cdef class Compact(Encoding):
 
     # Of the last mask and value scanned for: the codes that match, and the bits
     # that tell them from others, if there are such.
-    cdef object hits
     cdef uint8_t* hit
     cdef uint64_t hit_mask
     cdef uint64_t hit_value
@@ -238,16 +256,13 @@ cdef class Compact(Encoding):
     def bind(self, fields, arch, Frames frames not None):
         cdef Compact bound = Encoding.bind(self, fields, arch, frames)
         if self.book is not None and self.book is bound.book:
-            # A fork: its VMAs are those of its parent.
+            # Of a table already, so this is a fork: its VMAs are those of its parent.
             bound.set_spans(self.spans[0], self.spans[1])
         return bound
 
     def hold(self):
-        cdef uint16_t[::1] turn
-        cdef uint64_t[::1] turn_bits
-        cdef uint64_t[::1] places
-        cdef uint8_t[::1] hit
-        cdef uint64_t code
+        cdef uint64_t[::1] kept
+        cdef Py_ssize_t n
         self.refuse_above(64)
         try:
             self.book = book_of(
@@ -255,34 +270,30 @@ cdef class Compact(Encoding):
         except ValueError as error:
             error.args = (f"{self!r} on {self.arch.name}: {error.args[0]}",)
             raise
-        room = self.plan.assignment
-        self.nr_parts = fill(self.parts, room.present)
-        self.nr_swap_parts = fill(self.swap_parts, room.swap)
+        memcpy(self.parts, self.book.parts, sizeof(self.parts))
+        memcpy(self.swap_parts, self.book.swap_parts, sizeof(self.swap_parts))
+        self.nr_parts = self.book.nr_parts
+        self.nr_swap_parts = self.book.nr_swap_parts
+        self.places = self.book.places
         self.pte_bits = scatter(self.parts, self.nr_parts, ALL)
         self.swap_pte_bits = scatter(self.swap_parts, self.nr_swap_parts, ALL)
         self.word_mask = ALL >> (64 - self.bits)
         self.code_mask = (<uint64_t>1 << self.book.code_bits) - 1
-        self.swap_codes = <uint64_t>1 << <int>len(room.swap)
+        self.swap_codes = gather(self.swap_parts, self.nr_swap_parts, ALL) + 1
         if not self.book.all_legal:
             self.asks = ALWAYS
         elif self.swap_codes <= self.code_mask:
             # Every word is its own code then, and fewer bits have room if more do.
             self.asks = WHEN_ADDING
         self.set_spans([0], [0])
-        turn = np.zeros(self.code_mask + 1, np.uint16)
-        turn_bits = np.zeros(self.code_mask + 1, np.uint64)
-        places = np.zeros(self.code_mask + 1, np.uint64)
-        hit = np.zeros(self.code_mask + 1, np.uint8)
-        self.placed = places
-        self.places = &places[0]
-        for code in range(self.code_mask + 1):
-            places[code] = scatter(self.parts, self.nr_parts, code)
-        self.turns = turn, turn_bits
-        self.turn = &turn[0]
-        self.turn_bits = &turn_bits[0]
+        n = <Py_ssize_t>self.code_mask + 1
+        # 8, 2 and 1 bytes for each code.
+        kept = np.empty(2 * n, np.uint64)
+        self.kept = kept
+        self.turn_bits = &kept[0]
+        self.turn = <uint16_t*>(self.turn_bits + n)
+        self.hit = <uint8_t*>(self.turn + n)
         self.turn_choice = -1
-        self.hits = hit
-        self.hit = &hit[0]
         self.hit_choice = -1
 
     # -- what VMAs have chosen -------------------------------------------------
@@ -291,8 +302,9 @@ cdef class Compact(Encoding):
         """Have vpns [first, stop) use this field of its ``per_vma`` group.
 
         What isn't chosen for is as if the first name of each group had been. A
-        choice stays when PTEs are unmapped; it is copied with fork, and with move
-        to where the PTEs go. Not while another thread uses the table.
+        choice stays when PTEs are unmapped; it is copied with fork, to any table of
+        the same fields that is made with this encoding, and with move to where the
+        PTEs go. Not to be called while another thread uses the table.
 
         Parameters
         ----------
@@ -374,6 +386,10 @@ cdef class Compact(Encoding):
         self.starts = &first[0]
         self.chosen_at = &which[0]
         self.nr_spans = len(starts)
+        self.words = NULL
+        if self.nr_spans == 1:
+            self.words = self.book.words + (
+                <uint64_t>which[0] << self.book.code_bits)
         return 0
 
     cdef object first_word(self, first, stop):
@@ -516,6 +532,10 @@ cdef class Compact(Encoding):
         cdef uint64_t* to
         cdef uint64_t away
         cdef Run p
+        if r.n == 1 and self.words is not NULL:
+            words[0] = self.words[self.code_in(
+                entry[entry_at(r, 0, self.entries - 1)])]
+            return
         while done < r.n:
             self.piece(t, r, done, &p, &choice)
             word_of = self.book.words + (<uint64_t>choice << self.book.code_bits)
