@@ -561,19 +561,17 @@ def _most(fields: Fields, constraints: tuple[Constraint, ...]) -> int:
     """Return the count of the choice that has the most words."""
     tied = _Graph(fields, constraints)
     groups = [c.names for c in constraints if c.kind == "per_vma"]
+    alike = _Count(tied)
     total = 1
     # Part by part: what VMAs choose in one doesn't matter in another.
     for part in tied.parts(tied.all):
         inside = [g for g in groups if part >> tied.at[g[0]] & 1]
-        most = 0
-        for choice in product(*inside):
-            graph = _Graph(
-                fields,
-                [c for c in constraints if part >> tied.at[c.names[0]] & 1],
-                choice,
-            )
-            most = max(most, _Count(graph).of(graph.all & part))
-        total *= most
+        if not inside:
+            total *= alike.of(part)
+            continue
+        own = [c for c in constraints if part >> tied.at[c.names[0]] & 1]
+        graphs = (_Graph(fields, own, choice) for choice in product(*inside))
+        total *= max(_Count(graph).of(graph.all & part) for graph in graphs)
     return total
 
 
