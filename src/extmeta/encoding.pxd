@@ -69,7 +69,6 @@ cdef class Encoding:
     # what [src, src + n) has. -1 where no memory can be had.
     cdef int follow(self, uint64_t src, uint64_t dst, uint64_t n) noexcept nogil
 
-
     # May allocate: see to it that `t` has a place for its link and its count of
     # flags. `prepare` and `fork` call it for a table that gets its first word,
     # `settle` calls `unreach` for one that is `reached` and has none. False where

@@ -55,7 +55,7 @@ class Constraint(NamedTuple):
         return f"at most one of {listed(self.names)} is non-zero"
 
 
-class PlanConflict(ValueError):  # noqa: N818 (as KeyError's kin: a word, not Error)
+class PlanConflict(ValueError):
     """A field can never be non-zero.
 
     Attributes
@@ -158,9 +158,7 @@ class Plan:
                         (code, word) for word, code in self.codes(choice).items()
                     )
                 }
-        return Assignment(
-            tuple(present[: self.bits]), tuple(swap[: self.bits]), codes
-        )
+        return Assignment(tuple(present[: self.bits]), tuple(swap[: self.bits]), codes)
 
     def codes(self, choice: Group | None = None) -> dict[int, int]:
         """Return every legal word with its code; that of word 0 is 0.
@@ -563,19 +561,17 @@ def _most(fields: Fields, constraints: tuple[Constraint, ...]) -> int:
     """Return the count of the choice that has the most words."""
     tied = _Graph(fields, constraints)
     groups = [c.names for c in constraints if c.kind == "per_vma"]
+    alike = _Count(tied)
     total = 1
     # Part by part: what VMAs choose in one doesn't matter in another.
     for part in tied.parts(tied.all):
         inside = [g for g in groups if part >> tied.at[g[0]] & 1]
-        most = 0
-        for choice in product(*inside):
-            graph = _Graph(
-                fields,
-                [c for c in constraints if part >> tied.at[c.names[0]] & 1],
-                choice,
-            )
-            most = max(most, _Count(graph).of(graph.all & part))
-        total *= most
+        if not inside:
+            total *= alike.of(part)
+            continue
+        own = [c for c in constraints if part >> tied.at[c.names[0]] & 1]
+        graphs = (_Graph(fields, own, choice) for choice in product(*inside))
+        total *= max(_Count(graph).of(graph.all & part) for graph in graphs)
     return total
 
 

@@ -67,7 +67,10 @@ def text(p: Plan) -> str:
         lines += ["", "Can't be expressed any more:"]
         for what in p.lost:
             lines += _wrapped(what, "  - ")
-    lines += ["", f"Instead, for each PTE table ({p.arch.ptrs_per_pte} PTEs) with a word:"]
+    lines += [
+        "",
+        f"Instead, for each PTE table ({p.arch.ptrs_per_pte} PTEs) with a word:",
+    ]
     side = {**p.side, "adjacent": p.side.get("adjacent")}
     for name, nbytes in side.items():
         cost = "words are wider than 64 bits" if nbytes is None else f"{nbytes:,} bytes"

@@ -12,7 +12,7 @@ counts, made with the first and freed with the last of them.
 `object_bytes` counts objects as rounded up; `page_bytes` counts the pages that
 hold them. The difference is room for more objects.
 """
-from libc.stdint cimport uint8_t, uint32_t, uint64_t, uintptr_t
+from libc.stdint cimport uint8_t, uint32_t, uintptr_t
 from libc.string cimport memset
 
 from extmeta.frames cimport (

@@ -1,11 +1,13 @@
-from typing import Any, final
+from typing import final
 
+from extmeta.arch import Arch
 from extmeta.encoding import Encoding
+from extmeta.fields import Fields
 from extmeta.plan import Group, Groups, Plan
 
 @final
 class Book:
-    def __init__(self, plan: Plan) -> None: ...
+    def __init__(self, found: Plan) -> None: ...
     @property
     def plan(self) -> Plan: ...
     @property
@@ -13,7 +15,13 @@ class Book:
     @property
     def all_legal(self) -> bool: ...
 
-def book_of(*args: Any) -> Book: ...
+def book_of(
+    fields: Fields,
+    arch: Arch,
+    excludes: tuple[Group, ...],
+    implies: tuple[Group, ...],
+    per_vma: tuple[Group, ...],
+) -> Book: ...
 
 @final
 class Compact(Encoding):

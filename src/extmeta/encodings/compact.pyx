@@ -3,9 +3,9 @@
 Where not all fields go together, the legal words are fewer than their bits allow.
 They are numbered (:mod:`extmeta.plan`), and the code is kept as `inpte` keeps a
 word: in free software bits and those that Linux gives to one of the fields. No
-memory beside the tables, no flag; a look-up in a table of codes with each access,
-of some bytes for each code, which a kernel would have once, as constants: they are
-not counted as RAM. A word that no PTE may have is refused. Where fields share a bit by VMA
+memory beside the tables, no flag; with each access a look-up in a table of some
+bytes for each code. A kernel would have it once, as constants, so it is not counted
+as RAM. A word that no PTE may have is refused. Where fields share a bit by VMA
 (`per_vma`), :meth:`Compact.choose` says which one a range of vpns uses, as a VMA's
 flag would.
 
@@ -17,6 +17,7 @@ from functools import lru_cache
 
 from cython cimport final
 from libc.stdint cimport int32_t, uint8_t, uint16_t, uint32_t, uint64_t
+from libc.string cimport memcpy
 
 import numpy as np
 
@@ -28,7 +29,7 @@ from extmeta.encodings.parts cimport (
     gather,
     gather_all,
     scatter,
-    swapped,
+    swap_entries,
 )
 from extmeta.frames cimport PTE, Frames, Ptdesc, entries
 from extmeta.pte cimport ALL, equal, lowest, match
@@ -41,8 +42,9 @@ cdef enum:
     # A code of no word; codes have fewer bits.
     NO_CODE = 0xffff
     MAX_CODE_BITS = 15
-    # Words up to so wide are looked up in an array, wider ones in a hash table.
-    MAX_DIRECT_BITS = 16
+    # Up to so many words, legal or not and of all choices, are looked up in an
+    # array of 2 bytes for each; more in a hash table of the legal ones.
+    MAX_DIRECT_BITS = 17
     # Ways for VMAs to choose; each has codes of its own.
     MAX_CHOICES = 256
 
@@ -51,9 +53,11 @@ cdef enum:
 cdef class Book:
     """The codes of a plan's words and back, for each choice of the VMAs.
 
+    Made once for all tables of a kind, and never changed.
+
     Parameters
     ----------
-    plan : Plan
+    found : Plan
 
     Raises
     ------
@@ -75,35 +79,48 @@ cdef class Book:
     cdef int word_bits
     cdef int code_bits
     cdef int slot_bits
+    # Where an entry has the bits of a code, and where a present PTE has each code.
+    cdef Part[MAX_PARTS] parts
+    cdef Part[MAX_PARTS] swap_parts
+    cdef int nr_parts
+    cdef int nr_swap_parts
+    cdef uint64_t* places
 
-    def __init__(self, plan):
+    def __init__(self, found):
         cdef uint64_t[::1] words
         cdef uint64_t[::1] keys
+        cdef uint64_t[::1] places
         cdef uint16_t[::1] slots
         cdef uint64_t word, slot
         cdef Py_ssize_t c
         cdef int code
-        self.plan = plan
-        self.choices = plan.choices
-        if plan.bits > MAX_CODE_BITS or len(self.choices) > MAX_CHOICES:
-            raise ValueError(f"{plan.combinations} words and {len(self.choices)} choices "
-                             f"of VMAs are too many to number; at most "
+        self.plan = found
+        self.choices = found.choices
+        if found.bits > MAX_CODE_BITS or len(self.choices) > MAX_CHOICES:
+            raise ValueError(f"{found.combinations} words and {len(self.choices)} "
+                             f"choices of VMAs are too many to number; at most "
                              f"{1 << <int>MAX_CODE_BITS} and {<int>MAX_CHOICES} are")
-        self.word_bits = plan.fields.bits
-        self.code_bits = plan.bits
-        direct = self.word_bits <= MAX_DIRECT_BITS
-        self.slot_bits = self.word_bits if direct else plan.bits + 1
+        self.word_bits = found.fields.bits
+        self.code_bits = found.bits
         n = len(self.choices)
+        direct = n << self.word_bits <= 1 << <int>MAX_DIRECT_BITS
+        self.slot_bits = self.word_bits if direct else found.bits + 1
         slots = np.full(n << self.slot_bits, <int>NO_CODE, np.uint16)
         words = np.zeros(n << self.code_bits, np.uint64)
         keys = np.zeros(1 if direct else n << self.slot_bits, np.uint64)
-        self.held = slots, words, keys
+        places = np.zeros(1 << self.code_bits, np.uint64)
+        self.held = slots, words, keys, places
         self.slots = &slots[0]
         self.words = &words[0]
         self.keys = NULL if direct else &keys[0]
+        self.places = &places[0]
+        self.nr_parts = fill(self.parts, found.assignment.present)
+        self.nr_swap_parts = fill(self.swap_parts, found.assignment.swap)
+        for code in range(1 << self.code_bits):
+            places[code] = scatter(self.parts, self.nr_parts, code)
         self.all_legal = True
         for c in range(n):
-            codes = plan.codes(self.choices[c])
+            codes = found.codes(self.choices[c])
             self.all_legal &= len(codes) == 1 << <object>self.word_bits
             for word, code in codes.items():
                 words[c << self.code_bits | code] = word
@@ -174,16 +191,17 @@ cdef class Compact(Encoding):
     cdef readonly tuple implies
     cdef readonly tuple per_vma
     cdef Book book
-    cdef Part[MAX_PARTS] parts
-    cdef Part[MAX_PARTS] swap_parts
+    # The words of the codes, where all VMAs have chosen alike, else NULL; beside
+    # what else a load of one PTE needs.
+    cdef const uint64_t* words
     cdef int nr_parts
     cdef int nr_swap_parts
+    cdef Part[MAX_PARTS] parts
+    cdef Part[MAX_PARTS] swap_parts
     cdef uint64_t pte_bits
     cdef uint64_t swap_pte_bits
     cdef uint64_t word_mask
     cdef uint64_t code_mask
-    # Of each code, where a present PTE has it.
-    cdef object placed
     cdef uint64_t* places
     # Codes below it have a place in a swap entry.
     cdef uint64_t swap_codes
@@ -196,8 +214,10 @@ cdef class Compact(Encoding):
     cdef const int32_t* chosen_at
     cdef Py_ssize_t nr_spans
 
+    # Memory of what is kept of the last write and of the last scan.
+    cdef object kept
+
     # Of the last `keep` and `add` written to many entries: what codes turn to.
-    cdef tuple turns
     cdef uint16_t* turn
     cdef uint64_t* turn_bits
     cdef uint64_t turn_keep
@@ -208,7 +228,6 @@ cdef class Compact(Encoding):
 
     # Of the last mask and value scanned for: the codes that match, and the bits
     # that tell them from others, if there are such.
-    cdef object hits
     cdef uint8_t* hit
     cdef uint64_t hit_mask
     cdef uint64_t hit_value
@@ -237,16 +256,13 @@ cdef class Compact(Encoding):
     def bind(self, fields, arch, Frames frames not None):
         cdef Compact bound = Encoding.bind(self, fields, arch, frames)
         if self.book is not None and self.book is bound.book:
-            # A fork: its VMAs are those of its parent.
-            bound.set_spans(*self.spans)
+            # Of a table already, so this is a fork: its VMAs are those of its parent.
+            bound.set_spans(self.spans[0], self.spans[1])
         return bound
 
     def hold(self):
-        cdef uint16_t[::1] turn
-        cdef uint64_t[::1] turn_bits
-        cdef uint64_t[::1] places
-        cdef uint8_t[::1] hit
-        cdef uint64_t code
+        cdef uint64_t[::1] kept
+        cdef Py_ssize_t n
         self.refuse_above(64)
         try:
             self.book = book_of(
@@ -254,34 +270,30 @@ cdef class Compact(Encoding):
         except ValueError as error:
             error.args = (f"{self!r} on {self.arch.name}: {error.args[0]}",)
             raise
-        room = self.plan.assignment
-        self.nr_parts = fill(self.parts, room.present)
-        self.nr_swap_parts = fill(self.swap_parts, room.swap)
+        memcpy(self.parts, self.book.parts, sizeof(self.parts))
+        memcpy(self.swap_parts, self.book.swap_parts, sizeof(self.swap_parts))
+        self.nr_parts = self.book.nr_parts
+        self.nr_swap_parts = self.book.nr_swap_parts
+        self.places = self.book.places
         self.pte_bits = scatter(self.parts, self.nr_parts, ALL)
         self.swap_pte_bits = scatter(self.swap_parts, self.nr_swap_parts, ALL)
         self.word_mask = ALL >> (64 - self.bits)
         self.code_mask = (<uint64_t>1 << self.book.code_bits) - 1
-        self.swap_codes = <uint64_t>1 << <int>len(room.swap)
+        self.swap_codes = gather(self.swap_parts, self.nr_swap_parts, ALL) + 1
         if not self.book.all_legal:
             self.asks = ALWAYS
         elif self.swap_codes <= self.code_mask:
             # Every word is its own code then, and fewer bits have room if more do.
             self.asks = WHEN_ADDING
         self.set_spans([0], [0])
-        turn = np.zeros(self.code_mask + 1, np.uint16)
-        turn_bits = np.zeros(self.code_mask + 1, np.uint64)
-        places = np.zeros(self.code_mask + 1, np.uint64)
-        hit = np.zeros(self.code_mask + 1, np.uint8)
-        self.placed = places
-        self.places = &places[0]
-        for code in range(self.code_mask + 1):
-            places[code] = scatter(self.parts, self.nr_parts, code)
-        self.turns = turn, turn_bits
-        self.turn = &turn[0]
-        self.turn_bits = &turn_bits[0]
+        n = <Py_ssize_t>self.code_mask + 1
+        # 8, 2 and 1 bytes for each code.
+        kept = np.empty(2 * n, np.uint64)
+        self.kept = kept
+        self.turn_bits = &kept[0]
+        self.turn = <uint16_t*>(self.turn_bits + n)
+        self.hit = <uint8_t*>(self.turn + n)
         self.turn_choice = -1
-        self.hits = hit
-        self.hit = &hit[0]
         self.hit_choice = -1
 
     # -- what VMAs have chosen -------------------------------------------------
@@ -290,8 +302,9 @@ cdef class Compact(Encoding):
         """Have vpns [first, stop) use this field of its ``per_vma`` group.
 
         What isn't chosen for is as if the first name of each group had been. A
-        choice stays when PTEs are unmapped; it is copied with fork, and with move
-        to where the PTEs go. Not while another thread uses the table.
+        choice stays when PTEs are unmapped; it is copied with fork, to any table of
+        the same fields that is made with this encoding, and with move to where the
+        PTEs go. Not to be called while another thread uses the table.
 
         Parameters
         ----------
@@ -335,20 +348,22 @@ cdef class Compact(Encoding):
         at = whole("vpn", vpn)
         return self.book.choices[self.spans[1][bisect_right(self.spans[0], at) - 1]]
 
-    def spans_in(self, first, stop):
-        """Yield [start, end) and the choice of each part of [first, stop)."""
+    cdef list spans_in(self, first, stop):
+        """Return [start, end) and the choice of each part of [first, stop)."""
         starts, choices = self.spans
         i = bisect_right(starts, first) - 1
+        found = []
         while first < stop:
             end = min(starts[i + 1], stop) if i + 1 < len(starts) else stop
-            yield first, end, choices[i]
+            found.append((first, end, choices[i]))
             first = end
             i += 1
+        return found
 
-    def splice(self, first, stop, pieces):
+    cdef int splice(self, first, stop, pieces) except -1:
         """Have [first, stop) consist of ``pieces``: their starts and choices."""
         if first == stop:
-            return
+            return 0
         after = self.spans[1][bisect_right(self.spans[0], stop) - 1]
         every = zip(*self.spans, strict=True)
         kept = [span for span in every if not first <= span[0] <= stop]
@@ -360,8 +375,9 @@ cdef class Compact(Encoding):
                 choices.append(choice)
             last = choice
         self.set_spans(starts, choices)
+        return 0
 
-    def set_spans(self, starts, choices):
+    cdef int set_spans(self, starts, choices) except -1:
         cdef const uint64_t[::1] first = np.array(starts, np.uint64)
         cdef const int32_t[::1] which = np.array(choices, np.int32)
         # Python's lists for Python's bisect; the arrays for C's.
@@ -370,8 +386,13 @@ cdef class Compact(Encoding):
         self.starts = &first[0]
         self.chosen_at = &which[0]
         self.nr_spans = len(starts)
+        self.words = NULL
+        if self.nr_spans == 1:
+            self.words = self.book.words + (
+                <uint64_t>which[0] << self.book.code_bits)
+        return 0
 
-    def first_word(self, first, stop):
+    cdef object first_word(self, first, stop):
         """Return the first vpn found in [first, stop) that has a word, or None."""
         cdef uint64_t at = first
         cdef uint64_t end = stop
@@ -490,7 +511,7 @@ cdef class Compact(Encoding):
     cdef uint64_t codes_in(
             self, const uint64_t* pte, Py_ssize_t n, uint64_t* codes) noexcept nogil:
         """Fill ``codes`` from n <= 64 entries; return which are swap entries."""
-        cdef uint64_t away = swapped(pte, n, &self.pte)
+        cdef uint64_t away = swap_entries(pte, n, &self.pte)
         cdef uint64_t left = away
         cdef int i
         gather_all(self.parts, self.nr_parts, pte, n, codes)
@@ -511,6 +532,10 @@ cdef class Compact(Encoding):
         cdef uint64_t* to
         cdef uint64_t away
         cdef Run p
+        if r.n == 1 and self.words is not NULL:
+            words[0] = self.words[self.code_in(
+                entry[entry_at(r, 0, self.entries - 1)])]
+            return
         while done < r.n:
             self.piece(t, r, done, &p, &choice)
             word_of = self.book.words + (<uint64_t>choice << self.book.code_bits)
@@ -522,7 +547,7 @@ cdef class Compact(Encoding):
                     n = min(64, p.n - at)
                     pte = self.some(entry, &p, at, n, ptes)
                     to = words + done + at
-                    away = swapped(pte, n, &self.pte)
+                    away = swap_entries(pte, n, &self.pte)
                     self.look_up(pte, n, word_of, to)
                     while away:
                         i = lowest(away)
@@ -639,7 +664,7 @@ cdef class Compact(Encoding):
         for at in range(0, r.n, 64):
             n = min(64, r.n - at)
             pte = self.some(entry, r, at, n, ptes)
-            away = swapped(pte, n, &self.pte)
+            away = swap_entries(pte, n, &self.pte)
             if turns:
                 self.look_up(pte, n, self.turn_bits, bits)
             elif at == 0 or w.step or not whole_words:
@@ -719,7 +744,7 @@ cdef class Compact(Encoding):
     cdef Py_ssize_t unfit_in(
             self, const uint64_t* entry, const Run* r, Py_ssize_t choice,
             const Write* w) noexcept nogil:
-        """Return the index in a run of one choice of the first that is refused, or -1."""
+        """Return the index in a run of one choice of the first refused, or -1."""
         cdef uint64_t[64] ptes, codes, after
         cdef bint turns = self.know_turns(choice, w, r.n)
         cdef bint whole_words = w.keep[0] & self.word_mask == 0
@@ -736,7 +761,7 @@ cdef class Compact(Encoding):
         for at in range(0, r.n, 64):
             n = min(64, r.n - at)
             pte = self.some(entry, r, at, n, ptes)
-            if swap_alone and swapped(pte, n, &self.pte) == 0:
+            if swap_alone and swap_entries(pte, n, &self.pte) == 0:
                 continue
             if not whole_words:
                 self.codes_in(pte, n, codes)
@@ -747,7 +772,7 @@ cdef class Compact(Encoding):
             # Of no code, or perhaps above those of swap entries.
             if above < self.swap_codes:
                 continue
-            away = swapped(pte, n, &self.pte)
+            away = swap_entries(pte, n, &self.pte)
             if above <= self.code_mask and away == 0:
                 continue
             for i in range(n):
@@ -879,7 +904,7 @@ cdef class Compact(Encoding):
 cdef inline Py_ssize_t tell(
         uint64_t* vpns, Py_ssize_t found, uint64_t vpn, uint64_t matches
         ) noexcept nogil:
-    """Append the vpns whose bits are set, from ``vpn`` on; return how many there are."""
+    """Append the vpns whose bits are set, from ``vpn`` on; return how many now."""
     while matches:
         vpns[found] = vpn + <uint64_t>lowest(matches)
         found += 1

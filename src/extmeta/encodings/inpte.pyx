@@ -18,7 +18,7 @@ from extmeta.encodings.parts cimport (
     gather_all,
     scatter,
     scatter_all,
-    swapped,
+    swap_entries,
 )
 from extmeta.frames cimport Ptdesc, entries
 from extmeta.pte cimport ALL, equal, lowest, match
@@ -117,7 +117,7 @@ cdef class InPte(Encoding):
     cdef bint any_swapped(self, const uint64_t* entry, Py_ssize_t n) noexcept nogil:
         cdef Py_ssize_t i
         for i in range(0, n, 64):
-            if swapped(entry + i, min(64, n - i), &self.pte):
+            if swap_entries(entry + i, min(64, n - i), &self.pte):
                 return True
         return False
 
@@ -157,7 +157,7 @@ cdef class InPte(Encoding):
     cdef void words_in(
             self, const uint64_t* pte, Py_ssize_t n, uint64_t* words) noexcept nogil:
         """Return the words of n <= 64 entries."""
-        cdef uint64_t some = swapped(pte, n, &self.pte)
+        cdef uint64_t some = swap_entries(pte, n, &self.pte)
         cdef Py_ssize_t i
         gather_all(self.parts, self.nr_parts, pte, n, words)
         while some:
@@ -198,7 +198,7 @@ cdef class InPte(Encoding):
             self, uint64_t* pte, Py_ssize_t n, uint64_t keep, const uint64_t* add,
             const Write* w, Py_ssize_t at) noexcept nogil:
         """Write bits into n <= 64 entries in a row; swap entries, the few, apart."""
-        cdef uint64_t some = swapped(pte, n, &self.pte)
+        cdef uint64_t some = swap_entries(pte, n, &self.pte)
         cdef int shift = lowest(self.pte.present)
         cdef uint64_t old, here
         cdef Py_ssize_t i
@@ -221,7 +221,7 @@ cdef class InPte(Encoding):
         cdef Py_ssize_t at, k, i
         for at in range(0, n, 64):
             k = min(64, n - at)
-            some = swapped(pte + at, k, &self.pte)
+            some = swap_entries(pte + at, k, &self.pte)
             for i in range(at, at + k):
                 old = pte[i]
                 here = 0 - (old >> shift & 1)

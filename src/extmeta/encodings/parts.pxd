@@ -73,7 +73,7 @@ cdef inline void gather_all(
                 numbers[i] |= ptes[i] >> to << from_ & mask
 
 
-cdef inline uint64_t swapped(
+cdef inline uint64_t swap_entries(
         const uint64_t* pte, Py_ssize_t n, const PteLayout* a) noexcept nogil:
     """Return a bit for each entry neither present nor none. n <= 64."""
     cdef uint64_t held = equal(pte, n, a.present, a.present)

@@ -301,10 +301,12 @@ cdef class XArray(Encoding):
             self.slabs.free(word)
 
     cdef void settle(self, Ptdesc* t) noexcept nogil:
-        cdef uint64_t vpn
+        cdef uint64_t size = <uint64_t>self.entries
+        cdef uint64_t at = 0
         t.next = 0
-        for vpn in range(t.vpn, t.vpn + <uint64_t>self.entries, SLOTS * SLOTS):
-            self.settle_near(vpn, min(SLOTS * SLOTS, <uint64_t>self.entries))
+        while at < size:
+            self.settle_near(t.vpn + at, min(<uint64_t>(SLOTS * SLOTS), size))
+            at += SLOTS * SLOTS
 
     cdef void settle_near(self, uint64_t first, uint64_t n) noexcept nogil:
         """Free empty leaves of n vpns that have one node above them."""
