@@ -319,3 +319,21 @@ def test_no_memory_leaves_what_is_shared_as_it_was():
         fail_after()
     holds(child, CONTENTS["ranked"])
     holds(t, CONTENTS["ranked"])
+
+
+def test_where_tables_share_a_page_their_links_are_counted():
+    t = em.PageTable("adaptive", em.Fields(meta=64), "ppc64_radix_64k")
+    size = t.arch.ptrs_per_pte
+    t.map(range(4 * size))
+    assert t.memory().index == 0
+    t.store(range(4 * size), range(1, 4 * size + 1))
+    assert t.memory().index == 16 * 256, "of a page's 256 tables"
+    child = t.fork()
+    child.store(range(4 * size), 0)
+    t.check()
+    child.check()
+    assert child.memory().side == 0
+    del child
+    t.store(range(4 * size), 0)
+    t.check()
+    assert t.memory().index == t.memory().side == 0

@@ -655,19 +655,20 @@ cdef class PageTable(Operations):
     def memory(self):
         """Return the bytes held now, as a :class:`Memory`."""
         self.enter()
-        side = self.encoding.side_bytes()
-        slack = self.encoding.held_bytes() - side
-        if self.encoding.sharing():
-            side = self.share_of_side()
-        held = Memory(
-            upper=self.frames.held(UPPER),
-            pte=self.frames.held(PTE),
-            side=side,
-            index=self.encoding.index_bytes(),
-            slack=slack,
-        )
-        self.leave()
-        return held
+        try:
+            side = self.encoding.side_bytes()
+            slack = self.encoding.held_bytes() - side
+            if self.encoding.sharing():
+                side = self.share_of_side()
+            return Memory(
+                upper=self.frames.held(UPPER),
+                pte=self.frames.held(PTE),
+                side=side,
+                index=self.encoding.index_bytes(),
+                slack=slack,
+            )
+        finally:
+            self.leave()
 
     cdef size_t share_of_side(self) noexcept nogil:
         """Return each object's bytes over the page tables that share it, added up."""
@@ -698,13 +699,15 @@ cdef class PageTable(Operations):
         cdef Ptdesc* t
         vpns = []
         self.enter()
-        while True:
-            t = self.next_table(&at, self.nr_vpns)
-            if t is NULL:
-                break
-            vpns.append(t.vpn)
-            at = t.vpn + <uint64_t>self.encoding.entries
-        self.leave()
+        try:
+            while True:
+                t = self.next_table(&at, self.nr_vpns)
+                if t is NULL:
+                    break
+                vpns.append(t.vpn)
+                at = t.vpn + <uint64_t>self.encoding.entries
+        finally:
+            self.leave()
         return np.array(vpns, np.uint64)
 
     def table_at(self, vpn):

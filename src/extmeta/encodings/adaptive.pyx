@@ -1299,7 +1299,8 @@ cdef class Adaptive(Encoding):
             - self.slabs.count_bytes) // <size_t>self.slabs.users
 
     cdef size_t index_bytes(self) noexcept nogil:
-        return self.slabs.count_bytes // <size_t>self.slabs.users
+        return Encoding.index_bytes(self) + (
+            self.slabs.count_bytes // <size_t>self.slabs.users)
 
     cdef const char* fault(self, const Ptdesc* t) noexcept nogil:
         cdef uint64_t[MOST] words
