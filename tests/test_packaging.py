@@ -17,7 +17,9 @@ ROOT = Path(__file__).parents[1]
 
 def run(*command, cwd=None, path=""):
     # Only what is installed, and ``path``: not the tree that these tests are of.
-    env = {**os.environ, "PYTHONPATH": str(path)}
+    # Nor are they a worker's, where this test runs in one.
+    ours = {k: v for k, v in os.environ.items() if not k.startswith("PYTEST_")}
+    env = {**ours, "PYTHONPATH": str(path)}
     done = subprocess.run(
         [str(part) for part in command],
         cwd=cwd,
