@@ -32,6 +32,11 @@ from extmeta.workload import Space
 DEFAULT_FIELDS = "uffd_wp=1,soft_dirty=1,age=8"
 DEFAULT_FRACTIONS = ",".join(f"{fraction:g}" for fraction in compare.FRACTIONS)
 
+# What `compare --crossover` has without --words.
+CROSSOVER_WORDS = ["one", "few", "different"]
+
+ALL_ARCHES = "all"
+
 # Of --quick: the ends of the sweep and what lies between in the worst way.
 QUICK_FRACTIONS = "0,0.01,1"
 QUICK_PLACEMENT = "random"
@@ -137,6 +142,20 @@ def forms_of(text: str) -> list[str]:
     return list(dict.fromkeys(_parts(text)))
 
 
+def words_of(text: str) -> list[str]:
+    """Return the names of a list, each of a kind of words."""
+    for part in _parts(text):
+        if part not in workload.WORDS:
+            there = ", ".join(workload.WORDS)
+            raise ValueError(f"no kind of words {part!r}; there are {there}")
+    return list(dict.fromkeys(_parts(text)))
+
+
+def arches_of(text: str) -> list[str]:
+    """Return the architecture of that name, or with "all" every one."""
+    return list(ARCHES) if text == ALL_ARCHES else [arch_named(text).name]
+
+
 def count_of(text: str) -> int:
     """Return a number that is not negative."""
     if not (text.isascii() and text.isdigit()):
@@ -182,8 +201,14 @@ def captured(pid: int, stop: bool) -> Capture:
             raise BadInputError(str(error)) from None
 
 
-def space_of(given: str) -> Space:
+def spaces_of(given: str, arches: Sequence[str]) -> list[Space]:
     """Return the address space of a file, a shipped capture, or a process.
+
+    Parameters
+    ----------
+    given : str
+    arches : sequence of str
+        One on each of these; if there is none, on the capture's own.
 
     Raises
     ------
@@ -195,7 +220,7 @@ def space_of(given: str) -> Space:
     else:
         found, name = capture_of(given)
     try:
-        return workload.captured(found, name)
+        return [workload.captured(found, name, arch) for arch in arches or [None]]
     except CaptureError as error:
         raise BadInputError(str(error)) from None
 
@@ -330,6 +355,28 @@ def compare_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="random,...",
         help=f"how they lie; default: {','.join(workload.PLACEMENTS)}",
     )
+    add(
+        "--words",
+        type=_refusing(words_of),
+        metavar="different,...",
+        help="how the words differ, one after the other: "
+        f"{', '.join(workload.WORDS)}; default: different",
+    )
+    add(
+        "--arch",
+        type=_refusing(arches_of),
+        default=[],
+        metavar="NAME|all",
+        help="as that architecture would have it, by default as it is; all: RAM "
+        f"alone, at one point unless said, on each of {', '.join(ARCHES)}",
+    )
+    add(
+        "--crossover",
+        action="store_true",
+        help="RAM alone, in synthetic tables: bytes for each flagged PTE by how many "
+        "a table has, and which encoding is the smallest; default of --words: "
+        f"{','.join(CROSSOVER_WORDS)}",
+    )
     add("--quick", action="store_true", help="fewer points, fewer pairs")
     add("--seed", type=_refusing(count_of), default=0, help="default: 0")
     add(
@@ -350,31 +397,12 @@ def run_compare(args: argparse.Namespace) -> int:
         rows, provenance = _stored(args.stored)
         _result(rows, provenance, args.json, complete=True)
         return 0
-    quick = args.quick
-    fractions = args.fractions or fractions_of(
-        QUICK_FRACTIONS if quick else DEFAULT_FRACTIONS
-    )
-    placements = args.placement or placements_of(
-        QUICK_PLACEMENT if quick else ",".join(workload.PLACEMENTS)
-    )
-    spaces = [space_of(what) for what in args.what or [next(iter(shipped()))]]
     rows = []
     complete = False
     with contextlib.suppress(KeyboardInterrupt), progress() as shown:
-        for space in spaces:
-            sweep = compare.sweep(
-                space,
-                args.encodings or compare.default_forms(),
-                args.fields,
-                workload.points(fractions, placements),
-                seed=args.seed,
-                rounds=measure.QUICK_ROUNDS if quick else measure.ROUNDS,
-                budget_ns=measure.QUICK_BUDGET_NS if quick else measure.BUDGET_NS,
-                progress=shown,
-            )
-            # One by one: what is there when interrupted is kept.
-            for row in sweep:
-                rows.append(row)
+        # One by one: what is there when interrupted is kept.
+        for row in _crossovers(args) if args.crossover else _sweeps(args, shown):
+            rows.append(row)
         complete = True
     if rows:
         provenance = measure.provenance(args.command, args.seed)
@@ -383,6 +411,56 @@ def run_compare(args: argparse.Namespace) -> int:
         print("extmeta compare: interrupted; this is not all", file=sys.stderr)
         return INTERRUPTED
     return 0
+
+
+def _sweeps(args: argparse.Namespace, shown: Shown) -> Iterator[Row]:
+    forms = args.encodings or compare.default_forms()
+    quick = args.quick
+    alone = len(args.arch) > 1
+    fractions = args.fractions or fractions_of(
+        QUICK_FRACTIONS if quick else DEFAULT_FRACTIONS
+    )
+    placements = args.placement or placements_of(
+        QUICK_PLACEMENT if quick else ",".join(workload.PLACEMENTS)
+    )
+    points = workload.points(fractions, placements)
+    if alone and not (args.fractions or args.placement):
+        points = [compare.ONE_POINT]
+    spaces = [
+        space
+        for what in args.what or [next(iter(shipped()))]
+        for space in spaces_of(what, args.arch)
+    ]
+    for kind in args.words or ["different"]:
+        for space in spaces:
+            given = (space, forms, args.fields, points)
+            if alone:
+                yield from compare.ram(*given, seed=args.seed, kind=kind)
+                continue
+            yield from compare.sweep(
+                *given,
+                seed=args.seed,
+                rounds=measure.QUICK_ROUNDS if quick else measure.ROUNDS,
+                budget_ns=measure.QUICK_BUDGET_NS if quick else measure.BUDGET_NS,
+                kind=kind,
+                progress=shown,
+            )
+
+
+def _crossovers(args: argparse.Namespace) -> Iterator[Row]:
+    for given, option in (
+        (args.what, "CAPTURE|PID"),
+        (args.fractions, "--fractions"),
+        (args.placement, "--placement"),
+    ):
+        if given:
+            raise BadInputError(f"--crossover and {option} {given[0]}: one of them")
+    forms = args.encodings or compare.default_forms()
+    for arch in args.arch or [workload.DEFAULT_ARCH]:
+        for kind in args.words or CROSSOVER_WORDS:
+            yield from compare.crossover(
+                forms, args.fields, arch=arch, seed=args.seed, kind=kind
+            )
 
 
 def _stored(path: str) -> tuple[list[Row], dict[str, object]]:

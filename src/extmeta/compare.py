@@ -14,10 +14,10 @@ from extmeta.encoding import Encoding
 from extmeta.encodings import built_in, encodings, factory_of
 from extmeta.encodings.inpte import places
 from extmeta.fields import Fields
-from extmeta.measure import Bound, Cpu, Refused, Row, Subject
+from extmeta.measure import Bound, Cpu, Ram, Refused, Row, Subject
 from extmeta.pagetable import PageTable
 from extmeta.tasks import OPERATIONS, Filled, workloads
-from extmeta.workload import Point, Space
+from extmeta.workload import EACH, Point, Space, full_tables
 
 BASELINE = "inpte"
 
@@ -25,6 +25,12 @@ BASELINE = "inpte"
 CONTROL = f"{BASELINE} again"
 
 FRACTIONS = (0.0, 0.01, 0.1, 1.0)
+
+# Of `ram` on every architecture, where one point has to do.
+ONE_POINT = Point(0.01, "random")
+
+# Of `crossover`: enough that a table's share of a slab or a hash table is told.
+CROSSOVER_TABLES = 256
 
 Progress = Callable[[int, int, str], object]
 
@@ -113,12 +119,13 @@ def fitting(fields: Fields, arch: Arch, has_swap: bool) -> Fields:
     -------
     Fields
         Of all subsets one with the most bits. Where no field fits, the widest,
-        cut to what there is.
+        cut to what there is. Where there is no bit at all, a tracker that Linux
+        owns there instead: see `tasks.workloads`.
 
     Raises
     ------
     ValueError
-        If there is no bit at all.
+        If there is no bit at all, nor such a tracker.
     """
     room = len(arch.free)
     if has_swap:
@@ -140,6 +147,8 @@ def fitting(fields: Fields, arch: Arch, has_swap: bool) -> Fields:
     if chosen:
         return Fields(**{n: width for n, width in fields.items() if n in chosen})
     widest = max(fields, key=fields.__getitem__)
+    if not room and arch.owned:
+        return Fields(**{next(iter(arch.owned)): 1})
     if not room:
         raise ValueError(f"{arch.name} has no bit in a PTE for any of {fields!r}")
     return Fields(**{widest: room})
@@ -171,6 +180,7 @@ def subject_of(
         baseline_fields=dict(bare.fields),
         baseline_lacks=lack(fields, bare.arch, space.has_swap),
         words=kind,
+        note=space.note,
     )
 
 
@@ -205,11 +215,13 @@ def cpu_of(
 def left_out(text: str, error: Exception, where: str = "") -> Refused:
     """Return the row of an encoding that can't be compared, or raise ``error``.
 
-    An encoding of this package refuses by ValueError, and all else is a bug of
-    ours; of another package's, whatever it raises is its reason.
+    An encoding of this package refuses by ValueError, or lacks memory, and all
+    else is a bug of ours; of another package's, whatever it raises is its reason.
     """
     if isinstance(error, ValueError):
         return Refused(text, f"{where}{error}")
+    if isinstance(error, MemoryError):
+        return Refused(text, f"{where}out of memory")
     if text == CONTROL or built_in(text.partition(":")[0]):
         raise error
     return Refused(text, f"{where}{type(error).__name__}: {error}")
@@ -265,12 +277,9 @@ def sweep(
     base_bare = space.bare(BASELINE, kept)
     yield subject_of(space, fields, base_bare, kind)
     yield bound_of(base_bare)
-    bare = {CONTROL: space.bare(BASELINE, kept)}
-    for text, encoding in made.items():
-        try:
-            bare[text] = space.bare(encoding, fields)
-        except Exception as error:  # noqa: BLE001 (left_out raises ours)
-            yield left_out(text, error)
+    bare, refused = _bare(space, made, fields)
+    bare = {CONTROL: space.bare(BASELINE, kept), **bare}
+    yield from refused
     total = len(points) * len(bare) * len(OPERATIONS)
     done = 0
     for point in points:
@@ -305,3 +314,156 @@ def sweep(
                 yield cpu_of(text, operation, point, len(space.vpns), found)
     if progress:
         progress(done, total, "done")
+
+
+def _bare(
+    space: Space, made: dict[str, str | Encoding], fields: Fields
+) -> tuple[dict[str, PageTable], list[Refused]]:
+    """Return the tables without a word, and what is left out."""
+    bare = {}
+    refused = []
+    for text, encoding in made.items():
+        try:
+            bare[text] = space.bare(encoding, fields)
+        except Exception as error:  # noqa: BLE001 (left_out raises ours)
+            refused.append(left_out(text, error))
+    return bare, refused
+
+
+class Held:
+    """What each encoding holds of one address space; nothing is timed.
+
+    Parameters
+    ----------
+    space : Space
+    forms : sequence of str
+    fields : Fields
+    seed : int
+    kind : str
+        See `sweep`.
+
+    Attributes
+    ----------
+    head : list of Row
+        Subject, and Refused.
+
+    Raises
+    ------
+    ValueError
+        As `sweep` does.
+    """
+
+    def __init__(
+        self,
+        space: Space,
+        forms: Sequence[str],
+        fields: Fields,
+        *,
+        seed: int = 0,
+        kind: str = "different",
+    ) -> None:
+        made = {text: form(text) for text in forms if text != BASELINE}
+        self.space = space
+        self.fields = fields
+        self.kept = fitting(fields, arch_named(space.arch), space.has_swap)
+        self.seed = seed
+        self.kind = kind
+        self.base = space.bare(BASELINE, self.kept)
+        self.bare, refused = _bare(space, made, fields)
+        self.head: list[Row] = [subject_of(space, fields, self.base, kind), *refused]
+
+    def at(self, point: Point) -> list[Ram | Refused]:
+        """Return a Ram of the baseline and of each encoding, or why it has none."""
+        ours, theirs = workloads(
+            self.space, self.fields, self.kept, point, self.seed, self.kind
+        )
+        rows: list[Ram | Refused] = [Filled(self.base, ours).ram(BASELINE, point)]
+        for text, table in self.bare.items():
+            try:
+                rows.append(Filled(table, theirs).ram(text, point))
+            except Exception as error:  # noqa: BLE001 (left_out raises ours)
+                rows.append(left_out(text, error, f"{point}: "))
+        return rows
+
+
+def ram(
+    space: Space,
+    forms: Sequence[str],
+    fields: Fields,
+    points: Sequence[Point],
+    *,
+    seed: int = 0,
+    kind: str = "different",
+) -> Iterator[Row]:
+    """Yield a Subject, and a Ram at each point, as `sweep` does; time nothing."""
+    held = Held(space, forms, fields, seed=seed, kind=kind)
+    yield from held.head
+    for point in points:
+        yield from held.at(point)
+
+
+def crossover(
+    forms: Sequence[str],
+    fields: Fields,
+    *,
+    arch: str = "x86_64",
+    nr_tables: int = CROSSOVER_TABLES,
+    seed: int = 0,
+    kind: str = "different",
+) -> Iterator[Row]:
+    """Tell which encoding is the smallest, by the flagged PTEs of a table.
+
+    In full tables, of which each has as many flagged at random: 1, 2, 4 and so on,
+    and where between two of these another becomes the smallest, the first at which
+    it is, by bisection.
+
+    Parameters
+    ----------
+    forms, fields, seed, kind
+        As of `sweep`.
+    arch : str
+    nr_tables : int
+
+    Yields
+    ------
+    Row
+        Subject, Refused, and Ram in the order of what is flagged, their placement
+        `EACH`.
+
+    Raises
+    ------
+    ValueError
+        As `sweep` does.
+    """
+    size = arch_named(arch).ptrs_per_pte
+    space = full_tables(nr_tables, arch)
+    held = Held(space, forms, fields, seed=seed, kind=kind)
+    yield from held.head
+    found: dict[int, list[Ram | Refused]] = {}
+
+    def leader(each: int) -> str:
+        if each not in found:
+            found[each] = held.at(Point(each / size, EACH))
+        return smallest(found[each])
+
+    lower = 1
+    leader(lower)
+    yield from found[lower]
+    while lower < size:
+        upper = following = 2 * lower
+        while leader(upper) != leader(lower) and upper - lower > 1:
+            middle = (lower + upper) // 2
+            if leader(middle) == leader(lower):
+                lower = middle
+            else:
+                upper = middle
+        if upper != following:
+            yield from found[upper]
+        yield from found[following]
+        lower = following
+
+
+def smallest(rows: Sequence[Row]) -> str:
+    """Return the encoding, but for the baseline, that holds least; "" if none."""
+    rams = [row for row in rows if isinstance(row, Ram) and row.encoding != BASELINE]
+    return min(rams, key=lambda row: row.total).encoding if rams else ""

@@ -82,6 +82,8 @@ class Subject:
     baseline_lacks : str
         Why the baseline can't hold `fields`; empty if it can.
     words : str
+    note : str
+        How the address space differs from what was captured; empty if it does not.
     """
 
     name: str
@@ -95,6 +97,7 @@ class Subject:
     baseline_fields: dict[str, int]
     baseline_lacks: str
     words: str
+    note: str = ""
 
 
 @dataclass(frozen=True)

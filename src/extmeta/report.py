@@ -18,22 +18,26 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from extmeta.compare import BASELINE, CONTROL
+from extmeta.compare import BASELINE, CONTROL, smallest
 from extmeta.measure import Bound, Cpu, Ram, Refused, Row, Subject
 from extmeta.tasks import OPERATIONS
-from extmeta.workload import Point
+from extmeta.workload import EACH, Point
 
 COLUMNS = 100
 
 # Side by side in the tables of RAM and CPU: what 100 columns hold.
 POINTS_ACROSS = 8
 OPERATIONS_ACROSS = 7
+ENCODINGS_ACROSS = 8
 
 # A ratio is marked where its interval reaches farther than this, or where the
 # baseline differs from itself by as much: three times what is usual on a shared
 # two-core guest.
 UNSTABLE = 0.10
 MARK = "?"
+
+# Of a table's smallest.
+LEAST = "*"
 
 FORMAT = "extmeta comparison 1"
 
@@ -196,8 +200,13 @@ def text(rows: Iterable[Row], provenance: dict[str, Any]) -> str:
     """
     parts: list[str] = []
     found = _comparisons(rows)
-    for c in found:
-        parts += [_head(c), *_ram(c), *_cpu(c), _read_bound(c)]
+    for c, *more in _alike(found):
+        if more:
+            parts += _arches([c, *more])
+        elif any(point.placement == EACH for point in c.points):
+            parts += _crossover(c)
+        else:
+            parts += [_head(c), *_ram(c), *_cpu(c), _read_bound(c)]
     parts += [_notes(found), _made(provenance)]
     return "\n\n".join(part for part in parts if part)
 
@@ -212,18 +221,25 @@ def _head(c: _Comparison) -> str:
         f"({s.nr_ptes / s.nr_tables if s.nr_tables else 0:.0f} a table){tables}, "
         f"{size(s.present_bytes)} present{huge}; {plain(s.arch)}"
     )
-    lines = [
-        what,
-        f"Words of {_fields(s.fields)}, {WORDS.get(s.words, plain(s.words))}.",
-    ]
+    lines = [what, _words(s)]
+    if s.note:
+        lines.append(f"{plain(s.note)[:1].upper()}{plain(s.note)[1:]}.")
     if s.baseline_lacks:
+        instead = (
+            "the same PTEs flagged, their words cut to that, none of them to 0"
+            if s.baseline_fields.keys() <= s.fields.keys()
+            else "a tracker that Linux owns there, set where a PTE is flagged"
+        )
         lines.append(
             f"{BASELINE} can't hold them: {plain(s.baseline_lacks)}. As denominator it "
-            f"has {_fields(s.baseline_fields)}: the same PTEs flagged, their words cut "
-            "to that, none of them to 0."
+            f"has {_fields(s.baseline_fields)}: {instead}."
         )
     lines += [f"{plain(r.encoding)} is left out: {plain(r.why)}." for r in c.refused]
     return "\n".join(_wrapped(line, indent=2) for line in lines)
+
+
+def _words(s: Subject) -> str:
+    return f"Words of {_fields(s.fields)}, {WORDS.get(s.words, plain(s.words))}."
 
 
 def _fields(fields: dict[str, int]) -> str:
@@ -341,6 +357,139 @@ def _ram_table(c: _Comparison, points: Sequence[Point]) -> str:
             ],
         )
     return _render(table)
+
+
+def _alike(found: Iterable[_Comparison]) -> list[list[_Comparison]]:
+    """Put together what is of one address space, on several architectures.
+
+    Only where nothing was timed: those are too much for a table.
+    """
+    groups: list[list[_Comparison]] = []
+    for c in found:
+        last = groups[-1][-1] if groups else None
+        same = last and not (last.bound or c.bound) and _about(last) == _about(c)
+        if last and same and last.subject.arch != c.subject.arch:
+            groups[-1].append(c)
+        else:
+            groups.append([c])
+    return groups
+
+
+def _about(c: _Comparison) -> object:
+    s = c.subject
+    return s.name, s.sha256, s.fields, s.words, c.points
+
+
+def _arches(found: Sequence[_Comparison]) -> Iterator[str]:
+    s = found[0].subject
+    lines = [
+        f"{plain(s.name)}, on {len(found)} architectures: RAM beyond {BASELINE}'s",
+        _words(s),
+    ]
+    # What is said of several architectures is said once.
+    notes: dict[str, list[str]] = {}
+    refused: dict[str, list[str]] = {}
+    why: dict[str, str] = {}
+    for c in found:
+        for note in filter(None, c.subject.note.split("; ")):
+            notes.setdefault(note, []).append(c.subject.arch)
+        for row in c.refused:
+            refused.setdefault(row.encoding, []).append(c.subject.arch)
+            why.setdefault(row.encoding, row.why)
+    there = [c.subject.arch for c in found]
+    for note, arches in notes.items():
+        lines.append(f"{_of(arches, there)}: {plain(note)}.")
+    for name, arches in refused.items():
+        where = _of(arches, there)
+        lines.append(f"{where}: {plain(name)} is left out: {plain(why[name])}.")
+    yield "\n".join(_wrapped(line, indent=2) for line in lines)
+    names = list(dict.fromkeys(name for c in found for name in c.encodings))
+    for point in found[0].points:
+        for at in range(0, len(names), ENCODINGS_ACROSS):
+            some = names[at : at + ENCODINGS_ACROSS]
+            yield _arches_table(found, point, some)
+
+
+def _of(arches: Sequence[str], there: Sequence[str]) -> str:
+    """Return names, or which they are not where that is shorter."""
+    others = [plain(name) for name in there if name not in arches]
+    if not others:
+        return "All"
+    if len(others) < len(arches):
+        return f"All but {', '.join(others)}"
+    return f"On {', '.join(map(plain, arches))}"
+
+
+def _arches_table(
+    found: Sequence[_Comparison], point: Point, names: Sequence[str]
+) -> str:
+    heads = [plain(name).replace(":", "\n:") for name in names]
+    table = _table(f"RAM, {plain(str(point))}", heads, 25, 8)
+
+    def section(title: str, show: Any) -> None:
+        _row(table, title, [])
+        for c in found:
+            base = c.ram[point, BASELINE]
+            extra = [c.extra(point, name) for name in names]
+            cells = ["" if n is None else show(n, base) for n in extra]
+            _row(table, f" {c.subject.arch}", cells)
+
+    section("% of page tables", lambda n, base: share(n, base.total))
+    section(
+        "bytes/flagged PTE",
+        lambda n, base: f"{n / base.flagged:,.1f}" if base.flagged else "-",
+    )
+    return _render(table)
+
+
+def _crossover(c: _Comparison) -> Iterator[str]:
+    s = c.subject
+    yield _head(c)
+    for at in range(0, len(c.encodings), ENCODINGS_ACROSS):
+        yield _crossover_table(c, c.encodings[at : at + ENCODINGS_ACROSS])
+    leads: list[tuple[str, int, int]] = []
+    for point in c.points:
+        each = c.ram[point, BASELINE].flagged // (s.nr_tables or 1)
+        lead = smallest([c.ram[at] for at in c.ram if at[0] == point])
+        if leads and leads[-1][0] == lead:
+            leads[-1] = (lead, leads[-1][1], each)
+        else:
+            leads.append((lead, each, each))
+    yield _lead(leads)
+
+
+def _crossover_table(c: _Comparison, names: Sequence[str]) -> str:
+    heads = [plain(name).replace(":", "\n:") for name in names]
+    table = _table("flagged/table", heads, 13, 10)
+    for point in c.points:
+        flagged = c.ram[point, BASELINE].flagged
+        extra = {name: c.extra(point, name) for name in c.encodings}
+        least = min((n for n in extra.values() if n is not None), default=None)
+        cells = []
+        for name in names:
+            n = extra[name]
+            shown = "" if n is None or not flagged else f"{n / flagged:,.2f}"
+            # Room for the mark in all, so that the digits stay in line.
+            cells.append(shown and shown + (LEAST if n == least else " "))
+        _row(table, f"{flagged // (c.subject.nr_tables or 1):>13,}", cells)
+    return f"bytes/flagged PTE; {LEAST} the smallest\n{_render(table)}"
+
+
+def _lead(leads: Sequence[tuple[str, int, int]]) -> str:
+    """Return a line for each stretch of flagged PTEs in which one is the smallest."""
+    most = max((last for _name, _first, last in leads), default=1)
+    width = 48 / (most.bit_length() or 1)
+    lines = []
+    for place, (name, first, last) in enumerate(leads):
+        stop = leads[place + 1][1] if place + 1 < len(leads) else 2 * most
+        start, end = (round(width * math.log2(n or 1)) for n in (first, stop))
+        bar = " " * start + "#" * max(1, end - start)
+        span = f"{first:,}" if stop <= first + 1 else f"{first:,} on"
+        if place + 1 == len(leads):
+            span = f"{first:,}" if first == last else f"{first:,} to {last:,}"
+        lines.append(f"  {plain(name)[:24]:<24} {span:<12}|{bar[:48]:<48}|")
+    head = f"the smallest, from 1 to {most:,} flagged PTEs in each table (log scale)"
+    return "\n".join([head, *lines])
 
 
 def _cpu(c: _Comparison) -> Iterator[str]:
@@ -498,7 +647,8 @@ def _read_row(number: int, found: Any) -> Row:
         raise ValueError(f"row {number} is of no known kind")
     values = {}
     for field in dataclasses.fields(kind):
-        value = found.get(field.name)
+        default = None if field.default is dataclasses.MISSING else field.default
+        value = found.get(field.name, default)
         if not _fits(value, field.type):
             raise ValueError(
                 f"row {number}, a {kind.__name__}: {field.name} is {value!r}"

@@ -91,16 +91,19 @@ def workloads(
     fields : Fields
         Of the words.
     kept : Fields
-        What the baseline has of them.
+        What the baseline has of them; or, if it can hold none of them, a tracker of
+        its own, set where a PTE is flagged: it stands for the lowest bit, which
+        every word then has.
     point : Point
     seed : int
     kind : str
         See `workload.words`.
     """
-    flagged = flags(space.vpns, point, seed)
-    core = core_bits(fields, kept)
-    drawn = words(int(flagged.sum()), fields, core, kind, seed=seed + 1)
+    flagged = flags(space.vpns, point, seed, space.arch)
+    stands_in = not kept.keys() <= fields.keys()
+    core = 1 if stands_in else core_bits(fields, kept)
     first, last = next(iter(kept)), list(kept)[-1]
+    drawn = words(int(flagged.sum()), fields, core, kind, seed=seed + 1)
 
     every = bool(flagged.all())
     vpns = space.vpns if every else space.vpns[flagged]
@@ -116,10 +119,12 @@ def workloads(
             words=full,
             flagged_vpns=vpns,
             flagged_words=some,
-            set_bit=1 << held.shift(first),
-            clear_bit=1 << held.shift(last),
+            set_bit=1 if stands_in else 1 << held.shift(first),
+            clear_bit=1 if stands_in else 1 << held.shift(last),
         )
 
+    if stands_in:
+        return of(kept, np.ones(len(drawn), np.uint64)), of(fields, drawn)
     return of(kept, cut(drawn, fields, kept)), of(fields, drawn)
 
 

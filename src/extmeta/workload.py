@@ -13,18 +13,21 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from extmeta.arch import arch_named
+from extmeta.arch import Arch, arch_named
 from extmeta.capture import Capture, CaptureError
 from extmeta.encoding import Encoding
 from extmeta.fields import Fields
 from extmeta.pagetable import PageTable
+from extmeta.pagewords import PAGE_BYTES, PAGE_SHIFT, present
 
 U64 = npt.NDArray[np.uint64]
 Bools = npt.NDArray[np.bool_]
 
-PAGE_BYTES = 4096
-
 PLACEMENTS = ("random", "clustered", "tables")
+
+# As many random PTEs in every PTE table: of the crossover, not of the sweep.
+EACH = "in each table"
+
 WORDS = ("one", "few", "byte", "different")
 
 # How many words there are where they are few.
@@ -37,8 +40,11 @@ MEAN_RUN = 32
 # Fractions are told apart to this much when they seed a placement.
 FRACTION_STEPS = 1 << 32
 
-# Where synthetic tables start: a multiple of a PMD table's span, not 0.
+# Where synthetic tables start: a multiple of a PMD table's span, not 0. Where vpns
+# don't reach that far, halfway.
 SYNTHETIC_FIRST = 1 << 27
+
+DEFAULT_ARCH = "x86_64"
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,6 +67,8 @@ class Space:
         Of the capture; empty for synthetic tables.
     build : callable
         ``build(encoding, fields)`` returns the PageTable.
+    note : str
+        How it differs from what was captured; empty if it does not.
     """
 
     name: str
@@ -71,6 +79,7 @@ class Space:
     arch: str
     sha256: str
     build: Callable[[str | Encoding, Fields], PageTable]
+    note: str = ""
 
     @property
     def range(self) -> slice:
@@ -84,14 +93,23 @@ class Space:
         return table
 
 
-def captured(capture: Capture, name: str) -> Space:
+def captured(capture: Capture, name: str, arch: str | None = None) -> Space:
     """Return a capture's address space.
+
+    Parameters
+    ----------
+    capture : Capture
+    name : str
+    arch : str, optional
+        By default the capture's. For another one it is `ported`.
 
     Raises
     ------
     CaptureError
         If there is no PTE in it.
     """
+    if arch is not None and arch_named(arch).name != capture.arch:
+        return ported(capture, name, arch_named(arch))
     plain = capture.build("inpte", Fields(bit=1))
     vpns = plain.scan(0, plain.arch.nr_vpns, 0, 0)
     if not len(vpns):
@@ -108,53 +126,144 @@ def captured(capture: Capture, name: str) -> Space:
     )
 
 
-def full_tables(nr_tables: int) -> Space:
+def ported(capture: Capture, name: str, arch: Arch) -> Space:
+    """Return a capture's address space as another architecture would have it.
+
+    The capture has x86-64's 4 KiB pages. A page of ``arch`` is mapped where any of
+    its 4 KiB parts is: present if one of them is, else a swap entry, with a slot of
+    its own; writable if one of them is. PFNs are the table's own, 2 MiB leaves are
+    left out. Where addresses reach beyond the architecture's vpns, the holes in
+    them are cut, in whole spans of the tables above the PTE tables, to less than
+    two of these: so all that is mapped moves down, in order, its place in PTE
+    tables and in those above them kept.
+
+    Parameters
+    ----------
+    capture : Capture
+    name : str
+    arch : Arch
+
+    Raises
+    ------
+    CaptureError
+        If there is no PTE in it, or too many for the architecture's vpns.
+    """
+    plain = capture.build("inpte", Fields(bit=1))
+    parts = plain.scan(0, plain.arch.nr_vpns, 0, 0)
+    if not len(parts):
+        raise CaptureError(f"{name}: no PTE, so nothing to compare")
+    shift = np.uint64(arch.page_shift - PAGE_SHIFT)
+    vpns, first = np.unique(parts >> shift, return_index=True)
+    here = present(capture.entry[np.searchsorted(capture.vpn, parts)])
+    here = np.logical_or.reduceat(here, first)
+    writable = np.logical_or.reduceat(_writable(capture, parts), first)
+    notes = []
+    if shift:
+        notes.append("a page is mapped where one of its 4 KiB parts is")
+    if vpns[-1] >= arch.nr_vpns:
+        vpns = _closer(vpns, arch)
+        notes.append("holes are cut so that all of it fits the addresses there are")
+        if vpns[-1] >= arch.nr_vpns:
+            raise CaptureError(f"{name}: too large for the addresses of {arch.name}")
+    if len(capture.huge_vpn):
+        notes.append("2 MiB pages are left out")
+
+    def build(encoding: str | Encoding, fields: Fields) -> PageTable:
+        table = PageTable(encoding, fields, arch.name)
+        for may_write in (False, True):
+            table.map(vpns[writable == may_write], writable=may_write)
+        swapped = vpns[~here]
+        slots = np.arange(len(swapped), dtype=np.uint64)
+        table.swap_out(swapped, slots + np.uint64(arch.first_slot))
+        return table
+
+    return Space(
+        name=name,
+        vpns=vpns,
+        present_bytes=int(here.sum()) * arch.page_bytes,
+        nr_huge=0,
+        has_swap=not here.all(),
+        arch=arch.name,
+        sha256=capture.sha256,
+        build=build,
+        note="; ".join((f"from a capture of {capture.arch}", *notes)),
+    )
+
+
+def _writable(capture: Capture, vpns: U64) -> Bools:
+    """Tell which vpns, each in a VMA, their VMA lets write to."""
+    vma = np.searchsorted(capture.vma_start >> PAGE_SHIFT, vpns, "right") - 1
+    writable = np.strings.find(capture.vma_perms, "w") >= 0
+    return np.asarray(writable[vma])
+
+
+def _closer(vpns: U64, arch: Arch) -> U64:
+    """Return ascending vpns with the holes between PTE tables cut; see `ported`."""
+    size = np.uint64(arch.ptrs_per_pte)
+    span = np.uint64(1 << arch.level_bits[-2])
+    table = vpns // size
+    ahead = np.diff(table, prepend=np.uint64(0))
+    cut = np.where(ahead < 2 * span, ahead, span + ahead % span)
+    return np.asarray(np.cumsum(cut, dtype=np.uint64) * size + vpns % size)
+
+
+def full_tables(nr_tables: int, arch: str = DEFAULT_ARCH) -> Space:
     """Return consecutive PTE tables with an entry in every place.
 
     Parameters
     ----------
     nr_tables : int
-        Of x86-64: 512 PTEs, 2 MiB of mapped memory each.
+    arch : str, optional
+        On x86-64 each table has 512 PTEs, 2 MiB of mapped memory.
     """
-    count = nr_tables * arch_named("x86_64").ptrs_per_pte
-    vpns = range(SYNTHETIC_FIRST, SYNTHETIC_FIRST + count)
+    made = arch_named(arch)
+    first = _first(made)
+    vpns = range(first, first + nr_tables * made.ptrs_per_pte)
     name = f"{nr_tables:,} full table{'s' if nr_tables > 1 else ''}"
-    return _synthetic(name, vpns)
+    return _synthetic(name, vpns, made)
 
 
-def sparse_tables(nr_tables: int, per_table: int, seed: int) -> Space:
+def _first(arch: Arch) -> int:
+    return min(SYNTHETIC_FIRST, arch.nr_vpns // 2)
+
+
+def sparse_tables(
+    nr_tables: int, per_table: int, seed: int, arch: str = DEFAULT_ARCH
+) -> Space:
     """Return consecutive PTE tables, each with entries in some random places.
 
     Parameters
     ----------
     nr_tables : int
     per_table : int
-        Entries of each, 1 to 512.
+        Entries of each, from 1 to all of them: 512 on x86-64.
     seed : int
+    arch : str, optional
     """
-    size = arch_named("x86_64").ptrs_per_pte
+    made = arch_named(arch)
+    size = made.ptrs_per_pte
     rng = np.random.default_rng(seed)
-    # The places of the smallest of 512 random numbers are a random subset.
+    # The places of the smallest of that many random numbers are a random subset.
     order = rng.random((nr_tables, size)).argpartition(per_table - 1, axis=1)
     places = np.sort(order[:, :per_table], axis=1).astype(np.uint64)
-    first = SYNTHETIC_FIRST + size * np.arange(nr_tables, dtype=np.uint64)
+    first = _first(made) + size * np.arange(nr_tables, dtype=np.uint64)
     vpns = (places + first[:, None]).ravel()
-    return _synthetic(f"{nr_tables:,} tables of {per_table} entries", vpns)
+    return _synthetic(f"{nr_tables:,} tables of {per_table} entries", vpns, made)
 
 
-def _synthetic(name: str, vpns: range | U64) -> Space:
+def _synthetic(name: str, vpns: range | U64, arch: Arch) -> Space:
     def build(encoding: str | Encoding, fields: Fields) -> PageTable:
-        table = PageTable(encoding, fields)
+        table = PageTable(encoding, fields, arch.name)
         table.map(vpns)
         return table
 
     return Space(
         name=name,
         vpns=np.asarray(vpns, np.uint64),
-        present_bytes=len(vpns) * PAGE_BYTES,
+        present_bytes=len(vpns) * arch.page_bytes,
         nr_huge=0,
         has_swap=False,
-        arch="x86_64",
+        arch=arch.name,
         sha256="",
         build=build,
     )
@@ -169,7 +278,7 @@ class Point:
     fraction : float
         Of all PTEs, in [0, 1].
     placement : str
-        One of `PLACEMENTS`; "" where it makes no difference: at 0 and 1.
+        One of `PLACEMENTS`, or `EACH`; "" where it makes no difference: at 0 and 1.
     """
 
     fraction: float
@@ -188,7 +297,7 @@ def points(fractions: Iterable[float], placements: Sequence[str]) -> list[Point]
     ]
 
 
-def flags(vpns: U64, point: Point, seed: int) -> Bools:
+def flags(vpns: U64, point: Point, seed: int, arch: str = DEFAULT_ARCH) -> Bools:
     """Choose the PTEs that have a word.
 
     ``random`` and ``clustered`` choose round(fraction * n) of them, at least
@@ -204,7 +313,11 @@ def flags(vpns: U64, point: Point, seed: int) -> Bools:
         ``clustered``: runs of geometric length, `MEAN_RUN` on average, in the
         order of the mapped PTEs, so a run may reach over a hole.
         ``tables``: all PTEs of randomly chosen PTE tables.
+        `EACH`: that fraction of a full table's entries, in every table that has
+        so many; those of a larger fraction are some more.
     seed : int
+    arch : str, optional
+        Whose PTE tables they are.
 
     Returns
     -------
@@ -219,6 +332,9 @@ def flags(vpns: U64, point: Point, seed: int) -> Bools:
     wanted = min(n, max(round(point.fraction * n), int(point.fraction > 0)))
     if wanted in (0, n):
         return np.full(n, wanted > 0)
+    size = arch_named(arch).ptrs_per_pte
+    if point.placement == EACH:
+        return _each_table(vpns, round(point.fraction * size), size, seed)
     if point.placement not in PLACEMENTS:
         raise ValueError(f"no placement {point.placement!r}; there are {PLACEMENTS}")
     rng = np.random.default_rng(
@@ -234,7 +350,7 @@ def flags(vpns: U64, point: Point, seed: int) -> Bools:
         return chosen
     if point.placement == "clustered":
         return _clustered(n, wanted, rng)
-    return _whole_tables(vpns, wanted, rng)
+    return _whole_tables(vpns // size, wanted, rng)
 
 
 def _clustered(n: int, wanted: int, rng: np.random.Generator) -> Bools:
@@ -255,14 +371,23 @@ def _clustered(n: int, wanted: int, rng: np.random.Generator) -> Bools:
     return np.asarray(np.cumsum(edges[:n]) > 0)
 
 
-def _whole_tables(vpns: U64, wanted: int, rng: np.random.Generator) -> Bools:
-    size = arch_named("x86_64").ptrs_per_pte
-    _, table, held = np.unique(vpns // size, return_inverse=True, return_counts=True)
+def _whole_tables(tables: U64, wanted: int, rng: np.random.Generator) -> Bools:
+    _, table, held = np.unique(tables, return_inverse=True, return_counts=True)
     order = rng.permutation(len(held))
     nearest = int(np.abs(np.cumsum(held[order]) - wanted).argmin())
     chosen = np.zeros(len(held), np.bool_)
     chosen[order[: nearest + 1]] = True
     return chosen[table]
+
+
+def _each_table(vpns: U64, each: int, size: int, seed: int) -> Bools:
+    rng = np.random.default_rng((seed, len(PLACEMENTS)))
+    _, first, table = np.unique(vpns // size, return_index=True, return_inverse=True)
+    # Shuffled within each table; the first of each are taken.
+    order = np.argsort(table + rng.random(len(vpns)))
+    chosen = np.zeros(len(vpns), np.bool_)
+    chosen[order[np.arange(len(vpns)) - first[table] < each]] = True
+    return chosen
 
 
 def words(n: int, fields: Fields, core: int, kind: str, seed: int) -> U64:
