@@ -14,6 +14,9 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 
+# One build serves them all.
+pytestmark = pytest.mark.xdist_group("packaging")
+
 
 def run(*command, cwd=None, path=""):
     # Only what is installed, and ``path``: not the tree that these tests are of.
