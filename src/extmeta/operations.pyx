@@ -260,7 +260,8 @@ cdef class Operations(Radix):
             self.encoding.zap(t, i, end)
             self.clear(t, i, end)
             self.encoding.settle(t)
-            self.encoding.trim(t)
+            if t.next:
+                self.encoding.trim(t)
             self.prune(t)
         self.encoding.end()
         at = first
@@ -350,7 +351,8 @@ cdef class Operations(Radix):
                 # A later run may be of this table, and room was made for it.
                 if s.vpns is NULL:
                     self.encoding.settle(t)
-                    self.encoding.trim(t)
+                    if t.next:
+                        self.encoding.trim(t)
             at += r.n
         if untidy and s.vpns is not NULL:
             self.settle(s, s.n)
@@ -376,7 +378,8 @@ cdef class Operations(Radix):
             t = self.run_at(s, at, &r)
             if t is not NULL:
                 self.encoding.settle(t)
-                self.encoding.trim(t)
+                if t.next:
+                    self.encoding.trim(t)
             at += r.n
 
     cdef void read(self, const Span* s, uint64_t* words) noexcept nogil:
@@ -430,7 +433,8 @@ cdef class Operations(Radix):
             return -1
         self.encoding.store(t, r, w)
         self.encoding.settle(t)
-        self.encoding.trim(t)
+        if t.next:
+            self.encoding.trim(t)
         self.encoding.end()
         return 0
 
@@ -566,7 +570,8 @@ cdef class Operations(Radix):
                 break
             at = t.vpn + <uint64_t>self.encoding.entries
             self.encoding.settle(t)
-            self.encoding.trim(t)
+            if t.next:
+                self.encoding.trim(t)
             self.prune(t)
 
     cdef int exchange(

@@ -152,9 +152,9 @@ cdef inline void side_store(
     cdef uint64_t pte, flag, word
     cdef uint32_t flagged = t.flagged
     cdef Py_ssize_t i, e
+    if t.flagged == 0 and not makes_a_word(w, r.n, 1):
+        return
     if adds_nothing(w, 1):
-        if t.flagged == 0:
-            return
         if r.vpns is NULL:
             side_clear(self, side, bits, t, r, keep)
             return
