@@ -52,6 +52,7 @@ cdef class Slabs:
     cdef void* take(self, size_t nbytes) noexcept nogil
     cdef void give(self, void* p) noexcept nogil
     cdef Ptdesc* slab_of(self, const void* p) noexcept nogil
+    cdef bint is_object(self, int size_class) noexcept nogil
     cdef uint32_t* count_of(self, Ptdesc* d, const void* p) noexcept nogil
     cdef void list_slab(self, Ptdesc* d, int size_class) noexcept nogil
     cdef void unlist_slab(self, Ptdesc* d, int size_class) noexcept nogil

@@ -151,9 +151,9 @@ cdef class Slabs:
         cdef uint32_t* shared = self.count_of(d, p)
         if shared is not NULL and shared[0]:
             shared[0] -= 1
-            # `users` of a slab: the sum of the counts in the array at `index`. Of a
-            # block, which is one object, it is the count.
-            if size_class < NR_CLASSES:
+            # `users` of a slab: the sum of the counts in the array at `index`. Where
+            # it is one object, it is the count.
+            if not self.is_object(size_class):
                 d.users -= 1
                 if d.users == 0:
                     self.move_bytes(size_class, False)
@@ -217,10 +217,14 @@ cdef class Slabs:
     cdef void let_go(self) noexcept nogil:
         pthread_mutex_unlock(&self.lock)
 
+    cdef bint is_object(self, int size_class) noexcept nogil:
+        """Return whether slabs of this class are one object each."""
+        return size_class == NR_CLASSES or self.per_slab[size_class] == 1
+
     cdef uint32_t* count_of(self, Ptdesc* d, const void* p) noexcept nogil:
         """Return where the object's further references are counted, or NULL."""
         cdef size_t offset
-        if d.level == NR_CLASSES:
+        if self.is_object(d.level):
             return &d.users
         if d.index == 0:
             return NULL
@@ -248,7 +252,7 @@ cdef class Slabs:
             d.index = <uintptr_t>shared
             shared = self.count_of(d, p)
         shared[0] += 1
-        if d.level < NR_CLASSES:
+        if not self.is_object(d.level):
             d.users += 1
         return True
 

@@ -196,7 +196,7 @@ cdef class Adaptive(Encoding):
         if kind == RANKED:
             p = <char*>self.object_of(link)
             return get(p + self.map_bytes(), width_of(link),
-                       rank(<const uint64_t*>p, <int>e))
+                       rank(<const uint64_t*>p, <int>self.map_bytes() // 8, <int>e))
         return self.shared_word(link)
 
     cdef Py_ssize_t few(
@@ -717,7 +717,7 @@ cdef class Adaptive(Encoding):
         else:
             map = <uint64_t*>p
             p += self.map_bytes()
-            at = rank(map, <int>e)
+            at = rank(map, <int>self.map_bytes() // 8, <int>e)
             if not there and self.map_bytes() + (
                     <size_t>(n + 1) << (width - 3)) > nbytes:
                 return False

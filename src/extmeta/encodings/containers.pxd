@@ -34,14 +34,20 @@ cdef extern from *:
     #include <stdint.h>
     #include <stddef.h>
 
+    /* Of 512 entries without a branch: which of 8 words it ends in can't be told
+       beforehand. */
     #define EXTMETA_RANK(name, attributes)                                   \
-    attributes static int name(const uint64_t *map, int entry)              \
+    attributes static int name(const uint64_t *map, int words, int entry)    \
     {                                                                        \
         const uint64_t below = ((uint64_t)1 << (entry & 63)) - 1;            \
         const int last = entry >> 6;                                         \
         int rank = __builtin_popcountll(map[last] & below);                  \
-        for (int i = 0; i < last; i++)                                       \
-            rank += __builtin_popcountll(map[i]);                            \
+        if (words == 8)                                                      \
+            for (int i = 0; i < 7; i++)                                      \
+                rank += __builtin_popcountll(map[i] & -(uint64_t)(i < last)); \
+        else                                                                 \
+            for (int i = 0; i < last; i++)                                   \
+                rank += __builtin_popcountll(map[i]);                        \
         return rank;                                                         \
     }
     EXTMETA_RANK(extmeta_rank_any, __attribute__((unused)))
@@ -50,14 +56,15 @@ cdef extern from *:
     #if defined(__x86_64__) && defined(__GNUC__)
     EXTMETA_RANK(extmeta_rank_popcnt,
                  __attribute__((unused, noinline, target("popcnt"))))
-    #define extmeta_rank(map, entry) (__builtin_cpu_supports("popcnt") ? \
-        extmeta_rank_popcnt(map, entry) : extmeta_rank_any(map, entry))
+    #define extmeta_rank(map, words, entry) (__builtin_cpu_supports("popcnt") ? \
+        extmeta_rank_popcnt(map, words, entry) : extmeta_rank_any(map, words, entry))
     #else
     #define extmeta_rank extmeta_rank_any
     #endif
     """
-    # How many bits of the map are set before that of ``entry``.
-    int rank "extmeta_rank"(const uint64_t* map, int entry) noexcept nogil
+    # How many bits of the map, of so many words, are set before that of ``entry``.
+    int rank "extmeta_rank"(
+        const uint64_t* map, int words, int entry) noexcept nogil
 
 cdef enum Kind:
     EMPTY, UNIFORM, INLINE, BOXED, FEW, LISTED, RANKED, DENSE
