@@ -26,4 +26,4 @@ def bench_memory(benchmark, bench, captured, encoding, point, shipped_name):
     row = other.ram(encoding, point)
     assert held.total == row.total
     assert np.array_equal(other.table.load(space.vpns), other.load.words)
-    bench.remember(benchmark, row)
+    bench.remember(benchmark, other, row)

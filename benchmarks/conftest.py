@@ -232,12 +232,15 @@ class Bench:
             baseline_ns_per_pte=row.baseline_ns,
             pairs=row.pairs,
         )
-        self.remember(benchmark, other.ram(encoding, point))
+        self.remember(benchmark, other, other.ram(encoding, point))
         return row
 
     @staticmethod
-    def remember(benchmark, row):
-        """Have a row of RAM stored with the benchmark."""
+    def remember(benchmark, filled, row):
+        """Have a row of RAM stored with the benchmark, and what the words are in."""
+        containers = getattr(filled.table.encoding, "containers", None)
+        if containers:
+            benchmark.extra_info["containers"] = containers()
         benchmark.extra_info.update(
             flagged=row.flagged,
             side_bytes=row.side,

@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 
 import extmeta as em
-from extmeta import cli, compare
+from extmeta import cli, compare, report
+from extmeta.arch import ARCHES
 
 COMMAND = [sys.executable, "-m", "extmeta"]
 
@@ -158,7 +159,7 @@ def test_interrupted_before_there_is_anything_it_prints_nothing(
     monkeypatch.setattr(compare, "sweep", interrupted)
     assert cli.main(["compare", small]) == 130
     assert capsys.readouterr().out == ""
-    monkeypatch.setattr(cli, "space_of", interrupted)
+    monkeypatch.setattr(cli, "spaces_of", interrupted)
     assert cli.main(["compare", small]) == 130
 
 
@@ -178,6 +179,64 @@ def test_without_a_name_the_default_capture_is_taken(capsys):
     assert cli.main([*SHORT, "--json", "-"]) == 0
     rows = json.loads(capsys.readouterr().out)["rows"]
     assert rows[0]["name"] == "numpy-sparse"
+
+
+def test_kinds_of_words_are_compared_one_after_the_other(small, capsys):
+    assert cli.main([*SHORT, "--words", "few,one", "--json", "-", small]) == 0
+    rows = json.loads(capsys.readouterr().out)["rows"]
+    subjects = [row["words"] for row in rows if row["row"] == "Subject"]
+    assert subjects == ["few", "one"]
+
+
+def test_a_capture_is_compared_as_another_architecture_has_it(small, capsys):
+    assert cli.main([*SHORT, "--arch", "arm64_64k", small]) == 0
+    out = capsys.readouterr().out
+    assert out.startswith("small.npz: 188 PTEs in 1 PTE tables")
+    assert "arm64_64k" in out
+    assert "a page is mapped where one of its 4 KiB parts is" in out
+
+
+def test_all_architectures_are_one_table_and_nothing_is_timed(small, capsys):
+    assert cli.main(["compare", "--arch", "all", small]) == 0
+    out = capsys.readouterr().out
+    assert out.startswith("small.npz, on 16 architectures")
+    for arch in ARCHES:
+        assert out.count(f"\n {arch} ") == 2
+    assert "CPU," not in out
+    assert "1% random" in out
+    assert max(map(len, out.splitlines())) <= 100
+    given = ["--arch", "all", "--fractions", "0,0.5", "--placement", "tables"]
+    assert cli.main(["compare", *given, "--json", "-", small]) == 0
+    rows = json.loads(capsys.readouterr().out)["rows"]
+    assert {row["row"] for row in rows} == {"Subject", "Refused", "Ram"}
+    assert {row.get("fraction", 0) for row in rows} == {0, 0.5}
+
+
+def test_the_crossover_is_printed_and_stored(tmp_path, capsys):
+    path = tmp_path / "rows.json"
+    assert cli.main(["compare", "--crossover", "--json", str(path)]) == 0
+    out = capsys.readouterr().out
+    assert out.count("* the smallest") == 3
+    for kind in cli.CROSSOVER_WORDS:
+        assert report.WORDS[kind] in " ".join(out.split())
+    assert "\n          512 " in out
+    assert max(map(len, out.splitlines())) <= 100
+    assert cli.main(["compare", "--from", str(path)]) == 0
+    assert capsys.readouterr().out == out
+    given = ["--crossover", "--words", "byte", "--arch", "s390x", "--fields", "a=16"]
+    assert cli.main(["compare", *given, "--encodings", "linked,adaptive"]) == 0
+    out = capsys.readouterr().out
+    assert out.count("* the smallest") == 1
+    assert "\n          256 " in out
+    assert "a tracker that Linux owns there" in " ".join(out.split())
+
+
+@pytest.mark.parametrize(
+    "given", [["redis"], ["--fractions", "0.5"], ["--placement", "random"]]
+)
+def test_the_crossover_has_points_and_tables_of_its_own(given, capsys):
+    assert cli.main(["compare", "--crossover", *given]) == 2
+    one_line(capsys.readouterr().err, "--crossover and", given[-1], "one of them")
 
 
 def test_a_registered_encoding_appears_by_itself(small):

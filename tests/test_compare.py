@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 import extmeta as em
 from extmeta import compare, measure, workload
-from extmeta.arch import arch_named
+from extmeta.arch import ARCHES, arch_named
 from extmeta.encodings import inpte
 from extmeta.measure import Bound, Cpu, Ram, Refused, Subject
 from extmeta.workload import Point
@@ -175,3 +175,103 @@ def test_forms_are_names_or_made():
     names = compare.default_forms()
     assert names[0] == "inpte"
     assert names.index("adjacent:needed") == names.index("adjacent") + 1
+
+
+@pytest.mark.parametrize("arch", ARCHES)
+def test_every_architecture_has_a_row_of_every_encoding_or_why_not(arch):
+    capture = em.load_capture(em.shipped()["node"])
+    space = workload.captured(capture, "node", arch)
+    rows = list(compare.ram(space, compare.default_forms(), DEFAULT, [HALF]))
+    subject = rows[0]
+    assert subject.arch == arch
+    assert subject.nr_ptes == len(space.vpns)
+    told = [r.encoding for r in rows if isinstance(r, Ram | Refused)]
+    assert sorted(told) == sorted(compare.default_forms())
+    refused = [r.encoding for r in rows if isinstance(r, Refused)]
+    assert refused == ["compact"]
+    flagged = {r.flagged for r in rows if isinstance(r, Ram)}
+    assert flagged == {round(len(space.vpns) / 2)}
+
+
+def test_where_no_bit_is_free_the_baseline_sets_a_tracker_of_its_own():
+    space = workload.sparse_tables(3, 50, seed=1, arch="s390x")
+    fields = em.Fields(age=4)
+    assert compare.fitting(fields, arch_named("s390x"), False) == em.Fields(
+        soft_dirty=1
+    )
+    rows = list(sweep(space, ["linked"], fields, [HALF]))
+    assert rows[0].baseline_fields == {"soft_dirty": 1}
+    assert "s390x has 0" in rows[0].baseline_lacks
+    assert [r.flagged for r in rows if isinstance(r, Ram)] == [75, 75]
+    # Every operation was checked against what it has to find.
+    cpus = {r.operation for r in rows if isinstance(r, Cpu) and r.encoding == "linked"}
+    assert cpus == {*compare.OPERATIONS}
+
+
+def test_nothing_is_timed_for_ram_alone_and_it_is_the_sweep_s():
+    forms = ["adaptive", "hash", "compact"]
+    alone = list(compare.ram(SPACE, forms, DEFAULT, [HALF]))
+    swept = list(sweep(SPACE, forms, DEFAULT, [HALF]))
+    assert alone == [r for r in swept if not isinstance(r, Bound | Cpu)]
+
+
+def test_an_encoding_that_lacks_memory_stops_no_other(monkeypatch):
+    bare = workload.Space.bare
+
+    def short(space, encoding, fields):
+        if encoding == "linked":
+            raise MemoryError
+        return bare(space, encoding, fields)
+
+    monkeypatch.setattr(workload.Space, "bare", short)
+    rows = list(compare.ram(SPACE, ["linked", "hash"], DEFAULT, [HALF]))
+    assert rows[1] == Refused("linked", "out of memory")
+    assert [r.encoding for r in rows if isinstance(r, Ram)] == ["inpte", "hash"]
+
+
+def crossed(forms, fields, kind, **options):
+    rows = compare.crossover(forms, fields, kind=kind, nr_tables=16, **options)
+    head, *rows = rows
+    found = {}
+    for row in rows:
+        found.setdefault(row.flagged // 16, {})[row.encoding] = row
+    return head, found
+
+
+def test_the_crossover_has_powers_of_two_and_where_another_leads():
+    fields = em.Fields(meta=64)
+    forms = ["linked", "adaptive", "hash", "wide"]
+    head, found = crossed(forms, fields, "different")
+    assert head.nr_tables == 16
+    assert {1 << i for i in range(10)} <= {*found}
+    assert list(found) == sorted(found)
+    leads = {each: compare.smallest([*rows.values()]) for each, rows in found.items()}
+    for each in {*found} - {1 << i for i in range(10)}:
+        before = [n for n in found if n < each][-1]
+        assert leads[before] != leads[each]
+        # At one less it was not yet so.
+        less = workload.Point((each - 1) / 512, workload.EACH)
+        held = compare.Held(
+            workload.full_tables(16), forms, fields, seed=0, kind="different"
+        )
+        assert compare.smallest(held.at(less)) == leads[before]
+    for each, rows in found.items():
+        assert list(rows) == ["inpte", *forms]
+        # A page of words is a page however few there are; 16-byte entries too.
+        assert rows["linked"].side == 16 * 4096
+        extra = rows["wide"].total - rows["inpte"].total
+        assert extra >= 16 * 4096
+        assert {r.flagged for r in rows.values()} == {16 * each}
+
+
+def test_the_crossover_is_by_the_words_and_by_the_architecture():
+    fields = em.Fields(meta=64)
+    side = {}
+    for kind in workload.WORDS:
+        _head, found = crossed(["adaptive"], fields, kind)
+        side[kind] = found[256]["adaptive"].side
+    assert side["one"] < side["byte"] < side["different"]
+    assert side["one"] < side["few"] <= side["different"]
+    head, found = crossed(["linked"], em.Fields(soft_dirty=1), "one", arch="s390x")
+    assert head.arch == "s390x"
+    assert max(found) == 256

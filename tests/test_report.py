@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import extmeta as em
-from extmeta import report, summary
+from extmeta import report, summary, workload
 from extmeta.measure import Bound, Cpu, Ram, Refused, Subject
 
 SUBJECT = Subject(
@@ -171,6 +171,127 @@ def test_many_points_and_operations_stay_within_the_columns():
     assert text.count("\nRAM ") == 2
     assert text.count("CPU, 0% clustered") == 2
     assert "random load" in text
+
+
+CROSSED = [
+    dataclasses.replace(
+        SUBJECT,
+        name="100 full tables",
+        nr_ptes=51_200,
+        nr_tables=100,
+        fields={"meta": 64},
+        baseline_fields={"meta": 6},
+        words="one",
+    ),
+    Refused("tiny", "too wide"),
+    *(
+        ram(name, each / 512, workload.EACH, 100 * each, side)
+        for each, sides in (
+            (1, (0, 409_600, 1_000)),
+            (2, (0, 409_600, 1_000)),
+            (300, (0, 409_600, 409_600)),
+            (512, (0, 409_600, 600_000)),
+        )
+        for name, side in zip(("inpte", "adjacent:needed", "hash"), sides, strict=True)
+    ),
+]
+
+CROSSOVER_TEXT = """\
+bytes/flagged PTE; * the smallest
+                adjacent
+flagged/table    :needed       hash
+            1   4,096.00     10.00*
+            2   2,048.00      5.00*
+          300     13.65*     13.65*
+          512      8.00*      11.72
+
+the smallest, from 1 to 512 flagged PTEs in each table (log scale)
+  hash                     1 on        |#######################################         |
+  adjacent:needed          300 to 512  |                                       #########|
+"""
+
+
+def test_golden_crossover():
+    text = report.text(CROSSED, PROVENANCE)
+    assert CROSSOVER_TEXT in text
+    assert text.startswith("100 full tables: 51,200 PTEs")
+    assert "tiny is left out: too wide." in text
+    assert "CPU" not in text
+    assert max(map(len, text.splitlines())) <= report.COLUMNS
+    rows, provenance = report.from_json(report.to_json(CROSSED, PROVENANCE))
+    assert report.text(rows, provenance) == text
+    # As much of it as there is.
+    for stop in range(1, len(CROSSED)):
+        assert report.text(CROSSED[:stop], PROVENANCE)
+
+
+def of_arch(arch, note, side):
+    subject = dataclasses.replace(SUBJECT, arch=arch, note=note)
+    return [
+        subject,
+        Refused("tiny", f"no bit on {arch}"),
+        ram("inpte", 0.01, "random", 200),
+        ram("linked", 0.01, "random", 200, side),
+        ram("xarray", 0.01, "random", 200),
+    ]
+
+
+def test_golden_architectures():
+    rows = [
+        *of_arch("x86_64", "", 82 * 1024),
+        *of_arch("s390x", "ported; cut", 0),
+        *of_arch("riscv64_sv57_svrsw60t59b", "ported", 1 << 20),
+    ]
+    text = report.text(rows, PROVENANCE)
+    assert text.startswith(
+        """\
+numpy, on 3 architectures: RAM beyond inpte's
+Words of uffd_wp=1, soft_dirty=1, age=8 (10 bits), words all different as far as their bits allow.
+All but x86_64: ported.
+On s390x: cut.
+All: tiny is left out: no bit on x86_64.
+
+RAM, 1% random              linked   xarray
+% of page tables
+ x86_64                      11.2%       0%
+ s390x                          0%       0%
+ riscv64_sv57_svrsw60t59b     140%       0%
+bytes/flagged PTE
+ x86_64                      419.8      0.0
+ s390x                         0.0      0.0
+ riscv64_sv57_svrsw60t59b  5,242.9      0.0
+"""
+    )
+    # One that was timed is told on its own.
+    text = report.text([*rows, SUBJECT, BOUND, *rows[2:5]], PROVENANCE)
+    assert text.count("numpy: 20,000 PTEs") == 1
+
+
+def test_many_encodings_go_side_by_side_in_several_tables():
+    names = ["inpte", *(f"encoding:{i}" for i in range(19))]
+    for placement in ("random", workload.EACH):
+        rows = []
+        for arch in ("x86_64", "s390x")[: 1 + (placement == "random")]:
+            rows.append(dataclasses.replace(SUBJECT, arch=arch))
+            rows += [ram(name, 0.5, placement, 10**6, 1 << 50) for name in names]
+        text = report.text(rows, {})
+        assert max(map(len, text.splitlines())) <= report.COLUMNS
+        assert text.count(":18") == 1
+
+
+def test_a_note_and_a_tracker_instead_are_told():
+    subject = dataclasses.replace(
+        SUBJECT, note="from a capture of x86_64", baseline_fields={"young": 1}
+    )
+    text = " ".join(report.text([subject], PROVENANCE).split())
+    assert "From a capture of x86_64." in text
+    assert "it has young=1 (1 bit): a tracker that Linux owns there" in text
+
+
+def test_json_from_before_notes_is_read():
+    document = json.loads(report.to_json(ROWS, PROVENANCE))
+    del document["rows"][0]["note"]
+    assert report.from_json(json.dumps(document))[0] == ROWS
 
 
 def test_several_subjects_share_the_notes():

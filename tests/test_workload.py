@@ -1,5 +1,7 @@
 """Which PTEs have a word, and which: counts, shapes, seeds."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 from hypothesis import assume, given
@@ -7,6 +9,7 @@ from hypothesis import strategies as st
 
 import extmeta as em
 from extmeta import tasks, workload
+from extmeta.arch import ARCHES
 from extmeta.compare import fitting
 from extmeta.workload import PLACEMENTS, Point
 
@@ -224,3 +227,103 @@ def test_a_captured_space_is_bare_of_the_capture_s_own_words():
 def test_a_capture_without_ptes_is_refused():
     with pytest.raises(em.CaptureError, match="mine: no PTE"):
         workload.captured(entries(0, 0), "mine")
+
+
+@given(VPNS, st.integers(0, 512), SEEDS)
+def test_each_table_has_as_many_or_all_it_has(vpns, each, seed):
+    flagged = workload.flags(vpns, Point(each / 512, workload.EACH), seed)
+    tables, held = np.unique(vpns // 512, return_counts=True)
+    for table, count in zip(tables, held, strict=True):
+        assert flagged[vpns // 512 == table].sum() == min(each, count)
+
+
+def test_of_a_larger_fraction_are_those_of_a_smaller():
+    vpns = workload.full_tables(8).vpns
+    few, more = (
+        workload.flags(vpns, Point(each / 512, workload.EACH), 3) for each in (7, 90)
+    )
+    assert few.sum() == 8 * 7
+    assert (more[few]).all()
+    other = workload.flags(vpns, Point(7 / 512, workload.EACH), 4)
+    assert (other != few).any()
+
+
+@pytest.mark.parametrize("name", ARCHES)
+def test_synthetic_tables_are_as_many_on_every_architecture(name):
+    arch = ARCHES[name]
+    for space in (
+        workload.full_tables(3, name),
+        workload.sparse_tables(3, 7, seed=1, arch=name),
+    ):
+        built = space.build("linked", em.Fields(soft_dirty=1))
+        assert len(built.tables) == 3
+        assert space.arch == name
+        assert space.present_bytes == len(space.vpns) * arch.page_bytes
+    tables = workload.flags(space.vpns, Point(0.34, "tables"), 1, name)
+    assert tables.sum() == 7
+
+
+@pytest.mark.parametrize("name", [n for n in ARCHES if n != "x86_64"])
+@pytest.mark.parametrize("given", ["node", "redis"])
+def test_a_ported_capture_has_the_same_pages(name, given):
+    arch = ARCHES[name]
+    capture = em.load_capture(em.shipped()[given])
+    own = workload.captured(capture, given)
+    space = workload.captured(capture, given, name)
+    # A page for each that has a part: by number where nothing has moved.
+    shift = np.uint64(arch.page_shift - 12)
+    pages = np.unique(own.vpns >> shift)
+    assert len(space.vpns) == len(pages)
+    assert (np.diff(space.vpns.astype(np.int64)) > 0).all()
+    assert int(space.vpns[-1]) < arch.nr_vpns
+    size, span = arch.ptrs_per_pte, 1 << arch.level_bits[-2]
+    if int(pages[-1]) < arch.nr_vpns:
+        assert (space.vpns == pages).all()
+    else:
+        assert "holes are cut" in space.note
+        # Its place in the PTE table, and that table's in the one above.
+        assert (space.vpns % (size * span) == pages % (size * span)).all()
+        tables = [np.unique(v // size) for v in (pages, space.vpns)]
+        assert len(tables[0]) == len(tables[1])
+        above = [np.unique(v // (size * span)) for v in (pages, space.vpns)]
+        assert len(above[0]) == len(above[1])
+    built = space.bare("linked", em.Fields(soft_dirty=1))
+    assert len(built) == len(pages)
+    assert built.arch.name == name
+    built.check()
+
+
+def test_a_larger_page_is_present_where_a_part_is_and_writable_where_one_may_be():
+    words = {16: 1 << 62 | 1 << 5, 17: 1 << 63, 20: 1 << 62 | 2 << 5, 28: 1 << 63}
+    capture = em.Capture(
+        vma_start=np.array([16, 20, 28], np.uint64) << np.uint64(12),
+        vma_end=np.array([20, 24, 29], np.uint64) << np.uint64(12),
+        vma_perms=np.array(["rw-p", "rw-p", "r--p"]),
+        vma_flags=np.array(["rd wr", "rd wr", "rd"]),
+        vma_name=np.array(["", "", ""]),
+        vpn=np.array([*words], np.uint64),
+        entry=np.array([*words.values()], np.uint64),
+        vmpte_kb=12,
+        vmrss_kb=8,
+        kernel="6.18",
+        comm="mine",
+    )
+    space = workload.captured(capture, "mine", "arm64_16k")
+    assert space.vpns.tolist() == [4, 5, 7]
+    assert space.has_swap
+    assert space.present_bytes == 2 << 14
+    assert "4 KiB parts" in space.note
+    table = space.build("inpte", em.Fields(uffd_wp=1))
+    arch = ARCHES["arm64_16k"]
+    ptes = [int(p) for p in table.table_at(0)[[4, 5, 7]]]
+    assert [pte >> arch.present & 1 for pte in ptes] == [1, 0, 1]
+    assert ptes[0] >> arch.write & 1
+    assert not ptes[2] >> arch.write & 1
+
+
+def test_what_no_address_holds_is_refused():
+    small = dataclasses.replace(ARCHES["riscv64_sv39"], level_bits=(1, 1, 9))
+    with pytest.raises(em.CaptureError, match=r"node: too large .* riscv64_sv39"):
+        workload.ported(em.load_capture(em.shipped()["node"]), "node", small)
+    with pytest.raises(em.CaptureError, match="mine: no PTE"):
+        workload.captured(entries(0, 0), "mine", "s390x")

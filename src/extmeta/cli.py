@@ -220,7 +220,8 @@ def spaces_of(given: str, arches: Sequence[str]) -> list[Space]:
     else:
         found, name = capture_of(given)
     try:
-        return [workload.captured(found, name, arch) for arch in arches or [None]]
+        own: list[str | None] = [None]
+        return [workload.captured(found, name, arch) for arch in arches or own]
     except CaptureError as error:
         raise BadInputError(str(error)) from None
 

@@ -313,8 +313,8 @@ def flags(vpns: U64, point: Point, seed: int, arch: str = DEFAULT_ARCH) -> Bools
         ``clustered``: runs of geometric length, `MEAN_RUN` on average, in the
         order of the mapped PTEs, so a run may reach over a hole.
         ``tables``: all PTEs of randomly chosen PTE tables.
-        `EACH`: that fraction of a full table's entries, in every table that has
-        so many; those of a larger fraction are some more.
+        `EACH`: in every table that fraction of a full one's entries, or all that it
+        has; of a larger fraction the same ones and others.
     seed : int
     arch : str, optional
         Whose PTE tables they are.
@@ -329,12 +329,12 @@ def flags(vpns: U64, point: Point, seed: int, arch: str = DEFAULT_ARCH) -> Bools
         If the placement is no known one.
     """
     n = len(vpns)
-    wanted = min(n, max(round(point.fraction * n), int(point.fraction > 0)))
-    if wanted in (0, n):
-        return np.full(n, wanted > 0)
     size = arch_named(arch).ptrs_per_pte
     if point.placement == EACH:
         return _each_table(vpns, round(point.fraction * size), size, seed)
+    wanted = min(n, max(round(point.fraction * n), int(point.fraction > 0)))
+    if wanted in (0, n):
+        return np.full(n, wanted > 0)
     if point.placement not in PLACEMENTS:
         raise ValueError(f"no placement {point.placement!r}; there are {PLACEMENTS}")
     rng = np.random.default_rng(
@@ -381,6 +381,7 @@ def _whole_tables(tables: U64, wanted: int, rng: np.random.Generator) -> Bools:
 
 
 def _each_table(vpns: U64, each: int, size: int, seed: int) -> Bools:
+    # The same whatever the fraction is, so that more are those and others.
     rng = np.random.default_rng((seed, len(PLACEMENTS)))
     _, first, table = np.unique(vpns // size, return_index=True, return_inverse=True)
     # Shuffled within each table; the first of each are taken.
