@@ -6,7 +6,7 @@ PY := $(VENV)/bin/python
 PIP := $(PY) -m pip install --quiet --disable-pip-version-check
 BUILD_NEEDS := "cython>=3.1" "setuptools>=77" "numpy>=2.0"
 
-.PHONY: compare test bench lint sanitize build captures clean
+.PHONY: compare test bench lint sanitize build captures oracle clean
 
 compare: build
 	@$(PY) -m extmeta compare $(ARGS)
@@ -37,6 +37,11 @@ sanitize: $(VENV)/test-ready
 	PYTHONMALLOC=malloc PYTHONPATH=$(SANITIZED) EXTMETA_TESTS=sanitized \
 	$(PY) -m pytest -q -p no:cacheprovider -m "not slow" tests/test_sanitized.py tests/test_conformance.py \
 		tests/test_pagetable.py tests/test_encodings.py tests/test_fields.py $(ARGS)
+
+# Random programs on this kernel (GUEST=1: in a qemu guest) and on every encoding;
+# goes on where it was stopped.
+oracle: build $(VENV)/test-ready
+	$(PY) tests/kernel/oracle.py --operations $(or $(N),20000) $(if $(GUEST),--guest) $(ARGS)
 
 captures: build
 	$(PY) benchmarks/make_captures.py

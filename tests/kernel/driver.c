@@ -33,6 +33,7 @@
 #include <inttypes.h>
 #include <linux/userfaultfd.h>
 #include <poll.h>
+#include <sched.h>
 #include <setjmp.h>
 #include <signal.h>
 #include <stdarg.h>
@@ -46,7 +47,7 @@
 
 enum {
 	PROCESSES = 8,
-	UFFDS = 4,
+	UFFDS = 12,
 	WATCHES = 4,
 	WATCHED_PAGES = 2048,
 	REGIONS = 4096,
@@ -549,9 +550,13 @@ static struct answer perform(int number, struct request request,
 	struct process *p = &processes[number];
 	struct answer answer = {0};
 	u64 *a = request.a;
-	int fd = p->nr_uffds ? p->uffds[p->uffd].fd : -1;
+	int fd = -1;
 
 	errno = 0;
+	if (request.operation == UFFD_UNREGISTER ||
+	    request.operation == UFFD_WRITEPROTECT)
+		/* Where none has been used, let the kernel say so. */
+		fd = p->nr_uffds ? p->uffds[p->uffd].fd : find_uffd(number, 0);
 	switch (request.operation) {
 	case FORK:
 		if (nr_processes == PROCESSES)
@@ -811,6 +816,17 @@ static void introduce(void)
 	munmap(page, PAGE);
 }
 
+/* A page waits in the list of the processor that faulted it before reclaim can
+ * find it there: with one processor, MADV_PAGEOUT finds every page. */
+static void stay_on_this_cpu(void)
+{
+	cpu_set_t here;
+
+	CPU_ZERO(&here);
+	CPU_SET(sched_getcpu(), &here);
+	sched_setaffinity(0, sizeof(here), &here);
+}
+
 int main(void)
 {
 	static char out[1 << 16];
@@ -820,6 +836,7 @@ int main(void)
 	setvbuf(stdout, out, _IOFBF, sizeof(out));
 	signal(SIGCHLD, SIG_IGN);
 	signal(SIGPIPE, SIG_IGN);
+	stay_on_this_cpu();
 	if (getpid() == 1)
 		guest_start();
 	introduce();

@@ -6,7 +6,6 @@ The kernel's package is unpacked into a cache, not installed.
 """
 
 import lzma
-import os
 import shutil
 import stat
 import subprocess
@@ -26,9 +25,7 @@ def package():
     """Return the name of the newest kernel package that apt knows, or None."""
     if not shutil.which("apt-cache"):
         return None
-    shown = subprocess.run(
-        ["apt-cache", "depends", META_PACKAGE], capture_output=True, text=True
-    )
+    shown = native.ask("apt-cache", "depends", META_PACKAGE)
     for line in shown.stdout.splitlines():
         word, _, name = line.strip().partition(": ")
         if word == "Depends" and name.startswith("linux-image-"):
@@ -61,9 +58,7 @@ def kernel():
         raise native.Missing(f"apt knows no {META_PACKAGE} (apt-get update?)")
     CACHE.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=CACHE) as scratch:
-        fetched = subprocess.run(
-            ["apt-get", "download", name], cwd=scratch, capture_output=True, text=True
-        )
+        fetched = native.ask("apt-get", "download", name, cwd=scratch)
         debs = list(Path(scratch).glob("*.deb"))
         if fetched.returncode or not debs:
             reason = (fetched.stderr.strip().splitlines() or ["no reason given"])[-1]
@@ -161,14 +156,9 @@ def run(text, *, memory="768M", timeout=3600):
                 raise
         output = paths["answers"].read_text(errors="replace")
         if qemu.returncode or not output.endswith("bye\n"):
-            said = output.splitlines()[-1:] + paths["console"].read_text(
-                errors="replace"
-            ).splitlines()[-5:]
+            said = (
+                output.splitlines()[-1:]
+                + paths["console"].read_text(errors="replace").splitlines()[-5:]
+            )
             raise native.DriverError("\n".join([*said, errors.strip()]).strip())
     return output
-
-
-def environment():
-    """Return what of the environment a run depends on (for a report)."""
-    image, _ = kernel()
-    return {"kernel": image.name.removeprefix("vmlinuz-"), "cores": os.cpu_count()}

@@ -1,0 +1,156 @@
+"""The guest: what only its kernel shows (soft-dirty), and its counts."""
+
+import stat
+import statistics
+import subprocess
+
+import answers
+import guest
+import native
+import pytest
+from comparison import compare
+from programs import Program
+from test_driver import EXCLUSIVE, HERE, PRESENT, SOFT_DIRTY, SWAP, WP
+from test_oracle import Anonymous, simple
+
+MAP = f"0 mmap {HERE:#x} 0x4000 rw private|anonymous\n"
+CLEARED = f"{MAP}0 write {HERE:#x} 0x4000\n0 clear_refs\n"
+AWAY = HERE + 0x10000000
+DIRTY, CLEAN = PRESENT | EXCLUSIVE | SOFT_DIRTY, PRESENT | EXCLUSIVE
+
+
+def there_and_back(away):
+    return (
+        f"{CLEARED}0 mremap {HERE:#x} 0x4000 0x4000 {away:#x}\n"
+        f"0 mremap {away:#x} 0x4000 0x4000 {HERE:#x}"
+    )
+
+
+POPULATE = f"{CLEARED}0 madvise {HERE:#x} 0x4000 DONTNEED\n0 madvise {HERE:#x} 0x4000 "
+PROTECT = f"0 uffd_writeprotect {HERE:#x} 0x4000 1"
+OUT = f"0 madvise {HERE:#x} 0x4000 PAGEOUT"
+
+# A program, and the word of its first page at the end.
+SOFT_DIRTY_FACTS = {
+    "a new mapping is soft-dirty": (MAP, SOFT_DIRTY),
+    "a write": (f"{MAP}0 write {HERE:#x} 1", DIRTY),
+    "cleared": (CLEARED, CLEAN),
+    "written after": (f"{CLEARED}0 write {HERE:#x} 1", DIRTY),
+    "read after": (f"{CLEARED}0 read {HERE:#x} 1", CLEAN),
+    "a mapping in its place": (
+        f"{CLEARED}0 munmap {HERE:#x} 0x4000\n{MAP}",
+        SOFT_DIRTY,
+    ),
+    "mprotect there and back": (
+        f"{CLEARED}0 mprotect {HERE:#x} 0x4000 r\n0 mprotect {HERE:#x} 0x4000 rw",
+        CLEAN,
+    ),
+    "mremap of pages forces it": (
+        f"{CLEARED}0 mremap {HERE + 0x2000:#x} 0x1000 0x1000 {HERE:#x}",
+        DIRTY,
+    ),
+    # Linux v6.12 mm/mremap.c move_normal_pmd(), after try_realign_addr(): what
+    # ends at its table's end, moved to such a place, goes with its table.
+    "mremap of a table does not": (there_and_back(AWAY), CLEAN),
+    "mremap of pages, there and back": (there_and_back(AWAY + 0x1000), DIRTY),
+    "swap keeps it clear": (CLEARED + OUT, SWAP),
+    "swap keeps it set": (
+        f"{CLEARED}0 write {HERE:#x} 1\n{OUT}",
+        SWAP | SOFT_DIRTY,
+    ),
+    "cleared while in swap": (
+        f"{MAP}0 write {HERE:#x} 1\n{OUT}\n0 clear_refs",
+        SWAP,
+    ),
+    "DONTNEED drops it": (f"{CLEARED}0 madvise {HERE:#x} 0x4000 DONTNEED", 0),
+    "POPULATE_READ leaves it": (POPULATE + "POPULATE_READ", PRESENT),
+    "POPULATE_WRITE sets it": (POPULATE + "POPULATE_WRITE", DIRTY),
+    "uffd-wp beside it": (
+        f"{CLEARED}0 uffd_register {HERE:#x} 0x4000 WP_ASYNC\n{PROTECT}",
+        CLEAN | WP,
+    ),
+}
+TIMED = ("fork", "uffd_wp_on", "pagemap_scan_written", "clear_refs")
+
+
+@pytest.fixture(scope="module")
+def boot():
+    """One boot: the facts' answers, plain programs and theirs, and the ticks."""
+    if reason := guest.missing():
+        pytest.skip(reason)
+    facts = [
+        Program.parse(f"watch {HERE:#x} 0x1000\n{text}")
+        for text, _ in SOFT_DIRTY_FACTS.values()
+    ]
+    plain = simple(seed=5, count=100)
+    clock = "".join(f"time {op} {n} 5\n" for op in TIMED for n in (512, 1536))
+    output = guest.run(answers.text([*facts, *plain]) + clock)
+    kernel, given = answers.parse(output)
+    return kernel, given[: len(facts)], plain, given[len(facts) :], output
+
+
+def test_it_has_what_the_host_may_lack(boot):
+    kernel = boot[0]
+    assert kernel.soft_dirty
+    assert kernel.swap
+    assert kernel.scan
+
+
+@pytest.mark.parametrize("fact", SOFT_DIRTY_FACTS)
+def test_soft_dirty(boot, fact):
+    given = boot[1][list(SOFT_DIRTY_FACTS).index(fact)]
+    assert all(answer.error is None for answer in given)
+    words = [word for a in given for _, addr, _, word in a.changes if addr == HERE]
+    assert words[-1] == SOFT_DIRTY_FACTS[fact][1]
+
+
+def test_a_model_without_soft_dirty_is_found_wrong(boot):
+    kernel, _, plain, given, _ = boot
+    found = [
+        compare(program, its, Anonymous(), kernel)
+        for program, its in zip(plain, given, strict=True)
+    ]
+    assert all(found)
+    assert "soft_dirty" in found[0].kernel
+
+
+def test_instructions_per_pte_repeat(boot):
+    """Between rounds, where no interrupt falls into one: to the hundredth."""
+    ticks = {}
+    for line in boot[-1].splitlines():
+        if line.startswith("t "):
+            _, operation, pages, _, took = line.split()
+            ticks.setdefault((operation, int(pages)), []).append(int(took))
+    for operation in TIMED:
+        small, large = ticks[operation, 512], ticks[operation, 1536]
+        each = [(b - a) / 1024 for a, b in zip(small, large, strict=True)]
+        middle = statistics.median(each)
+        assert 10 < middle < 1000, operation
+        if operation != "fork":  # its pages are allocated from more than one list
+            near = [x for x in each if abs(x - middle) < 0.02]
+            assert len(near) >= 3, (operation, each)
+
+
+def test_a_line_that_can_not_be_read_is_named():
+    if reason := guest.missing():
+        pytest.skip(reason)
+    with pytest.raises(native.DriverError, match="line 2: no operation 'frobnicate'"):
+        guest.run("program t\n0 frobnicate\n")
+
+
+def test_the_initramfs_is_one(tmp_path):
+    """As the distribution's own cpio reads it."""
+    made = guest.cpio(
+        [("a", stat.S_IFREG | 0o755, b"12345"), ("d", stat.S_IFDIR | 0o755, b"")]
+    )
+    assert len(made) % 4 == 0
+    try:
+        listed = subprocess.run(
+            ["cpio", "-itv"], input=made, capture_output=True, check=True
+        ).stdout.decode()
+    except FileNotFoundError:
+        pytest.skip("no cpio to read it with")
+    assert [line.split()[0] for line in listed.splitlines()] == [
+        "-rwxr-xr-x",
+        "drwxr-xr-x",
+    ]
