@@ -21,7 +21,7 @@ from typing import Any
 
 import native
 from answers import Kernel, run_guest, run_native
-from comparison import Mismatch, Refusal, compare
+from comparison import Documented, Mismatch, Refusal, compare
 from programs import MENUS, Menu, Program, random_programs, smaller
 from rich.console import Console
 from rich.progress import (
@@ -57,6 +57,7 @@ class State:
     kernel: str = ""
     mismatches: dict[str, int] = field(default_factory=dict)
     refusals: dict[str, int] = field(default_factory=dict)
+    documented: dict[str, int] = field(default_factory=dict)
     unsteady: int = 0
 
     @classmethod
@@ -93,7 +94,7 @@ def refusals() -> tuple[type[Exception], ...]:
 
 def check(
     programs: Sequence[Program], run: Run, model: Model
-) -> list[Mismatch | Refusal | None]:
+) -> list[Mismatch | Refusal | Documented | None]:
     """Run programs on the kernel and a model; return each one's first mismatch."""
     kernel, answers = run(programs)
     return [
@@ -168,9 +169,10 @@ class Campaign:
                 found = compare(program, given, model(kernel), kernel, refusals())
                 if isinstance(found, Mismatch):
                     self.mismatch(program, found, encoding)
+                elif isinstance(found, Refusal):
+                    self.count(self.state.refusals, encoding)
                 elif found:
-                    count = self.state.refusals.get(encoding, 0)
-                    self.state.refusals[encoding] = count + 1
+                    self.count(self.state.documented, encoding)
         self.state.batches += 1
         self.state.programs += len(programs)
         self.state.operations += sum(len(p.operations) for p in programs)
@@ -181,7 +183,7 @@ class Campaign:
         signature = (encoding, *found.signature)
         self.shrunk[signature] = self.shrunk.get(signature, 0) + 1
         if self.shrunk[signature] > SHRUNK_OF_A_KIND:
-            self.count(encoding)
+            self.count(self.state.mismatches, encoding)
             return
         model = self.models[encoding]
         again = check([program], self.run, model)[0]
@@ -191,12 +193,13 @@ class Campaign:
             self.save("unsteady", program, found, encoding)
             return
         small, found = shrink(program, again, self.run, model)
-        self.count(encoding)
+        self.count(self.state.mismatches, encoding)
         self.save("mismatch", small, found, encoding)
 
-    def count(self, encoding: str) -> None:
-        """Count one more mismatch of an encoding."""
-        self.state.mismatches[encoding] = self.state.mismatches.get(encoding, 0) + 1
+    @staticmethod
+    def count(counts: dict[str, int], encoding: str) -> None:
+        """Count one more."""
+        counts[encoding] = counts.get(encoding, 0) + 1
 
     def save(self, name: str, program: Program, found: Mismatch, encoding: str) -> None:
         """Save a program and say where."""
@@ -242,6 +245,7 @@ def summary(state: State) -> str:
     lines = [
         f"{encoding:<12}{state.mismatches.get(encoding, 0):>8,} mismatches"
         f"{state.refusals.get(encoding, 0):>8,} refused"
+        f"{state.documented.get(encoding, 0):>8,} documented"
         for encoding in state.encodings
     ]
     return "\n".join([head, *lines])
@@ -304,7 +308,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             if state.encodings != args.encodings:
                 console.print(
                     f"oracle: {directory} is of {' '.join(state.encodings)}: "
-                    "give another --seed or --directory"
+                    "give another --seed or --directory",
+                    soft_wrap=True,
                 )
                 return 2
             models = {name: address_space(name) for name in state.encodings}

@@ -267,8 +267,11 @@ def make(choose: Choose, menu: Menu = PAGES, longest: int = 16) -> Program:
     operations: list[Operation] = []
     features = choose(menu.features)
 
+    # Where memory has been put; elsewhere there is little but errors.
+    used = [menu.windows[0]]
+
     def window_range() -> tuple[int, int]:
-        start, length = choose(menu.windows[:1] * 3 + menu.windows[1:])
+        start, length = choose((*used, *used, *used, choose(menu.windows)))
         size = choose(menu.lengths)
         granule = PAGE if size < PMD // 2 else PMD // 2
         places = range(0, length - size + 1, granule)
@@ -278,9 +281,15 @@ def make(choose: Choose, menu: Menu = PAGES, longest: int = 16) -> Program:
             return start + choose(near), size
         return start + choose(places), size
 
+    def use(addr: int) -> None:
+        for window in menu.windows:
+            if window[0] <= addr < sum(window) and window not in used:
+                used.append(window)
+
     def arguments(name: str) -> tuple[int | str, ...]:
         addr, length = window_range()
         if name == "mmap":
+            use(addr)
             return addr, length, choose(("rw", "rw", "rw", "r")), choose(menu.maps)
         if name == "mprotect":
             return addr, length, choose(("rw", "r", "none"))
@@ -289,6 +298,7 @@ def make(choose: Choose, menu: Menu = PAGES, longest: int = 16) -> Program:
         if name == "mremap":
             start, size = choose(menu.windows[1:] * 2 + menu.windows[:1])
             places = range(0, size - length + 1, PMD if length >= PMD else PAGE)
+            use(start)
             return addr, length, length, start + choose(places[:9])
         if name == "uffd_register":
             return addr, length, features

@@ -1,13 +1,13 @@
 """The guest: what only its kernel shows (soft-dirty), and its counts."""
 
 import stat
-import statistics
 import subprocess
 
 import answers
 import guest
 import native
 import pytest
+import ticks
 from comparison import compare
 from programs import Program
 from test_driver import EXCLUSIVE, HERE, PRESENT, SOFT_DIRTY, SWAP, WP
@@ -70,7 +70,6 @@ SOFT_DIRTY_FACTS = {
         CLEAN | WP,
     ),
 }
-TIMED = ("fork", "uffd_wp_on", "pagemap_scan_written", "clear_refs")
 
 
 @pytest.fixture(scope="module")
@@ -83,8 +82,7 @@ def boot():
         for text, _ in SOFT_DIRTY_FACTS.values()
     ]
     plain = simple(seed=5, count=100)
-    clock = "".join(f"time {op} {n} 5\n" for op in TIMED for n in (512, 1536))
-    output = guest.run(answers.text([*facts, *plain]) + clock)
+    output = guest.run(answers.text([*facts, *plain]) + ticks.text())
     kernel, given = answers.parse(output)
     return kernel, given[: len(facts)], plain, given[len(facts) :], output
 
@@ -115,20 +113,21 @@ def test_a_model_without_soft_dirty_is_found_wrong(boot):
 
 
 def test_instructions_per_pte_repeat(boot):
-    """Between rounds, where no interrupt falls into one: to the hundredth."""
-    ticks = {}
-    for line in boot[-1].splitlines():
-        if line.startswith("t "):
-            _, operation, pages, _, took = line.split()
-            ticks.setdefault((operation, int(pages)), []).append(int(took))
-    for operation in TIMED:
-        small, large = ticks[operation, 512], ticks[operation, 1536]
-        each = [(b - a) / 1024 for a, b in zip(small, large, strict=True)]
-        middle = statistics.median(each)
-        assert 10 < middle < 1000, operation
-        if operation != "fork":  # its pages are allocated from more than one list
-            near = [x for x in each if abs(x - middle) < 0.02]
-            assert len(near) >= 3, (operation, each)
+    """The median round is one into which no interrupt fell, so is its neighbour."""
+    rows = ticks.per_pte(boot[-1])
+    assert [row.operation for row in rows] == list(ticks.OPERATIONS)
+    for row in rows:
+        assert 10 < row.median < 5000
+        assert row.least <= row.median <= row.most
+    written = next(r for r in rows if r.operation == "pagemap_scan_written")
+    assert written.median - written.least < 2
+
+
+def test_two_boots_are_the_same_to_the_last_tick():
+    if reason := guest.missing():
+        pytest.skip(reason)
+    text = "".join(f"time {op} 64 3\n" for op in ticks.OPERATIONS)
+    assert guest.run(text) == guest.run(text)
 
 
 def test_a_line_that_can_not_be_read_is_named():

@@ -19,7 +19,7 @@ import native
 import numpy as np
 import oracle
 import pytest
-from comparison import Refusal, compare
+from comparison import Documented, Refusal, compare
 from hypothesis import HealthCheck, find, given, settings
 from programs import (
     HUGE,
@@ -266,6 +266,15 @@ class TestComparison:
         assert isinstance(found, Refusal)
         assert (found.step, found.reason) == (0, "the bit is soft_dirty's")
 
+    def test_a_failing_mremap_may_differ_as_kernels_do(self):
+        start = "0 mmap 0x3fffc000 0x4000 rw private|anonymous\n"
+        space = Anonymous()
+        space.mremap = lambda *args: None
+        text = f"{start}0 mremap 0x50000000 0x1000 0x1000 0x3fffc000"
+        found = self.agree(text, space)
+        assert isinstance(found, Documented)
+        assert "mremap_to" in found.reason
+
     def test_programs_are_repeatable(self):
         with native.swap():
             batch = list(itertools.islice(random_programs(3), 400))
@@ -335,6 +344,52 @@ class TestCampaign:
         assert campaign.state.unsteady == 1
         assert not campaign.state.mismatches
         assert len(list(tmp_path.glob("unsteady-*.txt"))) == 1
+
+
+@needs_native
+class TestCommand:
+    @pytest.fixture(autouse=True)
+    def address_space(self, monkeypatch):
+        """In the place of ours: one that knows next to nothing."""
+        monkeypatch.setattr(
+            em,
+            "AddressSpace",
+            lambda fields, encoding, arch: Anonymous(),
+            raising=False,
+        )
+
+    def test_a_campaign_that_finds_something_says_so(self, tmp_path, capsys):
+        command = ["--operations", "1", "--encodings", "inpte", "--directory"]
+        assert oracle.main([*command, str(tmp_path)]) == 1
+        printed = capsys.readouterr()
+        assert "inpte" in printed.out
+        assert "has no attribute" in printed.err
+        assert list(tmp_path.glob("mismatch-*.txt"))
+
+    def test_a_directory_is_of_one_campaign(self, tmp_path, capsys):
+        oracle.State("native", 1, ["linked"]).save(tmp_path / "state.json")
+        command = ["--encodings", "inpte", "--directory", str(tmp_path)]
+        assert oracle.main(command) == 2
+        assert "is of linked" in capsys.readouterr().err
+
+    def test_a_program_is_run_on_both(self, tmp_path, capsys):
+        path = tmp_path / "program.txt"
+        path.write_text(
+            "# a comment\nwatch 0x40000000 0x1000\n"
+            "0 mmap 0x40000000 0x1000 rw private|anonymous\n0 read 0x50000000 1\n"
+        )
+        assert oracle.main(["--program", str(path), "--encodings", "inpte"]) == 0
+        said = capsys.readouterr().out
+        assert "read 0x50000000 0x1: -1 SIGSEGV" in said
+        assert "inpte       agrees" in said
+
+    def test_it_can_be_stopped(self, tmp_path, monkeypatch, capsys):
+        def stop(*args):
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr(oracle.Campaign, "next_batch", stop)
+        assert oracle.main(["--directory", str(tmp_path)]) == 130
+        assert "the same command goes on" in capsys.readouterr().err
 
 
 # ---- swap ----
