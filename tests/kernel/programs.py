@@ -254,6 +254,125 @@ SCANS = (
 ALL_CATEGORIES = "WPALLOWED|WRITTEN|FILE|PRESENT|SWAPPED|PFNZERO|HUGE|SOFT_DIRTY"
 
 Choose = Callable[[Sequence[Any]], Any]
+Range = tuple[int, int]  # address, length
+
+
+@dataclass
+class Memory:
+    """About what a process has: so that most operations find something to do."""
+
+    mapped: set[int]  # page addresses
+    registered: set[int]
+
+    def runs(self, of_registered: bool) -> list[Range]:
+        """Return the ranges that are there."""
+        found: list[list[int]] = []
+        for page in sorted(self.registered if of_registered else self.mapped):
+            if found and sum(found[-1]) == page:
+                found[-1][1] += PAGE
+            else:
+                found.append([page, PAGE])
+        return [(start, length) for start, length in found]
+
+    def follow(self, operation: Operation) -> None:
+        """Take note of an operation (but for its failing)."""
+        name, values = operation.name, operation.arguments
+        changing = ("mmap", "munmap", "mremap", "uffd_register", "uffd_unregister")
+        if name not in changing:
+            return
+        pages = pages_of(values)
+        if name in ("mmap", "munmap"):
+            self.registered -= pages
+            self.mapped = self.mapped | pages if name == "mmap" else self.mapped - pages
+        elif name == "uffd_register":
+            self.registered |= pages & self.mapped
+        elif name == "uffd_unregister":
+            self.registered -= pages
+        elif name == "mremap" and pages <= self.mapped:
+            self.mapped -= pages
+            self.registered -= pages
+            self.mapped |= pages_of((values[3], values[1]))
+
+    def fork(self, features: str) -> "Memory":
+        """Return what the child has."""
+        inherits = "EVENT_FORK" in features
+        return Memory(set(self.mapped), set(self.registered if inherits else ()))
+
+
+def pages_of(values: Sequence[Any]) -> set[int]:
+    """Return the page addresses of a range."""
+    return set(range(values[0], values[0] + values[1], PAGE))
+
+
+class Maker:
+    """Makes one program; every decision is one of ``choose(sequence)``."""
+
+    def __init__(self, choose: Choose, menu: Menu) -> None:
+        self.choose = choose
+        self.menu = menu
+        self.features = choose(menu.features)
+        self.memory = {0: Memory(set(), set())}
+        self.forks = 0
+        self.operations: list[Operation] = []
+
+    def add(self, process: int, name: str, *arguments: int | str) -> None:
+        """Add an operation."""
+        operation = Operation(process, name, arguments)
+        self.operations.append(operation)
+        if name == "fork":
+            self.forks += 1
+            self.memory[self.forks] = self.memory[process].fork(self.features)
+        elif name == "exit":
+            del self.memory[process]
+        else:
+            self.memory[process].follow(operation)
+
+    def range(self, process: int, name: str) -> Range:
+        """Choose a range for an operation: mostly where something is."""
+        choose, menu = self.choose, self.menu
+        runs = self.memory[process].runs(name == "uffd_writeprotect")
+        if not runs or choose((False, False, False, False, False, False, True)):
+            runs = list(menu.windows)
+        start, length = choose(runs)
+        size = min(choose(menu.lengths), length)
+        granule = PAGE if size < PMD // 2 else PMD // 2
+        places = range(0, length - size + 1, granule)
+        if len(places) > 32:  # the ends, the middle, and what is beside them
+            middle = len(places) // 2
+            near = [*places[:3], *places[middle - 2 : middle + 2], *places[-3:]]
+            return start + choose(near), size
+        return start + choose(places), size
+
+    def arguments(self, process: int, name: str) -> tuple[int | str, ...]:
+        """Choose an operation's arguments."""
+        if not OPERATIONS[name]:
+            return ()
+        choose, menu = self.choose, self.menu
+        addr, length = self.range(process, name)
+        if name == "mmap":
+            addr, length = choose((*menu.windows, (addr, length), (addr, length)))
+            return addr, length, choose(("rw", "rw", "rw", "r")), choose(menu.maps)
+        if name == "mprotect":
+            return addr, length, choose(("rw", "rw", "r", "none"))
+        if name == "madvise":
+            advice = choose(menu.advice)
+            if advice == "COLLAPSE":  # of whole tables, or it is EINVAL
+                return addr & -PMD, PMD, advice
+            return addr, length, advice
+        if name == "mremap":
+            start, size = choose(menu.windows[1:] * 2 + menu.windows[:1])
+            granule = PMD if length >= PMD else PAGE
+            places = range(0, size - length + 1, granule) or (0,)
+            return addr, length, length, start + choose(places[:9])
+        if name == "uffd_register":
+            return addr, length, self.features
+        if name == "uffd_writeprotect":
+            return addr, length, choose((1, 1, 0))
+        if name == "pagemap_scan":
+            scan = [ALL_CATEGORIES if a == "ALL" else a for a in choose(SCANS)]
+            limits = choose(((0, 1000),) * 4 + ((1, 1000), (2, 1000), (0, 1), (3, 2)))
+            return addr, addr + length, *scan, *limits
+        return addr, length
 
 
 def make(choose: Choose, menu: Menu = PAGES, longest: int = 16) -> Program:
@@ -263,83 +382,23 @@ def make(choose: Choose, menu: Menu = PAGES, longest: int = 16) -> Program:
     ``sampled_from`` it shrinks (towards the first of each sequence).
     """
     names = [name for name, weight in menu.weights.items() for _ in range(weight)]
-    alive, next_number = [0], 1
-    operations: list[Operation] = []
-    features = choose(menu.features)
-
-    # Where memory has been put; elsewhere there is little but errors.
-    used = [menu.windows[0]]
-
-    def window_range() -> tuple[int, int]:
-        start, length = choose((*used, *used, *used, choose(menu.windows)))
-        size = choose(menu.lengths)
-        granule = PAGE if size < PMD // 2 else PMD // 2
-        places = range(0, length - size + 1, granule)
-        if len(places) > 32:  # the ends, the middle, and what is beside them
-            middle = len(places) // 2
-            near = [*places[:3], *places[middle - 2 : middle + 2], *places[-3:]]
-            return start + choose(near), size
-        return start + choose(places), size
-
-    def use(addr: int) -> None:
-        for window in menu.windows:
-            if window[0] <= addr < sum(window) and window not in used:
-                used.append(window)
-
-    def arguments(name: str) -> tuple[int | str, ...]:
-        addr, length = window_range()
-        if name == "mmap":
-            use(addr)
-            return addr, length, choose(("rw", "rw", "rw", "r")), choose(menu.maps)
-        if name == "mprotect":
-            return addr, length, choose(("rw", "r", "none"))
-        if name == "madvise":
-            return addr, length, choose(menu.advice)
-        if name == "mremap":
-            start, size = choose(menu.windows[1:] * 2 + menu.windows[:1])
-            places = range(0, size - length + 1, PMD if length >= PMD else PAGE)
-            use(start)
-            return addr, length, length, start + choose(places[:9])
-        if name == "uffd_register":
-            return addr, length, features
-        if name == "uffd_writeprotect":
-            return addr, length, choose((1, 1, 0))
-        if name == "pagemap_scan":
-            scan = [ALL_CATEGORIES if a == "ALL" else a for a in choose(SCANS)]
-            limits = choose(((0, 1000),) * 4 + ((1, 1000), (2, 1000), (0, 1), (3, 2)))
-            return addr, addr + length, *scan, *limits
-        return addr, length
-
+    maker = Maker(choose, menu)
     # Nothing happens without memory, so it comes first, mostly all of it.
     whole = menu.windows[0]
-    operations.append(
-        Operation(
-            0,
-            "mmap",
-            (*choose((whole, whole, window_range())), "rw", choose(menu.maps)),
-        )
-    )
-    if menu.advice.count("HUGEPAGE") and choose((True, True, False)):
-        operations.append(Operation(0, "madvise", (*whole, "HUGEPAGE")))
-    if "uffd_register" in menu.weights and choose((True, True, False)):
-        operations.append(Operation(0, "uffd_register", (*whole, features)))
+    first = choose((whole, whole, maker.range(0, "mmap")))
+    maker.add(0, "mmap", *first, "rw", choose(menu.maps))
+    if "HUGEPAGE" in menu.advice and choose((True, True, False)):
+        maker.add(0, "madvise", *whole, "HUGEPAGE")
+    if "uffd_register" in menu.weights and choose((True, True, True, False)):
+        maker.add(0, "uffd_register", *whole, maker.features)
     for _ in range(choose(range(1, longest + 1))):
-        process = choose(alive)
-        name = choose(names)
-        if (name == "fork" and next_number >= menu.processes) or (
+        process, name = choose(list(maker.memory)), choose(names)
+        if (name == "fork" and maker.forks + 1 >= menu.processes) or (
             name == "exit" and process == 0
         ):
             name = "write"
-        if name == "fork":
-            alive.append(next_number)
-            next_number += 1
-        elif name == "exit":
-            alive.remove(process)
-        has_arguments = bool(OPERATIONS[name])
-        operations.append(
-            Operation(process, name, arguments(name) if has_arguments else ())
-        )
-    return Program(tuple(operations), menu.windows)
+        maker.add(process, name, *maker.arguments(process, name))
+    return Program(tuple(maker.operations), menu.windows)
 
 
 @st.composite
