@@ -18,6 +18,12 @@ class Kernel:
     scan: bool
     features: int  # of userfaultfd
 
+    @property
+    def version(self) -> tuple[int, int]:
+        """As in (6, 12): what depends on the kernel's version goes by it."""
+        major, minor = self.release.split(".")[:2]
+        return int(major), int(minor)
+
     @classmethod
     def parse(cls, line: str) -> "Kernel":
         said = dict(zip(*[iter(line.split())] * 2, strict=True))

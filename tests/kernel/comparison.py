@@ -177,8 +177,27 @@ class Comparison:
                 for start, length in self.program.watch:
                     space.munmap(start, length)
         else:
-            return getattr(space, operation.name)(*arguments(operation).values())
+            return self.resolving(space, operation)
         return None
+
+    @staticmethod
+    def resolving(space: Any, operation: Operation) -> Any:
+        """Call a method; be the monitor that the driver's conductor is.
+
+        A write that waits for somebody to take a page's protection off raises
+        an exception with the page's ``address``: take it off, and go on.
+        """
+        method, values = getattr(space, operation.name), arguments(operation).values()
+        waited: set[int] = set()
+        while True:
+            try:
+                return method(*values)
+            except Exception as fault:
+                page = getattr(fault, "address", None)
+                if page is None or page in waited:
+                    raise
+                waited.add(page)
+                space.uffd_writeprotect(page & -PAGE, PAGE, 0)
 
     def difference(
         self, operation: Operation, answer: Answer

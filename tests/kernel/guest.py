@@ -5,6 +5,7 @@ under ``-icount shift=0`` a nanosecond of the guest's clock is one instruction.
 The kernel's package is unpacked into a cache, not installed.
 """
 
+import contextlib
 import lzma
 import shutil
 import stat
@@ -65,9 +66,9 @@ def kernel():
             raise native.Missing(f"{name} can't be fetched: {reason}")
         tree = Path(scratch, "tree")
         subprocess.run(["dpkg-deb", "-x", debs[0], tree], check=True)
-        # Last, so that what is in the cache is whole.
-        shutil.rmtree(CACHE / name, ignore_errors=True)
-        tree.rename(CACHE / name)
+        # Last, so that what is in the cache is whole; another may have been first.
+        with contextlib.suppress(OSError):
+            tree.rename(CACHE / name)
     if not (found := unpacked()):
         raise native.Missing(f"{name} has no kernel with a loop module")
     return found

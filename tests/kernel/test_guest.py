@@ -1,17 +1,19 @@
 """The guest: what only its kernel shows (soft-dirty), and its counts."""
 
+import itertools
 import stat
 import subprocess
 
 import answers
 import guest
 import native
+import oracle
 import pytest
 import ticks
-from comparison import compare
-from programs import Program
+from comparison import Mismatch, compare
+from programs import Program, random_programs
 from test_driver import EXCLUSIVE, HERE, PRESENT, SOFT_DIRTY, SWAP, WP
-from test_oracle import Anonymous, simple
+from test_oracle import Anonymous, needs_address_space, simple
 
 MAP = f"0 mmap {HERE:#x} 0x4000 rw private|anonymous\n"
 CLEARED = f"{MAP}0 write {HERE:#x} 0x4000\n0 clear_refs\n"
@@ -121,6 +123,33 @@ def test_instructions_per_pte_repeat(boot):
         assert row.least <= row.median <= row.most
     written = next(r for r in rows if r.operation == "pagemap_scan_written")
     assert written.median - written.least < 2
+
+
+@pytest.fixture(scope="module")
+def campaign():
+    """A boot of random programs: CI's share of operations with soft-dirty."""
+    if reason := guest.missing():
+        pytest.skip(reason)
+    programs = list(itertools.islice(random_programs(seed=1), 500))
+    assert sum(len(p.operations) for p in programs) >= 5000
+    return programs, *answers.run_guest(programs)
+
+
+@needs_address_space
+@pytest.mark.slow
+def test_address_space_is_linux_with_soft_dirty(campaign, encoding):
+    programs, kernel, given = campaign
+    model = oracle.address_space(encoding)
+    found = [
+        compare(program, its, model(kernel), kernel, oracle.refusals())
+        for program, its in zip(programs, given, strict=True)
+    ]
+    wrong = [
+        oracle.report(program, mismatch, encoding, kernel.release)
+        for program, mismatch in zip(programs, found, strict=True)
+        if isinstance(mismatch, Mismatch)
+    ]
+    assert not wrong, f"{len(wrong)} programs; make oracle GUEST=1\n{wrong[0]}"
 
 
 def test_two_boots_are_the_same_to_the_last_tick():

@@ -266,6 +266,40 @@ class TestComparison:
         assert isinstance(found, Refusal)
         assert (found.step, found.reason) == (0, "the bit is soft_dirty's")
 
+    def test_a_synchronous_fault_is_resolved_as_the_conductor_does(self):
+        class Fault(Exception):
+            address = 0x3FFFD000
+
+        space, resolved, wp = Anonymous(), [], np.uint64(1 << 57)
+        shown, touch = space.pagemap, space.touch
+
+        def write(addr, length=1):
+            if not resolved:
+                raise Fault
+            touch(addr, length, write=True)
+
+        def pagemap(addr, length):
+            words = shown(addr, length)
+            if protected and not resolved:
+                words[1] |= wp
+            return words
+
+        protected = []
+        space.pagemap = pagemap
+        space.write = write
+        space.uffd_register = lambda *args: None
+        space.uffd_writeprotect = lambda *args: (
+            protected.append(args) if args[2] else resolved.append(args)
+        )
+        start, page = (
+            "0 mmap 0x3fffc000 0x4000 rw private|anonymous",
+            "0x3fffd000 0x1000",
+        )
+        text = f"{start}\n0 read {page}\n0 uffd_register 0x3fffc000 0x4000 -\n"
+        protect = f"0 uffd_writeprotect {page} 1\n"
+        assert self.agree(text + protect + f"0 write {page}", space) is None
+        assert resolved == [(0x3FFFD000, PAGE, 0)]
+
     def test_a_failing_mremap_may_differ_as_kernels_do(self):
         start = "0 mmap 0x3fffc000 0x4000 rw private|anonymous\n"
         space = Anonymous()
