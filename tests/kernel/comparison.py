@@ -187,11 +187,11 @@ class Comparison:
         A write that waits for somebody to take a page's protection off raises
         an exception with the page's ``address``: take it off, and go on.
         """
-        method, values = getattr(space, operation.name), arguments(operation).values()
+        method, values = getattr(space, operation.name), arguments(operation)
         waited: set[int] = set()
         while True:
             try:
-                return method(*values)
+                return method(**values)
             except Exception as fault:
                 page = getattr(fault, "address", None)
                 if page is None or page in waited:

@@ -81,7 +81,9 @@ def address_space(encoding: str) -> Model:
 
     def make(kernel: Kernel) -> Any:
         bits = {"uffd_wp": 1, "soft_dirty": 1} if kernel.soft_dirty else {"uffd_wp": 1}
-        return em.AddressSpace(em.Fields(**bits), encoding, arch="x86_64")
+        return em.AddressSpace(
+            em.Fields(**bits), encoding, arch="x86_64", release=kernel.release
+        )
 
     return make
 
@@ -208,7 +210,9 @@ class Campaign:
         path = self.directory / f"{name}-{number}.txt"
         self.directory.mkdir(parents=True, exist_ok=True)
         path.write_text(text)
-        self.console.print(f"{path}\n{text}", markup=False, highlight=False)
+        self.console.print(
+            f"{path}\n{text}", markup=False, highlight=False, soft_wrap=True
+        )
 
     def go_on(self, operations: int) -> None:
         """Run until so many operations are done, with a bar."""

@@ -231,14 +231,14 @@ class TestComparison:
         start = "0 mmap 0x3fffc000 0x4000 rw private|anonymous\n"
         scan = "0 pagemap_scan 0x3fffc000 0x40000000 - - PRESENT - PRESENT 0 9"
         wrong = Anonymous()
-        wrong.pagemap_scan = lambda *args: ([(0, PAGE, 8)], 0x40000000)
+        wrong.pagemap_scan = lambda **args: ([(0, PAGE, 8)], 0x40000000)
         found = self.agree(f"{start}0 write 0x3fffc000 1\n{scan}", wrong)
         assert found.kind == "scan"
         assert "[0x3fffc000, 0x3fffd000) 0x8" in found.kernel
         assert "[0x0, 0x1000) 0x8" in found.model
 
         right = Anonymous()
-        right.pagemap_scan = lambda *args: ([(0x3FFFC000, 0x3FFFD000, 8)], 0x40000000)
+        right.pagemap_scan = lambda **args: ([(0x3FFFC000, 0x3FFFD000, 8)], 0x40000000)
         assert self.agree(f"{start}0 write 0x3fffc000 1\n{scan}", right) is None
 
         lax = Anonymous()
@@ -287,10 +287,10 @@ class TestComparison:
         protected = []
         space.pagemap = pagemap
         space.write = write
-        space.uffd_register = lambda *args: None
-        space.uffd_writeprotect = lambda *args: (
-            protected.append(args) if args[2] else resolved.append(args)
-        )
+        space.uffd_register = lambda **args: None
+        space.uffd_writeprotect = lambda addr, length, on: (
+            protected if on else resolved
+        ).append(addr)
         start, page = (
             "0 mmap 0x3fffc000 0x4000 rw private|anonymous",
             "0x3fffd000 0x1000",
@@ -298,12 +298,12 @@ class TestComparison:
         text = f"{start}\n0 read {page}\n0 uffd_register 0x3fffc000 0x4000 -\n"
         protect = f"0 uffd_writeprotect {page} 1\n"
         assert self.agree(text + protect + f"0 write {page}", space) is None
-        assert resolved == [(0x3FFFD000, PAGE, 0)]
+        assert resolved == [0x3FFFD000]
 
     def test_a_failing_mremap_may_differ_as_kernels_do(self):
         start = "0 mmap 0x3fffc000 0x4000 rw private|anonymous\n"
         space = Anonymous()
-        space.mremap = lambda *args: None
+        space.mremap = lambda **args: None
         text = f"{start}0 mremap 0x50000000 0x1000 0x1000 0x3fffc000"
         found = self.agree(text, space)
         assert isinstance(found, Documented)
@@ -388,7 +388,7 @@ class TestCommand:
         monkeypatch.setattr(
             em,
             "AddressSpace",
-            lambda fields, encoding, arch: Anonymous(),
+            lambda *args, **kwargs: Anonymous(),
             raising=False,
         )
 
