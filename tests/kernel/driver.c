@@ -53,7 +53,7 @@ enum {
 	REGIONS = 4096,
 	ARGUMENTS = 9,
 	TIMEOUT_MS = 60000,
-	PAGEOUT_TRIES = 100,
+	PAGEOUT_TRIES = 30,
 };
 
 #define PRESENT (1UL << 63)
@@ -267,6 +267,26 @@ static int touch(u64 address, u64 length, int write)
 	return 0;
 }
 
+/* A page that is unmapped while it is being written keeps its slot until reclaim
+ * finds it: so many would fill the swap, and then nothing goes out any more. */
+static void wait_for_writeback(void)
+{
+	char text[1 << 15], *found;
+	int tries;
+
+	for (tries = 0; tries < PAGEOUT_TRIES; tries++) {
+		int fd = open("/proc/vmstat", O_RDONLY | O_CLOEXEC);
+		ssize_t got = read(fd, text, sizeof(text) - 1);
+
+		close(fd);
+		text[got > 0 ? got : 0] = '\0';
+		found = strstr(text, "\nnr_writeback ");
+		if (!found || !atol(found + strlen("\nnr_writeback ")))
+			return;
+		usleep(1000);
+	}
+}
+
 /* A page whose writeback is under way is passed over: ask again. Pages that
  * others map too stay, so only exclusive ones are waited for. */
 static int page_out(u64 start, u64 length)
@@ -287,6 +307,8 @@ static int page_out(u64 start, u64 length)
 			break;
 		usleep(1000);
 	}
+	if (have_swap)
+		wait_for_writeback();
 	close(fd);
 	return result;
 }

@@ -17,7 +17,9 @@ SOURCES = ("driver.c", "timing.c", "guest.c")
 FLAGS = ("-O2", "-std=gnu11", "-Wall", "-Wextra", "-Werror", "-static")
 
 SWAP_NAME = "extmeta-oracle-"  # then a random part
-SWAP_BYTES = 64 << 20
+# Far more than is used: a huge page goes out whole only where 512 slots in a row
+# are free, and slots whose page was still being written stay taken for a while.
+SWAP_BYTES = 1 << 30
 
 
 class Missing(Exception):
@@ -107,51 +109,87 @@ def places():
 
 
 def remove_leftovers():
-    """Remove swap files whose maker is gone; return their paths.
+    """Remove swap files that nobody uses any more; return their paths.
 
-    A maker holds a lock on its file for as long as it lives.
+    Who uses one holds a lock on it for as long as he lives.
     """
-    removed = []
-    for place in dict.fromkeys(places()):
-        for path in place.glob(f"{SWAP_NAME}*.swap"):
-            with contextlib.suppress(OSError), path.open("rb") as file:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                _remove(path)
-                removed.append(path)
-    return removed
+    with _alone():
+        return [path for path in _files() if _remove_unused(path)]
 
 
-def _remove(path):
-    ask("swapoff", path)  # it may be off already
-    path.unlink(missing_ok=True)
+@contextlib.contextmanager
+def _alone():
+    """Only one process at a time makes, joins or removes swap files."""
+    with Path(tempfile.gettempdir(), f"{SWAP_NAME}lock").open("wb") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
-def _swap_on(place):
-    """Make a swap file there; return it and its open file, or None."""
-    handle, name = tempfile.mkstemp(prefix=SWAP_NAME, suffix=".swap", dir=place)
-    path, file = Path(name), os.fdopen(handle, "wb")
+def _files():
+    found = [p for place in places() for p in place.glob(f"{SWAP_NAME}*.swap")]
+    return list(dict.fromkeys(found))
+
+
+def _remove_unused(path):
+    """Remove a swap file unless somebody holds it; return whether."""
     try:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        # Written, not truncated: a swap file has no holes.
-        file.write(bytes(SWAP_BYTES))
-        file.flush()
-        for command in (["mkswap", "--quiet"], ["swapon"]):
-            subprocess.run([*command, path], check=True, capture_output=True)
-    except BaseException as failed:
-        _remove(path)
-        file.close()
-        if isinstance(failed, (OSError, subprocess.CalledProcessError)):
-            return None
-        raise
-    return path, file
+        with path.open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            ask("swapoff", path)  # it may be off already
+            path.unlink()
+    except OSError:  # held, or removed by another
+        return False
+    return True
+
+
+def _join():
+    """Return a swap file of ours, in use or made now, held; None if refused."""
+    for path in _files():
+        if not _remove_unused(path) and (file := _held(path)):
+            return file
+    for place in places():
+        if place.is_dir() and (file := _made(place)):
+            return file
+    return None
+
+
+def _held(path):
+    """Return a swap file, open and held; None if it can't be shared."""
+    with contextlib.suppress(OSError), contextlib.ExitStack() as failing:
+        file = failing.enter_context(path.open("rb"))
+        fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        failing.pop_all()
+        return file
+    return None
+
+
+def _made(place):
+    handle, name = tempfile.mkstemp(prefix=SWAP_NAME, suffix=".swap", dir=place)
+    path = Path(name)
+    with os.fdopen(handle, "wb") as file:
+        try:
+            # Not truncated: a swap file has no holes.
+            os.posix_fallocate(file.fileno(), 0, SWAP_BYTES)
+            # Before any other swap: what is swapped out stays when that one goes.
+            on = ["swapon", "--priority", "100"]
+            for command in (["mkswap", "--quiet"], on):
+                subprocess.run([*command, path], check=True, capture_output=True)
+        except BaseException as failed:
+            ask("swapoff", path)
+            path.unlink()
+            if isinstance(failed, (OSError, subprocess.CalledProcessError)):
+                return None
+            raise
+    return _held(path)
 
 
 @contextlib.contextmanager
 def swap():
     """Have a swap file for the time of a block; yield why not, or None.
 
-    It is gone after the block, after an exception, SIGINT, SIGTERM or SIGHUP;
-    after SIGKILL, at the next start.
+    Processes side by side share one, since what one swaps out may come to lie in
+    another's. The last one removes it: after the block, after an exception, SIGINT,
+    SIGTERM or SIGHUP; after SIGKILL, at the next start.
     """
     if os.geteuid() != 0:
         yield "swapon needs root"
@@ -159,23 +197,21 @@ def swap():
     if not all(map(shutil.which, ("mkswap", "swapon", "swapoff"))):
         yield "no mkswap and swapon (apt install util-linux mount)"
         return
-    remove_leftovers()
     before = {}
     for number in (signal.SIGTERM, signal.SIGHUP):
         # Turned into an exception, they run the way out.
         with contextlib.suppress(ValueError):  # not in the main thread
             before[number] = signal.signal(number, _leave)
-    made = None
+    held = None
     try:
-        for place in places():
-            if place.is_dir() and (made := _swap_on(place)):
-                break
-        yield None if made else "swapon is refused here"
+        with _alone():
+            held = _join()
+        yield None if held else "swapon is refused here"
     finally:
-        if made:
-            path, file = made
-            _remove(path)
-            file.close()
+        if held:
+            with _alone():
+                held.close()
+                _remove_unused(Path(held.name))
         for number, handler in before.items():
             signal.signal(number, handler)
 

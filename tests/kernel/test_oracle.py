@@ -7,10 +7,11 @@ import itertools
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
-import time
+import tempfile
 from pathlib import Path
 
 import answers
@@ -432,7 +433,8 @@ class TestCommand:
 @pytest.mark.skipif(os.geteuid() != 0, reason="swapon needs root")
 class TestSwapFile:
     HOLD = (
-        "import sys, time; sys.path.insert(0, sys.argv[1]); import native\n"
+        "import sys, time, pathlib; sys.path.insert(0, sys.argv[1]); import native\n"
+        "native.places = lambda: [pathlib.Path(sys.argv[2])]\n"
         "with native.swap() as no:\n"
         "    print(no, flush=True)\n"
         "    time.sleep(60)\n"
@@ -445,24 +447,34 @@ class TestSwapFile:
             if native.SWAP_NAME in line
         }
 
+    @pytest.fixture(autouse=True)
+    def elsewhere(self, monkeypatch):
+        """Swap files of this test only: other runs may have theirs."""
+        self.place = Path(tempfile.mkdtemp(prefix="extmeta-swap-", dir="/var/tmp"))
+        monkeypatch.setenv("TMPDIR", str(self.place))
+        monkeypatch.setattr(native, "places", lambda: [self.place])
+        monkeypatch.setattr(native.tempfile, "tempdir", str(self.place))
+        yield
+        assert not list(self.place.glob("*.swap"))
+        shutil.rmtree(self.place)
+
     @contextlib.contextmanager
     def holder(self):
-        """A process with a swap file of its own."""
-        before = self.files()
-        command = [sys.executable, "-c", self.HOLD, str(native.HERE)]
+        """A process with a swap file."""
+        command = [sys.executable, "-c", self.HOLD, str(native.HERE), str(self.place)]
         with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
             try:
                 if (said := process.stdout.readline().strip()) != "None":
                     pytest.skip(said)
-                (path,) = self.files() - before
-                yield process, Path(path)
+                (path,) = self.place.glob("*.swap")
+                assert str(path) in self.files()
+                yield process, path
             finally:
                 process.kill()
 
     @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
     def test_it_goes_with_a_signal(self, number):
         with self.holder() as (process, path):
-            assert path.exists()
             process.send_signal(number)
             process.wait(30)
             assert str(path) not in self.files()
@@ -470,21 +482,26 @@ class TestSwapFile:
 
     def test_after_a_kill_the_next_start_removes_it(self):
         with self.holder() as (process, path):
-            assert path not in native.remove_leftovers(), "its maker lives"
+            assert native.remove_leftovers() == [], "its maker lives"
             process.kill()
             process.wait(30)
             assert path.exists()
-            deadline = time.monotonic() + 10
-            while path.exists() and time.monotonic() < deadline:
-                native.remove_leftovers()
+            assert native.remove_leftovers() == [path]
             assert str(path) not in self.files()
-            assert not path.exists()
+
+    def test_two_share_one_and_the_last_removes_it(self):
+        with self.holder() as (process, path):
+            with native.swap() as reason:
+                assert reason is None
+                assert list(self.place.glob("*.swap")) == [path]
+                process.terminate()
+                process.wait(30)
+                assert str(path) in self.files()
+            assert str(path) not in self.files()
 
     def test_it_goes_after_an_exception(self):
-        before = self.files()
         with pytest.raises(ZeroDivisionError), native.swap():
-            raise ZeroDivisionError
-        assert self.files() == before
+            raise ZeroDivisionError(len(list(self.place.glob("*.swap"))))
 
 
 def test_without_root_there_is_no_swap(monkeypatch):
