@@ -8,13 +8,13 @@ PIP := $(PY) -m pip install --quiet --disable-pip-version-check
 JOBS ?= $(shell nproc)
 BUILD_NEEDS := "cython>=3.1" "setuptools>=77" "numpy>=2.0"
 
-.PHONY: compare test bench lint sanitize build captures clean
+.PHONY: compare test bench lint sanitize build captures oracle clean
 
 compare: build
 	@$(PY) -m extmeta compare $(ARGS)
 
 test: build $(VENV)/test-ready
-	$(PY) -m pytest tests -n $(JOBS) --dist loadgroup --cov --cov-report=term:skip-covered --cov-fail-under=95 $(ARGS)
+	$(PY) -m pytest tests --ignore tests/kernel -n $(JOBS) --dist loadgroup --cov --cov-report=term:skip-covered --cov-fail-under=95 $(ARGS)
 
 bench: build $(VENV)/test-ready
 	$(PY) -m pytest benchmarks $(ARGS)
@@ -41,6 +41,11 @@ sanitize: $(VENV)/test-ready
 		tests/test_pagetable.py tests/test_encodings.py tests/test_python_encoding.py tests/test_fields.py \
 		tests/test_vpnhash.py tests/test_page_ext.py tests/test_xarray.py tests/test_hash.py \
 		tests/test_adaptive.py tests/test_compact.py tests/test_arch.py $(ARGS)
+
+# Random programs on this kernel (GUEST=1: in a qemu guest) and on every encoding;
+# goes on where it was stopped.
+oracle: build $(VENV)/test-ready
+	$(PY) tests/kernel/oracle.py --operations $(or $(N),20000) $(if $(GUEST),--guest) $(ARGS)
 
 captures: build
 	$(PY) benchmarks/make_captures.py

@@ -1,0 +1,490 @@
+"""Programs of memory operations as data, with a text form both ways.
+
+The text form is the driver's input, so a program printed is a program to run:
+``driver < program.txt`` (`Program.text`). Addresses and lengths are in bytes.
+"""
+
+import enum
+import random
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from hypothesis import strategies as st
+
+PAGE = 4096
+PMD = 512 * PAGE
+
+
+class Kind(enum.Enum):
+    """What an argument is."""
+
+    NUMBER = "number"
+    PROT = "prot"
+    FLAGS = "flags of mmap"
+    ADVICE = "advice"
+    FEATURES = "features of userfaultfd"
+    SCAN_FLAGS = "flags of PAGEMAP_SCAN"
+    CATEGORIES = "categories"
+
+
+N, C = Kind.NUMBER, Kind.CATEGORIES
+
+# As the methods of AddressSpace, by name and order of arguments.
+OPERATIONS: dict[str, dict[str, Kind]] = {
+    "mmap": {"addr": N, "length": N, "prot": Kind.PROT, "flags": Kind.FLAGS},
+    "munmap": {"addr": N, "length": N},
+    "mprotect": {"addr": N, "length": N, "prot": Kind.PROT},
+    "read": {"addr": N, "length": N},
+    "write": {"addr": N, "length": N},
+    "madvise": {"addr": N, "length": N, "advice": Kind.ADVICE},
+    "mremap": {"old": N, "old_len": N, "new_len": N, "new_addr": N},
+    "fork": {},
+    "exit": {},
+    "uffd_register": {"addr": N, "length": N, "features": Kind.FEATURES},
+    "uffd_unregister": {"addr": N, "length": N},
+    "uffd_writeprotect": {"addr": N, "length": N, "on": N},
+    "clear_refs": {},
+    "pagemap": {"addr": N, "length": N},
+    "pagemap_scan": {
+        "start": N,
+        "end": N,
+        "flags": Kind.SCAN_FLAGS,
+        "category_inverted": C,
+        "category_mask": C,
+        "category_anyof_mask": C,
+        "return_mask": C,
+        "max_pages": N,
+        "vec_len": N,
+    },
+}
+
+
+@dataclass(frozen=True)
+class Operation:
+    """One operation of one process: ``1 mprotect 0x40000000 0x1000 r``.
+
+    Parameters
+    ----------
+    process : int
+        0 is there at the start; each fork starts the next number.
+    name : str
+        A key of `OPERATIONS`.
+    arguments : tuple of int or str
+        Numbers; names joined by ``|``, ``-`` for none.
+    """
+
+    process: int
+    name: str
+    arguments: tuple[int | str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.name not in OPERATIONS:
+            raise ValueError(f"no operation {self.name!r}")
+        wanted = OPERATIONS[self.name]
+        if len(self.arguments) != len(wanted):
+            raise ValueError(
+                f"{self.name} has {len(wanted)} arguments, not {len(self.arguments)}"
+            )
+        for (name, kind), value in zip(wanted.items(), self.arguments, strict=True):
+            if kind is N and not isinstance(value, int):
+                raise ValueError(f"{self.name}: {name} is a number, not {value!r}")
+
+    def __str__(self) -> str:
+        values = (f"{v:#x}" if isinstance(v, int) else v for v in self.arguments)
+        return " ".join((str(self.process), self.name, *values))
+
+    @classmethod
+    def parse(cls, line: str) -> "Operation":
+        """Return the operation of a line; ValueError names what is wrong."""
+        process, name, *texts = line.split()
+        kinds = list(OPERATIONS.get(name, {}).values())
+        if len(texts) != len(kinds):
+            raise ValueError(f"{line!r}: {len(kinds)} arguments expected")
+        return cls(
+            int(process),
+            name,
+            tuple(
+                int(t, 0) if kind is N else t
+                for kind, t in zip(kinds, texts, strict=True)
+            ),
+        )
+
+
+@dataclass(frozen=True)
+class Program:
+    """Operations, and the ranges whose pages are shown after each of them.
+
+    Parameters
+    ----------
+    operations : tuple of Operation
+    watch : tuple of (int, int)
+        Addresses and lengths in bytes.
+    """
+
+    operations: tuple[Operation, ...]
+    watch: tuple[tuple[int, int], ...]
+
+    def __post_init__(self) -> None:
+        alive, next_number = {0}, 1
+        for operation in self.operations:
+            if operation.process not in alive:
+                raise ValueError(f"{operation}: no process {operation.process}")
+            if operation.name == "fork":
+                alive.add(next_number)
+                next_number += 1
+            elif operation.name == "exit":
+                alive.discard(operation.process)
+
+    def text(self, name: str = "-") -> str:
+        """Return the driver's input; a name has no blanks."""
+        lines = [f"program {name}"]
+        lines += [f"watch {start:#x} {length:#x}" for start, length in self.watch]
+        lines += [str(operation) for operation in self.operations]
+        return "\n".join([*lines, "end", ""])
+
+    @classmethod
+    def parse(cls, text: str) -> "Program":
+        """Return the one program of a text."""
+        operations, watch = [], []
+        for line in text.splitlines():
+            word = line.split(maxsplit=1)[0] if line.strip() else "#"
+            if word == "watch":
+                start, length = line.split()[1:]
+                watch.append((int(start, 0), int(length, 0)))
+            elif not word.startswith("#") and word not in ("program", "end"):
+                operations.append(Operation.parse(line))
+        return cls(tuple(operations), tuple(watch))
+
+
+# ---- making programs ----
+
+
+@dataclass(frozen=True)
+class Menu:
+    """What programs are made of.
+
+    Parameters
+    ----------
+    windows : tuple of (int, int)
+        The ranges that operations are about, in bytes.
+    lengths : tuple of int
+        Lengths in bytes that ranges have; a window's granule is the smallest.
+    weights : dict
+        How often each operation is chosen. One that is missing never is.
+    """
+
+    windows: tuple[tuple[int, int], ...]
+    lengths: tuple[int, ...]
+    weights: dict[str, int]
+    advice: tuple[str, ...]
+    maps: tuple[str, ...] = ("private|anonymous",) * 3 + ("shared|anonymous",)
+    features: tuple[str, ...] = (
+        "WP_ASYNC|WP_UNPOPULATED",
+        "WP_ASYNC|WP_UNPOPULATED",
+        "WP_ASYNC",
+        "WP_UNPOPULATED",
+        "-",
+        "WP_ASYNC|EVENT_FORK|EVENT_REMAP",
+        "WP_UNPOPULATED|EVENT_FORK|EVENT_REMAP",
+        "EVENT_FORK",
+        "WP_ASYNC|EVENT_REMAP",
+    )
+    processes: int = 3
+
+    def without(self, *names: str) -> "Menu":
+        """Return the menu without some operations or advice."""
+        weights = {n: w for n, w in self.weights.items() if n not in names}
+        advice = tuple(a for a in self.advice if a not in names)
+        return replace(self, weights=weights, advice=advice)
+
+
+WEIGHTS = {
+    "read": 6,
+    "write": 10,
+    "uffd_writeprotect": 7,
+    "pagemap_scan": 7,
+    "madvise": 7,
+    "fork": 3,
+    "mprotect": 3,
+    "mremap": 4,
+    "mmap": 2,
+    "munmap": 2,
+    "uffd_register": 3,
+    "uffd_unregister": 1,
+    "clear_refs": 3,
+    "exit": 1,
+}
+
+# A few pages on both sides of the end of a PTE table (and, at 1 GiB, of a PMD
+# table), and another place of that kind to move them to.
+PAGES = Menu(
+    windows=((0x3FFFC000, 8 * PAGE), (0x405FC000, 8 * PAGE)),
+    lengths=tuple(n * PAGE for n in (1, 1, 1, 2, 3, 4, 5, 8)),
+    weights=WEIGHTS,
+    advice=("DONTNEED", "DONTNEED", "PAGEOUT", "POPULATE_READ", "POPULATE_WRITE"),
+)
+
+HUGE = Menu(
+    windows=((0x40000000, 2 * PMD), (0x40600000, 2 * PMD)),
+    lengths=(PAGE, PAGE, 3 * PAGE, PMD // 2, PMD, PMD, 2 * PMD),
+    weights=WEIGHTS,
+    advice=(
+        *("HUGEPAGE", "HUGEPAGE", "HUGEPAGE", "NOHUGEPAGE", "COLLAPSE", "COLLAPSE"),
+        *("DONTNEED", "PAGEOUT", "POPULATE_READ", "POPULATE_WRITE"),
+    ),
+    maps=("private|anonymous",),
+)
+
+SCANS = (
+    # flags, inverted, mask, anyof, return
+    ("-", "-", "-", "-", "ALL"),
+    ("WP_MATCHING|CHECK_WPASYNC", "-", "WRITTEN", "-", "WRITTEN"),
+    ("WP_MATCHING", "-", "WRITTEN", "-", "ALL"),
+    ("WP_MATCHING|CHECK_WPASYNC", "-", "WRITTEN|PRESENT", "-", "ALL"),
+    ("-", "-", "WRITTEN", "-", "WRITTEN"),
+    ("-", "-", "-", "PRESENT|SWAPPED", "ALL"),
+    ("-", "PRESENT", "PRESENT", "-", "ALL"),
+    ("-", "WRITTEN", "WRITTEN", "-", "WRITTEN|PRESENT|SWAPPED"),
+    ("-", "-", "-", "FILE|PFNZERO", "FILE|PFNZERO"),
+    ("-", "-", "SOFT_DIRTY", "-", "SOFT_DIRTY|WRITTEN"),
+    ("WP_MATCHING", "-", "-", "WRITTEN|SOFT_DIRTY", "ALL"),
+    ("-", "-", "WPALLOWED", "-", "WPALLOWED|WRITTEN"),
+)
+ALL_CATEGORIES = "WPALLOWED|WRITTEN|FILE|PRESENT|SWAPPED|PFNZERO|HUGE|SOFT_DIRTY"
+
+Choose = Callable[[Sequence[Any]], Any]
+Range = tuple[int, int]  # address, length
+
+
+@dataclass
+class Memory:
+    """About what a process has: so that most operations find something to do."""
+
+    mapped: set[int]  # page addresses
+    registered: set[int]
+
+    def runs(self, of_registered: bool) -> list[Range]:
+        """Return the ranges that are there."""
+        found: list[list[int]] = []
+        for page in sorted(self.registered if of_registered else self.mapped):
+            if found and sum(found[-1]) == page:
+                found[-1][1] += PAGE
+            else:
+                found.append([page, PAGE])
+        return [(start, length) for start, length in found]
+
+    def follow(self, operation: Operation) -> None:
+        """Take note of an operation (but for its failing)."""
+        name, values = operation.name, operation.arguments
+        changing = ("mmap", "munmap", "mremap", "uffd_register", "uffd_unregister")
+        if name not in changing:
+            return
+        pages = pages_of(values)
+        if name in ("mmap", "munmap"):
+            self.registered -= pages
+            self.mapped = self.mapped | pages if name == "mmap" else self.mapped - pages
+        elif name == "uffd_register":
+            self.registered |= pages & self.mapped
+        elif name == "uffd_unregister":
+            self.registered -= pages
+        elif name == "mremap" and pages <= self.mapped:
+            self.mapped -= pages
+            self.registered -= pages
+            self.mapped |= pages_of((values[3], values[1]))
+
+    def fork(self, features: str) -> "Memory":
+        """Return what the child has."""
+        inherits = "EVENT_FORK" in features
+        return Memory(set(self.mapped), set(self.registered if inherits else ()))
+
+
+def pages_of(values: Sequence[Any]) -> set[int]:
+    """Return the page addresses of a range."""
+    return set(range(values[0], values[0] + values[1], PAGE))
+
+
+class Maker:
+    """Makes one program; every decision is one of ``choose(sequence)``."""
+
+    def __init__(self, choose: Choose, menu: Menu) -> None:
+        self.choose = choose
+        self.menu = menu
+        self.features = choose(menu.features)
+        self.memory = {0: Memory(set(), set())}
+        self.forks = 0
+        self.operations: list[Operation] = []
+
+    def add(self, process: int, name: str, *arguments: int | str) -> None:
+        """Add an operation."""
+        operation = Operation(process, name, arguments)
+        self.operations.append(operation)
+        if name == "fork":
+            self.forks += 1
+            self.memory[self.forks] = self.memory[process].fork(self.features)
+        elif name == "exit":
+            del self.memory[process]
+        else:
+            self.memory[process].follow(operation)
+
+    def range(self, process: int, name: str) -> Range:
+        """Choose a range for an operation: mostly where something is."""
+        choose, menu = self.choose, self.menu
+        runs = self.memory[process].runs(name == "uffd_writeprotect")
+        if not runs or choose((False, False, False, False, False, False, True)):
+            runs = list(menu.windows)
+        start, length = choose(runs)
+        size = min(choose(menu.lengths), length)
+        granule = PAGE if size < PMD // 2 else PMD // 2
+        places = range(0, length - size + 1, granule)
+        if len(places) > 32:  # the ends, the middle, and what is beside them
+            middle = len(places) // 2
+            near = [*places[:3], *places[middle - 2 : middle + 2], *places[-3:]]
+            return start + choose(near), size
+        return start + choose(places), size
+
+    def arguments(self, process: int, name: str) -> tuple[int | str, ...]:
+        """Choose an operation's arguments."""
+        if not OPERATIONS[name]:
+            return ()
+        choose, menu = self.choose, self.menu
+        addr, length = self.range(process, name)
+        if name == "mmap":
+            addr, length = choose((*menu.windows, (addr, length), (addr, length)))
+            return addr, length, choose(("rw", "rw", "rw", "r")), choose(menu.maps)
+        if name == "mprotect":
+            return addr, length, choose(("rw", "rw", "r", "none"))
+        if name == "madvise":
+            advice = choose(menu.advice)
+            if advice == "COLLAPSE":  # of whole tables, or it is EINVAL
+                return addr & -PMD, PMD, advice
+            return addr, length, advice
+        if name == "mremap":
+            start, size = choose(menu.windows[1:] * 2 + menu.windows[:1])
+            granule = PMD if length >= PMD else PAGE
+            places = range(0, size - length + 1, granule) or (0,)
+            return addr, length, length, start + choose(places[:9])
+        if name == "uffd_register":
+            return addr, length, self.features
+        if name == "uffd_writeprotect":
+            return addr, length, choose((1, 1, 0))
+        if name == "pagemap_scan":
+            scan = [ALL_CATEGORIES if a == "ALL" else a for a in choose(SCANS)]
+            limits = choose(((0, 1000),) * 4 + ((1, 1000), (2, 1000), (0, 1), (3, 2)))
+            return addr, addr + length, *scan, *limits
+        return addr, length
+
+
+def make(choose: Choose, menu: Menu = PAGES, longest: int = 16) -> Program:
+    """Return a program; every decision is one of ``choose(sequence)``.
+
+    With ``random.Random(seed).choice`` it is a campaign's, with hypothesis's
+    ``sampled_from`` it shrinks (towards the first of each sequence).
+    """
+    names = [name for name, weight in menu.weights.items() for _ in range(weight)]
+    maker = Maker(choose, menu)
+    # Nothing happens without memory, so it comes first, mostly all of it.
+    whole = menu.windows[0]
+    first = choose((whole, whole, maker.range(0, "mmap")))
+    maker.add(0, "mmap", *first, "rw", choose(menu.maps))
+    if "HUGEPAGE" in menu.advice and choose((True, True, False)):
+        maker.add(0, "madvise", *whole, "HUGEPAGE")
+    if "uffd_register" in menu.weights and choose((True, True, True, False)):
+        maker.add(0, "uffd_register", *whole, maker.features)
+    for _ in range(choose(range(1, longest + 1))):
+        process, name = choose(list(maker.memory)), choose(names)
+        if (name == "fork" and maker.forks + 1 >= menu.processes) or (
+            name == "exit" and process == 0
+        ):
+            name = "write"
+        maker.add(process, name, *maker.arguments(process, name))
+    return Program(tuple(maker.operations), menu.windows)
+
+
+@st.composite
+def programs(draw: st.DrawFn, menu: Menu = PAGES, longest: int = 16) -> Program:
+    """A hypothesis strategy for programs."""
+    return make(lambda options: draw(st.sampled_from(options)), menu, longest)
+
+
+# One in twenty with huge pages: they take ten times as long to compare.
+MENUS = (PAGES,) * 19 + (HUGE,)
+
+
+def random_programs(seed: int, menus: Sequence[Menu] = MENUS) -> Iterator[Program]:
+    """Yield programs without end, the same ones for the same seed."""
+    rng = random.Random(seed)
+    while True:
+        yield make(rng.choice, rng.choice(menus))
+
+
+# ---- making them smaller ----
+
+
+def _without(program: Program, gone: range) -> Program | None:
+    """Return the program without some operations, its processes renumbered."""
+    numbers, next_old, kept = {0: 0}, 1, []
+    for i, operation in enumerate(program.operations):
+        stays = i not in gone and operation.process in numbers
+        if operation.name == "fork":
+            if stays:
+                numbers[next_old] = len(numbers)
+            next_old += 1
+        if stays:
+            kept.append(replace(operation, process=numbers[operation.process]))
+    if len(kept) == len(program.operations) or not kept:
+        return None
+    return Program(tuple(kept), program.watch)
+
+
+def smaller(program: Program) -> list[Program]:
+    """Return programs a step smaller than this one, the boldest first.
+
+    Runs of operations left out; then single arguments made simpler: fewer
+    pages, no other process, no second name.
+    """
+    count = len(program.operations)
+    found: list[Program | None] = []
+    size = count // 2
+    while size:
+        found += [
+            _without(program, range(first, first + size))
+            for first in range(count - size, -1, -size)
+        ]
+        size //= 2
+    for i, operation in enumerate(program.operations):
+        before, after = program.operations[:i], program.operations[i + 1 :]
+        found += [
+            Program((*before, simpler, *after), program.watch)
+            for simpler in _simpler(operation)
+        ]
+    return [p for p in dict.fromkeys(found) if p]
+
+
+def _simpler(operation: Operation) -> Iterator[Operation]:
+    """Yield the operation with fewer pages, or with one name less."""
+    values = list(operation.arguments)
+    for i, (name, kind) in enumerate(OPERATIONS[operation.name].items()):
+        value = values[i]
+        if isinstance(value, str):
+            names = value.split("|")
+            if len(names) > 1 and kind is not Kind.FLAGS:
+                for k in range(len(names)):
+                    fewer = "|".join(names[:k] + names[k + 1 :])
+                    yield _with(operation, {i: fewer})
+        elif name in ("length", "old_len"):
+            for less in dict.fromkeys((PAGE, value // 2 // PAGE * PAGE, value - PAGE)):
+                if not 0 < less < value:
+                    continue
+                # mremap's new length too, so that it goes on moving only.
+                lengths = {1: less, 2: less} if name == "old_len" else {1: less}
+                # From the end, then from the start: either page may matter.
+                yield _with(operation, lengths)
+                yield _with(operation, {**lengths, 0: int(values[0]) + value - less})
+        elif name == "max_pages" and value:
+            yield _with(operation, {i: 0})
+
+
+def _with(operation: Operation, values: dict[int, int | str]) -> Operation:
+    arguments = (values.get(i, v) for i, v in enumerate(operation.arguments))
+    return replace(operation, arguments=tuple(arguments))
