@@ -20,9 +20,11 @@ from extmeta.encodings.linked import Linked
 from extmeta.fields import Fields
 from extmeta.memory import Memory
 from extmeta.pagetable import PageTable
+from extmeta.space import AddressSpace, Refused, UserFault
 
 __all__ = [
     "Adaptive",
+    "AddressSpace",
     "Adjacent",
     "Capture",
     "CaptureError",
@@ -31,6 +33,8 @@ __all__ = [
     "Linked",
     "Memory",
     "PageTable",
+    "Refused",
+    "UserFault",
     "capture",
     "encodings",
     "load_capture",
