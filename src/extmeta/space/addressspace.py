@@ -245,12 +245,12 @@ class AddressSpace:
                 shared=shared,
                 backing=backing,
                 pgoff=0 if backing is not None else first,
-                soft_dirty=True,
+                soft_dirty=False,
                 account=not shared and bool(bits & Prot.W),
             )
         )
         # "New (or expanded) vma": the one it has joined, too (mmap_region()).
-        vma.soft_dirty = True
+        vma.soft_dirty = bool(mm.soft_dirty)
 
     def munmap(self, addr: int, length: int) -> None:
         """Unmap what is mapped in a range.

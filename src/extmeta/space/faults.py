@@ -328,10 +328,17 @@ def _collapse_one(mm: Mm, vma: Vma, base: int) -> tuple[int, bool]:
         return errno.EINVAL, False  # SCAN_PMD_NONE
     size = mm.pages_per_leaf
     entries = mm.entries(base, base + size)
-    if mm.protected(entries.vpn).any():
+    real = ~entries.present | (entries.value >= FIRST_PFN)
+    if vma.uffd is not None:
+        mapped = np.zeros(size, np.bool_)
+        mapped[(entries.vpn[real] - np.uint64(base)).astype(np.int64)] = True
+        missing = base + int(np.argmin(mapped)) if not mapped.all() else base + size
+    else:
+        missing = base + size
+    protected = entries.vpn[real & mm.protected(entries.vpn)]
+    if len(protected) and protected[0] < missing:
         return errno.EINVAL, True  # SCAN_PTE_UFFD_WP
-    mapped = entries.take(~entries.present | (entries.value >= FIRST_PFN))
-    if vma.uffd is not None and len(mapped.vpn) < size:
+    if missing < base + size:
         return errno.EBUSY, False  # SCAN_EXCEED_NONE_PTE
     swap_in(mm, entries.take(~entries.present))
     entries = mm.entries(base, base + size)

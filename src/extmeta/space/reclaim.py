@@ -26,10 +26,7 @@ def pageout(mm: Mm, vma: Vma, first: int, stop: int) -> None:
         if leaf.zero or mm.physical.shared(pfns).any():
             continue
         mm.split_leaf(base)
-        if base < first or base + mm.pages_per_leaf > stop:
-            _split_folio(mm, vma, leaf.pfn, base, base + mm.pages_per_leaf)
-    entries = _present(mm, first, stop)
-    _split_parts(mm, vma, entries)
+    _split_folios(mm, vma, _present(mm, first, stop))
     entries = _present(mm, first, stop)
     entries = entries.take(_alone(mm, entries))
     file = mm.physical.file(entries.value)
@@ -57,25 +54,28 @@ def _shared_folio(mm: Mm, head: int) -> bool:
     return bool((mm.physical.mapcount[head : head + mm.pages_per_leaf] > 1).any())
 
 
-def _split_parts(mm: Mm, vma: Vma, entries: Entries) -> None:
-    """Split the huge pages of which only some PTEs are among these."""
-    heads = mm.physical.heads(entries.value)
-    for head, n in zip(*np.unique(heads[heads != 0], return_counts=True), strict=True):
-        if n < mm.pages_per_leaf and not _shared_folio(mm, int(head)):
-            _split_folio(mm, vma, int(head), 0, mm.arch.nr_vpns)
+def _split_folios(mm: Mm, vma: Vma, entries: Entries) -> None:
+    """Split the huge pages of which these PTEs map a part, or all.
 
-
-def _split_folio(mm: Mm, vma: Vma, head: int, first: int, stop: int) -> None:
-    """Split a huge page; what is all zeros of it becomes the page of zeros.
-
-    Linux mm/migrate.c try_to_map_unused_to_zeropage(); bits stay.
+    A part: madvise_cold_or_pageout_pte_range(). All: where swap is not on a
+    solid-state device, folio_alloc_swap() has no room for 512 pages in a row, and
+    shrink_folio_list() splits. What is all zeros becomes the page of zeros, bits
+    stay: mm/migrate.c try_to_map_unused_to_zeropage().
     """
-    entries = _present(mm, first, stop)
-    entries = entries.take(mm.physical.heads(entries.value) == head)
-    entries = entries.take(~mm.physical.written(entries.value))
-    mm.replace(vma, entries.vpn, np.full(len(entries.vpn), ZERO_PFN, np.uint64))
-    mm.physical.unmap(entries.value)
-    mm.physical.split(head, mm.pages_per_leaf)
+    heads = mm.physical.heads(entries.value)
+    for head in np.unique(heads[heads != 0]).tolist():
+        if _shared_folio(mm, head):
+            continue
+        mapped = entries.take(heads == head)
+        if len(mapped.vpn) < mm.pages_per_leaf:
+            # Wherever mremap may have put the rest.
+            mapped = _present(mm, 0, mm.arch.nr_vpns)
+            mapped = mapped.take(mm.physical.heads(mapped.value) == head)
+        zeros = mapped.take(~mm.physical.written(mapped.value))
+        pfns = np.full(len(zeros.vpn), ZERO_PFN, np.uint64)
+        mm.replace(vma, zeros.vpn, pfns)
+        mm.physical.unmap(zeros.value)
+        mm.physical.split(head, mm.pages_per_leaf)
 
 
 def _swap_out(mm: Mm, entries: Entries) -> None:

@@ -43,7 +43,8 @@ def _where(which: Bools, bits: int) -> U64:
 def pagemap(mm: Mm, first: int, stop: int, *, pfns: bool) -> U64:
     """Return the words of [first, stop): pte_to_pagemap_entry().
 
-    Without `pfns`, as without CAP_SYS_ADMIN, frames and swap slots are 0.
+    Without `pfns` frames and swap slots are 0, as without CAP_SYS_ADMIN; which
+    marker it is is told always.
     """
     words = np.zeros(stop - first, np.uint64)
     for vma in mm.vmas.within(first, stop):
@@ -56,11 +57,10 @@ def pagemap(mm: Mm, first: int, stop: int, *, pfns: bool) -> U64:
         of_pages = np.where(real, entries.value, np.uint64(0))
         word |= _where(real & mm.physical.file(of_pages), FILE)
         word |= _where(real & (mm.physical.mapcount[of_pages] == 1), EXCLUSIVE)
-        if pfns:
-            bits = np.uint64(mm.arch.swap.offset_bits)
-            offset = entries.value & np.uint64((1 << int(bits)) - 1)
-            slot = offset << np.uint64(SWAP_OFFSET_SHIFT) | entries.value >> bits
-            word |= np.where(entries.present, entries.value, slot)
+        slots = _slots(mm, entries.value)
+        numbers = np.where(entries.present, entries.value, slots)
+        told = np.uint64(pfns) | (~entries.present & (entries.value == mm.marker))
+        word |= numbers * told
         words[entries.vpn - np.uint64(first)] = word
         for base in mm.leaves_within(low, high):
             a, b = max(low, base), min(high, base + mm.pages_per_leaf)
@@ -70,6 +70,13 @@ def pagemap(mm: Mm, first: int, stop: int, *, pfns: bool) -> U64:
         if vma.soft_dirty:
             words[low - first : high - first] |= np.uint64(SOFT_DIRTY)
     return words
+
+
+def _slots(mm: Mm, slots: U64) -> U64:
+    """Return swap slots as the words have them: the type below the offset."""
+    bits = mm.arch.swap.offset_bits
+    offset = slots & np.uint64((1 << bits) - 1)
+    return offset << np.uint64(SWAP_OFFSET_SHIFT) | slots >> np.uint64(bits)
 
 
 def _soft_dirty(mm: Mm, vpns: U64) -> U64:
@@ -89,6 +96,9 @@ def _leaf_words(mm: Mm, base: int, pfns: bool) -> U64:
     if leaf.zero:
         return words | np.uint64(word | FILE)
     exclusive = mm.physical.mapcount[numbers] == 1
+    if mm.release >= (6, 15):
+        # __folio_page_mapped_exclusively() is asked of the first page for all.
+        exclusive[:] = exclusive[0]
     return words | np.uint64(word) | _where(exclusive, EXCLUSIVE)
 
 
@@ -123,6 +133,8 @@ class Scan:
         self._regions: list[tuple[int, int, int]] = []
         self._buffer: list[tuple[int, int, int]] = []
         self._room = min(VEC_LEN, self.vec_len)
+        # A region was taken back: the next one is not joined to those before.
+        self._apart = False
 
     def run(self, first: int, stop: int) -> list[tuple[int, int, int]]:
         """Walk [first, stop), return the regions: do_pagemap_scan()."""
@@ -142,6 +154,7 @@ class Scan:
         self.vec_len -= len(self._buffer)
         self._buffer = []
         self._room = min(self._room, self.vec_len)
+        self._apart = False
 
     # Each of these returns whether the output is full: -ENOSPC.
 
@@ -206,13 +219,14 @@ class Scan:
         full = self.found_pages + stop - first > self.max_pages
         if full:
             stop = first + self.max_pages - self.found_pages
-        last = self._buffer[-1] if self._buffer else None
+        last = self._buffer[-1] if self._buffer and not self._apart else None
         if last and last[1] == first and last[2] == categories:
             self._buffer[-1] = (last[0], stop, categories)
         elif len(self._buffer) >= self._room:
             stop, full = first, True
         elif first < stop:
             self._buffer.append((first, stop, categories))
+            self._apart = False
         self.found_pages += stop - first
         if full:
             self.walk_end = stop
@@ -249,6 +263,7 @@ class Scan:
         if end - first < mm.pages_per_leaf:
             mm.split_leaf(base)
             # pagemap_scan_backout_range()
+            self._apart = len(self._buffer) > len(before[1])
             self.found_pages, self._buffer = before
             return None
         leaf.word |= mm.uffd_wp
