@@ -307,13 +307,17 @@ class Mm:
         """Unmap a huge page; its deposited table goes too: zap_huge_pmd()."""
         self.physical.unmap(self.leaf_pfns(self.take_leaf(base)))
 
-    def split_leaf(self, base: int) -> None:
-        """Let 512 PTEs map what a leaf did, with its bits: __split_huge_pmd().
+    def split_leaf(self, base: int, *, frozen: bool = False) -> None:
+        """Let 512 PTEs map what a leaf did, with its word: __split_huge_pmd().
 
-        Of the huge zero page, soft-dirty is not copied
-        (__split_huge_zero_page_pmd()).
+        The PTEs of a dirty leaf get pte_mkdirty(), which on x86 sets soft-dirty:
+        all pages are soft-dirty though the leaf was not. Not so when the page
+        itself is split next (`frozen`). Of the huge zero page, soft-dirty is not
+        even copied (__split_huge_zero_page_pmd()).
         """
         leaf = self.take_leaf(base)
+        if not frozen:
+            leaf.word |= self.soft_dirty
         vpns = np.arange(base, base + self.pages_per_leaf, dtype=np.uint64)
         pfns, word = self.leaf_pfns(leaf), leaf.word
         if leaf.zero:
@@ -389,6 +393,8 @@ class Mm:
             child.tables.update(self.tables_within(vma.start, vma.stop))
             if copied.uffd is None:
                 child.disown(vma.start, vma.stop)
+            else:
+                child.renew_markers(vma.start, vma.stop)
             child.count(vma.start, vma.stop)
         return child
 
@@ -404,6 +410,12 @@ class Mm:
         self.change_words(slice(first, stop), self.uffd_wp)
         for base in self.leaves_within(first, stop):
             self.leaves[base].word &= ~self.uffd_wp
+
+    def renew_markers(self, first: int, stop: int) -> None:
+        """Let markers be as new, without soft-dirty: copy_pte_marker()."""
+        entries = self.entries(first, stop)
+        markers = entries.vpn[~entries.present & (entries.value == self.marker)]
+        self.change_words(markers, self.soft_dirty)
 
     def count(self, first: int, stop: int) -> None:
         """Count all that PTEs of [first, stop) map once more."""

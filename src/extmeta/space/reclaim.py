@@ -25,7 +25,7 @@ def pageout(mm: Mm, vma: Vma, first: int, stop: int) -> None:
         pfns = mm.leaf_pfns(leaf)
         if leaf.zero or mm.physical.shared(pfns).any():
             continue
-        mm.split_leaf(base)
+        mm.split_leaf(base, frozen=True)
     _split_folios(mm, vma, _present(mm, first, stop))
     entries = _present(mm, first, stop)
     entries = entries.take(_alone(mm, entries))
