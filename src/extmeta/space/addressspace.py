@@ -5,7 +5,6 @@ refuse raises OSError with its errno.
 """
 
 import errno
-import os
 from collections.abc import Iterable
 from enum import IntFlag
 from numbers import Integral
@@ -38,10 +37,6 @@ _KINDS = {"anonymous", "file"}
 class _ScanFlags(IntFlag):
     WP_MATCHING = scan.WP_MATCHING
     CHECK_WPASYNC = scan.CHECK_WPASYNC
-
-
-def _error(number: int, why: str) -> OSError:
-    return OSError(number, f"{os.strerror(number)}: {why}")
 
 
 def _integer(name: str, value: Any) -> int:
@@ -114,6 +109,9 @@ class AddressSpace:
     arch : str, default "x86_64"
     thp : {"madvise", "always", "never"}
         Which anonymous VMAs get huge pages.
+    thp_swap : bool, default False
+        Huge pages go to swap whole, as with THP_SWAP and swap on a solid-state
+        device; else they are split, and what of them is all zeros is freed.
     release : str, default "6.18"
         Of the kernel, where versions since 6.12 differ.
 
@@ -140,6 +138,7 @@ class AddressSpace:
         arch: str = "x86_64",
         *,
         thp: str = "madvise",
+        thp_swap: bool = False,
         release: str = RELEASE,
     ) -> None:
         for name in ("uffd_wp", "soft_dirty"):
@@ -149,7 +148,7 @@ class AddressSpace:
             raise ValueError(f"thp: {thp!r} is not 'madvise', 'always' or 'never'")
         version = _version(release)
         table = PageTable(encoding, fields, arch)
-        self._adopt(Mm(table, arch_named(arch), Physical(), version, thp))
+        self._adopt(Mm(table, arch_named(arch), Physical(), version, thp, thp_swap))
 
     def _adopt(self, mm: Mm) -> None:
         self._mm = mm
@@ -176,21 +175,21 @@ class AddressSpace:
         """
         addr, length = _integer("addr", addr), _integer("length", length)
         if addr % self._page:
-            raise _error(errno.EINVAL, f"address {addr:#x} is not of a page")
+            raise OSError(errno.EINVAL, f"address {addr:#x} is not of a page")
         stop = addr + -(-length // self._page) * self._page
         if stop > self._end:
-            raise _error(beyond, f"[{addr:#x}, {stop:#x}) leaves the address space")
+            raise OSError(beyond, f"[{addr:#x}, {stop:#x}) leaves the address space")
         return addr >> self._shift, stop >> self._shift
 
     def _uffd_range(self, addr: Any, length: Any) -> tuple[int, int]:
         """Return a range as vpns: validate_range()."""
         addr, length = _integer("addr", addr), _integer("length", length)
         if addr % self._page or length % self._page or not length:
-            raise _error(
+            raise OSError(
                 errno.EINVAL, f"address {addr:#x}, length {length:#x}: no whole pages"
             )
         if addr < MIN_ADDRESS or addr + length > self._end:
-            raise _error(
+            raise OSError(
                 errno.EINVAL,
                 f"[{addr:#x}, {addr + length:#x}) leaves the address space",
             )
@@ -230,7 +229,7 @@ class AddressSpace:
             )
         first, stop = self._whole_pages(addr, length, errno.ENOMEM)
         if first == stop:
-            raise _error(errno.EINVAL, "no length")
+            raise OSError(errno.EINVAL, "no length")
         mm = self._mm
         mm.unmap(first, stop)
         shared = "shared" in names
@@ -262,7 +261,7 @@ class AddressSpace:
         """
         first, stop = self._whole_pages(addr, length, errno.EINVAL)
         if first == stop:
-            raise _error(errno.EINVAL, "no length")
+            raise OSError(errno.EINVAL, "no length")
         self._mm.unmap(first, stop)
 
     def mprotect(self, addr: int, length: int, prot: str) -> None:
@@ -291,9 +290,9 @@ class AddressSpace:
         src, src_stop = self._whole_pages(old, old_len, errno.EFAULT)
         dst, dst_stop = self._whole_pages(new_addr, new_len, errno.EINVAL)
         if dst == dst_stop:
-            raise _error(errno.EINVAL, "no new length")
+            raise OSError(errno.EINVAL, "no new length")
         if src < dst_stop and dst < src_stop:
-            raise _error(
+            raise OSError(
                 errno.EINVAL, f"old {old:#x} and new {new_addr:#x} ranges overlap"
             )
         move.mremap(self._mm, src, src_stop - src, dst_stop - dst, dst)
@@ -338,7 +337,7 @@ class AddressSpace:
             _ADVICE[advice](self._mm, vma, at, end)
             at = end
         if missing:
-            raise _error(errno.ENOMEM, f"a part of {addr:#x} is not mapped")
+            raise OSError(errno.ENOMEM, f"a part of {addr:#x} is not mapped")
 
     def _populate(self, first: int, stop: int, *, write: bool) -> None:
         """MADV_POPULATE_*: faultin_page_range()."""
@@ -347,9 +346,9 @@ class AddressSpace:
         while at < stop:
             vma = self._mm.vmas.find(at)
             if vma is None:
-                raise _error(errno.ENOMEM, f"{at << self._shift:#x} is not mapped")
+                raise OSError(errno.ENOMEM, f"{at << self._shift:#x} is not mapped")
             if not vma.prot & wanted:
-                raise _error(errno.EINVAL, f"{at << self._shift:#x} can't be accessed")
+                raise OSError(errno.EINVAL, f"{at << self._shift:#x} can't be accessed")
             end = min(stop, vma.stop)
             if write:
                 faults.write(self._mm, at, end, self._event, content=False)
@@ -585,15 +584,16 @@ class AddressSpace:
                 ("return_mask", return_mask),
             )
         ]
-        known = PageIs(0) if self._mm.release >= (6, 15) else PageIs.GUARD
-        known = ~known & sum(PageIs)
-        if bits & ~sum(_ScanFlags) or any(mask & ~known for mask in masks):
-            raise _error(errno.EINVAL, f"flags {bits:#x} or a mask {masks} is unknown")
+        known = sum(int(one) for one in PageIs)
+        if self._mm.release < (6, 15):
+            known -= int(PageIs.GUARD)
+        if bits >> len(_ScanFlags) or any(mask & ~known for mask in masks):
+            raise OSError(errno.EINVAL, f"flags {bits:#x} or a mask {masks} is unknown")
         start, end = _integer("start", start), _integer("end", end)
         if start % self._page:
-            raise _error(errno.EINVAL, f"start {start:#x} is not of a page")
+            raise OSError(errno.EINVAL, f"start {start:#x} is not of a page")
         if not start <= end <= self._end:
-            raise _error(errno.EFAULT, f"[{start:#x}, {end:#x}) is no range")
+            raise OSError(errno.EFAULT, f"[{start:#x}, {end:#x}) is no range")
         stop = -(-end // self._page)
         walk = scan.Scan(
             self._mm,
@@ -602,10 +602,7 @@ class AddressSpace:
             _integer("max_pages", max_pages) or 1 << 64,
             1 << 64 if vec_len is None else _integer("vec_len", vec_len),
         )
-        try:
-            found = walk.run(start >> self._shift, stop)
-        except OSError as refused:
-            raise _error(refused.errno or 0, str(refused.strerror)) from None
+        found = walk.run(start >> self._shift, stop)
         regions = np.array(found, np.uint64).reshape(-1, 3)
         regions[:, :2] <<= np.uint64(self._shift)
         walked = stop if walk.walk_end is None else walk.walk_end

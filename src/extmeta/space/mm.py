@@ -105,6 +105,8 @@ class Mm:
         The kernel's version, where versions differ.
     thp : str
         "always", "madvise" or "never".
+    thp_swap : bool
+        Huge pages go to swap whole.
 
     Attributes
     ----------
@@ -123,12 +125,14 @@ class Mm:
         physical: Physical,
         release: tuple[int, int],
         thp: str,
+        thp_swap: bool,
     ) -> None:
         self.table = table
         self.arch = arch
         self.physical = physical
         self.release = release
         self.thp = thp
+        self.thp_swap = thp_swap
         self.vmas = Vmas(release)
         self.leaves: dict[int, Leaf] = {}
         self.tables: set[int] = set()
@@ -372,7 +376,8 @@ class Mm:
         (copy_nonpresent_pte(), copy_pte_marker()).
         """
         child = Mm(
-            self.table.fork(), self.arch, self.physical, self.release, self.thp
+            *(self.table.fork(), self.arch, self.physical, self.release),
+            *(self.thp, self.thp_swap),
         )
         child.leaves = {base: replace(leaf) for base, leaf in self.leaves.items()}
         contexts: dict[Any, Any] = {}

@@ -25,7 +25,9 @@ def pageout(mm: Mm, vma: Vma, first: int, stop: int) -> None:
         pfns = mm.leaf_pfns(leaf)
         if leaf.zero or mm.physical.shared(pfns).any():
             continue
-        mm.split_leaf(base, frozen=True)
+        whole = first <= base and base + mm.pages_per_leaf <= stop
+        # Whole, its PTE is split by try_to_unmap_one(), else before the page is.
+        mm.split_leaf(base, frozen=not (whole and mm.thp_swap))
     _split_folios(mm, vma, _present(mm, first, stop))
     entries = _present(mm, first, stop)
     entries = entries.take(_alone(mm, entries))
@@ -57,9 +59,9 @@ def _shared_folio(mm: Mm, head: int) -> bool:
 def _split_folios(mm: Mm, vma: Vma, entries: Entries) -> None:
     """Split the huge pages of which these PTEs map a part, or all.
 
-    A part: madvise_cold_or_pageout_pte_range(). All: where swap is not on a
-    solid-state device, folio_alloc_swap() has no room for 512 pages in a row, and
-    shrink_folio_list() splits. What is all zeros becomes the page of zeros, bits
+    A part: madvise_cold_or_pageout_pte_range(). All: without THP_SWAP, and where
+    swap is not on a solid-state device, folio_alloc_swap() has no room for 512 pages
+    in a row, and shrink_folio_list() splits. What is all zeros becomes the page of zeros, bits
     stay: mm/migrate.c try_to_map_unused_to_zeropage().
     """
     heads = mm.physical.heads(entries.value)
@@ -67,6 +69,8 @@ def _split_folios(mm: Mm, vma: Vma, entries: Entries) -> None:
         if _shared_folio(mm, head):
             continue
         mapped = entries.take(heads == head)
+        if mm.thp_swap and _in_one_row(mm, mapped):
+            continue
         if len(mapped.vpn) < mm.pages_per_leaf:
             # Wherever mremap may have put the rest.
             mapped = _present(mm, 0, mm.arch.nr_vpns)
@@ -76,6 +80,15 @@ def _split_folios(mm: Mm, vma: Vma, entries: Entries) -> None:
         mm.replace(vma, zeros.vpn, pfns)
         mm.physical.unmap(zeros.value)
         mm.physical.split(head, mm.pages_per_leaf)
+
+
+def _in_one_row(mm: Mm, mapped: Entries) -> bool:
+    """Tell whether PTEs map all of a huge page alike: madvise_folio_pte_batch()."""
+    return (
+        len(mapped.vpn) == mm.pages_per_leaf
+        and int(mapped.vpn[-1] - mapped.vpn[0]) == len(mapped.vpn) - 1
+        and len(np.unique(mm.protected(mapped.vpn))) == 1
+    )
 
 
 def _swap_out(mm: Mm, entries: Entries) -> None:
