@@ -149,9 +149,7 @@ class Alike(RuleBasedStateMachine):
 
     @rule(process=starts, place=places, features=st.sampled_from(FEATURES))
     def register(self, process, place, features):
-        self.all(
-            process, lambda a: a.uffd_register(place, PAGES * PAGE, features)
-        )
+        self.all(process, lambda a: a.uffd_register(place, PAGES * PAGE, features))
 
     @rule(process=starts, place=places, start=starts, count=counts)
     def unregister(self, process, place, start, count):

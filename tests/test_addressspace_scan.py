@@ -29,9 +29,7 @@ def space(request):
 def scan(a, first=0, stop=16, **arguments):
     """Return regions as (first, stop, categories), and walk_end, in pages."""
     regions, end = a.pagemap_scan(A + first * PAGE, A + stop * PAGE, **arguments)
-    rows = [
-        ((int(s) - A) // PAGE, (int(e) - A) // PAGE, int(c)) for s, e, c in regions
-    ]
+    rows = [((int(s) - A) // PAGE, (int(e) - A) // PAGE, int(c)) for s, e, c in regions]
     return rows, (end - A) // PAGE
 
 
@@ -206,7 +204,7 @@ def test_regions_are_an_array():
     ],
 )
 def test_errors(space, arguments, number):
-    with pytest.raises(OSError, match="is no|is not|unknown") as refused:
+    with pytest.raises(OSError, match=r"is no|is not|unknown") as refused:
         space.pagemap_scan(*arguments)
     assert refused.value.errno == number
 

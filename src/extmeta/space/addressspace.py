@@ -66,7 +66,9 @@ def _prot(text: Any) -> Prot:
     prot = Prot.NONE
     for letter in text:
         if letter not in "rwx":
-            raise ValueError(f"prot: {text!r} has {letter!r}; 'rwx' and 'none' are known")
+            raise ValueError(
+                f"prot: {text!r} has {letter!r}; 'rwx' and 'none' are known"
+            )
         prot |= Prot[letter.upper()]
     return prot
 
@@ -575,20 +577,23 @@ class AddressSpace:
             WP_ASYNC; pages before it have been protected.
         """
         bits = _bits("flags", flags, _ScanFlags)
-        masks = [
-            _bits(name, value, PageIs)
-            for name, value in (
-                ("category_inverted", category_inverted),
-                ("category_mask", category_mask),
-                ("category_anyof_mask", category_anyof_mask),
-                ("return_mask", return_mask),
-            )
-        ]
+        masks = {
+            "category_inverted": category_inverted,
+            "category_mask": category_mask,
+            "category_anyof_mask": category_anyof_mask,
+            "return_mask": return_mask,
+        }
+        categories = {name: _bits(name, value, PageIs) for name, value in masks.items()}
         known = sum(int(one) for one in PageIs)
         if self._mm.release < (6, 15):
             known -= int(PageIs.GUARD)
-        if bits >> len(_ScanFlags) or any(mask & ~known for mask in masks):
-            raise OSError(errno.EINVAL, f"flags {bits:#x} or a mask {masks} is unknown")
+        if bits >> len(_ScanFlags) or any(
+            mask & ~known for mask in categories.values()
+        ):
+            raise OSError(
+                errno.EINVAL,
+                f"flags {bits:#x} or a category of {categories} is unknown",
+            )
         start, end = _integer("start", start), _integer("end", end)
         if start % self._page:
             raise OSError(errno.EINVAL, f"start {start:#x} is not of a page")
@@ -596,11 +601,11 @@ class AddressSpace:
             raise OSError(errno.EFAULT, f"[{start:#x}, {end:#x}) is no range")
         stop = -(-end // self._page)
         walk = scan.Scan(
-            self._mm,
-            bits,
-            *masks,
-            _integer("max_pages", max_pages) or 1 << 64,
-            1 << 64 if vec_len is None else _integer("vec_len", vec_len),
+            mm=self._mm,
+            flags=bits,
+            max_pages=_integer("max_pages", max_pages) or 1 << 64,
+            vec_len=1 << 64 if vec_len is None else _integer("vec_len", vec_len),
+            **categories,
         )
         found = walk.run(start >> self._shift, stop)
         regions = np.array(found, np.uint64).reshape(-1, 3)

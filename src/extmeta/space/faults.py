@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from extmeta.space.mm import U64, Entries, Leaf, Mm
+from extmeta.space.mm import U64, Bools, Entries, Leaf, Mm
 from extmeta.space.physical import FIRST_PFN, HUGE_ZERO_PFN, ZERO_PFN
 from extmeta.space.vma import Prot, Vma
 
@@ -31,13 +31,13 @@ def read(mm: Mm, first: int, stop: int) -> None:
         if vma is None or vma.prot == Prot.NONE:
             raise OSError(errno.EFAULT, f"no page to read at vpn {at:#x}")
         end = min(stop, vma.stop)
-        _refuse_past_end(vma, at, end, lambda a, b, vma=vma: read_vma(mm, vma, a, b))
+        reach = max(at, _reach(vma, end))
+        read_vma(mm, vma, at, reach)
+        _refuse_past_end(reach, end)
         at = end
 
 
-def write(
-    mm: Mm, first: int, stop: int, event: Event, *, content: bool = True
-) -> None:
+def write(mm: Mm, first: int, stop: int, event: Event, *, content: bool = True) -> None:
     """Write pages [first, stop); EFAULT where nothing can be written.
 
     Parameters
@@ -62,24 +62,23 @@ def write(
                 event(vma, at)
                 continue
             end = waits
-        _refuse_past_end(
-            vma, at, end, lambda a, b, vma=vma: write_vma(mm, vma, a, b, content)
-        )
+        reach = max(at, _reach(vma, end))
+        write_vma(mm, vma, at, reach, content)
+        _refuse_past_end(reach, end)
         at = end
 
 
-def _refuse_past_end(
-    vma: Vma, first: int, stop: int, fault: Callable[[int, int], None]
-) -> None:
-    """Fault [first, stop), but a backing's pages past its end: SIGBUS, as EFAULT."""
+def _reach(vma: Vma, stop: int) -> int:
+    """Return the vpn up to which a VMA has pages to be faulted in."""
     if vma.backing is None:
-        fault(first, stop)
-        return
-    end = min(stop, vma.start + len(vma.backing) - vma.pgoff)
-    if first < end:
-        fault(first, end)
-    if end < stop:
-        raise OSError(errno.EFAULT, f"vpn {max(first, end):#x} is past the file's end")
+        return stop
+    return min(stop, vma.start + len(vma.backing) - vma.pgoff)
+
+
+def _refuse_past_end(reach: int, stop: int) -> None:
+    """Raise EFAULT, for SIGBUS, where a backing ends before [.., stop)."""
+    if reach < stop:
+        raise OSError(errno.EFAULT, f"vpn {reach:#x} is past the file's end")
 
 
 def _first_protected(mm: Mm, first: int, stop: int) -> int:
@@ -340,17 +339,33 @@ def _collapse_one(mm: Mm, vma: Vma, base: int) -> tuple[int, bool]:
         return errno.EINVAL, True  # SCAN_PTE_UFFD_WP
     if missing < base + size:
         return errno.EBUSY, False  # SCAN_EXCEED_NONE_PTE
+    if mm.release < (6, 18) and not _writable(mm, vma, entries).any():
+        return errno.EINVAL, True  # SCAN_PAGE_RO
     swap_in(mm, entries.take(~entries.present))
     entries = mm.entries(base, base + size)
     places = (entries.vpn - np.uint64(base)).astype(np.int64)
-    words = mm.table.load(entries.vpn)
+    word = _common(np.asarray(mm.table.load(entries.vpn), np.uint64))
     mm.table.unmap(base, size)
-    _put_huge(mm, base, _common(words))
+    _put_huge(mm, base, word)
     head = np.uint64(mm.leaves[base].pfn)
     real = entries.value >= FIRST_PFN
     mm.physical.copy(entries.value[real], head + places[real].astype(np.uint64))
     mm.physical.unmap(entries.value)
     return 0, True
+
+
+def _writable(mm: Mm, vma: Vma, entries: Entries) -> Bools:
+    """Tell which PTEs have the write bit, as far as the model knows it.
+
+    Pages that a child had shared have not, until they are written again; here
+    they have. 6.18 does not ask; since which release is unverified.
+    """
+    pages = np.where(entries.present, entries.value, np.uint64(ZERO_PFN))
+    writable = ~mm.physical.shared(pages) & bool(vma.prot & Prot.W)
+    if mm.soft_dirty and not vma.soft_dirty:
+        # clear_soft_dirty() took the bit, a write brings both back.
+        writable &= np.asarray(mm.table.load(entries.vpn, "soft_dirty") != 0)
+    return np.asarray(writable)
 
 
 def _common(words: U64) -> int:

@@ -325,7 +325,10 @@ class Mm:
         vpns = np.arange(base, base + self.pages_per_leaf, dtype=np.uint64)
         pfns, word = self.leaf_pfns(leaf), leaf.word
         if leaf.zero:
-            pfns, word = np.full(len(vpns), ZERO_PFN, np.uint64), word & ~self.soft_dirty
+            pfns, word = (
+                np.full(len(vpns), ZERO_PFN, np.uint64),
+                word & ~self.soft_dirty,
+            )
         # Not writable, not counted again.
         self.table.map(vpns, pfns, False)
         self.refusable(self.table.store, vpns, word)

@@ -53,9 +53,7 @@ def _one_vma(mm: Mm, src: int, count: int) -> Vma:
 def _move_several(mm: Mm, src: int, count: int, dst: int) -> None:
     """Move each VMA of a range, gaps stay: remap_move() of 6.17."""
     stop = src + count
-    parts = [
-        (max(v.start, src), min(v.stop, stop)) for v in mm.vmas.within(src, stop)
-    ]
+    parts = [(max(v.start, src), min(v.stop, stop)) for v in mm.vmas.within(src, stop)]
     if not parts or parts[0][0] > src:
         raise OSError(errno.EFAULT, f"nothing mapped at vpn {src:#x}")
     for at, end in parts:

@@ -132,7 +132,7 @@ class Physical:
 
     def file(self, pfns: U64) -> Bools:
         """Tell which pages are of a backing."""
-        return self._file[pfns] != 0
+        return np.asarray(self._file[pfns] != 0)
 
     def shared(self, pfns: U64) -> Bools:
         """Tell which anonymous pages must be copied before a write.
@@ -154,7 +154,7 @@ class Physical:
 
     def written(self, pfns: U64) -> Bools:
         """Tell which pages have something other than zeros."""
-        return self._written[pfns] != 0
+        return np.asarray(self._written[pfns] != 0)
 
     # -- huge pages ---------------------------------------------------------
 

@@ -38,9 +38,7 @@ def unregister(mm: Mm, uffd: Userfaultfd | None, first: int, stop: int) -> None:
         # userfaultfd"); which release is unverified.
         other = vma.uffd is not None and vma.uffd is not uffd
         if other and mm.release >= (6, 17):
-            raise OSError(
-                errno.EINVAL, f"vpn {vma.start:#x} has another userfaultfd"
-            )
+            raise OSError(errno.EINVAL, f"vpn {vma.start:#x} has another userfaultfd")
     for vma in vmas:
         if vma.uffd is not None:
             low, high = max(first, vma.start), min(stop, vma.stop)
@@ -132,4 +130,3 @@ def advise_huge(mm: Mm, vma: Vma, first: int, stop: int, *, huge: bool) -> None:
     soft_dirty = vma.soft_dirty
     changed = mm.modify(vma, first, stop, huge=huge)
     changed.soft_dirty = soft_dirty
-

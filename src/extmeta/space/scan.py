@@ -8,6 +8,7 @@ import errno
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
 from extmeta.kernel import VEC_LEN, PageIs
 from extmeta.pagewords import (
@@ -33,7 +34,8 @@ CHECK_WPASYNC = 2
 REGION = np.dtype([("start", "<u8"), ("end", "<u8"), ("categories", "<u8")])
 
 
-def _where(which: Bools, bits: int) -> U64:
+def _where(which: npt.ArrayLike, bits: int) -> U64:
+    """Return these bits where something is so, else 0."""
     return np.where(which, np.uint64(bits), np.uint64(0))
 
 
@@ -82,7 +84,7 @@ def _slots(mm: Mm, slots: U64) -> U64:
 def _soft_dirty(mm: Mm, vpns: U64) -> U64:
     if not mm.soft_dirty or not len(vpns):
         return np.zeros(len(vpns), np.uint64)
-    return _where(mm.table.load(vpns, "soft_dirty") != 0, SOFT_DIRTY)
+    return _where(np.asarray(mm.table.load(vpns, "soft_dirty") != 0), SOFT_DIRTY)
 
 
 def _leaf_words(mm: Mm, base: int, pfns: bool) -> U64:
@@ -271,7 +273,6 @@ class Scan:
 
     def _table(self, category: int, first: int, stop: int) -> bool:
         """The entries of a PTE table: pagemap_scan_pmd_entry()."""
-        mm = self.mm
         categories = self._categories(category, first, stop)
         written = categories & np.uint64(PageIs.WRITTEN) != 0
         vpns = np.arange(first, stop, dtype=np.uint64)
@@ -287,7 +288,9 @@ class Scan:
         for low, high in zip([0, *cuts], [*cuts, len(key)], strict=True):
             if not key[low]:
                 continue
-            end, full = self._output(int(shown[low]), first + int(low), first + int(high))
+            end, full = self._output(
+                int(shown[low]), first + int(low), first + int(high)
+            )
             if full:
                 break
         if self.flags & WP_MATCHING:

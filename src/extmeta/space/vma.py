@@ -81,6 +81,11 @@ class Vma:
         pgoff = self.pgoff + first - self.start
         return replace(self, start=first, stop=stop, pgoff=pgoff, **changes)
 
+    def take_anon(self, source: "Vma | None") -> None:
+        """Have a merged VMA's anon_vma where there is none: dup_anon_vma()."""
+        if source is not None and self.anon_vma is None:
+            self.anon_vma, self.chain = source.anon_vma, source.chain
+
     def fits(self, above: "Vma") -> bool:
         """is_mergeable_vma() and the offsets: `above` goes on where this ends."""
         return (
@@ -135,9 +140,8 @@ class Vmas:
         """Return the VMAs before and after a range."""
         i, j = self._index(first), self._index(stop - 1)
         if i < len(self._all) and self._all[i].start < first:
-            before = self._all[i]
-        else:
-            before = self._all[i - 1] if i else None
+            i += 1
+        before = self._all[i - 1] if i else None
         if j < len(self._all) and self._all[j].start < stop:
             j += 1
         return before, self._all[j] if j < len(self._all) else None
@@ -180,14 +184,12 @@ class Vmas:
             if after:
                 self._all.remove(after)
             for source in (after, new):
-                if source and source.anon_vma and not before.anon_vma:
-                    before.anon_vma, before.chain = source.anon_vma, source.chain
+                before.take_anon(source)
             return before
         if after:
             after.pgoff -= after.start - new.start
             after.start = new.start
-            if new.anon_vma and not after.anon_vma:
-                after.anon_vma, after.chain = new.anon_vma, new.chain
+            after.take_anon(new)
             return after
         self.insert(new)
         return new
@@ -235,15 +237,12 @@ class Vmas:
         if vma.anon_vma is not None:
             return
         before, after = self.beside(vma.start, vma.stop)
-        for old, low, high in ((after, vma, after), (before, before, vma)):
-            if (
-                old is not None
-                and old.anon_vma is not None
-                and old.chain == 1
-                and low is not None
-                and high is not None
-                and low.part(low.start, low.stop, prot=high.prot).fits(high)
-            ):
+        for old in (after, before):
+            if old is None or old.anon_vma is None or old.chain != 1:
+                continue
+            # anon_vma_compatible(): what may be done with pages does not matter.
+            alike = old.part(old.start, old.stop, prot=vma.prot)
+            if vma.fits(alike) or alike.fits(vma):
                 vma.anon_vma, vma.chain = old.anon_vma, 1
                 return
         vma.anon_vma, vma.chain = AnonVma(), 1
