@@ -516,3 +516,23 @@ def test_pages_of_zeros_of_a_split_huge_page(huge):
     """Only what was written goes to swap; the rest becomes the page of zeros."""
     huge.madvise(A, PMD, "PAGEOUT")
     assert shown(huge, A, 512).split() == ["S"] + ["P"] * 511
+
+
+def test_a_huge_page_that_goes_to_swap_whole(encoding):
+    a = make(encoding, thp_swap=True)
+    a.mmap(A, PMD)
+    a.madvise(A, PMD, "HUGEPAGE")
+    a.write(A)
+    a.madvise(A, PMD, "PAGEOUT")
+    a.clear_refs()
+    assert shown(a, A, 512).split() == ["S"] * 512
+    child = a.fork()
+    # From the swap cache it comes back by all of its PTEs.
+    a.read(A + 7 * PAGE)
+    assert shown(a, A, 512).split() == ["PX"] * 512
+    # Not where one of them is no longer like the others.
+    child.madvise(A, PAGE, "DONTNEED")
+    child.write(A + PAGE)
+    assert shown(child, A, 4) == "- PXD S S"
+    tidy(a)
+    tidy(child)

@@ -184,12 +184,20 @@ class Physical:
         self._slots.give(slots[unused])
 
     def swap_out(self, pfns: U64, slots: U64) -> None:
-        """Let swap entries stand for pages that one PTE each mapped."""
+        """Let swap entries stand for pages that one PTE each mapped.
+
+        A huge page that goes as a whole stays in the swap cache.
+        """
+        whole = self._head[pfns] != 0
         self._swapcount[slots] += 1
-        self._cached[slots] = 0
+        self._cached[slots] = np.where(whole, pfns.astype(np.int64), 0)
         self._kept[slots] = self._written[pfns]
-        self._slot[pfns] = 0
+        self._slot[pfns] = np.where(whole, slots.astype(np.int64), 0)
         self.unmap(pfns)
+
+    def cached(self, slots: U64) -> U64:
+        """Return the pages that the swap cache has for slots; 0 where it has none."""
+        return self._cached[slots].astype(np.uint64)
 
     def swap_in(self, slots: U64) -> U64:
         """Return the pages of swap entries, mapped instead of those."""
