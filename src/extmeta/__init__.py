@@ -27,9 +27,11 @@ from extmeta.memory import Memory
 from extmeta.pagetable import PageTable
 from extmeta.plan import Plan, PlanConflict, plan
 from extmeta.python_encoding import PythonEncoding
+from extmeta.space import AddressSpace, Refused, UserFault
 
 __all__ = [
     "Adaptive",
+    "AddressSpace",
     "Adjacent",
     "Capture",
     "CaptureError",
@@ -44,6 +46,8 @@ __all__ = [
     "Plan",
     "PlanConflict",
     "PythonEncoding",
+    "Refused",
+    "UserFault",
     "Wide",
     "XArray",
     "capture",

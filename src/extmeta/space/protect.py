@@ -1,0 +1,132 @@
+"""Write-protection by a userfaultfd, and the soft-dirty bits cleared."""
+
+import errno
+
+from extmeta.space.mm import Mm
+from extmeta.space.userfault import Userfaultfd
+from extmeta.space.vma import Prot, Vma
+
+
+def register(mm: Mm, uffd: Userfaultfd, first: int, stop: int) -> None:
+    """Let a userfaultfd track the VMAs of [first, stop): userfaultfd_register()."""
+    if not mm.uffd_wp:
+        raise OSError(
+            errno.EINVAL,
+            "no field uffd_wp: this kernel has no userfaultfd write-protection",
+        )
+    vmas = mm.vmas.within(first, stop)
+    if not vmas:
+        raise OSError(errno.EINVAL, f"nothing mapped in vpns [{first:#x}, {stop:#x})")
+    for vma in vmas:
+        if vma.uffd is not None and vma.uffd is not uffd:
+            raise OSError(
+                errno.EBUSY, f"vpn {vma.start:#x} has another userfaultfd already"
+            )
+    for vma in vmas:
+        if vma.uffd is not uffd:
+            low, high = max(first, vma.start), min(stop, vma.stop)
+            mm.modify(vma, low, high, uffd=uffd)
+
+
+def unregister(mm: Mm, uffd: Userfaultfd | None, first: int, stop: int) -> None:
+    """Take off all protection, and the tracking: userfaultfd_unregister()."""
+    vmas = mm.vmas.within(first, stop)
+    if not vmas:
+        raise OSError(errno.EINVAL, f"nothing mapped in vpns [{first:#x}, {stop:#x})")
+    for vma in vmas:
+        # Since 6.17 ("userfaultfd: prevent unregistering VMAs through a different
+        # userfaultfd"); which release is unverified.
+        other = vma.uffd is not None and vma.uffd is not uffd
+        if other and mm.release >= (6, 17):
+            raise OSError(errno.EINVAL, f"vpn {vma.start:#x} has another userfaultfd")
+    for vma in vmas:
+        if vma.uffd is not None:
+            low, high = max(first, vma.start), min(stop, vma.stop)
+            change(mm, vma, low, high, on=False)
+            mm.modify(vma, low, high, uffd=None)
+
+
+def writeprotect(mm: Mm, first: int, stop: int, *, on: bool) -> None:
+    """UFFDIO_WRITEPROTECT: mwriteprotect_range().
+
+    Raises OSError ENOENT at the first VMA that is not tracked; those before it
+    are done.
+    """
+    vmas = mm.vmas.within(first, stop)
+    for vma in vmas:
+        if vma.uffd is None:
+            raise OSError(errno.ENOENT, f"vpn {vma.start:#x} has no userfaultfd")
+        change(mm, vma, max(first, vma.start), min(stop, vma.stop), on=on)
+    if not vmas:
+        raise OSError(errno.ENOENT, f"nothing mapped in vpns [{first:#x}, {stop:#x})")
+
+
+def change(mm: Mm, vma: Vma, first: int, stop: int, *, on: bool) -> None:
+    """Protect [first, stop) of a VMA, or resolve it: change_protection().
+
+    A leaf is split only if the range cuts it. Where markers are used, what is not
+    there gets one, and loses it again.
+    """
+    mm.split_at(first, stop)
+    for base in mm.leaves_within(first, stop):
+        leaf = mm.leaves[base]
+        leaf.word = leaf.word | mm.uffd_wp if on else leaf.word & ~mm.uffd_wp
+    if on:
+        mm.change_words(slice(first, stop), 0, mm.uffd_wp)
+        if vma.uses_markers:
+            mm.mark(mm.absent(first, stop))
+            mm.tables.update(
+                base
+                for base, _low, _high in mm.regions(first, stop)
+                if base not in mm.leaves
+            )
+        return
+    entries = mm.entries(first, stop)
+    mm.clear(entries.vpn[~entries.present & (entries.value == mm.marker)])
+    mm.change_words(slice(first, stop), mm.uffd_wp)
+
+
+def clear_soft_dirty(mm: Mm) -> None:
+    """Clear what the tracker knows: clear_refs_write(), type 4."""
+    if not mm.soft_dirty:
+        return
+    for vma in mm.vmas:
+        vma.soft_dirty = False
+    mm.change_words(slice(0, mm.arch.nr_vpns), mm.soft_dirty)
+    for leaf in mm.leaves.values():
+        leaf.word &= ~mm.soft_dirty
+
+
+def mprotect(mm: Mm, first: int, stop: int, prot: Prot) -> None:
+    """Change what may be done with pages; the bits stay: do_mprotect_pkey()."""
+    at = first
+    while at < stop:
+        vma = mm.vmas.find(at)
+        if vma is None:
+            raise OSError(errno.ENOMEM, f"nothing mapped at vpn {at:#x}")
+        end = min(stop, vma.stop)
+        _fix(mm, vma, at, end, prot)
+        at = end
+
+
+def _fix(mm: Mm, vma: Vma, first: int, stop: int, prot: Prot) -> None:
+    """mprotect_fixup(): a merged VMA gets this one's VM_SOFTDIRTY."""
+    if prot == vma.prot:
+        return
+    account = vma.account
+    if prot & Prot.W:
+        account = account or not (vma.prot & Prot.W or vma.shared)
+    elif vma.anonymous and vma.anon_vma is None:
+        account = False
+    soft_dirty = vma.soft_dirty
+    changed = mm.modify(vma, first, stop, prot=prot, account=account)
+    changed.soft_dirty = soft_dirty
+
+
+def advise_huge(mm: Mm, vma: Vma, first: int, stop: int, *, huge: bool) -> None:
+    """MADV_HUGEPAGE and MADV_NOHUGEPAGE: hugepage_madvise()."""
+    if vma.huge is huge:
+        return
+    soft_dirty = vma.soft_dirty
+    changed = mm.modify(vma, first, stop, huge=huge)
+    changed.soft_dirty = soft_dirty

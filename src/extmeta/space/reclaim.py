@@ -1,0 +1,138 @@
+"""Pages taken away by advice: to swap, or for good.
+
+Linux mm/madvise.c. There is always room in swap, and what is asked for is done
+at once, as if a caller of MADV_PAGEOUT waited for writeback and asked again.
+"""
+
+import errno
+
+import numpy as np
+
+from extmeta.space.mm import Entries, Mm
+from extmeta.space.physical import FIRST_PFN, ZERO_PFN
+from extmeta.space.vma import Vma
+
+
+def pageout(mm: Mm, vma: Vma, first: int, stop: int) -> None:
+    """MADV_PAGEOUT: pages that only this PTE maps leave memory.
+
+    madvise_cold_or_pageout_pte_range(), try_to_unmap_one(): anonymous pages
+    become swap entries with their bits; others are forgotten, or leave a marker
+    where they were protected.
+    """
+    for base in mm.leaves_within(first, stop):
+        leaf = mm.leaves[base]
+        pfns = mm.leaf_pfns(leaf)
+        if leaf.zero or mm.physical.shared(pfns).any():
+            continue
+        whole = first <= base and base + mm.pages_per_leaf <= stop
+        # Whole, its PTE is split by try_to_unmap_one(), else before the page is.
+        mm.split_leaf(base, frozen=not (whole and mm.thp_swap))
+    _split_folios(mm, vma, _present(mm, first, stop))
+    entries = _present(mm, first, stop)
+    entries = entries.take(_alone(mm, entries))
+    file = mm.physical.file(entries.value)
+    _swap_out(mm, entries.take(~file))
+    _evict(mm, vma, entries.take(file))
+
+
+def _present(mm: Mm, first: int, stop: int) -> Entries:
+    """Return the PTEs of [first, stop) that map a page, not that of zeros."""
+    entries = mm.entries(first, stop)
+    return entries.take(entries.present & (entries.value >= FIRST_PFN))
+
+
+def _alone(mm: Mm, entries: Entries) -> np.ndarray:
+    """Tell which pages nobody else maps, nor another part of their huge page."""
+    alone = mm.physical.mapcount[entries.value] == 1
+    heads = mm.physical.heads(entries.value)
+    for head in np.unique(heads[heads != 0]).tolist():
+        alone[heads == head] &= not _shared_folio(mm, head)
+    return np.asarray(alone)
+
+
+def _shared_folio(mm: Mm, head: int) -> bool:
+    """folio_maybe_mapped_shared(); by page, while the kernel counts by process."""
+    return bool((mm.physical.mapcount[head : head + mm.pages_per_leaf] > 1).any())
+
+
+def _split_folios(mm: Mm, vma: Vma, entries: Entries) -> None:
+    """Split the huge pages of which these PTEs map a part, or all.
+
+    A part: madvise_cold_or_pageout_pte_range(). All: without THP_SWAP, and where
+    swap is not on a solid-state device, folio_alloc_swap() has no room for 512 pages
+    in a row, and shrink_folio_list() splits. What is all zeros becomes the page of zeros, bits
+    stay: mm/migrate.c try_to_map_unused_to_zeropage().
+    """
+    heads = mm.physical.heads(entries.value)
+    for head in np.unique(heads[heads != 0]).tolist():
+        if _shared_folio(mm, head):
+            continue
+        mapped = entries.take(heads == head)
+        if mm.thp_swap and _in_one_row(mm, mapped):
+            continue
+        if len(mapped.vpn) < mm.pages_per_leaf:
+            # Wherever mremap may have put the rest.
+            mapped = _present(mm, 0, mm.arch.nr_vpns)
+            mapped = mapped.take(mm.physical.heads(mapped.value) == head)
+        zeros = mapped.take(~mm.physical.written(mapped.value))
+        pfns = np.full(len(zeros.vpn), ZERO_PFN, np.uint64)
+        mm.replace(vma, zeros.vpn, pfns)
+        mm.physical.unmap(zeros.value)
+        mm.physical.split(head, mm.pages_per_leaf)
+
+
+def _in_one_row(mm: Mm, mapped: Entries) -> bool:
+    """Tell whether PTEs map all of a huge page alike: madvise_folio_pte_batch()."""
+    return (
+        len(mapped.vpn) == mm.pages_per_leaf
+        and int(mapped.vpn[-1] - mapped.vpn[0]) == len(mapped.vpn) - 1
+        and len(np.unique(mm.protected(mapped.vpn))) == 1
+    )
+
+
+def _swap_out(mm: Mm, entries: Entries) -> None:
+    """Let swap entries stand for anonymous pages; their words stay."""
+    slots = mm.physical.take_slots(entries.value)
+    try:
+        mm.refusable(mm.table.swap_out, entries.vpn, slots)
+    except Exception:
+        mm.physical.give_slots(slots)
+        raise
+    mm.physical.swap_out(entries.value, slots)
+
+
+def _evict(mm: Mm, vma: Vma, entries: Entries) -> None:
+    """Unmap pages of a backing, which leave memory."""
+    if vma.backing is None or not len(entries.vpn):
+        return
+    stay = entries.vpn[mm.protected(entries.vpn)] if vma.uffd else entries.vpn[:0]
+    mm.forget(entries)
+    mm.clear(entries.vpn)
+    mm.mark(stay)
+    vma.backing.evict(entries.vpn - np.uint64(vma.start) + np.uint64(vma.pgoff))
+
+
+def dontneed(mm: Mm, vma: Vma, first: int, stop: int) -> None:
+    """MADV_DONTNEED: pages are gone, the next touch brings fresh ones."""
+    mm.zap(vma, first, stop, keep_markers=True)
+    if mm.release < (6, 14):
+        return
+    # CONFIG_PT_RECLAIM, new in 6.14: a table of which all was zapped goes too.
+    for base in mm.tables_within(first, stop):
+        whole = first <= base and base + mm.pages_per_leaf <= stop
+        if whole and mm.table.table_at(base) is None:
+            mm.tables.discard(base)
+
+
+def free(mm: Mm, vma: Vma, first: int, stop: int) -> None:
+    """MADV_FREE: swap entries go; pages stay, until memory is short.
+
+    That a page marked so is dropped instead of swapped out is not modelled.
+    """
+    if not vma.anonymous:
+        raise OSError(errno.EINVAL, f"the VMA at vpn {vma.start:#x} is not anonymous")
+    entries = mm.entries(first, stop)
+    entries = entries.take(~entries.present & (entries.value != mm.marker))
+    mm.forget(entries)
+    mm.clear(entries.vpn)
