@@ -42,7 +42,8 @@ Model = Callable[[Kernel], Any]
 BATCH = {"native": 1000, "guest": 3000}
 # Mismatches of one kind that are made smaller; the others are counted.
 SHRUNK_OF_A_KIND = 2
-SHRINK_ROUNDS = 40
+# A round in the guest is a boot.
+SHRINK_ROUNDS = {"native": 40, "guest": 10}
 
 
 @dataclass
@@ -107,13 +108,13 @@ def check(
 
 
 def shrink(
-    program: Program, mismatch: Mismatch, run: Run, model: Model
+    program: Program, mismatch: Mismatch, run: Run, model: Model, rounds: int = 40
 ) -> tuple[Program, Mismatch]:
     """Return the smallest program found that shows a mismatch of this kind.
 
     All candidates of a round run together: in the guest a run is a boot.
     """
-    for _ in range(SHRINK_ROUNDS):
+    for _ in range(rounds):
         cut = Program(program.operations[: mismatch.step + 1], program.watch)
         candidates = smaller(cut)
         for candidate, found in zip(
@@ -124,7 +125,7 @@ def shrink(
                 break
         else:
             return cut, mismatch
-    return program, mismatch
+    return Program(program.operations[: mismatch.step + 1], program.watch), mismatch
 
 
 def report(program: Program, mismatch: Mismatch, encoding: str, kernel: str) -> str:
@@ -195,7 +196,9 @@ class Campaign:
             self.state.unsteady += 1
             self.save("unsteady", program, found, encoding)
             return
-        small, found = shrink(program, again, self.run, model)
+        small, found = shrink(
+            program, again, self.run, model, SHRINK_ROUNDS[self.state.where]
+        )
         self.count(self.state.mismatches, encoding)
         self.save("mismatch", small, found, encoding)
 
