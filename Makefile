@@ -14,7 +14,7 @@ compare: build
 	@$(PY) -m extmeta compare $(ARGS)
 
 test: build $(VENV)/test-ready
-	$(PY) -m pytest tests --ignore tests/kernel -n $(JOBS) --dist loadgroup --cov --cov-report=term:skip-covered --cov-fail-under=95 $(ARGS)
+	$(PY) -m pytest tests --ignore tests/kernel -n $(JOBS) --dist loadfile --cov --cov-report=term:skip-covered --cov-fail-under=95 $(ARGS)
 
 bench: build $(VENV)/test-ready
 	$(PY) -m pytest benchmarks $(ARGS)
@@ -37,7 +37,7 @@ sanitize: $(VENV)/test-ready
 	LD_PRELOAD="$$($(CC) -print-file-name=libasan.so) $$($(CC) -print-file-name=libubsan.so)" \
 	ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 \
 	PYTHONMALLOC=malloc PYTHONPATH=$(SANITIZED) EXTMETA_TESTS=sanitized \
-	$(PY) -m pytest -q -n $(JOBS) --dist loadgroup -p no:cacheprovider -m "not slow" tests/test_sanitized.py tests/test_conformance.py \
+	$(PY) -m pytest -q -n $(JOBS) --dist loadfile -p no:cacheprovider -m "not slow" tests/test_sanitized.py tests/test_conformance.py \
 		tests/test_pagetable.py tests/test_encodings.py tests/test_python_encoding.py tests/test_fields.py \
 		tests/test_vpnhash.py tests/test_page_ext.py tests/test_xarray.py tests/test_hash.py \
 		tests/test_adaptive.py tests/test_compact.py tests/test_arch.py $(ARGS)

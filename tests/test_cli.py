@@ -299,6 +299,8 @@ def test_what_is_measured_is_printed_as_it_is(monkeypatch, capsys):
         (["--fractions", "nan"], ["'nan'"]),
         (["--fractions", "0,,1"], ["'' is no fraction"]),
         (["--placement", "spiral"], ["'spiral'", "random"]),
+        (["--words", "prime"], ["'prime'", "different"]),
+        (["--arch", "vax"], ["'vax'", "s390x"]),
         (["--encodings", "inpte,magic"], ["'magic'", "linked"]),
         (["--encodings", "linked:wide"], ["'linked:wide'"]),
         (["--encodings", "linked:513"], ["513"]),

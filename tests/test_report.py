@@ -206,8 +206,8 @@ flagged/table    :needed       hash
           512      8.00*      11.72
 
 the smallest, from 1 to 512 flagged PTEs in each table (log scale)
-  hash                     1 on        |#######################################         |
-  adjacent:needed          300 to 512  |                                       #########|
+  hash                     1 on        |###########################################     |
+  adjacent:needed          512         |                                           #####|
 """
 
 

@@ -441,29 +441,36 @@ def crossover(
     yield from held.head
     found: dict[int, list[Ram | Refused]] = {}
 
-    def leader(each: int) -> str:
+    def leader(each: int, before: str) -> str:
         if each not in found:
             found[each] = held.at(Point(each / size, EACH))
-        return smallest(found[each])
+        return smallest(found[each], before)
 
     lower = 1
-    leader(lower)
+    lead = leader(lower, "")
     yield from found[lower]
     while lower < size:
         upper = following = 2 * lower
-        while leader(upper) != leader(lower) and upper - lower > 1:
+        while leader(upper, lead) != lead and upper - lower > 1:
             middle = (lower + upper) // 2
-            if leader(middle) == leader(lower):
+            if leader(middle, lead) == lead:
                 lower = middle
             else:
                 upper = middle
+        lead = leader(upper, lead)
         if upper != following:
             yield from found[upper]
+            lead = leader(following, lead)
         yield from found[following]
         lower = following
 
 
-def smallest(rows: Sequence[Row]) -> str:
-    """Return the encoding, but for the baseline, that holds least; "" if none."""
+def smallest(rows: Sequence[Row], before: str = "") -> str:
+    """Return the encoding, but for the baseline, that holds least; "" if none.
+
+    Of several that hold as little it is ``before``, if that is among them.
+    """
     rams = [row for row in rows if isinstance(row, Ram) and row.encoding != BASELINE]
-    return min(rams, key=lambda row: row.total).encoding if rams else ""
+    least = min((row.total for row in rams), default=0)
+    names = [row.encoding for row in rams if row.total == least]
+    return before if before in names else names[0] if names else ""

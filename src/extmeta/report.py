@@ -450,7 +450,8 @@ def _crossover(c: _Comparison) -> Iterator[str]:
     leads: list[tuple[str, int, int]] = []
     for point in c.points:
         each = c.ram[point, BASELINE].flagged // (s.nr_tables or 1)
-        lead = smallest([c.ram[at] for at in c.ram if at[0] == point])
+        rows = [c.ram[at] for at in c.ram if at[0] == point]
+        lead = smallest(rows, leads[-1][0] if leads else "")
         if leads and leads[-1][0] == lead:
             leads[-1] = (lead, leads[-1][1], each)
         else:
