@@ -66,6 +66,7 @@ from extmeta.encodings.containers cimport (
     put,
     rank,
     ranked_where,
+    sift,
     survey_words,
     widen,
     width_for,
@@ -111,6 +112,9 @@ cdef enum:
     KEPT_CLASS_SHIFT = 20
     EXPECTED_WIDTH_SHIFT = 16
     EXPECTED_COUNT = 0xffff
+    # From so many entries of a table on, in no order, all of it is read once rather
+    # than each looked up.
+    FROM_FULL = 32
     KEPT_BITS = KEPT | 1 << KEPT_HIGH_SHIFT | 63 << KEPT_CLASS_SHIFT
 
 
@@ -906,11 +910,7 @@ cdef class Adaptive(Encoding):
             else:
                 narrow(words, self.entries, shape.width, p)
         elif shape.kind != EMPTY and s is NULL:
-            some.count = 0
-            for i in range(self.entries):
-                some.position[some.count] = <uint16_t>i
-                some.word[some.count] = words[i]
-                some.count += words[i] != 0
+            sift(words, self.entries, &some)
             s = &some
         if shape.kind == INLINE:
             link |= <uint64_t>s.count << INLINE_COUNT_SHIFT
@@ -1047,11 +1047,22 @@ cdef class Adaptive(Encoding):
             if r.vpns is NULL:
                 self.full(t, r.first, r.first + r.n, words)
                 return
+            if r.n > FROM_FULL and kind_of(t.link) >= LISTED:
+                self.load_many(t, r, words)
+                return
         for i in range(r.n):
             e = entry_at(r, i, self.entries - 1)
             words[i] = 0
             if entry[e] & flag_of(&self.pte, entry[e]):
                 words[i] = self.word_at(t, e)
+
+    cdef void load_many(
+            self, const Ptdesc* t, const Run* r, uint64_t* words) noexcept nogil:
+        cdef uint64_t[MOST] every
+        cdef Py_ssize_t i
+        self.full(t, 0, self.entries, every)
+        for i in range(r.n):
+            words[i] = every[entry_at(r, i, self.entries - 1)]
 
     cdef Py_ssize_t scan(
             self, const Ptdesc* t, Py_ssize_t first, Py_ssize_t last,

@@ -27,7 +27,7 @@ flag tells. `count` is how many entries LISTED and RANKED list, the stale includ
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset
 
-from extmeta.pte cimport lowest
+from extmeta.pte cimport ALL, count, equal, lowest
 
 cdef extern from *:
     """
@@ -249,23 +249,46 @@ cdef inline void survey_words(
     """Describe the words that are not 0 among n."""
     cdef uint64_t bits = 0
     cdef uint64_t differ = 0
-    cdef uint64_t count = 0
     cdef uint64_t word = 0
-    cdef Py_ssize_t i
-    for i in range(n):
-        bits |= words[i]
-        count += words[i] != 0
-    if bits:
-        i = 0
-        while words[i] == 0:
-            i += 1
-        word = words[i]
-        for i in range(n):
-            differ |= (words[i] ^ word) if words[i] else 0
-    s.count = <Py_ssize_t>count
+    cdef uint64_t live
+    cdef Py_ssize_t at, i, k
+    s.count = 0
+    for at in range(0, n, 64):
+        k = min(64, n - at)
+        live = ALL >> (64 - k) & ~equal(words + at, k, ALL, 0)
+        s.count += count(live)
+        if live and word == 0:
+            word = words[at + lowest(live)]
+        if live == ALL:
+            for i in range(at, at + 64):
+                bits |= words[i]
+                differ |= words[i] ^ word
+            continue
+        while live:
+            i = at + lowest(live)
+            live &= live - 1
+            bits |= words[i]
+            differ |= words[i] ^ word
     s.bits = bits
     s.word = word
     s.uniform = differ == 0
+
+
+cdef inline void sift(
+        const uint64_t* words, Py_ssize_t n, Sparse* s) noexcept nogil:
+    """List the words that are not 0 among n."""
+    cdef uint64_t live
+    cdef Py_ssize_t at, i, k
+    s.count = 0
+    for at in range(0, n, 64):
+        k = min(64, n - at)
+        live = ALL >> (64 - k) & ~equal(words + at, k, ALL, 0)
+        while live:
+            i = at + lowest(live)
+            live &= live - 1
+            s.position[s.count] = <uint16_t>i
+            s.word[s.count] = words[i]
+            s.count += 1
 
 
 ctypedef fused word_t:
