@@ -232,16 +232,16 @@ cdef inline void narrow(
 
 
 cdef inline Py_ssize_t place(
-        const uint16_t* position, Py_ssize_t count, Py_ssize_t entry) noexcept nogil:
+        const uint16_t* position, Py_ssize_t n, Py_ssize_t entry) noexcept nogil:
     """Return how many of the ascending positions are below ``entry``."""
     cdef Py_ssize_t at = 0
     cdef Py_ssize_t half
     # Halving without a branch to mispredict.
-    while count > 1:
-        half = count >> 1
+    while n > 1:
+        half = n >> 1
         at += half * (position[at + half - 1] < entry)
-        count -= half
-    return at + (count == 1 and position[at] < entry)
+        n -= half
+    return at + (n == 1 and position[at] < entry)
 
 
 cdef inline void survey_words(
