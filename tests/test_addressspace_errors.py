@@ -178,7 +178,13 @@ def test_mremap_in_releases():
         a.mremap(A, 4 * PAGE, 4 * PAGE, B)
     assert shown(a, A, 4) == "PX PX PX PX"
     assert shown(a, B, 1) == "-"
+    with pytest.raises(OSError, match="nothing mapped") as refused:
+        a.mremap(B, PAGE, PAGE, B)
+    assert refused.value.errno == errno.EFAULT
     a = two_vmas("6.18")
+    with pytest.raises(OSError, match="overlap") as refused:
+        a.mremap(B + 4 * PAGE, PAGE, PAGE, B + 4 * PAGE)
+    assert refused.value.errno == errno.EINVAL
     a.mremap(A, 4 * PAGE, 4 * PAGE, B)
     assert shown(a, B, 4) == "PXD PXD PXD PXD"
     with pytest.raises(OSError, match="no page to write"):

@@ -15,6 +15,7 @@ class Kernel:
     release: str
     soft_dirty: bool
     swap: bool
+    thp_swap: bool  # on a device: alloc_swap_scan_cluster() in mm/swapfile.c
     scan: bool
     features: int  # of userfaultfd
 
@@ -30,7 +31,8 @@ class Kernel:
         return cls(
             said["kernel"],
             said["soft_dirty"] == "1",
-            said["swap"] == "1",
+            said["swap"] != "0",
+            said["swap"] == "2",
             said["scan"] == "1",
             int(said["uffd"], 16),
         )

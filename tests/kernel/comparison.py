@@ -81,30 +81,6 @@ class Refusal:
     reason: str
 
 
-@dataclass(frozen=True)
-class Documented:
-    """A difference that versions of the kernel have among themselves."""
-
-    step: int
-    operation: Operation
-    reason: str
-
-
-def documented(operation: Operation, kernel_error: str | None, kind: str) -> str | None:
-    """Return why a difference is not the model's fault, or None.
-
-    Each reason names the kernel's function; both sides were seen, on Linux 6.12
-    and 6.18. Asked only where there is a difference.
-    """
-    if operation.name == "mremap" and (kernel_error or kind == "error"):
-        return (
-            "mm/mremap.c mremap_to(): a range that is not in one VMA is EFAULT in "
-            "6.12, with the target unmapped by then; 6.17 and later check first "
-            "(EINVAL), and move several VMAs"
-        )
-    return None
-
-
 def describe(word: int) -> str:
     """Return a pagemap word's flags by name."""
     names = [name for name, bit in BITS.items() if word >> bit & 1]
@@ -281,7 +257,7 @@ def compare(
     model: Any,
     kernel: Kernel,
     refusals: tuple[type[Exception], ...] = (),
-) -> Mismatch | Refusal | Documented | None:
+) -> Mismatch | Refusal | None:
     """Run a program on a model; return where it first differs from the kernel.
 
     Parameters
@@ -298,7 +274,7 @@ def compare(
 
     Returns
     -------
-    Mismatch, Refusal, Documented or None
+    Mismatch, Refusal or None
         After each operation its errno, PAGEMAP_SCAN's answer, and every watched
         pagemap word of every process were compared.
     """
@@ -313,8 +289,6 @@ def compare(
         except Exception as failed:  # noqa: BLE001 any is a finding
             text = f"{type(failed).__name__}: {failed}"
             return Mismatch(step, operation, "exception", "", "none", text)
-        if found and (reason := documented(operation, answer.error, found[0])):
-            return Documented(step, operation, reason)
         if found:
             return Mismatch(step, operation, *found)
     return None

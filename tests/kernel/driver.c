@@ -291,13 +291,15 @@ static void wait_for_writeback(void)
  * others map too stay, so only exclusive ones are waited for. */
 static int page_out(u64 start, u64 length)
 {
-	int fd = proc_open(getpid(), "pagemap", O_RDONLY), tries, result = 0;
+	int fd = proc_open(getpid(), "pagemap", O_RDONLY), tries, result = 0, error = 0;
 
 	for (tries = 0; tries < PAGEOUT_TRIES; tries++) {
 		u64 page, word, left = 0;
 
 		result = madvise((void *)start, length, PAGEOUT);
-		if (result || !have_swap)
+		error = errno;
+		/* ENOMEM: over a hole, when the rest has been gone through. */
+		if ((result && error != ENOMEM) || !have_swap)
 			break;
 		for (page = start; page < start + length; page += PAGE)
 			if (pread(fd, &word, 8, page / PAGE * 8) == 8 &&
@@ -310,6 +312,7 @@ static int page_out(u64 start, u64 length)
 	if (have_swap)
 		wait_for_writeback();
 	close(fd);
+	errno = error;
 	return result;
 }
 
@@ -796,17 +799,22 @@ static void clock(char **rest)
 
 /* ---- what this kernel has ---- */
 
+/* 1: files, 2: also a device, and only there do huge pages go out whole. */
 static int has_swap(void)
 {
 	FILE *swaps = fopen("/proc/swaps", "r");
-	int lines = 0, c;
+	char line[512];
+	int kind = 0;
 
 	if (!swaps)
 		return 0;
-	while ((c = getc(swaps)) != EOF)
-		lines += c == '\n';
+	while (fgets(line, sizeof(line), swaps))
+		if (strstr(line, " partition\t"))
+			kind = 2;
+		else if (!kind && *line == '/')
+			kind = 1;
 	fclose(swaps);
-	return lines > 1;
+	return kind;
 }
 
 static void introduce(void)

@@ -20,7 +20,7 @@ import native
 import numpy as np
 import oracle
 import pytest
-from comparison import Documented, Refusal, compare
+from comparison import Refusal, compare
 from hypothesis import HealthCheck, find, given, settings
 from programs import (
     HUGE,
@@ -300,15 +300,6 @@ class TestComparison:
         protect = f"0 uffd_writeprotect {page} 1\n"
         assert self.agree(text + protect + f"0 write {page}", space) is None
         assert resolved == [0x3FFFD000]
-
-    def test_a_failing_mremap_may_differ_as_kernels_do(self):
-        start = "0 mmap 0x3fffc000 0x4000 rw private|anonymous\n"
-        space = Anonymous()
-        space.mremap = lambda **args: None
-        text = f"{start}0 mremap 0x50000000 0x1000 0x1000 0x3fffc000"
-        found = self.agree(text, space)
-        assert isinstance(found, Documented)
-        assert "mremap_to" in found.reason
 
     def test_programs_are_repeatable(self):
         with native.swap():

@@ -293,10 +293,6 @@ class AddressSpace:
         dst, dst_stop = self._whole_pages(new_addr, new_len, errno.EINVAL)
         if dst == dst_stop:
             raise OSError(errno.EINVAL, "no new length")
-        if src < dst_stop and dst < src_stop:
-            raise OSError(
-                errno.EINVAL, f"old {old:#x} and new {new_addr:#x} ranges overlap"
-            )
         move.mremap(self._mm, src, src_stop - src, dst_stop - dst, dst)
 
     def madvise(self, addr: int, length: int, advice: str) -> None:

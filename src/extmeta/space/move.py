@@ -20,10 +20,14 @@ CHECKS_FIRST = (6, 17)
 def mremap(mm: Mm, src: int, old: int, new: int, dst: int) -> None:
     """Move pages [src, src + old) to dst; there `new` pages: MREMAP_FIXED.
 
-    Raises OSError: EFAULT where nothing is mapped or, when it is not just moved, the
-    range is not of one VMA.
+    Raises OSError: EINVAL where the ranges overlap; EFAULT where nothing is mapped
+    or, when it is not just moved, the range is not of one VMA.
     """
     several = mm.release >= CHECKS_FIRST
+    if not several and mm.vmas.find(src) is None:
+        raise OSError(errno.EFAULT, f"nothing mapped at vpn {src:#x}")
+    if src < dst + new and dst < src + old:
+        raise OSError(errno.EINVAL, f"vpns {src:#x} and {dst:#x} on overlap")
     if several and old == new:
         _move_several(mm, src, old, dst)
         return
@@ -31,8 +35,6 @@ def mremap(mm: Mm, src: int, old: int, new: int, dst: int) -> None:
         _one_vma(mm, src, min(old, new))
         if old < new:
             _one_vma(mm, src, old)
-    elif mm.vmas.find(src) is None:
-        raise OSError(errno.EFAULT, f"nothing mapped at vpn {src:#x}")
     mm.unmap(dst, dst + new)
     if old > new:
         mm.unmap(src + new, src + old)

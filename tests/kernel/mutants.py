@@ -1,0 +1,226 @@
+"""Bugs planted in the model, each of which the oracle must find.
+
+    python tests/kernel/mutants.py            on this kernel
+    python tests/kernel/mutants.py --guest    those about soft-dirty, in the guest
+
+The kernel runs the programs once; each mutant, a copy of the package with one piece
+of text replaced, is held against its answers. Exit 1 if one survives.
+"""
+
+import argparse
+import itertools
+import os
+import pickle
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+
+import native
+from answers import run_guest, run_native
+from comparison import Mismatch, compare
+from oracle import address_space, refusals
+from programs import random_programs
+
+import extmeta
+
+SEED = 20
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """A bug: in a file of ``src/extmeta/space`` one text stands for another."""
+
+    name: str
+    file: str
+    sound: str
+    planted: str
+
+
+NATIVE = (
+    Mutant(
+        "fork keeps protection that nobody tracks",
+        "mm.py",
+        "                child.disown(vma.start, vma.stop)",
+        "                pass",
+    ),
+    Mutant(
+        "mremap keeps protection without EVENT_REMAP",
+        "move.py",
+        "        mm.disown(dst, dst + count)",
+        "        pass",
+    ),
+    Mutant(
+        "a shared page given back leaves no marker",
+        "mm.py",
+        "if keep_markers and not vma.anonymous and",
+        "if keep_markers and vma.anonymous and",
+    ),
+    Mutant(
+        "an anonymous page in swap loses its protection",
+        "reclaim.py",
+        "    mm.physical.swap_out(entries.value, slots)",
+        "    mm.physical.swap_out(entries.value, slots)\n"
+        "    mm.change_words(entries.vpn, mm.uffd_wp)",
+    ),
+    Mutant(
+        "protecting makes no markers",
+        "protect.py",
+        "            mm.mark(mm.absent(first, stop))",
+        "            pass",
+    ),
+    Mutant(
+        "resolving leaves markers",
+        "protect.py",
+        "    mm.clear(entries.vpn[~entries.present & (entries.value == mm.marker)])",
+        "",
+    ),
+    Mutant(
+        "unregistering leaves protection",
+        "protect.py",
+        "            change(mm, vma, low, high, on=False)",
+        "            pass",
+    ),
+    Mutant(
+        "a write does not resolve asynchronously",
+        "faults.py",
+        "    mm.change_words(slice(first, stop), mm.uffd_wp)\n    if not vma.shared",
+        "    if not vma.shared",
+    ),
+    Mutant(
+        "a page read where its marker was is not protected",
+        "faults.py",
+        "        mm.change_words(entries.vpn[marked], 0, mm.uffd_wp)",
+        "        pass",
+    ),
+    Mutant(
+        "copy on write takes a shared page for its own",
+        "faults.py",
+        "    shared = physical.shared(entries.value) |",
+        "    shared = np.zeros(len(entries.value), np.bool_) |",
+    ),
+    Mutant(
+        "a scan may find a page too many",
+        "scan.py",
+        "        full = self.found_pages + stop - first > self.max_pages\n",
+        "        full = self.found_pages + stop - first > self.max_pages + 1\n",
+    ),
+    Mutant(
+        "a scan protects what does not match",
+        "scan.py",
+        "            self._protect(vpns[matches & written & upto])",
+        "            self._protect(vpns[written & upto])",
+    ),
+)
+GUEST = (
+    Mutant(
+        "mremap does not set soft-dirty",
+        "move.py",
+        "    mm.change_words(forced + np.uint64(delta % 2**64), 0, mm.soft_dirty)\n",
+        "",
+    ),
+    Mutant(
+        "clear_refs leaves a VMA soft-dirty",
+        "protect.py",
+        "        vma.soft_dirty = False",
+        "        pass",
+    ),
+    Mutant(
+        "a huge page that is split sets no soft-dirty",
+        "mm.py",
+        "        if not frozen:\n            leaf.word |= self.soft_dirty\n",
+        "",
+    ),
+    Mutant(
+        "fork drops soft-dirty",
+        "mm.py",
+        "                child.disown(vma.start, vma.stop)",
+        "                child.disown(vma.start, vma.stop)\n"
+        "                child.change_words(\n"
+        "                    slice(vma.start, vma.stop), child.soft_dirty)",
+    ),
+)
+
+
+@contextmanager
+def planted(mutant: Mutant) -> Iterator[Path]:
+    """Make a copy of the package with the bug; yield the directory it is in."""
+    package = Path(extmeta.__file__).parent
+    with tempfile.TemporaryDirectory(prefix="extmeta-mutant-") as directory:
+        copy = Path(directory) / "extmeta"
+        shutil.copytree(package, copy, ignore=shutil.ignore_patterns("*.c", "*.pyc"))
+        path = copy / "space" / mutant.file
+        text = path.read_text()
+        if text.count(mutant.sound) != 1:
+            raise ValueError(
+                f"{mutant.name}: {mutant.file} has {mutant.sound!r} "
+                f"{text.count(mutant.sound)} times"
+            )
+        path.write_text(text.replace(mutant.sound, mutant.planted))
+        yield Path(directory)
+
+
+def first_mismatch(answered: Path, encoding: str) -> str:
+    """Return the first mismatch of the model with saved answers, or ''."""
+    programs, kernel, answers = pickle.loads(answered.read_bytes())  # ours
+    model = address_space(encoding)
+    done = 0
+    for program, given in zip(programs, answers, strict=True):
+        found = compare(program, given, model(kernel), kernel, refusals())
+        if isinstance(found, Mismatch):
+            return f"after {done} operations, {found}"
+        done += len(program.operations)
+    return ""
+
+
+def hunt(mutant: Mutant, answered: Path, encoding: str) -> str:
+    """Return what found a mutant, or '' if it survives."""
+    with planted(mutant) as directory:
+        done = subprocess.run(
+            [sys.executable, __file__, "--answered", answered, "--encoding", encoding],
+            env={**os.environ, "PYTHONPATH": str(directory)},
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+    return done.stdout.strip()
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Hunt all mutants; 0 if none survives, 1 if one does, 2 if it can't."""
+    parser = argparse.ArgumentParser(description="Bugs that the oracle must find.")
+    parser.add_argument("--guest", action="store_true", help="in the qemu guest")
+    parser.add_argument("--programs", type=int, default=1000, metavar="N")
+    parser.add_argument("--encoding", default="adaptive")
+    parser.add_argument("--answered", type=Path, help=argparse.SUPPRESS)
+    args = parser.parse_args(argv)
+    if args.answered:
+        print(first_mismatch(args.answered, args.encoding))
+        return 0
+    programs = list(itertools.islice(random_programs(SEED), args.programs))
+    with nullcontext() if args.guest else native.swap() as no_swap:
+        if no_swap:
+            print(f"mutants: no swap: {no_swap}", file=sys.stderr)
+            return 2
+        try:
+            kernel, answers = (run_guest if args.guest else run_native)(programs)
+        except (native.Missing, native.DriverError) as reason:
+            print(f"mutants: {reason}", file=sys.stderr)
+            return 2
+    survivors = 0
+    with tempfile.TemporaryDirectory(prefix="extmeta-mutants-") as directory:
+        answered = Path(directory) / "answers"
+        answered.write_bytes(pickle.dumps((programs, kernel, answers)))
+        for mutant in GUEST if args.guest else NATIVE:
+            found = hunt(mutant, answered, args.encoding)
+            survivors += not found
+            print(f"{mutant.name}: {found or 'SURVIVES'}", flush=True)
+    return 1 if survivors else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
