@@ -14,7 +14,7 @@ compare: build
 	@$(PY) -m extmeta compare $(ARGS)
 
 test: build $(VENV)/test-ready
-	$(PY) -m pytest tests --ignore tests/kernel -n $(JOBS) --dist loadfile --cov --cov-report=term:skip-covered --cov-fail-under=95 $(ARGS)
+	$(PY) -m pytest tests -n $(JOBS) --dist loadfile --cov --cov-report=term:skip-covered --cov-fail-under=95 $(ARGS)
 
 bench: build $(VENV)/test-ready
 	$(PY) -m pytest benchmarks $(ARGS)

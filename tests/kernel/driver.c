@@ -54,6 +54,7 @@ enum {
 	ARGUMENTS = 9,
 	TIMEOUT_MS = 60000,
 	PAGEOUT_TRIES = 30,
+	COLLAPSE_TRIES = 50,
 };
 
 #define PRESENT (1UL << 63)
@@ -104,6 +105,7 @@ static const struct name ADVICE[] = {
 	{"COLLAPSE", 25}, {NULL, 0},
 };
 #define PAGEOUT 21
+#define COLLAPSE 25
 
 static const struct name FEATURES[] = {
 	{"EVENT_FORK", 1 << 1}, {"EVENT_REMAP", 1 << 2}, {"EVENT_REMOVE", 1 << 3},
@@ -316,6 +318,20 @@ static int page_out(u64 start, u64 length)
 	return result;
 }
 
+/* EAGAIN: a page of it was in somebody's hands just then. */
+static int collapse(u64 start, u64 length)
+{
+	int tries, result = -1;
+
+	for (tries = 0; tries < COLLAPSE_TRIES; tries++) {
+		result = madvise((void *)start, length, COLLAPSE);
+		if (!result || errno != EAGAIN)
+			break;
+		usleep(1000);
+	}
+	return result;
+}
+
 static void obey(int self, int commands[][2], int replies)
 {
 	int fetched = -1; /* a userfaultfd that the conductor has taken by now */
@@ -349,6 +365,7 @@ static void obey(int self, int commands[][2], int replies)
 			break;
 		case MADVISE:
 			answer.result = a[2] == PAGEOUT ? page_out(a[0], a[1])
+				: a[2] == COLLAPSE ? collapse(a[0], a[1])
 				: madvise((void *)a[0], a[1], a[2]);
 			break;
 		case MREMAP:

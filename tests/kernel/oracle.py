@@ -14,7 +14,7 @@ import json
 import os
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -110,6 +110,20 @@ def check(
     ]
 
 
+def mismatches(
+    programs: Sequence[Program],
+    kernel: Kernel,
+    answers: Sequence[Any],
+    encoding: str,
+) -> Iterator[tuple[Program, Mismatch]]:
+    """Yield the programs of which an encoding's AddressSpace says something else."""
+    model = address_space(encoding)
+    for program, given in zip(programs, answers, strict=True):
+        found = compare(program, given, model(kernel), kernel, refusals())
+        if isinstance(found, Mismatch):
+            yield program, found
+
+
 def shrink(
     program: Program, mismatch: Mismatch, run: Run, model: Model, rounds: int = 40
 ) -> tuple[Program, Mismatch]:
@@ -171,36 +185,58 @@ class Campaign:
         programs = list(itertools.islice(random_programs(seed, self.menus), self.batch))
         kernel, answers = self.run(programs)
         self.state.kernel = kernel.release
-        for encoding, model in self.models.items():
-            for program, given in zip(programs, answers, strict=True):
-                found = compare(program, given, model(kernel), kernel, refusals())
-                if isinstance(found, Mismatch):
-                    self.mismatch(program, found, encoding)
-                elif isinstance(found, Refusal):
-                    self.count(self.state.refusals, encoding)
+        wrong = self.differing(programs, kernel, answers, count=True)
+        if wrong:
+            # Once more: the kernel may have done something else by chance.
+            doubtful = list(dict.fromkeys(program for _, program, _ in wrong))
+            kernel, answers = self.run(doubtful)
+            again = self.differing(doubtful, kernel, answers)
+            for encoding, program, found in again:
+                self.mismatch(program, found, encoding)
+            steady = {program for _, program, _ in again}
+            for encoding, program, found in wrong:
+                if program not in steady:
+                    steady.add(program)
+                    self.state.unsteady += 1
+                    self.save("unsteady", program, found, encoding)
         self.state.batches += 1
         self.state.programs += len(programs)
         self.state.operations += sum(len(p.operations) for p in programs)
         self.state.save(self.directory / "state.json")
 
+    def differing(
+        self,
+        programs: Sequence[Program],
+        kernel: Kernel,
+        answers: Sequence[Any],
+        *,
+        count: bool = False,
+    ) -> list[tuple[str, Program, Mismatch]]:
+        """Return which programs differ by encoding; count those that are refused."""
+        wrong = []
+        for encoding, model in self.models.items():
+            for program, given in zip(programs, answers, strict=True):
+                found = compare(program, given, model(kernel), kernel, refusals())
+                if isinstance(found, Mismatch):
+                    wrong.append((encoding, program, found))
+                elif found and count:
+                    self.count(self.state.refusals, encoding)
+        return wrong
+
     def mismatch(self, program: Program, found: Mismatch, encoding: str) -> None:
         """Count a mismatch; the first ones of a kind are made small and saved."""
+        self.count(self.state.mismatches, encoding)
         signature = found.signature  # what one encoding shows, the next will too
         self.shrunk[signature] = self.shrunk.get(signature, 0) + 1
         if self.shrunk[signature] > SHRUNK_OF_A_KIND:
-            self.count(self.state.mismatches, encoding)
-            return
-        model = self.models[encoding]
-        again = check([program], self.run, model)[0]
-        if not isinstance(again, Mismatch):
-            # The kernel did something else this time: say so, but blame no one.
-            self.state.unsteady += 1
-            self.save("unsteady", program, found, encoding)
             return
         small, found = shrink(
-            program, again, self.run, model, SHRINK_ROUNDS[self.state.where]
+            program,
+            found,
+            self.run,
+            self.models[encoding],
+            SHRINK_ROUNDS[self.state.where],
         )
-        self.count(self.state.mismatches, encoding)
         self.save("mismatch", small, found, encoding)
 
     @staticmethod
