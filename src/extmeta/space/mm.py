@@ -140,6 +140,7 @@ class Mm:
         self.uffd_wp = fields.mask("uffd_wp") if "uffd_wp" in fields else 0
         self.soft_dirty = fields.mask("soft_dirty") if "soft_dirty" in fields else 0
         self.pages_per_leaf = arch.ptrs_per_pte
+        self.none = np.uint64(arch.none)
         self.marker = MARKER_TYPE << arch.swap.offset_bits | MARKER_UFFD_WP
 
     # -- entries ------------------------------------------------------------
@@ -159,11 +160,12 @@ class Mm:
 
     def entries(self, first: int, stop: int) -> Entries:
         """Return the PTEs of [first, stop) that hold something, without leaves."""
-        size = self.pages_per_leaf
-        bases: Any = range(self.leaf_of(first), stop, size)
+        # Of the table underneath: `wide` has smaller ones than the kernel.
+        size = self.table.arch.ptrs_per_pte
+        bases: Any = range(first & -size, stop, size)
         if len(bases) > LIST_FROM:
             bases = self.table.table_vpns()
-            low, high = np.searchsorted(bases, (self.leaf_of(first), stop))
+            low, high = np.searchsorted(bases, (first & -size, stop))
             bases = bases[low:high].tolist()
         vpns, ptes = [], []
         for base in bases:
@@ -171,7 +173,7 @@ class Mm:
             if view is None:
                 continue
             low, high = max(first - base, 0), min(stop - base, size)
-            held = np.flatnonzero(view[low:high]) + low
+            held = np.flatnonzero(view[low:high] != self.none) + low
             vpns.append(held.astype(np.uint64) + np.uint64(base))
             ptes.append(view[held])
         if not vpns:
