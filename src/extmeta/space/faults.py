@@ -239,7 +239,7 @@ def write_vma(mm: Mm, vma: Vma, first: int, stop: int, content: bool) -> None:
     written = [mm.entries(first, stop).value] if content else []
     for base in mm.leaves_within(first, stop):
         leaf = mm.leaves[base]
-        leaf.word |= mm.soft_dirty
+        leaf.word |= mm.settable(base, mm.soft_dirty)
         if content:
             low, high = max(first - base, 0), min(stop - base, mm.pages_per_leaf)
             written.append(mm.leaf_pfns(leaf)[low:high])
@@ -307,7 +307,8 @@ def huge_faults(mm: Mm, vma: Vma, first: int, stop: int, *, write: bool) -> None
 
 def _put_huge(mm: Mm, base: int, word: int = 0) -> None:
     """Map a new huge page; pmd_mkdirty() makes it soft-dirty."""
-    leaf = Leaf(mm.physical.allocate_huge(mm.pages_per_leaf), word | mm.soft_dirty)
+    word |= mm.settable(base, mm.soft_dirty)
+    leaf = Leaf(mm.physical.allocate_huge(mm.pages_per_leaf), word)
     mm.put_leaf(base, leaf)
     mm.physical.map(mm.leaf_pfns(leaf))
 
