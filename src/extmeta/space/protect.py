@@ -125,7 +125,7 @@ def _fix(mm: Mm, vma: Vma, first: int, stop: int, prot: Prot) -> None:
         account = False
     soft_dirty = vma.soft_dirty
     changed = mm.modify(vma, first, stop, prot=prot, account=account)
-    changed.soft_dirty = soft_dirty
+    changed.soft_dirty = soft_dirty or (mm.vmas.sticky and changed.soft_dirty)
 
 
 def advise_huge(mm: Mm, vma: Vma, first: int, stop: int, *, huge: bool) -> None:
@@ -134,4 +134,4 @@ def advise_huge(mm: Mm, vma: Vma, first: int, stop: int, *, huge: bool) -> None:
         return
     soft_dirty = vma.soft_dirty
     changed = mm.modify(vma, first, stop, huge=huge)
-    changed.soft_dirty = soft_dirty
+    changed.soft_dirty = soft_dirty or (mm.vmas.sticky and changed.soft_dirty)
