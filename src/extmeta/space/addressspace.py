@@ -18,7 +18,7 @@ from extmeta.encoding import Encoding
 from extmeta.fields import Fields
 from extmeta.kernel import PageIs
 from extmeta.pagetable import PageTable
-from extmeta.space import faults, move, protect, reclaim, scan
+from extmeta.space import faults, move, mux, protect, reclaim, scan
 from extmeta.space.mm import Mm
 from extmeta.space.physical import Physical
 from extmeta.space.userfault import FEATURES, Handler, UserFault, Userfaultfd
@@ -234,6 +234,7 @@ class AddressSpace:
             raise OSError(errno.EINVAL, "no length")
         mm = self._mm
         mm.unmap(first, stop)
+        mux.give(mm, first, stop, "soft_dirty")
         shared = "shared" in names
         backing = None
         if shared or "file" in names:
@@ -422,6 +423,9 @@ class AddressSpace:
         """
         child = AddressSpace.__new__(AddressSpace)
         child._adopt(self._mm.copy())
+        for vma, copied in zip(self._mm.vmas, child._mm.vmas, strict=True):
+            if vma.uffd is not None and copied.uffd is None:
+                mux.give(child._mm, copied.start, copied.stop, "soft_dirty")
         uffds = dict.fromkeys(vma.uffd for vma in child._mm.vmas if vma.uffd)
         child._uffds = list(uffds)
         return child
@@ -459,6 +463,9 @@ class AddressSpace:
         OSError
             EINVAL: no whole pages, nothing mapped, or there is no field `uffd_wp`.
             EBUSY: another userfaultfd is there.
+        Refused
+            The two trackers have one bit by VMA, and `soft_dirty` holds it since
+            clear_refs.
         """
         names = frozenset(_names("features", features))
         if unknown := names - FEATURES:
@@ -505,7 +512,14 @@ class AddressSpace:
         protect.writeprotect(self._mm, *self._uffd_range(addr, length), on=bool(on))
 
     def clear_refs(self) -> None:
-        """Clear the soft-dirty bits: a 4 written to /proc/PID/clear_refs."""
+        """Clear the soft-dirty bits: a 4 written to /proc/PID/clear_refs.
+
+        Raises
+        ------
+        Refused
+            The two trackers have one bit by VMA, and `uffd_wp` holds it in one with
+            a userfaultfd.
+        """
         protect.clear_soft_dirty(self._mm)
 
     # -- what is shown ------------------------------------------------------

@@ -13,8 +13,8 @@ from extmeta.space.mm import U64, Bools, Entries, Leaf, Mm
 from extmeta.space.physical import FIRST_PFN, HUGE_ZERO_PFN, ZERO_PFN
 from extmeta.space.vma import Prot, Vma
 
-# fault_around_bytes, 64 KiB, in pages of 4 KiB.
-FAULT_AROUND_PAGES = 16
+# fault_around_bytes.
+FAULT_AROUND_BYTES = 65536
 
 # Pages looked at at once for one whose write must wait for its userfaultfd.
 LOOK_AHEAD = 4096
@@ -147,7 +147,7 @@ def _map_backing(mm: Mm, vma: Vma, vpns: U64) -> None:
 def _fault_around(mm: Mm, vma: Vma, absent: U64) -> None:
     """Map absent pages, and with each what is in memory around it.
 
-    do_fault_around(): a window of 16 pages in one PTE table and one VMA.
+    do_fault_around(): a window of 64 KiB in one PTE table and one VMA.
     """
     backing = vma.backing
     if backing is None or not len(absent):
@@ -162,14 +162,13 @@ def _fault_around(mm: Mm, vma: Vma, absent: U64) -> None:
     near = mm.absent(low, high)
     near = near[backing.resident(0, len(backing))[pages_of(vma, near)]]
     wanted = absent
+    around = FAULT_AROUND_BYTES >> mm.arch.page_shift
     while len(wanted) and len(near):
         # One fault at a time, as long as there is something around to be mapped.
         at = int(wanted[0])
         base = mm.leaf_of(at)
-        start = max(
-            base + (at - base) // FAULT_AROUND_PAGES * FAULT_AROUND_PAGES, vma.start
-        )
-        end = min(start + FAULT_AROUND_PAGES, base + size, high)
+        start = max(base + (at - base) // around * around, vma.start)
+        end = min(start + around, base + size, high)
         window = near[(near >= start) & (near < end)]
         _map_backing(mm, vma, np.union1d(window, wanted[:1]))
         near = near[~np.isin(near, window)]
@@ -240,7 +239,7 @@ def write_vma(mm: Mm, vma: Vma, first: int, stop: int, content: bool) -> None:
     written = [mm.entries(first, stop).value] if content else []
     for base in mm.leaves_within(first, stop):
         leaf = mm.leaves[base]
-        leaf.word |= mm.soft_dirty
+        leaf.word |= mm.settable(base, mm.soft_dirty)
         if content:
             low, high = max(first - base, 0), min(stop - base, mm.pages_per_leaf)
             written.append(mm.leaf_pfns(leaf)[low:high])
@@ -308,7 +307,8 @@ def huge_faults(mm: Mm, vma: Vma, first: int, stop: int, *, write: bool) -> None
 
 def _put_huge(mm: Mm, base: int, word: int = 0) -> None:
     """Map a new huge page; pmd_mkdirty() makes it soft-dirty."""
-    leaf = Leaf(mm.physical.allocate_huge(mm.pages_per_leaf), word | mm.soft_dirty)
+    word |= mm.settable(base, mm.soft_dirty)
+    leaf = Leaf(mm.physical.allocate_huge(mm.pages_per_leaf), word)
     mm.put_leaf(base, leaf)
     mm.physical.map(mm.leaf_pfns(leaf))
 

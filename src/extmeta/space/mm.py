@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from extmeta.arch import Arch
+from extmeta.encodings.compact import Compact
 from extmeta.pagetable import PageTable
 from extmeta.space.physical import (
     FIRST_PFN,
@@ -139,7 +140,14 @@ class Mm:
         fields = table.fields
         self.uffd_wp = fields.mask("uffd_wp") if "uffd_wp" in fields else 0
         self.soft_dirty = fields.mask("soft_dirty") if "soft_dirty" in fields else 0
+        # The encoding, where it has one bit for the two, by VMA: see `mux`.
+        self.one_bit: Compact | None = None
+        if isinstance(table.encoding, Compact):
+            groups = map(set, table.encoding.per_vma)
+            if any({"uffd_wp", "soft_dirty"} <= group for group in groups):
+                self.one_bit = table.encoding
         self.pages_per_leaf = arch.ptrs_per_pte
+        self.none = np.uint64(arch.none)
         self.marker = MARKER_TYPE << arch.swap.offset_bits | MARKER_UFFD_WP
 
     # -- entries ------------------------------------------------------------
@@ -159,11 +167,12 @@ class Mm:
 
     def entries(self, first: int, stop: int) -> Entries:
         """Return the PTEs of [first, stop) that hold something, without leaves."""
-        size = self.pages_per_leaf
-        bases: Any = range(self.leaf_of(first), stop, size)
+        # Of the table underneath: `wide` has smaller ones than the kernel.
+        size = self.table.arch.ptrs_per_pte
+        bases: Any = range(first & -size, stop, size)
         if len(bases) > LIST_FROM:
             bases = self.table.table_vpns()
-            low, high = np.searchsorted(bases, (self.leaf_of(first), stop))
+            low, high = np.searchsorted(bases, (first & -size, stop))
             bases = bases[low:high].tolist()
         vpns, ptes = [], []
         for base in bases:
@@ -171,7 +180,7 @@ class Mm:
             if view is None:
                 continue
             low, high = max(first - base, 0), min(stop - base, size)
-            held = np.flatnonzero(view[low:high]) + low
+            held = np.flatnonzero(view[low:high] != self.none) + low
             vpns.append(held.astype(np.uint64) + np.uint64(base))
             ptes.append(view[held])
         if not vpns:
@@ -221,9 +230,18 @@ class Mm:
             raise Refused(str(refused)) from refused
 
     def change_words(self, vpns: Any, clear: int = 0, set_: int = 0) -> None:
-        """Change bits of the words of mapped PTEs."""
+        """Change bits of the words of mapped PTEs, which are of one VMA to be set."""
+        if set_ and self.one_bit is not None:
+            at = vpns.start if isinstance(vpns, slice) else next(iter(vpns), 0)
+            set_ = self.settable(int(at), set_)
         if clear or set_:
             self.refusable(self.table.update, vpns, clear, set_)
+
+    def settable(self, vpn: int, bits: int) -> int:
+        """Return bits without soft_dirty, where uffd_wp has the one bit."""
+        if self.one_bit is not None and "uffd_wp" in self.one_bit.chosen(vpn):
+            return bits & ~self.soft_dirty
+        return bits
 
     def map(self, vma: Vma, vpns: U64, pfns: U64) -> None:
         """Map pages where there is nothing; the zero page is not counted."""
@@ -321,7 +339,7 @@ class Mm:
         """
         leaf = self.take_leaf(base)
         if not frozen:
-            leaf.word |= self.soft_dirty
+            leaf.word |= self.settable(base, self.soft_dirty)
         vpns = np.arange(base, base + self.pages_per_leaf, dtype=np.uint64)
         pfns, word = self.leaf_pfns(leaf), leaf.word
         if leaf.zero:

@@ -9,6 +9,7 @@ import errno
 
 import numpy as np
 
+from extmeta.space import mux
 from extmeta.space.mm import Mm
 from extmeta.space.vma import Vma
 
@@ -84,6 +85,8 @@ def _move(mm: Mm, vma: Vma, src: int, old: int, new: int, dst: int) -> None:
     _move_entries(mm, src, old, dst, wholes, loses)
     if loses:
         new_vma.uffd = None
+        mux.give(mm, new_vma.start, new_vma.stop, "soft_dirty")
+    mux.give(mm, dst + old, dst + new, "uffd_wp" if new_vma.uffd else "soft_dirty")
     mm.unmap(src, src + old)
 
 
@@ -138,7 +141,7 @@ def _move_entries(
     if loses:
         mm.disown(dst, dst + count)
     for base, leaf in leaves.items():
-        leaf.word |= mm.soft_dirty
+        leaf.word |= mm.settable(base + delta, mm.soft_dirty)
         if loses:
             leaf.word &= ~mm.uffd_wp
         mm.put_leaf(base + delta, leaf)

@@ -11,10 +11,11 @@ import numpy.typing as npt
 U64 = npt.NDArray[np.uint64]
 Bools = npt.NDArray[np.bool_]
 
-# The page of zeros that reads of untouched anonymous memory map, and the huge one.
+# The page of zeros that reads of untouched anonymous memory map, and the huge one,
+# which has 8192 pages at most (arm64 with 64K).
 ZERO_PFN = 1
-HUGE_ZERO_PFN = 512
-FIRST_PFN = 1024
+HUGE_ZERO_PFN = 8192
+FIRST_PFN = 2 * HUGE_ZERO_PFN
 
 # Slot 0 holds a swap area's header.
 FIRST_SLOT = 1

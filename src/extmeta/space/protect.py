@@ -2,6 +2,7 @@
 
 import errno
 
+from extmeta.space import mux
 from extmeta.space.mm import Mm
 from extmeta.space.userfault import Userfaultfd
 from extmeta.space.vma import Prot, Vma
@@ -22,10 +23,12 @@ def register(mm: Mm, uffd: Userfaultfd, first: int, stop: int) -> None:
             raise OSError(
                 errno.EBUSY, f"vpn {vma.start:#x} has another userfaultfd already"
             )
+    mux.refuse_uffd_wp(mm, vmas)
     for vma in vmas:
         if vma.uffd is not uffd:
             low, high = max(first, vma.start), min(stop, vma.stop)
             mm.modify(vma, low, high, uffd=uffd)
+            mux.give(mm, low, high, "uffd_wp")
 
 
 def unregister(mm: Mm, uffd: Userfaultfd | None, first: int, stop: int) -> None:
@@ -44,6 +47,7 @@ def unregister(mm: Mm, uffd: Userfaultfd | None, first: int, stop: int) -> None:
             low, high = max(first, vma.start), min(stop, vma.stop)
             change(mm, vma, low, high, on=False)
             mm.modify(vma, low, high, uffd=None)
+            mux.give(mm, low, high, "soft_dirty")
 
 
 def writeprotect(mm: Mm, first: int, stop: int, *, on: bool) -> None:
@@ -90,6 +94,7 @@ def clear_soft_dirty(mm: Mm) -> None:
     """Clear what the tracker knows: clear_refs_write(), type 4."""
     if not mm.soft_dirty:
         return
+    mux.refuse_soft_dirty(mm)
     for vma in mm.vmas:
         vma.soft_dirty = False
     mm.change_words(slice(0, mm.arch.nr_vpns), mm.soft_dirty)
@@ -120,7 +125,7 @@ def _fix(mm: Mm, vma: Vma, first: int, stop: int, prot: Prot) -> None:
         account = False
     soft_dirty = vma.soft_dirty
     changed = mm.modify(vma, first, stop, prot=prot, account=account)
-    changed.soft_dirty = soft_dirty
+    changed.soft_dirty = soft_dirty or (mm.vmas.sticky and changed.soft_dirty)
 
 
 def advise_huge(mm: Mm, vma: Vma, first: int, stop: int, *, huge: bool) -> None:
@@ -129,4 +134,4 @@ def advise_huge(mm: Mm, vma: Vma, first: int, stop: int, *, huge: bool) -> None:
         return
     soft_dirty = vma.soft_dirty
     changed = mm.modify(vma, first, stop, huge=huge)
-    changed.soft_dirty = soft_dirty
+    changed.soft_dirty = soft_dirty or (mm.vmas.sticky and changed.soft_dirty)

@@ -2,7 +2,7 @@
 
 How they merge can be seen from outside: fork copies the zero pages of a VMA only
 if something in it was written (`anon_vma`), fault-around and huge pages stay
-inside one, and a merged VMA has VM_SOFTDIRTY of the one that survives.
+inside one, and a merged VMA has VM_SOFTDIRTY of the one that survives (before 6.19).
 """
 
 from bisect import bisect_right
@@ -13,6 +13,10 @@ from typing import Any
 
 from extmeta.space.physical import Backing
 from extmeta.space.userfault import Userfaultfd
+
+# Since this release a merged VMA is soft-dirty if one of them was ("mm: propagate
+# VM_SOFTDIRTY on merge"); which release is unverified.
+STICKY = (6, 19)
 
 
 class Prot(IntFlag):
@@ -113,6 +117,11 @@ class Vmas:
         self._all: list[Vma] = []
         self._release = release
 
+    @property
+    def sticky(self) -> bool:
+        """Whether VM_SOFTDIRTY of one is that of the VMA it merges into."""
+        return self._release >= STICKY
+
     def __iter__(self) -> Iterator[Vma]:
         return iter(self._all)
 
@@ -171,7 +180,7 @@ class Vmas:
         """Insert a VMA where there is none, or let its neighbours grow over it.
 
         Linux mm/vma.c vma_merge_new_range(). Returns the VMA that has the range
-        now; its VM_SOFTDIRTY is the neighbour's.
+        now; before 6.19 its VM_SOFTDIRTY is the neighbour's.
         """
         before, after = self.beside(new.start, new.stop)
         left, right = self._joins(new, before, after)
@@ -179,6 +188,9 @@ class Vmas:
 
     def _join(self, new: Vma, before: Vma | None, after: Vma | None) -> Vma:
         """Put a range in: into `before`, else `after`, else as a VMA of its own."""
+        stays = before or after
+        if stays and self.sticky:
+            stays.soft_dirty = any(v.soft_dirty for v in (before, new, after) if v)
         if before:
             before.stop = after.stop if after else new.stop
             if after:
@@ -220,7 +232,7 @@ class Vmas:
         """Change a part of a VMA, split off and merged: vma_modify().
 
         Returns the VMA that has the range now. If it is a neighbour that grew,
-        its VM_SOFTDIRTY stays (vma_merge_existing_range()).
+        its VM_SOFTDIRTY stays before 6.19 (vma_merge_existing_range()).
         """
         new = vma.part(first, stop, **changes)
         before, after = self.beside(vma.start, vma.stop)
