@@ -131,7 +131,8 @@ GUEST = (
     Mutant(
         "a huge page that is split sets no soft-dirty",
         "mm.py",
-        "        if not frozen:\n            leaf.word |= self.soft_dirty\n",
+        "        if not frozen:\n"
+        "            leaf.word |= self.settable(base, self.soft_dirty)\n",
         "",
     ),
     Mutant(
