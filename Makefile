@@ -8,7 +8,7 @@ PIP := $(PY) -m pip install --quiet --disable-pip-version-check
 JOBS ?= $(shell nproc)
 BUILD_NEEDS := "cython>=3.1" "setuptools>=77" "numpy>=2.0"
 
-.PHONY: compare test bench lint sanitize build captures oracle clean
+.PHONY: compare test bench lint sanitize build captures oracle models clean
 
 compare: build
 	@$(PY) -m extmeta compare $(ARGS)
@@ -46,6 +46,10 @@ sanitize: $(VENV)/test-ready
 # goes on where it was stopped.
 oracle: build $(VENV)/test-ready
 	$(PY) tests/kernel/oracle.py --operations $(or $(N),20000) $(if $(GUEST),--guest) $(ARGS)
+
+# spin goes through all states of the lockless snapshot, and refutes what is broken.
+models:
+	$(PYTHON) tests/models/check.py $(ARGS)
 
 captures: build
 	$(PY) benchmarks/make_captures.py
