@@ -5,6 +5,7 @@ case never says 4096 or 512.
 """
 
 import numpy as np
+import pytest
 
 import extmeta as em
 
@@ -40,6 +41,20 @@ FORMS = {
     "adjacent-s390x": ("adjacent", "s390x"),
     "linked-ppc64_radix_64k": ("linked", "ppc64_radix_64k"),
 }
+
+# Why `page_ext` can't do a case, and how that shows.
+NO_PAGE = "a swap entry or a marker maps no page, so it has no word"
+ONE_WORD = "the word is the page's, so a child of fork takes the bit off its parent"
+SIGN = {NO_PAGE: em.Refused, ONE_WORD: (AssertionError, pytest.fail.Exception)}
+
+
+def fails_on_page_ext(reason, **only):
+    """Say that a test must fail on `page_ext`, perhaps for some parameters only.
+
+    Where it does not fail, or by something else, that is an error.
+    """
+    return pytest.mark.fails_on_page_ext(reason, **only)
+
 
 # Bits of a pagemap word.
 SOFT_DIRTY, UFFD_WP, FILE, SWAPPED, PRESENT = 55, 57, 61, 62, 63
