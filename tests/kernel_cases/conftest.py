@@ -1,7 +1,17 @@
+import os
+import sys
+from pathlib import Path
+
 import cases
 import pytest
 
 import extmeta as em
+
+# The oracle's driver.
+sys.path.append(str(Path(__file__).parents[1] / "kernel"))
+
+import native
+from running import Running
 
 
 def pytest_configure(config):
@@ -26,9 +36,25 @@ def pytest_collection_modifyitems(items):
                 )
 
 
-@pytest.fixture(params=cases.FORMS)
+@pytest.fixture(scope="session")
+def swapless():
+    """Why there is no swap on the running kernel, or None: with a swap file."""
+    with native.swap() as reason:
+        yield reason
+
+
+@pytest.fixture(params=[*cases.FORMS, cases.RUNNING])
 def new(request):
     """Make an address space of the form: ``new(thp=..., release=...)``."""
+    if request.param == cases.RUNNING:
+        reason = native.missing()
+        if reason and os.environ.get("EXTMETA_ORACLE") == "required":
+            pytest.fail(reason)
+        if reason:
+            pytest.skip(reason)
+        swapless = request.getfixturevalue("swapless")
+        yield lambda **_: Running(swapless)
+        return
     encoding, arch = cases.FORMS[request.param]
     made = []
 

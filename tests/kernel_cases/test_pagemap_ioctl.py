@@ -36,7 +36,7 @@ KINDS = {
 
 def mapped(a, pages, flags="private|anonymous", *, number=0, huge=False, prot="rw"):
     """Map pages and track them from the start; return where."""
-    at = place(a, number)
+    at = place(number)
     a.mmap(at, pages * page_of(a), prot, flags)
     if huge:
         a.madvise(at, pages * page_of(a), "HUGEPAGE")
@@ -70,7 +70,7 @@ def test_userfaultfd(new):
     """What is protected is not written, whatever may be done with its parts."""
     a = new()
     page = page_of(a)
-    at = place(a)
+    at = place()
     a.mmap(at, 10 * page, "none")
     a.uffd_register(at, 10 * page, ("WP_ASYNC",))
     for first, pages, prot in ((0, 2, "r"), (2, 4, "rw"), (6, 1, "none"), (7, 3, "rw")):
@@ -335,7 +335,7 @@ def whole(new):
     """A huge page that is mapped as one, all of it written and tracked since."""
     a = new()
     pages = huge_of(a) // page_of(a)
-    at = place(a)
+    at = place()
     a.mmap(at, huge_of(a))
     a.madvise(at, huge_of(a), "HUGEPAGE")
     a.write(at, huge_of(a))
@@ -398,7 +398,7 @@ def test_unmapped_region(new):
     """A scan over what is not mapped succeeds, and finds what is around it."""
     a = new()
     page = page_of(a)
-    at = place(a)
+    at = place()
     assert regions(a, at, 100, return_mask=ALL) == ([], 100)
     mapped(a, 10)
     write(a, at, range(10))
@@ -439,7 +439,7 @@ def test_protect_what_is_not_written(new):
 def some(new):
     """Ten pages tracked: 0-4 there, 5-9 not; 0, 1 and 9 written."""
     a = new()
-    at = place(a)
+    at = place()
     a.mmap(at, 10 * page_of(a))
     a.write(at, 5 * page_of(a))
     track(a, at, 10)
@@ -582,7 +582,7 @@ def test_zeropfn(new):
     """What was only read is the page of zeros, what is written is not."""
     a = new()
     page = page_of(a)
-    at = place(a)
+    at = place()
     a.mmap(at, 10 * page)
     a.read(at, 10 * page)
     assert regions(a, at, 10, category_mask="PFNZERO") == ([(0, 10)], 10)
@@ -597,7 +597,7 @@ def test_huge_zeropfn(new):
     """So is the huge page of zeros, all of it."""
     a = new()
     pages = huge_of(a) // page_of(a)
-    at = place(a)
+    at = place()
     a.mmap(at, huge_of(a))
     a.madvise(at, huge_of(a), "HUGEPAGE")
     a.read(at)

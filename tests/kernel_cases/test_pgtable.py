@@ -222,7 +222,7 @@ def test_pte_swap_exclusive(table):
 def test_pte_modify(new):
     """mprotect, to PROT_NONE and back, keeps both bits: _PAGE_CHG_MASK."""
     a = new()
-    at, page = place(a), page_of(a)
+    at, page = place(), page_of(a)
     a.mmap(at, 3 * page)
     a.write(at, 2 * page)
     track(a, at, 2)
@@ -236,7 +236,7 @@ def test_pte_modify(new):
 def test_pte_wrprotect_of_fork_keeps_the_bits(new):
     """ptep_set_wrprotect(): the parent's entries of private pages."""
     a = new()
-    at, page = place(a), page_of(a)
+    at, page = place(), page_of(a)
     a.mmap(at, 2 * page)
     a.clear_refs()
     a.write(at)
@@ -250,7 +250,7 @@ def test_pte_wrprotect_of_fork_keeps_the_bits(new):
 def test_pte_of_another_process_is_another(new):
     """The child's bit is cleared, the parent's stays."""
     a = new()
-    at = place(a)
+    at = place()
     a.mmap(at, page_of(a))
     a.clear_refs()
     a.write(at)
@@ -263,7 +263,7 @@ def test_pte_of_another_process_is_another(new):
 def test_pmd_soft_dirty(new):
     """A huge page's bit is set by a write and cleared by clear_refs, all at once."""
     a = new()
-    at, pages = place(a), huge_of(a) // page_of(a)
+    at, pages = place(), huge_of(a) // page_of(a)
     a.mmap(at, huge_of(a))
     a.madvise(at, huge_of(a), "HUGEPAGE")
     for _ in range(2):
@@ -276,7 +276,7 @@ def test_pmd_soft_dirty(new):
 
 def test_pmd_uffd_wp(new):
     a = new()
-    at, pages = place(a), huge_of(a) // page_of(a)
+    at, pages = place(), huge_of(a) // page_of(a)
     a.mmap(at, huge_of(a))
     a.madvise(at, huge_of(a), "HUGEPAGE")
     a.write(at)
@@ -290,7 +290,7 @@ def test_pmd_uffd_wp(new):
 @pytest.mark.parametrize("on", [False, True])
 def test_pmd_split_gives_its_bit_to_all(new, on):
     a = new()
-    at, page, pages = place(a), page_of(a), huge_of(a) // page_of(a)
+    at, page, pages = place(), page_of(a), huge_of(a) // page_of(a)
     a.mmap(at, huge_of(a))
     a.madvise(at, huge_of(a), "HUGEPAGE")
     a.write(at)
@@ -305,7 +305,7 @@ def test_pmd_split_gives_its_bit_to_all(new, on):
 def test_pmd_swap(new):
     """A huge page paged out keeps both bits in each of its swap entries."""
     a = new()
-    at, pages = place(a), huge_of(a) // page_of(a)
+    at, pages = place(), huge_of(a) // page_of(a)
     a.mmap(at, huge_of(a))
     a.madvise(at, huge_of(a), "HUGEPAGE")
     a.write(at, huge_of(a))

@@ -29,7 +29,7 @@ def gone_after_mremap(a, at, length, swapped):
         assert told(a, SWAPPED, at, pages) == [True] * pages
         assert told(a, PRESENT, at, pages) == [False] * pages
         assert all(uffd_wp(a, at, pages))
-    to = place(a, 1)
+    to = place(1)
     a.mremap(at, length, length, to)
     assert not any(uffd_wp(a, to, pages))
     assert not any(uffd_wp(a, at, pages))
@@ -45,7 +45,7 @@ def gone_after_mremap(a, at, length, swapped):
 @pytest.mark.parametrize("pages", [1, 7])
 def test_base_pages(new, memory, swapped, pages):
     a = new()
-    at, length = place(a), pages * page_of(a)
+    at, length = place(), pages * page_of(a)
     a.mmap(at, length, "rw", f"{memory}|anonymous")
     a.write(at, length)
     gone_after_mremap(a, at, length, swapped)
@@ -57,7 +57,7 @@ def test_base_pages(new, memory, swapped, pages):
 def test_huge_page(new, swapped, whole):
     """Private; swapped out by page, or whole (THP_SWAP)."""
     a = new(thp_swap=whole)
-    at, huge = place(a), huge_of(a)
+    at, huge = place(), huge_of(a)
     a.mmap(at, huge)
     a.madvise(at, huge, "HUGEPAGE")
     a.write(at, huge)
@@ -68,7 +68,7 @@ def test_huge_page(new, swapped, whole):
 def test_a_table_of_pages_that_would_move_whole(new):
     """A table is not moved as it is where its bits must go."""
     a = new()
-    at, huge = place(a), huge_of(a)
+    at, huge = place(), huge_of(a)
     a.mmap(at, huge)
     a.write(at, huge)
     gone_after_mremap(a, at, huge, False)
@@ -79,12 +79,12 @@ def test_a_table_of_pages_that_would_move_whole(new):
 def test_with_the_event_it_stays(new, swapped):
     """The counterpart: EVENT_REMAP takes userfaultfd and bits along."""
     a = new()
-    at, length = place(a), 4 * page_of(a)
+    at, length = place(), 4 * page_of(a)
     a.mmap(at, length)
     a.write(at, length)
     a.uffd_register(at, length, (*FEATURES, "EVENT_REMAP"))
     a.uffd_writeprotect(at, length, True)
     if swapped:
         a.madvise(at, length, "PAGEOUT")
-    a.mremap(at, length, length, place(a, 1))
-    assert all(uffd_wp(a, place(a, 1), 4))
+    a.mremap(at, length, length, place(1))
+    assert all(uffd_wp(a, place(1), 4))
