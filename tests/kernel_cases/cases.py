@@ -5,6 +5,7 @@ case never says 4096 or 512.
 """
 
 import numpy as np
+import pytest
 
 import extmeta as em
 
@@ -41,6 +42,23 @@ FORMS = {
     "linked-ppc64_radix_64k": ("linked", "ppc64_radix_64k"),
 }
 
+# The running kernel in an encoding's place.
+RUNNING = "running"
+
+# Why `page_ext` can't do a case, and how that shows.
+NO_PAGE = "a swap entry or a marker maps no page, so it has no word"
+ONE_WORD = "the word is the page's, so a child of fork takes the bit off its parent"
+SIGN = {NO_PAGE: em.Refused, ONE_WORD: (AssertionError, pytest.fail.Exception)}
+
+
+def fails_on_page_ext(reason, **only):
+    """Say that a test must fail on `page_ext`, perhaps for some parameters only.
+
+    Where it does not fail, or by something else, that is an error.
+    """
+    return pytest.mark.fails_on_page_ext(reason, **only)
+
+
 # Bits of a pagemap word.
 SOFT_DIRTY, UFFD_WP, FILE, SWAPPED, PRESENT = 55, 57, 61, 62, 63
 
@@ -62,9 +80,9 @@ def huge_of(a):
     return page_of(a) * a.table.huge_ptes()
 
 
-def place(a, number=0):
-    """Return an address with room for 16 huge pages, far from other numbers'."""
-    return (1 + number) * 32 * huge_of(a)
+def place(number=0):
+    """Return an address far from other numbers', and from what a process has."""
+    return (1 + number) << 36
 
 
 def told(a, bit, addr, pages=1):
@@ -75,6 +93,8 @@ def told(a, bit, addr, pages=1):
 
 def soft_dirty(a, addr, pages=1):
     """Return which pages are soft-dirty."""
+    if not isinstance(a, em.AddressSpace):
+        a.soft_dirty()
     return told(a, SOFT_DIRTY, addr, pages)
 
 
@@ -109,6 +129,13 @@ def is_huge(a, addr):
     """Tell whether a huge page is mapped at an address."""
     found, _ = regions(a, addr, 1, category_mask="HUGE")
     return found == [(0, 1)]
+
+
+def waits(a):
+    """Expect a write that waits for somebody to take its page's protection off."""
+    if not isinstance(a, em.AddressSpace):
+        a.writer_waits()
+    return pytest.raises(em.UserFault)
 
 
 def track(a, addr, pages, features=("WP_ASYNC",)):

@@ -1,22 +1,61 @@
+import os
+import sys
+from pathlib import Path
+
 import cases
 import pytest
 
 import extmeta as em
 
-# What `page_ext` fails, being another thing: by test, the exception and the reason.
-# A test named here must fail so (strict), every other one must pass.
-NO_PAGE = "a swap entry or a marker maps no page, so it has no word"
-ONE_WORD = "PTEs of one page have one word: those of a fork, or of the page of zeros"
-PAGE_EXT = {}
+# The oracle's driver.
+sys.path.append(str(Path(__file__).parents[1] / "kernel"))
+
+import native
+from running import Running
 
 
-@pytest.fixture(params=cases.FORMS)
+def pytest_configure(config):
+    config.addinivalue_line(
+        "markers", "fails_on_page_ext(reason, **only): see cases.fails_on_page_ext"
+    )
+
+
+def pytest_collection_modifyitems(items):
+    """Expect the failures on page_ext that tests are marked with, and no others."""
+    for item in items:
+        values = getattr(item, "callspec", None) and item.callspec.params
+        if not values or values.get("new") != "page_ext":
+            continue
+        for mark in item.iter_markers("fails_on_page_ext"):
+            if all(values[name] in some for name, some in mark.kwargs.items()):
+                why = mark.args[0]
+                item.add_marker(
+                    pytest.mark.xfail(
+                        raises=cases.SIGN[why], reason=f"page_ext: {why}", strict=True
+                    )
+                )
+
+
+@pytest.fixture(scope="session")
+def swapless():
+    """Why there is no swap on the running kernel, or None: with a swap file."""
+    with native.swap() as reason:
+        yield reason
+
+
+@pytest.fixture(params=[*cases.FORMS, cases.RUNNING])
 def new(request):
     """Make an address space of the form: ``new(thp=..., release=...)``."""
+    if request.param == cases.RUNNING:
+        reason = native.missing()
+        if reason and os.environ.get("EXTMETA_ORACLE") == "required":
+            pytest.fail(reason)
+        if reason:
+            pytest.skip(reason)
+        swapless = request.getfixturevalue("swapless")
+        yield lambda **_: Running(swapless)
+        return
     encoding, arch = cases.FORMS[request.param]
-    if encoding == "page_ext" and (why := PAGE_EXT.get(request.node.originalname)):
-        kind, reason = why
-        request.applymarker(pytest.mark.xfail(raises=kind, reason=reason, strict=True))
     made = []
 
     def make(**options):

@@ -9,7 +9,7 @@ ROUNDS = 20
 def test_simple(new):
     """Clear, not dirty; written, dirty: again and again."""
     a = new()
-    at = place(a)
+    at = place()
     a.mmap(at, page_of(a))
     for _ in range(ROUNDS):
         a.clear_refs()
@@ -21,7 +21,7 @@ def test_simple(new):
 def test_vma_reuse(new):
     """A new mapping is dirty, one at the place of an old clean one too."""
     a = new()
-    at, page = place(a), page_of(a)
+    at, page = place(), page_of(a)
     a.mmap(at, page)
     assert soft_dirty(a, at) == [True]
     a.clear_refs()
@@ -34,7 +34,7 @@ def test_vma_reuse(new):
 def test_hugepage(new):
     """As simple, of a huge page, which stays one: a write tells for all of it."""
     a = new()
-    at, huge = place(a), huge_of(a)
+    at, huge = place(), huge_of(a)
     pages = huge // page_of(a)
     a.mmap(at, huge)
     a.madvise(at, huge, "HUGEPAGE")
@@ -51,7 +51,7 @@ def test_hugepage(new):
 def test_mprotect(new, memory):
     """Read-only and back leaves a clean page clean; only a write makes it dirty."""
     a = new()
-    at, page = place(a), page_of(a)
+    at, page = place(), page_of(a)
     a.mmap(at, page, "rw", memory)
     a.write(at)
     assert soft_dirty(a, at) == [True]
@@ -72,7 +72,7 @@ def test_merge_by_mremap(new, release):
     the case's reason to be.
     """
     a = new(release=release)
-    at, page = place(a), page_of(a)
+    at, page = place(), page_of(a)
     a.mmap(at + page, page)
     a.clear_refs()
     a.mmap(at + 3 * page, page)
@@ -84,7 +84,7 @@ def test_merge_by_mremap(new, release):
 def test_merge_by_mprotect(new, release):
     """A new read-only mapping made writable beside a clean one: both are dirty."""
     a = new(release=release)
-    at, page = place(a), page_of(a)
+    at, page = place(), page_of(a)
     a.mmap(at + page, page)
     a.clear_refs()
     a.mmap(at + 2 * page, page, "r")
