@@ -180,8 +180,7 @@ def from_json(text: str) -> dict[str, Calibration]:
 
 def part(name: str, found: Any) -> Calibration:
     """Return a part out of JSON, or raise ValueError."""
-    if not isinstance(found, dict):
-        raise ValueError(f"{name} is {str(found)[:40]!r}")
+    found = found if isinstance(found, dict) else {}
     values: dict[str, Any] = {}
     for field in dataclasses.fields(Calibration):
         value = found.get(field.name)
@@ -191,10 +190,10 @@ def part(name: str, found: Any) -> Calibration:
     if values["unit"] != UNITS[name]:
         raise ValueError(f"{name}: unit is {values['unit'][:40]!r}")
     costs, refused = values["costs"], values["refused"]
-    if not isinstance(costs, list | tuple) or not isinstance(refused, dict):
-        raise ValueError(f"{name}: no costs")
-    if not all(isinstance(why, str) for why in refused.values()):
-        raise ValueError(f"{name}: a refusal is no text")
+    refused = refused if isinstance(refused, dict) else {"": None}
+    there = isinstance(costs, list | tuple)
+    if not there or not all(isinstance(why, str) for why in refused.values()):
+        raise ValueError(f"{name}: costs are {str(costs)[:40]!r}")
     return Calibration(**{**values, "costs": tuple(_cost(name, c) for c in costs)})
 
 
