@@ -12,6 +12,7 @@ on with the wrong registers.
 
 import contextlib
 import ctypes
+import errno
 import os
 import platform
 import signal
@@ -216,7 +217,7 @@ class Thread:
         except PermissionError:
             raise InjectError(_not_permitted(self.pid, options)) from None
         except OSError as error:
-            if error.errno == 3:
+            if error.errno == errno.ESRCH:
                 raise GoneError(f"process {self.pid} has ended") from None
             raise InjectError(f"process {self.pid}: {error.strerror}") from None
         self._interrupt()

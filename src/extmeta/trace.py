@@ -384,21 +384,26 @@ class Recorder:
         self.interval = interval
         self.rounds: list[U64] = []
         try:
-            self.comm = procfs.status(pid).comm
+            found = procfs.status(pid)
         except (FileNotFoundError, ProcessLookupError):
             raise TraceError(f"there is no process {pid}") from None
         except procfs.KernelThreadError:
             raise TraceError(f"process {pid} is a kernel thread") from None
         except procfs.GoneError:
             raise TraceError(f"process {pid} has ended") from None
-        if procfs.status(pid).tgid == os.getpid():
+        if found.tgid == os.getpid():
             raise TraceError(f"process {pid} is this process itself")
-        if (tgid := procfs.status(pid).tgid) != pid:
-            raise TraceError(f"{pid} is a thread of process {tgid}")
+        if found.tgid != pid:
+            raise TraceError(f"{pid} is a thread of process {found.tgid}")
+        self.comm = found.comm
         try:
             self.tracker: Tracker = (SoftDirty if has_soft_dirty() else WpAsync)(pid)
-            # From here on what is written counts.
-            self.tracker.written()
+            try:
+                # From here on what is written counts.
+                self.tracker.written()
+            except BaseException:
+                self.tracker.close()
+                raise
         except PermissionError as error:
             raise TraceError(f"{error.filename}: {error.strerror}") from None
         except OSError as error:
@@ -450,9 +455,22 @@ class Recorder:
             how=self.tracker.how,
         )
 
-    def close(self) -> None:
-        """Leave the process as it was."""
-        self.tracker.close()
+    def said(self) -> list[str]:
+        """Return a line on memory that is not tracked."""
+        skipped = self.tracker.skipped
+        if not skipped:
+            return []
+        (start, end), why = skipped[0]
+        rest = f", and {len(skipped) - 1} more" if len(skipped) > 1 else ""
+        return [f"not tracked: {start:#x}-{end:#x}: {why}{rest}"]
+
+    def close(self) -> str:
+        """Leave the process as it was; return why that can't be, or ""."""
+        try:
+            self.tracker.close()
+        except (InjectError, OSError) as error:
+            return f"process {self.pid} keeps its userfaultfd: {error}"
+        return ""
 
 
 @contextlib.contextmanager
