@@ -29,4 +29,6 @@ def test_a_table_without_words_costs_no_more_than_in_pte_bits(count):
     assert {**again, "scan": 0} == {**baseline, "scan": 0}
     for encoding in ("linked", "adaptive"):
         for operation, instructions in count(encoding, 0.0).items():
+            if operation == "update":
+                continue  # it gives every PTE a word
             assert instructions <= 1.05 * baseline[operation], (encoding, operation)

@@ -1,4 +1,4 @@
-"""The command: ``extmeta compare | capture | info | plan | arch``.
+"""The command: ``extmeta compare | capture | trace | info | plan | arch | calibrate``.
 
 Results go to stdout, progress and errors to stderr. Exit status: 0; 2 with one
 line for bad input; 1 with one line where output can't be written, and without
@@ -9,19 +9,33 @@ stdout has gone.
 
 import argparse
 import contextlib
+import dataclasses
 import os
 import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from importlib import metadata
+from pathlib import Path
 from typing import NamedTuple, NoReturn
 
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-from extmeta import compare, measure, plan_report, report, ruler, summary, workload
+from extmeta import (
+    compare,
+    instructions,
+    measure,
+    plan_report,
+    report,
+    ruler,
+    summary,
+    trace,
+    workload,
+)
 from extmeta.arch import ARCHES, arch_named
+from extmeta.calibration import costs, guest, host
+from extmeta.calibration import report as calibration_report
 from extmeta.capture import Capture, CaptureError, capture, load_capture, shipped
 from extmeta.encodings import encodings
 from extmeta.fields import Fields
@@ -40,6 +54,9 @@ ALL_ARCHES = "all"
 # Of --quick: the ends of the sweep and what lies between in the worst way.
 QUICK_FRACTIONS = "0,0.01,1"
 QUICK_PLACEMENT = "random"
+
+# Of `trace --interval`: a day.
+MAX_SECONDS = 86_400
 
 BAD_INPUT = 2
 CANNOT_WRITE = 1
@@ -161,6 +178,28 @@ def count_of(text: str) -> int:
     if not (text.isascii() and text.isdigit()):
         raise ValueError(f"{text!r} is no number from 0 on")
     return int(text)
+
+
+def seconds_of(text: str) -> float:
+    """Return a number of seconds."""
+    try:
+        seconds = float(text)
+    except ValueError:
+        raise ValueError(f"{text!r} is no number of seconds") from None
+    if not 0 <= seconds <= MAX_SECONDS:
+        raise ValueError(f"{text!r} is not in [0, {MAX_SECONDS}] seconds")
+    return seconds
+
+
+def above_0_of(parse: Callable[[str], float]) -> Callable[[str], float]:
+    """Return ``parse``, but for 0."""
+
+    def parsed(text: str) -> float:
+        if not (found := parse(text)):
+            raise ValueError(f"{text!r} is not above 0")
+        return found
+
+    return parsed
 
 
 def capture_of(given: str) -> tuple[Capture, str]:
@@ -378,6 +417,11 @@ def compare_arguments(parser: argparse.ArgumentParser) -> None:
         "a table has, and which encoding is the smallest; default of --words: "
         f"{','.join(CROSSOVER_WORDS)}",
     )
+    add(
+        "--instructions",
+        action="store_true",
+        help="instructions too, counted by valgrind, beside the kernel's own",
+    )
     add("--quick", action="store_true", help="fewer points, fewer pairs")
     add("--seed", type=_refusing(count_of), default=0, help="default: 0")
     add(
@@ -400,13 +444,17 @@ def run_compare(args: argparse.Namespace) -> int:
         return 0
     rows = []
     complete = False
+    calibration = _calibration()
     with contextlib.suppress(KeyboardInterrupt), progress() as shown:
         # One by one: what is there when interrupted is kept.
         for row in _crossovers(args) if args.crossover else _sweeps(args, shown):
             rows.append(row)
+        for row in _instructions(args, shown):
+            rows.append(row)
         complete = True
     if rows:
         provenance = measure.provenance(args.command, args.seed)
+        provenance["calibration"] = calibration
         _result(rows, provenance, args.json, complete)
     if not complete:
         print("extmeta compare: interrupted; this is not all", file=sys.stderr)
@@ -446,6 +494,26 @@ def _sweeps(args: argparse.Namespace, shown: Shown) -> Iterator[Row]:
                 kind=kind,
                 progress=shown,
             )
+
+
+def _calibration() -> dict[str, object]:
+    """Return what `calibrate` has stored; the guest's part, if not, as shipped."""
+    parts = {"guest": costs.shipped()}
+    try:
+        parts |= costs.load(costs.cache() / costs.FILE)
+    except costs.CalibrationError as error:
+        print(f"extmeta compare: {report.plain(str(error))}", file=sys.stderr)
+    return {name: dataclasses.asdict(part) for name, part in parts.items()}
+
+
+def _instructions(args: argparse.Namespace, shown: Shown) -> Iterator[Row]:
+    if not args.instructions:
+        return
+    if why := instructions.missing():
+        print(f"extmeta compare: --instructions: {why}", file=sys.stderr)
+        return
+    forms = args.encodings or compare.default_forms()
+    yield from instructions.counted(forms, progress=shown)
 
 
 def _crossovers(args: argparse.Namespace) -> Iterator[Row]:
@@ -510,6 +578,145 @@ def run_capture(args: argparse.Namespace) -> int:
             file=sys.stderr,
         )
     return 0
+
+
+def trace_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add what `trace` takes."""
+    add = parser.add_argument
+    add("pid", type=_refusing(count_of), metavar="PID")
+    add("-o", "--output", required=True, metavar="FILE", help="an .npz, named in full")
+    add(
+        "--rounds",
+        type=_refusing(above_0_of(count_of)),
+        default=10,
+        metavar="N",
+        help="default: %(default)s",
+    )
+    add(
+        "--interval",
+        type=_refusing(above_0_of(seconds_of)),
+        default=1.0,
+        metavar="S",
+        help="seconds from one round to the next; default: 1",
+    )
+    add("--force", action="store_true", help="replace FILE if it is there")
+
+
+def run_trace(args: argparse.Namespace) -> int:
+    """Record which pages a running process writes, round by round.
+
+    Interrupted, or if the process ends, it keeps the rounds there are.
+    """
+    must_be_writable(args.output, args.force)
+    ended, interrupted = "", False
+    with trace.until_told(), progress() as shown:
+        try:
+            recorder = trace.Recorder(args.pid, args.interval)
+        except trace.TraceError as error:
+            raise BadInputError(str(error)) from None
+        try:
+            ended = recorder.record(args.rounds, shown)
+        except KeyboardInterrupt:
+            interrupted = True
+        finally:
+            left = recorder.close()
+    for what in filter(None, (ended, *recorder.said(), left)):
+        print(f"extmeta trace: {report.plain(what)}", file=sys.stderr)
+    found = recorder.trace()
+    if found is None:
+        print("extmeta trace: no round was recorded", file=sys.stderr)
+        return INTERRUPTED if interrupted else CANNOT_WRITE
+    try:
+        found.save(args.output)
+    except OSError as error:
+        raise CannotWriteError(f"{args.output}: {error.strerror}") from None
+    say(f"{args.output}: {report.plain(repr(found)[1:-1])}")
+    if interrupted:
+        print(
+            f"extmeta trace: interrupted after {found.nr_rounds} of {args.rounds} "
+            "rounds, which are kept",
+            file=sys.stderr,
+        )
+        return INTERRUPTED
+    return 0
+
+
+def calibrate_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add what `calibrate` takes."""
+    add = parser.add_argument
+    add(
+        "--guest",
+        action="store_true",
+        help="count instructions on a stock Debian kernel in a virtual machine, "
+        "instead of ns on this one",
+    )
+    add(
+        "--rounds",
+        type=_refusing(count_of),
+        default=host.ROUNDS,
+        metavar="N",
+        help=f"on this kernel, {host.MIN_ROUNDS} at least; default: %(default)s",
+    )
+    add(
+        "-o",
+        "--output",
+        metavar="FILE",
+        help=f"where it is stored; default: {costs.FILE} in ~/.cache/extmeta, where "
+        "`compare` looks",
+    )
+
+
+def run_calibrate(args: argparse.Namespace) -> int:
+    """Measure what the kernel's own operations cost a PTE, and store it.
+
+    The file keeps what was measured here and what was counted in a guest, each
+    until it is made again.
+    """
+    if args.rounds < host.MIN_ROUNDS:
+        raise BadInputError(
+            f"--rounds {args.rounds}: {host.MIN_ROUNDS} are needed for an interval"
+        )
+    path = costs.cache() / costs.FILE
+    if args.output:
+        path = Path(args.output)
+    else:
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise CannotWriteError(f"{error.filename}: {error.strerror}") from None
+    must_be_writable(str(path))
+    try:
+        parts = costs.load(path)
+    except costs.CalibrationError as error:
+        if args.output:
+            raise BadInputError(f"{error}; it is not replaced") from None
+        print(f"extmeta calibrate: {error}; it is replaced", file=sys.stderr)
+        parts = {}
+    try:
+        found = _calibrated(args)
+    except KeyboardInterrupt:
+        print("extmeta calibrate: interrupted; nothing is stored", file=sys.stderr)
+        return INTERRUPTED
+    write(str(path), costs.to_json({**parts, "guest" if args.guest else "host": found}))
+    say(calibration_report.text(found))
+    say(f"\nstored in {report.plain(str(path))}")
+    return 0
+
+
+def _calibrated(args: argparse.Namespace) -> costs.Calibration:
+    with progress() as shown:
+        if not args.guest:
+            found = host.measure(args.command, rounds=args.rounds, progress=shown)
+            if not found.costs:
+                raise CannotWriteError(next(iter(found.refused.values())))
+            return found
+        shown(0, 1, "a virtual machine counts instructions")
+        try:
+            return guest.measure(args.command)
+        except guest.Missing as why:
+            raise BadInputError(f"--guest: {why}") from None
+        except guest.GuestError as error:
+            raise CannotWriteError(f"the guest failed: {error}") from None
 
 
 def info_arguments(parser: argparse.ArgumentParser) -> None:
@@ -606,9 +813,13 @@ VERBS = {
     "capture": Verb(
         "write a process's page tables to a file", capture_arguments, run_capture
     ),
+    "trace": Verb("record which pages a process writes", trace_arguments, run_trace),
     "info": Verb("what a capture holds", info_arguments, run_info),
     "plan": Verb("the fewest PTE bits for some fields", plan_arguments, run_plan),
     "arch": Verb("the bits of page-table entries", arch_arguments, run_arch),
+    "calibrate": Verb(
+        "what the kernel's own operations cost", calibrate_arguments, run_calibrate
+    ),
 }
 
 

@@ -47,6 +47,14 @@ class PageIs(IntFlag):
     GUARD = 1 << 8
 
 
+NONE = PageIs(0)
+
+# PM_SCAN_* of include/uapi/linux/fs.h: write-protect what is found; refuse, by EPERM,
+# a VMA that no userfaultfd with WP_ASYNC has.
+WP_MATCHING = 1 << 0
+CHECK_WPASYNC = 1 << 1
+
+
 def pagemap_scan(
     fd: int,
     start: int,
@@ -54,6 +62,9 @@ def pagemap_scan(
     *,
     anyof: PageIs,
     returned: PageIs,
+    every: PageIs = NONE,
+    no: PageIs = NONE,
+    flags: int = 0,
 ) -> U64:
     """Return the ranges of an address space whose pages are of some categories.
 
@@ -68,6 +79,10 @@ def pagemap_scan(
     returned : PageIs
         Which categories are told apart; neighbours that differ in no other
         come as one range.
+    every, no : PageIs
+        And only if it is in every one of these, in none of those.
+    flags : int
+        `WP_MATCHING` and the like.
 
     Returns
     -------
@@ -85,8 +100,8 @@ def pagemap_scan(
     while start < end:
         arg = bytearray(
             _ARG.pack(
-                *(_ARG.size, 0, start, end, 0, vec.ctypes.data, VEC_LEN, 0),
-                *(0, 0, anyof, returned),
+                *(_ARG.size, flags, start, end, 0, vec.ctypes.data, VEC_LEN, 0),
+                *(no, every | no, anyof, returned),
             )
         )
         nr = fcntl.ioctl(fd, PAGEMAP_SCAN, arg, True)

@@ -190,7 +190,25 @@ class Cpu:
     repeat: int
 
 
-Row = Subject | Bound | Refused | Ram | Cpu
+@dataclass(frozen=True)
+class Counted:
+    """The instructions that an operation takes a PTE in one encoding.
+
+    Attributes
+    ----------
+    encoding, operation : str
+    fraction : float
+        Of PTEs flagged, at random.
+    instructions : float
+    """
+
+    encoding: str
+    operation: str
+    fraction: float
+    instructions: float
+
+
+Row = Subject | Bound | Refused | Ram | Cpu | Counted
 
 
 def _nothing(_state: Any) -> None:

@@ -6,11 +6,12 @@ can be printed again.
 """
 
 import dataclasses
+import functools
 import io
 import json
 import math
 import textwrap
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from types import UnionType
 from typing import Any, get_args, get_origin
 
@@ -18,8 +19,11 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from extmeta.calibration import costs
+from extmeta.calibration import report as real
+from extmeta.calibration.costs import Calibration
 from extmeta.compare import BASELINE, CONTROL, smallest
-from extmeta.measure import Bound, Cpu, Ram, Refused, Row, Subject
+from extmeta.measure import Bound, Counted, Cpu, Ram, Refused, Row, Subject
 from extmeta.tasks import OPERATIONS
 from extmeta.workload import EACH, Point
 
@@ -42,7 +46,7 @@ LEAST = "*"
 FORMAT = "extmeta comparison 1"
 
 KINDS: dict[str, type] = {
-    kind.__name__: kind for kind in (Subject, Bound, Refused, Ram, Cpu)
+    kind.__name__: kind for kind in (Subject, Bound, Refused, Ram, Cpu, Counted)
 }
 
 # What `workload.words` calls kinds of words.
@@ -146,6 +150,9 @@ class _Comparison:
     refused: list[Refused] = dataclasses.field(default_factory=list)
     ram: dict[tuple[Point, str], Ram] = dataclasses.field(default_factory=dict)
     cpu: dict[tuple[Point, str, str], Cpu] = dataclasses.field(default_factory=dict)
+    counted: dict[tuple[float, str, str], float] = dataclasses.field(
+        default_factory=dict
+    )
 
     @property
     def points(self) -> list[Point]:
@@ -156,6 +163,10 @@ class _Comparison:
         names = [name for _point, name in self.ram]
         names += [name for _point, name, _operation in self.cpu]
         return [n for n in dict.fromkeys(names) if n not in (BASELINE, CONTROL)]
+
+    @property
+    def timed(self) -> set[tuple[Point, str]]:
+        return {(point, encoding) for point, encoding, _operation in self.cpu}
 
     def extra(self, point: Point, encoding: str) -> int | None:
         """Return the bytes an encoding holds beyond the baseline."""
@@ -176,6 +187,9 @@ def _comparisons(rows: Iterable[Row]) -> list[_Comparison]:
             found[-1].refused.append(row)
         elif isinstance(row, Ram):
             found[-1].ram[Point(row.fraction, row.placement), row.encoding] = row
+        elif isinstance(row, Counted):
+            at = row.fraction, row.encoding, row.operation
+            found[-1].counted[at] = row.instructions
         else:
             point = Point(row.fraction, row.placement)
             found[-1].cpu[point, row.encoding, row.operation] = row
@@ -207,6 +221,7 @@ def text(rows: Iterable[Row], provenance: dict[str, Any]) -> str:
             parts += _crossover(c)
         else:
             parts += [_head(c), *_ram(c), *_cpu(c), _read_bound(c)]
+            parts += [*_of_the_kernels(c, provenance), *_counted(c, provenance)]
     parts += [_notes(found), _made(provenance)]
     return "\n\n".join(part for part in parts if part)
 
@@ -552,6 +567,112 @@ def _read_bound(c: _Comparison) -> str:
     )
 
 
+def calibrations(provenance: dict[str, Any]) -> dict[str, Calibration]:
+    """Return the kernel's costs that results were made with, by part.
+
+    Raises
+    ------
+    ValueError
+        If they are none.
+    """
+    match provenance.get("calibration") or {}:
+        case dict(found):
+            there = [name for name in costs.UNITS if found.get(name)]
+            return {name: costs.part(name, found[name]) for name in there}
+        case found:
+            raise ValueError(f"calibration is {str(found)[:40]!r}")
+
+
+def _of_the_kernels(c: _Comparison, provenance: dict[str, Any]) -> Iterator[str]:
+    """Yield what is extra in percent of the kernel's operation, if that is known."""
+    if not c.cpu or "calibration" not in provenance:
+        return
+    host = calibrations(provenance).get("host")
+    if host is None:
+        yield _wrapped(
+            "`extmeta calibrate` measures what the kernel's own operations cost here; "
+            "then this prints the extra as a share of them."
+        )
+        return
+
+    def cells(at: Point, encoding: str, operation: str, cost: costs.Cost) -> str:
+        row = c.cpu.get((at, encoding, operation))
+        if row is None:
+            return ""
+        extra = (row.ratio - 1) * row.baseline_ns
+        shaky = unstable(row, c.cpu.get((at, CONTROL, operation)))
+        return real.share(extra, cost) + MARK * (shaky or real.wide(cost))
+
+    for point in c.points:
+        names = [n for n in (CONTROL, *c.encodings) if (point, n) in c.timed]
+        operations = {op for at, _encoding, op in c.cpu if at == point}
+        if names and operations:
+            title = f"CPU, {plain(str(point))}: extra over {BASELINE}, of the kernel's"
+            yield _share_table(
+                title, host, names, operations, functools.partial(cells, point)
+            )
+    where = real.elsewhere(host, provenance.get("kernel"), provenance.get("cpu"))
+    if where:
+        yield _wrapped(
+            f"The kernel's operations were measured elsewhere: {plain(where)}."
+        )
+    yield _calibrated(host)
+
+
+def _counted(c: _Comparison, provenance: dict[str, Any]) -> Iterator[str]:
+    """Yield what is extra in instructions, and in percent of the kernel's."""
+    guest = calibrations(provenance).get("guest") if c.counted else None
+    if guest is None:
+        return
+
+    def cells(at: float, encoding: str, operation: str, cost: costs.Cost) -> str:
+        base = c.counted.get((at, BASELINE, operation))
+        ours = c.counted.get((at, encoding, operation))
+        return "" if base is None or ours is None else real.share(ours - base, cost)
+
+    for fraction in dict.fromkeys(at for at, _encoding, _operation in c.counted):
+        found = [(name, op) for at, name, op in c.counted if at == fraction]
+        names = [n for n in dict.fromkeys(name for name, _op in found) if n != BASELINE]
+        operations = {op for _name, op in found}
+        title = (
+            f"instructions, {100 * fraction:g}%: extra over {BASELINE}, of the kernel's"
+        )
+        yield _share_table(
+            title, guest, names, operations, functools.partial(cells, fraction)
+        )
+    yield _calibrated(guest)
+
+
+def _share_table(
+    title: str,
+    of: Calibration,
+    names: Sequence[str],
+    operations: set[str],
+    cell: Callable[[str, str, costs.Cost], str],
+) -> str:
+    columns = [
+        (ours, label, cost)
+        for ours, theirs, label in real.ALIKE
+        if ours in operations and (cost := of.cost(theirs))
+    ]
+    heads = [f"{ours}\n{label}" for ours, label, _cost in columns]
+    table = _table("", heads, 15, 11)
+    unit = f"kernel, {of.unit}" if of.unit == "ns" else "kernel, instr."
+    _row(table, unit, [real.number(cost.median) for _ours, _label, cost in columns])
+    for name in names:
+        _row(table, name, [cell(name, ours, cost) for ours, _label, cost in columns])
+    return f"{title}\n{_render(table)}"
+
+
+def _calibrated(of: Calibration) -> str:
+    shipped = " (ships with extmeta)" if of == costs.shipped() else ""
+    return _wrapped(
+        f"The kernel's {of.unit} per PTE: Linux {plain(of.kernel)}, {plain(of.cpu)}, "
+        f"`{plain(of.command)}`, {plain(of.date)[:10]}{shipped}. {real.LEGEND} "
+        f"{real.LEFT_OUT}"
+    )
+
+
 def _notes(found: Sequence[_Comparison]) -> str:
     lines = []
     if any(c.cpu for c in found):
@@ -639,6 +760,7 @@ def from_json(document: str) -> tuple[list[Row], dict[str, Any]]:
         case _:
             raise ValueError("it lacks rows or their provenance")
     _comparisons(rows)
+    calibrations(provenance)
     return rows, provenance
 
 

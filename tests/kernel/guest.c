@@ -1,37 +1,19 @@
 /* The driver as /init of a virtual machine that has nothing but it.
  *
- * The initramfs holds /init (this program), /programs (the input), /loop.ko and
- * /dev. Answers go to the first serial port, the kernel's words to the second.
- * Swap is a loop device on a file in memory: like a disk it is asynchronous,
- * which zram and brd are not, and those take another path in do_swap_page().
+ * To what the package's init.c has, this adds swap: a loop device on a file in
+ * memory (/loop.ko). Like a disk it is asynchronous, which zram and brd are not,
+ * and those take another path in do_swap_page().
  */
 #include "driver.h"
 
-#include <errno.h>
-#include <fcntl.h>
+#include "../../src/extmeta/calibration/init.c"
+
 #include <linux/loop.h>
-#include <string.h>
 #include <sys/ioctl.h>
-#include <sys/mount.h>
-#include <sys/reboot.h>
-#include <sys/stat.h>
 #include <sys/swap.h>
 #include <sys/syscall.h>
-#include <termios.h>
-#include <unistd.h>
 
 #define SWAP_BYTES (64UL << 20)
-
-static void put(const char *path, const char *text)
-{
-	int fd = open(path, O_WRONLY);
-
-	if (fd < 0)
-		return; /* a kernel without this knob */
-	if (write(fd, text, strlen(text)) < 0)
-		die("%s: %s", path, strerror(errno));
-	close(fd);
-}
 
 /* Layout of the header: Linux v6.12 include/linux/swap.h union swap_header. */
 static void write_swap_header(int fd)
@@ -62,38 +44,11 @@ static void make_swap(void)
 
 void guest_start(void)
 {
-	struct termios raw;
-	int serial;
-
-	mkdir("/proc", 0755);
-	mkdir("/sys", 0755);
-	mkdir("/dev", 0755);
-	if (mount("proc", "/proc", "proc", 0, "") ||
-	    mount("sysfs", "/sys", "sysfs", 0, "") ||
-	    mount("dev", "/dev", "devtmpfs", 0, ""))
-		die("mount: %s", strerror(errno));
-	serial = open("/dev/ttyS0", O_RDWR | O_NOCTTY);
-	if (serial < 0 || !freopen("/programs", "r", stdin))
-		die("/dev/ttyS0 or /programs: %s", strerror(errno));
-	tcgetattr(serial, &raw);
-	cfmakeraw(&raw);
-	cfsetspeed(&raw, B115200);
-	tcsetattr(serial, TCSANOW, &raw);
-	dup2(serial, STDOUT_FILENO);
-	dup2(serial, STDERR_FILENO);
-	put("/sys/kernel/mm/transparent_hugepage/enabled", "madvise");
-	/* What happens shall be what was asked for. */
-	put("/sys/kernel/mm/transparent_hugepage/khugepaged/scan_sleep_millisecs",
-	    "4000000000");
+	init_start();
 	make_swap();
 }
 
 void guest_stop(void)
 {
-	fflush(stdout);
-	tcdrain(STDOUT_FILENO);
-	sync();
-	reboot(RB_POWER_OFF);
-	for (;;)
-		pause();
+	init_stop();
 }

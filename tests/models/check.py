@@ -57,7 +57,7 @@ def states(model: str, variant: str = "") -> tuple[bool, int]:
 
         def run(*command: str) -> str:
             done = subprocess.run(
-                command, cwd=directory, capture_output=True, text=True
+                command, check=False, cwd=directory, capture_output=True, text=True
             )
             return done.stdout + done.stderr
 
