@@ -28,6 +28,7 @@ from extmeta.pagetable import PageTable
 from extmeta.plan import Plan, PlanConflict, plan
 from extmeta.python_encoding import PythonEncoding
 from extmeta.space import AddressSpace, Refused, UserFault
+from extmeta.trace_file import Trace, load_trace
 
 __all__ = [
     "Adaptive",
@@ -47,12 +48,14 @@ __all__ = [
     "PlanConflict",
     "PythonEncoding",
     "Refused",
+    "Trace",
     "UserFault",
     "Wide",
     "XArray",
     "capture",
     "encodings",
     "load_capture",
+    "load_trace",
     "plan",
     "register",
     "shipped",

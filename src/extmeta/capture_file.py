@@ -21,7 +21,7 @@ import struct
 import zipfile
 import zlib
 from collections.abc import Iterator, Mapping
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, BinaryIO, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -54,18 +54,26 @@ class Key(NamedTuple):
     Attributes
     ----------
     kind : str
-        numpy's letter: "u" uint64, "i" any integer, "U" text, "b" bool.
+        numpy's letter: "u" uint64, "i" any integer, "f" float64, "U" text, "b" bool.
     limit : int
         Elements of a one-dimensional array at most; 0 for a scalar.
     ascending : bool
         Strictly, so that it can't deflate by more than `MAX_RATIO`.
     required : bool
+    columns : int
+        Of a two-dimensional array, `limit` being its rows; 0 if it is none.
     """
 
     kind: str
     limit: int = 0
     ascending: bool = False
     required: bool = True
+    columns: int = 0
+
+    @property
+    def dimensions(self) -> int:
+        """1 or 2 of an array, 0 of a scalar."""
+        return bool(self.limit) + bool(self.columns)
 
 
 KEYS = {
@@ -92,20 +100,32 @@ ROWS = (
 )
 
 
+class Grammar(NamedTuple):
+    """What a kind of file has: its name, members, and arrays of one length."""
+
+    what: str
+    keys: Mapping[str, Key]
+    rows: tuple[tuple[str, ...], ...] = ()
+
+
+CAPTURE = Grammar("capture", KEYS, ROWS)
+
+
 class Header(NamedTuple):
-    """The header of one .npy member."""
+    """The header of one .npy member; `order` is "F" by columns, else "C"."""
 
     dtype: str
     shape: tuple[int, ...]
     data_offset: int
+    order: Literal["C", "F"] = "C"
 
 
 _HEADER = re.compile(
     r"\{\s*'descr':\s*'([<>|=]?)([a-zA-Z])(\d{0,9})',"
-    r"\s*'fortran_order':\s*(?:False|True),"
+    r"\s*'fortran_order':\s*(False|True),"
     r"\s*'shape':\s*\(((?:\d{1,20},\s*)*(?:\d{1,20})?)\),?\s*\}\s*"
 )
-_ITEM_BYTES = {"u": (8,), "i": (1, 2, 4, 8), "b": (1,)}
+_ITEM_BYTES = {"u": (8,), "i": (1, 2, 4, 8), "f": (8,), "b": (1,)}
 
 
 def _dtype(member: str, key: Key, order: str, kind: str, size: int) -> str:
@@ -116,7 +136,8 @@ def _dtype(member: str, key: Key, order: str, kind: str, size: int) -> str:
     else:
         kinds = "iu" if key.kind == "i" else key.kind
         fits = kind in kinds and size in _ITEM_BYTES[key.kind]
-        wanted = {"u": "uint64", "i": "an integer", "b": "bool"}[key.kind]
+        names = {"u": "uint64", "i": "an integer", "f": "float64", "b": "bool"}
+        wanted = names[key.kind]
     if not fits:
         raise DamagedFileError(f"{member}: dtype {order}{kind}{size} is not {wanted}")
     return f"{order}{kind}{size}"
@@ -138,16 +159,19 @@ def _header(member: str, key: Key, head: bytes) -> Header:
     match = _HEADER.fullmatch(text)
     if not match:
         raise DamagedFileError(f"{member}: header {text[:60]!r} is of no plain array")
-    order, kind, size, dims = match.groups()
+    order, kind, size, by_columns, dims = match.groups()
     shape = tuple(int(n) for n in dims.split(",") if n.strip())
     dtype = _dtype(member, key, order, kind, int(size or 0))
-    if len(shape) != (1 if key.limit else 0):
+    if len(shape) != key.dimensions:
         raise DamagedFileError(f"{member}: shape {shape} has {len(shape)} dimensions")
+    if key.columns and shape[1] != key.columns:
+        raise DamagedFileError(f"{member}: shape {shape} has not {key.columns} columns")
     if shape and shape[0] > key.limit:
         raise DamagedFileError(
             f"{member}: {shape[0]} elements are more than {key.limit}"
         )
-    return Header(dtype, shape, start + length)
+    layout: Literal["C", "F"] = "F" if by_columns == "True" else "C"
+    return Header(dtype, shape, start + length, layout)
 
 
 def _check_size(member: zipfile.ZipInfo, key: Key, header: Header) -> None:
@@ -165,11 +189,14 @@ def _check_size(member: zipfile.ZipInfo, key: Key, header: Header) -> None:
         )
 
 
-def _members(archive: zipfile.ZipFile, file_bytes: int) -> dict[str, zipfile.ZipInfo]:
+def _members(
+    archive: zipfile.ZipFile, file_bytes: int, grammar: Grammar
+) -> dict[str, zipfile.ZipInfo]:
     """Return the members that hold keys of ours, by key; directory checked."""
     infos = archive.infolist()
     if len(infos) > MAX_MEMBERS:
         raise DamagedFileError(f"{len(infos)} members are more than {MAX_MEMBERS}")
+    keys = grammar.keys
     seen: set[str] = set()
     members = {}
     for info in infos:
@@ -178,7 +205,7 @@ def _members(archive: zipfile.ZipFile, file_bytes: int) -> dict[str, zipfile.Zip
         seen.add(info.filename)
         key = info.filename.removesuffix(".npy")
         # Keys that we don't know are a newer version's.
-        if key == info.filename or key not in KEYS:
+        if key == info.filename or key not in keys:
             continue
         if info.flag_bits & 1:
             raise DamagedFileError(f"{info.filename} is encrypted")
@@ -193,21 +220,21 @@ def _members(archive: zipfile.ZipFile, file_bytes: int) -> dict[str, zipfile.Zip
                 f"{info.filename}: {info.compress_size} bytes at "
                 f"{info.header_offset} are not in a file of {file_bytes}"
             )
-        if KEYS[key].ascending and info.file_size > MAX_RATIO * info.compress_size:
+        if keys[key].ascending and info.file_size > MAX_RATIO * info.compress_size:
             raise DamagedFileError(
                 f"{info.filename}: {info.file_size} bytes in {info.compress_size} "
                 "are no ascending numbers"
             )
         members[key] = info
-    missing = [key for key in KEYS if KEYS[key].required and key not in members]
+    missing = [key for key in keys if keys[key].required and key not in members]
     if missing:
-        raise DamagedFileError(f"no {', '.join(missing)}: not a capture")
+        raise DamagedFileError(f"no {', '.join(missing)}: not a {grammar.what}")
     return members
 
 
-def _check_rows(headers: Mapping[str, Header]) -> None:
+def _check_rows(headers: Mapping[str, Header], grammar: Grammar) -> None:
     """Refuse arrays that belong together and differ in length."""
-    for keys in ROWS:
+    for keys in grammar.rows:
         first, *others = (key for key in keys if key in headers)
         for key in others:
             if headers[key].shape != headers[first].shape:
@@ -223,8 +250,8 @@ def _array(file: Any, member: zipfile.ZipInfo, header: Header) -> Array:
     if not np.dtype(header.dtype).itemsize:
         return np.zeros(header.shape, "U1")
     # Not touched before it is filled: memory follows what is really there.
-    array = np.empty(header.shape, header.dtype)
-    raw = array.reshape(-1).view(np.uint8).data
+    array = np.empty(header.shape, header.dtype, header.order)
+    raw = array.ravel("K").view(np.uint8).data
     done = 0
     while done < array.nbytes:
         piece = file.read(min(PIECE_BYTES, array.nbytes - done))
@@ -262,16 +289,17 @@ def _damage() -> Iterator[None]:
         raise DamagedFileError("an offset outside the file") from None
 
 
-def _read_arrays(file: BinaryIO, file_bytes: int) -> dict[str, Array]:
+def _read_arrays(file: BinaryIO, file_bytes: int, grammar: Grammar) -> dict[str, Array]:
+    keys = grammar.keys
     with zipfile.ZipFile(file) as archive:
-        members = _members(archive, file_bytes)
+        members = _members(archive, file_bytes, grammar)
         headers = {}
         for key, member in members.items():
             with archive.open(member) as stream:
                 head = stream.read(MAX_HEADER_BYTES)
-            headers[key] = _header(member.filename, KEYS[key], head)
-            _check_size(member, KEYS[key], headers[key])
-        _check_rows(headers)
+            headers[key] = _header(member.filename, keys[key], head)
+            _check_size(member, keys[key], headers[key])
+        _check_rows(headers, grammar)
         arrays = {}
         for key, member in members.items():
             with archive.open(member) as stream:
@@ -280,17 +308,19 @@ def _read_arrays(file: BinaryIO, file_bytes: int) -> dict[str, Array]:
         return arrays
 
 
-def read(path: str) -> dict[str, Array]:
+def read(path: str, grammar: Grammar = CAPTURE) -> dict[str, Array]:
     """Return the arrays of a capture file, each with the dtype it has to have.
 
     Parameters
     ----------
     path : str
+    grammar : Grammar, optional
+        Of another kind of file.
 
     Returns
     -------
     dict of str to ndarray
-        `KEYS` that the file has, in native byte order.
+        The grammar's keys that the file has, in native byte order.
 
     Raises
     ------
@@ -310,7 +340,7 @@ def read(path: str) -> dict[str, Array]:
                 f"{found.st_size} bytes are more than {MAX_FILE_BYTES}"
             )
         with _damage():
-            return _read_arrays(file, found.st_size)
+            return _read_arrays(file, found.st_size, grammar)
 
 
 def write(path: str, arrays: Mapping[str, Any]) -> None:
