@@ -140,6 +140,8 @@ class Mm:
         self.uffd_wp = fields.mask("uffd_wp") if "uffd_wp" in fields else 0
         self.soft_dirty = fields.mask("soft_dirty") if "soft_dirty" in fields else 0
         self.pages_per_leaf = arch.ptrs_per_pte
+        # Fewer where entries are wider than the architecture's.
+        self._pages_per_table = table.arch.ptrs_per_pte
         self.marker = MARKER_TYPE << arch.swap.offset_bits | MARKER_UFFD_WP
 
     # -- entries ------------------------------------------------------------
@@ -159,11 +161,11 @@ class Mm:
 
     def entries(self, first: int, stop: int) -> Entries:
         """Return the PTEs of [first, stop) that hold something, without leaves."""
-        size = self.pages_per_leaf
-        bases: Any = range(self.leaf_of(first), stop, size)
+        size = self._pages_per_table
+        bases: Any = range(first & -size, stop, size)
         if len(bases) > LIST_FROM:
             bases = self.table.table_vpns()
-            low, high = np.searchsorted(bases, (self.leaf_of(first), stop))
+            low, high = np.searchsorted(bases, (first & -size, stop))
             bases = bases[low:high].tolist()
         vpns, ptes = [], []
         for base in bases:
