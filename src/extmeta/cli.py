@@ -14,7 +14,8 @@ import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from importlib import metadata
-from typing import NamedTuple, NoReturn
+from types import ModuleType
+from typing import Any, NamedTuple, NoReturn, cast
 
 from rich.console import Console
 from rich.markup import escape
@@ -27,7 +28,18 @@ from extmeta.encodings import encodings
 from extmeta.fields import Fields
 from extmeta.measure import Row
 from extmeta.plan import plan
+from extmeta.trace_file import load_trace
 from extmeta.workload import Space
+from extmeta.workloads import (
+    WORKLOADS,
+    Process,
+    Workload,
+    comparison,
+    of_capture,
+    of_trace,
+    synthetic,
+)
+from extmeta.workloads import report as workload_report
 
 DEFAULT_FIELDS = "uffd_wp=1,soft_dirty=1,age=8"
 DEFAULT_FRACTIONS = ",".join(f"{fraction:g}" for fraction in compare.FRACTIONS)
@@ -40,6 +52,13 @@ ALL_ARCHES = "all"
 # Of --quick: the ends of the sweep and what lies between in the worst way.
 QUICK_FRACTIONS = "0,0.01,1"
 QUICK_PLACEMENT = "random"
+
+# What a workload is played on where nothing is named: 64 and 8 MiB.
+WORKLOAD_PAGES = 16384
+QUICK_WORKLOAD_PAGES = 2048
+
+# Of --workload: prints what there are.
+LIST = "list"
 
 BAD_INPUT = 2
 CANNOT_WRITE = 1
@@ -163,6 +182,26 @@ def count_of(text: str) -> int:
     return int(text)
 
 
+def workload_of(text: str) -> tuple[str, str]:
+    """Return the name and the parameters of "NAME" or "NAME:PARAMETER=VALUE,...".
+
+    Raises
+    ------
+    ValueError
+        If there is no such workload, or it takes no such parameter.
+    """
+    name, _colon, parameters = text.partition(":")
+    if name != LIST:
+        if name not in WORKLOADS:
+            there = ", ".join(WORKLOADS)
+            raise ValueError(f"no workload {name!r}; there are {there}")
+        try:
+            WORKLOADS[name].of_text(parameters)
+        except ValueError as error:
+            raise ValueError(f"workload {name}: {error}") from None
+    return name, parameters
+
+
 def capture_of(given: str) -> tuple[Capture, str]:
     """Return the capture in a file, or a shipped one, and its name.
 
@@ -201,6 +240,19 @@ def captured(pid: int, stop: bool) -> Capture:
             raise BadInputError(str(error)) from None
 
 
+def found_of(given: str) -> tuple[Capture, str]:
+    """Return the capture of a file, a shipped one, or a process, and its name.
+
+    Raises
+    ------
+    BadInputError
+    """
+    if given.isascii() and given.isdigit() and not os.path.exists(given):
+        found = captured(int(given), stop=False)
+        return found, f"process {given}, {found.comm}"
+    return capture_of(given)
+
+
 def spaces_of(given: str, arches: Sequence[str]) -> list[Space]:
     """Return the address space of a file, a shipped capture, or a process.
 
@@ -214,11 +266,7 @@ def spaces_of(given: str, arches: Sequence[str]) -> list[Space]:
     ------
     BadInputError
     """
-    if given.isascii() and given.isdigit() and not os.path.exists(given):
-        found = captured(int(given), stop=False)
-        name = f"process {given}, {found.comm}"
-    else:
-        found, name = capture_of(given)
+    found, name = found_of(given)
     try:
         own: list[str | None] = [None]
         return [workload.captured(found, name, arch) for arch in arches or own]
@@ -378,6 +426,18 @@ def compare_arguments(parser: argparse.ArgumentParser) -> None:
         "a table has, and which encoding is the smallest; default of --words: "
         f"{','.join(CROSSOVER_WORDS)}",
     )
+    add(
+        "--workload",
+        type=_refusing(workload_of),
+        metavar="NAME[:PARAMETER=VALUE,...]",
+        help=f"play it instead, on {WORKLOAD_PAGES:,} made-up pages unless something "
+        f"is named: {', '.join(WORKLOADS)}; {LIST}: what they are",
+    )
+    add(
+        "--trace",
+        metavar="FILE",
+        help="what a real process wrote: play the workload on that",
+    )
     add("--quick", action="store_true", help="fewer points, fewer pairs")
     add("--seed", type=_refusing(count_of), default=0, help="default: 0")
     add(
@@ -392,6 +452,13 @@ def run_compare(args: argparse.Namespace) -> int:
     """Print what each encoding costs, in RAM and CPU."""
     if args.json not in (None, "-"):
         must_be_writable(args.json)
+    if args.workload and args.workload[0] == LIST:
+        say(workload_report.catalogue(WORKLOADS))
+        return 0
+    if args.workload:
+        return _play(args)
+    if args.trace:
+        raise BadInputError(f"--trace {args.trace}: a --workload is needed too")
     if args.stored:
         if args.what:
             raise BadInputError(f"--from {args.stored} and {args.what[0]}: one of them")
@@ -464,10 +531,87 @@ def _crossovers(args: argparse.Namespace) -> Iterator[Row]:
             )
 
 
-def _stored(path: str) -> tuple[list[Row], dict[str, object]]:
+def _play(args: argparse.Namespace) -> int:
+    """Play a workload on each encoding."""
+    for given, option in (
+        (args.crossover, "--crossover"),
+        (args.arch, "--arch"),
+        (args.fractions, "--fractions"),
+        (args.placement, "--placement"),
+        (args.words, "--words"),
+        (args.fields != fields_of(DEFAULT_FIELDS), "--fields"),
+    ):
+        if given:
+            raise BadInputError(f"--workload {args.workload[0]} takes no {option}")
+    name, parameters = args.workload
+    if args.stored:
+        rows, provenance = _stored(args.stored, workload_report.from_json)
+        _result(rows, provenance, args.json, True, workload_report)
+        return 0
+    load = WORKLOADS[name].of_text(parameters, args.seed)
+    rows = []
+    complete = False
+    with contextlib.suppress(KeyboardInterrupt), _seen() as shown:
+        for process in _processes(args):
+            # One by one: what is there when interrupted is kept.
+            for row in _played(args, name, load, process, shown):
+                rows.append(row)
+        complete = True
+    if rows:
+        provenance = measure.provenance(args.command, args.seed)
+        _result(rows, provenance, args.json, complete, workload_report)
+    if not complete:
+        print("extmeta compare: interrupted; this is not all", file=sys.stderr)
+        return INTERRUPTED
+    return 0
+
+
+@contextlib.contextmanager
+def _seen() -> Iterator[Shown]:
+    """Give `progress` on a terminal, and elsewhere one that says nothing."""
+    if not sys.stderr.isatty():
+        yield lambda _done, _total, _what: None
+        return
+    with progress() as shown:
+        yield shown
+
+
+def _processes(args: argparse.Namespace) -> Iterator[Process]:
+    try:
+        if args.trace:
+            yield of_trace(load_trace(args.trace), os.path.basename(args.trace))
+        for given in args.what:
+            yield of_capture(*found_of(given))
+    except CaptureError as error:
+        raise BadInputError(str(error)) from None
+    except OSError as error:
+        raise BadInputError(f"{args.trace}: {error.strerror}") from None
+    if not (args.trace or args.what):
+        yield synthetic(QUICK_WORKLOAD_PAGES if args.quick else WORKLOAD_PAGES)
+
+
+def _played(
+    args: argparse.Namespace,
+    name: str,
+    load: Workload,
+    process: Process,
+    shown: Shown,
+) -> Iterator[comparison.Row]:
+    return comparison.compare(
+        name,
+        load,
+        process,
+        args.encodings or [*compare.default_forms(), *load.forms],
+        rounds=measure.QUICK_ROUNDS if args.quick else measure.ROUNDS,
+        budget_ns=measure.QUICK_BUDGET_NS if args.quick else measure.BUDGET_NS,
+        progress=lambda done, total, what: shown(done, total, f"{name}: {what}"),
+    )
+
+
+def _stored(path: str, from_json: Any = report.from_json) -> tuple[Any, Any]:
     try:
         with open(path, encoding="utf-8") as file:
-            return report.from_json(file.read())
+            return cast(tuple[Any, Any], from_json(file.read()))
     except OSError as error:
         raise BadInputError(f"{path}: {error.strerror}") from None
     except ValueError as error:
@@ -475,12 +619,16 @@ def _stored(path: str) -> tuple[list[Row], dict[str, object]]:
 
 
 def _result(
-    rows: list[Row], provenance: dict[str, object], path: str | None, complete: bool
+    rows: list[Any],
+    provenance: dict[str, object],
+    path: str | None,
+    complete: bool,
+    told: ModuleType = report,
 ) -> None:
     if path != "-":
-        say(report.text(rows, provenance))
+        say(told.text(rows, provenance))
     if path:
-        document = report.to_json(rows, provenance, complete)
+        document = told.to_json(rows, provenance, complete)
         say(document) if path == "-" else write(path, document + "\n")
 
 
