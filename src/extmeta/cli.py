@@ -14,8 +14,7 @@ import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from importlib import metadata
-from types import ModuleType
-from typing import Any, NamedTuple, NoReturn, cast
+from typing import NamedTuple, NoReturn
 
 from rich.console import Console
 from rich.markup import escape
@@ -47,18 +46,18 @@ DEFAULT_FRACTIONS = ",".join(f"{fraction:g}" for fraction in compare.FRACTIONS)
 # What `compare --crossover` has without --words.
 CROSSOVER_WORDS = ["one", "few", "different"]
 
-ALL_ARCHES = "all"
-
-# Of --quick: the ends of the sweep and what lies between in the worst way.
-QUICK_FRACTIONS = "0,0.01,1"
-QUICK_PLACEMENT = "random"
-
 # What a workload is played on where nothing is named: 64 and 8 MiB.
 WORKLOAD_PAGES = 16384
 QUICK_WORKLOAD_PAGES = 2048
 
 # Of --workload: prints what there are.
 LIST = "list"
+
+ALL_ARCHES = "all"
+
+# Of --quick: the ends of the sweep and what lies between in the worst way.
+QUICK_FRACTIONS = "0,0.01,1"
+QUICK_PLACEMENT = "random"
 
 BAD_INPUT = 2
 CANNOT_WRITE = 1
@@ -170,18 +169,6 @@ def words_of(text: str) -> list[str]:
     return list(dict.fromkeys(_parts(text)))
 
 
-def arches_of(text: str) -> list[str]:
-    """Return the architecture of that name, or with "all" every one."""
-    return list(ARCHES) if text == ALL_ARCHES else [arch_named(text).name]
-
-
-def count_of(text: str) -> int:
-    """Return a number that is not negative."""
-    if not (text.isascii() and text.isdigit()):
-        raise ValueError(f"{text!r} is no number from 0 on")
-    return int(text)
-
-
 def workload_of(text: str) -> tuple[str, str]:
     """Return the name and the parameters of "NAME" or "NAME:PARAMETER=VALUE,...".
 
@@ -200,6 +187,18 @@ def workload_of(text: str) -> tuple[str, str]:
         except ValueError as error:
             raise ValueError(f"workload {name}: {error}") from None
     return name, parameters
+
+
+def arches_of(text: str) -> list[str]:
+    """Return the architecture of that name, or with "all" every one."""
+    return list(ARCHES) if text == ALL_ARCHES else [arch_named(text).name]
+
+
+def count_of(text: str) -> int:
+    """Return a number that is not negative."""
+    if not (text.isascii() and text.isdigit()):
+        raise ValueError(f"{text!r} is no number from 0 on")
+    return int(text)
 
 
 def capture_of(given: str) -> tuple[Capture, str]:
@@ -462,6 +461,9 @@ def run_compare(args: argparse.Namespace) -> int:
     if args.stored:
         if args.what:
             raise BadInputError(f"--from {args.stored} and {args.what[0]}: one of them")
+        if played := _stored_workload(args.stored):
+            _workload_result(*played, args.json, complete=True)
+            return 0
         rows, provenance = _stored(args.stored)
         _result(rows, provenance, args.json, complete=True)
         return 0
@@ -540,16 +542,16 @@ def _play(args: argparse.Namespace) -> int:
         (args.placement, "--placement"),
         (args.words, "--words"),
         (args.fields != fields_of(DEFAULT_FIELDS), "--fields"),
+        (args.stored, "--from"),
     ):
         if given:
             raise BadInputError(f"--workload {args.workload[0]} takes no {option}")
     name, parameters = args.workload
-    if args.stored:
-        rows, provenance = _stored(args.stored, workload_report.from_json)
-        _result(rows, provenance, args.json, True, workload_report)
-        return 0
-    load = WORKLOADS[name].of_text(parameters, args.seed)
-    rows = []
+    try:
+        load = WORKLOADS[name].of_text(parameters, args.seed)
+    except ValueError as error:
+        raise BadInputError(str(error)) from None
+    rows: list[comparison.Row] = []
     complete = False
     with contextlib.suppress(KeyboardInterrupt), _seen() as shown:
         for process in _processes(args):
@@ -559,7 +561,7 @@ def _play(args: argparse.Namespace) -> int:
         complete = True
     if rows:
         provenance = measure.provenance(args.command, args.seed)
-        _result(rows, provenance, args.json, complete, workload_report)
+        _workload_result(rows, provenance, args.json, complete)
     if not complete:
         print("extmeta compare: interrupted; this is not all", file=sys.stderr)
         return INTERRUPTED
@@ -608,10 +610,34 @@ def _played(
     )
 
 
-def _stored(path: str, from_json: Any = report.from_json) -> tuple[Any, Any]:
+def _stored_workload(
+    path: str,
+) -> tuple[list[comparison.Row], dict[str, object]] | None:
+    """Return what a workload's --json has written; None if it is none of that."""
     try:
         with open(path, encoding="utf-8") as file:
-            return cast(tuple[Any, Any], from_json(file.read()))
+            return workload_report.from_json(file.read())
+    except (OSError, ValueError):
+        return None
+
+
+def _workload_result(
+    rows: list[comparison.Row],
+    provenance: dict[str, object],
+    path: str | None,
+    complete: bool,
+) -> None:
+    if path != "-":
+        say(workload_report.text(rows, provenance))
+    if path:
+        document = workload_report.to_json(rows, provenance, complete)
+        say(document) if path == "-" else write(path, document + "\n")
+
+
+def _stored(path: str) -> tuple[list[Row], dict[str, object]]:
+    try:
+        with open(path, encoding="utf-8") as file:
+            return report.from_json(file.read())
     except OSError as error:
         raise BadInputError(f"{path}: {error.strerror}") from None
     except ValueError as error:
@@ -619,16 +645,12 @@ def _stored(path: str, from_json: Any = report.from_json) -> tuple[Any, Any]:
 
 
 def _result(
-    rows: list[Any],
-    provenance: dict[str, object],
-    path: str | None,
-    complete: bool,
-    told: ModuleType = report,
+    rows: list[Row], provenance: dict[str, object], path: str | None, complete: bool
 ) -> None:
     if path != "-":
-        say(told.text(rows, provenance))
+        say(report.text(rows, provenance))
     if path:
-        document = told.to_json(rows, provenance, complete)
+        document = report.to_json(rows, provenance, complete)
         say(document) if path == "-" else write(path, document + "\n")
 
 

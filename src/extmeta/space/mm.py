@@ -140,8 +140,6 @@ class Mm:
         self.uffd_wp = fields.mask("uffd_wp") if "uffd_wp" in fields else 0
         self.soft_dirty = fields.mask("soft_dirty") if "soft_dirty" in fields else 0
         self.pages_per_leaf = arch.ptrs_per_pte
-        # Fewer where entries are wider than the architecture's.
-        self._pages_per_table = table.arch.ptrs_per_pte
         self.marker = MARKER_TYPE << arch.swap.offset_bits | MARKER_UFFD_WP
 
     # -- entries ------------------------------------------------------------
@@ -161,7 +159,8 @@ class Mm:
 
     def entries(self, first: int, stop: int) -> Entries:
         """Return the PTEs of [first, stop) that hold something, without leaves."""
-        size = self._pages_per_table
+        # Of the table underneath: `wide` has smaller ones than the kernel.
+        size = self.table.arch.ptrs_per_pte
         bases: Any = range(first & -size, stop, size)
         if len(bases) > LIST_FROM:
             bases = self.table.table_vpns()

@@ -120,8 +120,8 @@ def dontneed(mm: Mm, vma: Vma, first: int, stop: int) -> None:
         return
     # CONFIG_PT_RECLAIM, new in 6.14: a table of which all was zapped goes too.
     for base in mm.tables_within(first, stop):
-        end = base + mm.pages_per_leaf
-        if first <= base and end <= stop and not len(mm.entries(base, end).vpn):
+        whole = first <= base and base + mm.pages_per_leaf <= stop
+        if whole and not len(mm.entries(base, base + mm.pages_per_leaf).vpn):
             mm.tables.discard(base)
 
 
