@@ -419,13 +419,6 @@ def compare_arguments(parser: argparse.ArgumentParser) -> None:
         f"alone, at one point unless said, on each of {', '.join(ARCHES)}",
     )
     add(
-        "--crossover",
-        action="store_true",
-        help="RAM alone, in synthetic tables: bytes for each flagged PTE by how many "
-        "a table has, and which encoding is the smallest; default of --words: "
-        f"{','.join(CROSSOVER_WORDS)}",
-    )
-    add(
         "--workload",
         type=_refusing(workload_of),
         metavar="NAME[:PARAMETER=VALUE,...]",
@@ -436,6 +429,13 @@ def compare_arguments(parser: argparse.ArgumentParser) -> None:
         "--trace",
         metavar="FILE",
         help="what a real process wrote: play the workload on that",
+    )
+    add(
+        "--crossover",
+        action="store_true",
+        help="RAM alone, in synthetic tables: bytes for each flagged PTE by how many "
+        "a table has, and which encoding is the smallest; default of --words: "
+        f"{','.join(CROSSOVER_WORDS)}",
     )
     add("--quick", action="store_true", help="fewer points, fewer pairs")
     add("--seed", type=_refusing(count_of), default=0, help="default: 0")
@@ -557,7 +557,7 @@ def _play(args: argparse.Namespace) -> int:
         for process in _processes(args):
             # One by one: what is there when interrupted is kept.
             for row in _played(args, name, load, process, shown):
-                rows.append(row)
+                rows.append(row)  # noqa: PERF402
         complete = True
     if rows:
         provenance = measure.provenance(args.command, args.seed)

@@ -18,6 +18,7 @@ from extmeta.pagetable import PageTable
 from extmeta.workload import U64, Bools, Point, flags
 from extmeta.workloads.play import Counts, Stage, Workload, must_be
 from extmeta.workloads.process import Process
+from extmeta.workloads.trackers import NONE
 
 MAX_BITS = 16
 
@@ -25,21 +26,30 @@ MAX_BITS = 16
 PROTECTED = Point(0.1, "clustered")
 
 
-def blocks(least: int, bits: int) -> list[tuple[int, int]]:
-    """Return [least, 2**bits) as what a scan can look for: (mask, value) pairs.
+def blocks(least: int, end: int, bits: int) -> list[tuple[int, int]]:
+    """Return [least, end) as what scans can look for: (mask, value) pairs.
 
     Each is a run of values with the same upper bits, as a route covers addresses.
 
+    Parameters
+    ----------
+    least : int
+        Above 0.
+    end : int
+        A power of two, 2**bits at most.
+    bits : int
+        Of a value.
+
     Examples
     --------
-    >>> blocks(12, 5)
+    >>> blocks(12, 32, 5)
     [(28, 12), (16, 16)]
     """
     found = []
-    at, end = least, 1 << bits
+    at = least
     while at < end:
-        size = at & -at or end
-        found.append((end - size, at))
+        size = at & -at
+        found.append(((1 << bits) - size, at))
         at += size
     return found
 
@@ -113,7 +123,7 @@ class Ages(Workload):
                 for vpn, age in ages.items()
             }
             with stage.during("demote"):
-                old = np.sort(np.concatenate(self._old(table, vpns)))
+                old = self._old(table, vpns, min(most, number + 1))
             must_be(
                 f"interval {number}",
                 old,
@@ -128,17 +138,22 @@ class Ages(Workload):
             kept = table.scan(int(vpns[0]), int(vpns[-1]) + 1, uffd_wp, uffd_wp)
         must_be("protected pages", kept, set(protected.tolist()))
 
-    def _old(self, table: PageTable, vpns: U64) -> list[U64]:
+    def _old(self, table: PageTable, vpns: U64, oldest: int) -> U64:
+        """Return the vpns whose age is from the limit to the oldest that there can be.
+
+        Looking no further, an age of fewer bits is scanned for as often.
+        """
         named = table.fields
-        return [
+        found = [
             table.scan(
                 int(vpns[0]),
                 int(vpns[-1]) + 1,
                 named.pack(age=mask),
                 named.pack(age=value),
             )
-            for mask, value in blocks(self.limit, self.bits)
+            for mask, value in blocks(self.limit, 1 << oldest.bit_length(), self.bits)
         ]
+        return np.sort(np.concatenate([NONE, *found]))
 
     def _accessed(self, process: Process, number: int, hot: Bools) -> Bools:
         """Return which pages an interval accesses."""
