@@ -156,6 +156,15 @@ def _kept(answer: Any) -> Any:
     return None if isinstance(answer, Recorder) else answer
 
 
+def _must_equal(op: Operation, answer: Any) -> None:
+    """Raise AssertionError unless an answer is the one that was noted."""
+    found, noted = np.atleast_1d(answer), np.atleast_1d(op.answer)
+    what = f"{op.name} in phase {op.phase!r}"
+    assert len(found) == len(noted), f"{what}: {len(found)} answers, not {len(noted)}"
+    at = int(np.argmax(found != noted)) if len(found) else 0
+    assert np.array_equal(found, noted), f"{what}: {found[at]} at {at}, not {noted[at]}"
+
+
 class Replay:
     """A recording, asked of bare tables of one encoding.
 
@@ -226,10 +235,7 @@ class Replay:
                 if op.name == "fork":
                     tables.append(answer)
                 elif op.answer is not None:
-                    assert np.array_equal(answer, op.answer), (
-                        f"{op.name} of {op.args} in phase {op.phase!r} answers {answer}, "
-                        f"not {op.answer}"
-                    )
+                    _must_equal(op, answer)
                 if op.name in CHANGING:
                     held.append(sum(t.memory().total for t in tables if t is not None))
                 for table in gone:
