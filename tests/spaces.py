@@ -9,7 +9,7 @@ PMD = 512 * PAGE
 A = 0x10000000  # PMD-aligned
 B = 0x30000000
 FIELDS = em.Fields(uffd_wp=1, soft_dirty=1, age=1)
-ENCODINGS = ("inpte", "adjacent", "linked", "adaptive")
+ENCODINGS = ("inpte", "adjacent", "linked", "adaptive", "wide")
 
 _LETTERS = {63: "P", 62: "S", 61: "F", 57: "W", 56: "X", 55: "D"}
 

@@ -41,13 +41,31 @@ from extmeta.encodings import encodings
 from extmeta.fields import Fields
 from extmeta.measure import Row
 from extmeta.plan import plan
+from extmeta.trace_file import load_trace
 from extmeta.workload import Space
+from extmeta.workloads import (
+    WORKLOADS,
+    Process,
+    Workload,
+    comparison,
+    of_capture,
+    of_trace,
+    synthetic,
+)
+from extmeta.workloads import report as workload_report
 
 DEFAULT_FIELDS = "uffd_wp=1,soft_dirty=1,age=8"
 DEFAULT_FRACTIONS = ",".join(f"{fraction:g}" for fraction in compare.FRACTIONS)
 
 # What `compare --crossover` has without --words.
 CROSSOVER_WORDS = ["one", "few", "different"]
+
+# What a workload is played on where nothing is named: 64 and 8 MiB.
+WORKLOAD_PAGES = 16384
+QUICK_WORKLOAD_PAGES = 2048
+
+# Of --workload: prints what there are.
+LIST = "list"
 
 ALL_ARCHES = "all"
 
@@ -168,6 +186,26 @@ def words_of(text: str) -> list[str]:
     return list(dict.fromkeys(_parts(text)))
 
 
+def workload_of(text: str) -> tuple[str, str]:
+    """Return the name and the parameters of "NAME" or "NAME:PARAMETER=VALUE,...".
+
+    Raises
+    ------
+    ValueError
+        If there is no such workload, or it takes no such parameter.
+    """
+    name, _colon, parameters = text.partition(":")
+    if name != LIST:
+        if name not in WORKLOADS:
+            there = ", ".join(WORKLOADS)
+            raise ValueError(f"no workload {name!r}; there are {there}")
+        try:
+            WORKLOADS[name].of_text(parameters)
+        except ValueError as error:
+            raise ValueError(f"workload {name}: {error}") from None
+    return name, parameters
+
+
 def arches_of(text: str) -> list[str]:
     """Return the architecture of that name, or with "all" every one."""
     return list(ARCHES) if text == ALL_ARCHES else [arch_named(text).name]
@@ -240,6 +278,19 @@ def captured(pid: int, stop: bool) -> Capture:
             raise BadInputError(str(error)) from None
 
 
+def found_of(given: str) -> tuple[Capture, str]:
+    """Return the capture of a file, a shipped one, or a process, and its name.
+
+    Raises
+    ------
+    BadInputError
+    """
+    if given.isascii() and given.isdigit() and not os.path.exists(given):
+        found = captured(int(given), stop=False)
+        return found, f"process {given}, {found.comm}"
+    return capture_of(given)
+
+
 def spaces_of(given: str, arches: Sequence[str]) -> list[Space]:
     """Return the address space of a file, a shipped capture, or a process.
 
@@ -253,11 +304,7 @@ def spaces_of(given: str, arches: Sequence[str]) -> list[Space]:
     ------
     BadInputError
     """
-    if given.isascii() and given.isdigit() and not os.path.exists(given):
-        found = captured(int(given), stop=False)
-        name = f"process {given}, {found.comm}"
-    else:
-        found, name = capture_of(given)
+    found, name = found_of(given)
     try:
         own: list[str | None] = [None]
         return [workload.captured(found, name, arch) for arch in arches or own]
@@ -411,6 +458,18 @@ def compare_arguments(parser: argparse.ArgumentParser) -> None:
         f"alone, at one point unless said, on each of {', '.join(ARCHES)}",
     )
     add(
+        "--workload",
+        type=_refusing(workload_of),
+        metavar="NAME[:PARAMETER=VALUE,...]",
+        help=f"play it instead, on {WORKLOAD_PAGES:,} made-up pages unless something "
+        f"is named: {', '.join(WORKLOADS)}; {LIST}: what they are",
+    )
+    add(
+        "--trace",
+        metavar="FILE",
+        help="what a real process wrote: play the workload on that",
+    )
+    add(
         "--crossover",
         action="store_true",
         help="RAM alone, in synthetic tables: bytes for each flagged PTE by how many "
@@ -436,9 +495,19 @@ def run_compare(args: argparse.Namespace) -> int:
     """Print what each encoding costs, in RAM and CPU."""
     if args.json not in (None, "-"):
         must_be_writable(args.json)
+    if args.workload and args.workload[0] == LIST:
+        say(workload_report.catalogue(WORKLOADS))
+        return 0
+    if args.workload:
+        return _play(args)
+    if args.trace:
+        raise BadInputError(f"--trace {args.trace}: a --workload is needed too")
     if args.stored:
         if args.what:
             raise BadInputError(f"--from {args.stored} and {args.what[0]}: one of them")
+        if played := _stored_workload(args.stored):
+            _workload_result(*played, args.json, complete=True)
+            return 0
         rows, provenance = _stored(args.stored)
         _result(rows, provenance, args.json, complete=True)
         return 0
@@ -530,6 +599,107 @@ def _crossovers(args: argparse.Namespace) -> Iterator[Row]:
             yield from compare.crossover(
                 forms, args.fields, arch=arch, seed=args.seed, kind=kind
             )
+
+
+def _play(args: argparse.Namespace) -> int:
+    """Play a workload on each encoding."""
+    for given, option in (
+        (args.crossover, "--crossover"),
+        (args.arch, "--arch"),
+        (args.fractions, "--fractions"),
+        (args.placement, "--placement"),
+        (args.words, "--words"),
+        (args.fields != fields_of(DEFAULT_FIELDS), "--fields"),
+        (args.stored, "--from"),
+    ):
+        if given:
+            raise BadInputError(f"--workload {args.workload[0]} takes no {option}")
+    name, parameters = args.workload
+    try:
+        load = WORKLOADS[name].of_text(parameters, args.seed)
+    except ValueError as error:
+        raise BadInputError(str(error)) from None
+    rows: list[comparison.Row] = []
+    complete = False
+    with contextlib.suppress(KeyboardInterrupt), _seen() as shown:
+        for process in _processes(args):
+            # One by one: what is there when interrupted is kept.
+            for row in _played(args, name, load, process, shown):
+                rows.append(row)  # noqa: PERF402
+        complete = True
+    if rows:
+        provenance = measure.provenance(args.command, args.seed)
+        _workload_result(rows, provenance, args.json, complete)
+    if not complete:
+        print("extmeta compare: interrupted; this is not all", file=sys.stderr)
+        return INTERRUPTED
+    return 0
+
+
+@contextlib.contextmanager
+def _seen() -> Iterator[Shown]:
+    """Give `progress` on a terminal, and elsewhere one that says nothing."""
+    if not sys.stderr.isatty():
+        yield lambda _done, _total, _what: None
+        return
+    with progress() as shown:
+        yield shown
+
+
+def _processes(args: argparse.Namespace) -> Iterator[Process]:
+    try:
+        if args.trace:
+            yield of_trace(load_trace(args.trace), os.path.basename(args.trace))
+        for given in args.what:
+            yield of_capture(*found_of(given))
+    except CaptureError as error:
+        raise BadInputError(str(error)) from None
+    except OSError as error:
+        raise BadInputError(f"{args.trace}: {error.strerror}") from None
+    if not (args.trace or args.what):
+        yield synthetic(QUICK_WORKLOAD_PAGES if args.quick else WORKLOAD_PAGES)
+
+
+def _played(
+    args: argparse.Namespace,
+    name: str,
+    load: Workload,
+    process: Process,
+    shown: Shown,
+) -> Iterator[comparison.Row]:
+    return comparison.compare(
+        name,
+        load,
+        process,
+        args.encodings or [*compare.default_forms(), *load.forms],
+        rounds=measure.QUICK_ROUNDS if args.quick else measure.ROUNDS,
+        budget_ns=measure.QUICK_BUDGET_NS if args.quick else measure.BUDGET_NS,
+        progress=lambda done, total, what: shown(done, total, f"{name}: {what}"),
+    )
+
+
+def _stored_workload(
+    path: str,
+) -> tuple[list[comparison.Row], dict[str, object]] | None:
+    """Return what a workload's --json has written; None if it is none of that."""
+    try:
+        with open(path, encoding="utf-8") as file:
+            return workload_report.from_json(file.read())
+    except (OSError, ValueError):
+        return None
+
+
+def _workload_result(
+    rows: list[comparison.Row],
+    provenance: dict[str, object],
+    path: str | None,
+    complete: bool,
+) -> None:
+    if path != "-":
+        say(workload_report.text(rows, provenance))
+    if path:
+        document = workload_report.to_json(rows, provenance, complete)
+        say(document) if path == "-" else write(path, document + "\n")
 
 
 def _stored(path: str) -> tuple[list[Row], dict[str, object]]:

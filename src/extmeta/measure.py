@@ -264,7 +264,8 @@ class Paired:
 
 
 @contextlib.contextmanager
-def _no_garbage_collection() -> Iterator[None]:
+def no_garbage_collection() -> Iterator[None]:
+    """Keep the garbage collector from what is timed."""
     enabled = gc.isenabled()
     gc.disable()
     try:
@@ -369,7 +370,7 @@ def paired(
     """
     tasks = (baseline, other)
     took: list[list[int]] = []
-    with _no_garbage_collection():
+    with no_garbage_collection():
         for task in tasks:
             verify(task)
         repeat = calibrate(baseline, sample_ns, clock)
@@ -413,7 +414,7 @@ def bandwidth(
     """
     nbytes = max(nbytes, LEAST_BANDWIDTH_BYTES) // 8 * 8
     task = reading(nbytes)
-    with _no_garbage_collection():
+    with no_garbage_collection():
         verify(task)
         repeat = calibrate(task, clock=clock)
         best = min(sample(task, repeat, clock) for _ in range(rounds))

@@ -718,7 +718,10 @@ def _made(provenance: dict[str, Any]) -> str:
 
 
 def to_json(
-    rows: Iterable[Row], provenance: dict[str, Any], complete: bool = True
+    rows: Iterable[Any],
+    provenance: dict[str, Any],
+    complete: bool = True,
+    format: str = FORMAT,
 ) -> str:
     """Return rows and their provenance as JSON, bytes and ns as they are.
 
@@ -728,9 +731,11 @@ def to_json(
     provenance : dict
     complete : bool
         False if the sweep was interrupted.
+    format : str, optional
+        Of other rows.
     """
     document = {
-        "format": FORMAT,
+        "format": format,
         "complete": complete,
         "provenance": provenance,
         "rows": [
@@ -748,24 +753,38 @@ def from_json(document: str) -> tuple[list[Row], dict[str, Any]]:
     ValueError
         If it is no such JSON, with the value that is wrong.
     """
-    try:
-        found = json.loads(document)
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"not JSON: {error}") from None
-    if not isinstance(found, dict) or found.get("format") != FORMAT:
-        raise ValueError(f"not an {FORMAT}")
-    match found:
-        case {"provenance": dict(provenance), "rows": list(raw)}:
-            rows = [_read_row(number, row) for number, row in enumerate(raw)]
-        case _:
-            raise ValueError("it lacks rows or their provenance")
+    rows, provenance = rows_of(document, FORMAT, KINDS)
     _comparisons(rows)
     calibrations(provenance)
     return rows, provenance
 
 
-def _read_row(number: int, found: Any) -> Row:
-    kind = KINDS.get(str(found.get("row"))) if isinstance(found, dict) else None
+def rows_of(
+    document: str, format: str, kinds: dict[str, type]
+) -> tuple[list[Any], dict[str, Any]]:
+    """Return the rows of some kinds, and the provenance, that JSON has.
+
+    Raises
+    ------
+    ValueError
+        If it is no such JSON, with the value that is wrong.
+    """
+    try:
+        found = json.loads(document)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"not JSON: {error}") from None
+    if not isinstance(found, dict) or found.get("format") != format:
+        raise ValueError(f"not an {format}")
+    match found:
+        case {"provenance": dict(provenance), "rows": list(raw)}:
+            rows = [_read_row(number, row, kinds) for number, row in enumerate(raw)]
+        case _:
+            raise ValueError("it lacks rows or their provenance")
+    return rows, provenance
+
+
+def _read_row(number: int, found: Any, kinds: dict[str, type]) -> Any:
+    kind = kinds.get(str(found.get("row"))) if isinstance(found, dict) else None
     if kind is None:
         raise ValueError(f"row {number} is of no known kind")
     values = {}
@@ -777,7 +796,7 @@ def _read_row(number: int, found: Any) -> Row:
                 f"row {number}, a {kind.__name__}: {field.name} is {value!r}"
             )
         values[field.name] = value
-    row: Row = kind(**values)
+    row = kind(**values)
     if isinstance(row, Cpu) and not min(row.ratio, row.low, row.high) > 0:
         raise ValueError(f"row {number}, a Cpu: a ratio of 0")
     return row
@@ -788,7 +807,11 @@ def _fits(value: Any, kind: Any) -> bool:
     if isinstance(kind, UnionType):
         return any(_fits(value, each) for each in get_args(kind))
     if get_origin(kind) is dict:
-        return isinstance(value, dict) and all(_fits(v, int) for v in value.values())
+        _key, of = get_args(kind)
+        return isinstance(value, dict) and all(_fits(v, of) for v in value.values())
+    if get_origin(kind) is list:
+        (of,) = get_args(kind)
+        return isinstance(value, list) and all(_fits(v, of) for v in value)
     if isinstance(value, bool):
         return False
     if kind in (int, float):

@@ -1,0 +1,304 @@
+"""A workload on every encoding: what each holds, refuses, and takes.
+
+Each encoding plays the workload, semantics and all, and must come to the same
+counts. Then what was asked of the page table is asked again of bare tables, in
+pairs with the baseline's: their time is the encoding's own.
+"""
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from extmeta import measure
+from extmeta.compare import BASELINE, CONTROL, cpu_of, form, left_out
+from extmeta.encoding import Encoding
+from extmeta.measure import Cpu, Paired, Refused
+from extmeta.workload import Point
+from extmeta.workloads.play import MismatchError, Progress, Result, Workload, play
+from extmeta.workloads.process import Process
+from extmeta.workloads.recording import Replay
+
+# The sum of the phases.
+ALL = "all"
+
+# Each row is about all of the workload, not about a fraction of flagged PTEs.
+POINT = Point(1.0, "")
+
+
+@dataclass(frozen=True)
+class Load:
+    """What was played: the first row of each comparison.
+
+    Attributes
+    ----------
+    name, question, parameters : str
+    process, sha256, arch : str
+    nr_pages, nr_vmas : int
+    counts : dict of str to list of int
+        Of each round that has the count.
+    calls, ptes, words_made, faults : int
+        See `play.Result`.
+    phase_ptes : dict of str to int
+        `ptes` by phase.
+    fields, baseline_fields : dict of str to int
+    baseline_lacks : str
+        Why the baseline can't hold `fields`; empty if it can.
+    """
+
+    name: str
+    question: str
+    parameters: str
+    process: str
+    sha256: str
+    arch: str
+    nr_pages: int
+    nr_vmas: int
+    counts: dict[str, list[int]]
+    calls: int
+    ptes: int
+    words_made: int
+    faults: int
+    phase_ptes: dict[str, int]
+    fields: dict[str, int]
+    baseline_fields: dict[str, int]
+    baseline_lacks: str
+
+
+@dataclass(frozen=True)
+class Peak:
+    """The most bytes that an encoding held beyond the baseline, at any time."""
+
+    encoding: str
+    extra_bytes: int
+
+
+Row = Load | Peak | Refused | Cpu
+
+
+class Player:
+    """Plays one workload on one process in several encodings.
+
+    Parameters
+    ----------
+    name : str
+        Of the workload.
+    workload : Workload
+    process : Process
+    progress : callable, optional
+
+    Raises
+    ------
+    ValueError
+        If the baseline can't play it, however few bits it has.
+    Attributes
+    ----------
+    base : Result
+        The baseline's; if it is not complete there is nothing more to play.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        workload: Workload,
+        process: Process,
+        progress: Progress | None = None,
+    ) -> None:
+        self.name = name
+        self.workload = workload
+        self.process = process
+        self.progress = progress
+        narrow, self.lacks = workload, ""
+        while True:
+            try:
+                self.base = play(narrow, process, BASELINE, progress)
+                break
+            except ValueError as error:
+                self.lacks = self.lacks or str(error)
+                if (fewer := narrow.narrower()) is None:
+                    raise
+                narrow = fewer
+        if self.base.complete:
+            self.base_replay = self._replay(self.base, BASELINE)
+            self.base_bytes = self.base_replay.verify()
+        # What all encodings but the baseline are asked.
+        self.first = self.base if narrow is workload else None
+
+    def _replay(self, result: Result, encoding: str | Encoding) -> Replay:
+        return Replay(result.recording, encoding, result.fields, self.process.arch)
+
+    def load(self) -> Load:
+        """Return the head of a comparison."""
+        process = self.process
+        return Load(
+            name=self.name,
+            question=self.workload.question,
+            parameters=str(self.workload)
+            + ("; rounds and writes as recorded" if process.trace is not None else ""),
+            process=process.name,
+            sha256=process.sha256,
+            arch=process.arch,
+            nr_pages=len(process.pages),
+            nr_vmas=len(process.vmas),
+            counts={name: list(of) for name, of in self.base.counts().items()},
+            calls=self.base.calls,
+            ptes=self.base.ptes,
+            words_made=self.base.words_made,
+            faults=self.base.faults,
+            phase_ptes=dict(self.base.recording.ptes),
+            fields=dict(self.workload.fields),
+            baseline_fields=dict(self.base.fields),
+            baseline_lacks=self.lacks,
+        )
+
+    def played(self, encoding: str | Encoding) -> tuple[Replay, int]:
+        """Play it, and return what is to be timed, and the most bytes held.
+
+        Raises
+        ------
+        AssertionError
+            If something came out differently than in another encoding.
+        KeyboardInterrupt
+        Refused, ValueError
+            If the encoding can't hold what this needs.
+        """
+        result = play(self.workload, self.process, encoding, self.progress)
+        if not result.complete:
+            raise KeyboardInterrupt
+        if result.rounds != self.base.rounds:
+            raise MismatchError(
+                f"{encoding}: {result.counts()}, not {self.base.counts()}"
+            )
+        if self.first is None:
+            self.first = result
+        if not result.same(self.first):
+            raise MismatchError(f"{encoding}: other operations than in others")
+        # Answers to the same questions: those of the first one.
+        replay = self._replay(self.first, encoding)
+        return replay, int((replay.verify() - self.base_bytes).max())
+
+    def control(self) -> Replay:
+        """Return the baseline once more."""
+        return self._replay(self.base, BASELINE)
+
+
+def paired(
+    baseline: Replay,
+    other: Replay,
+    *,
+    rounds: int = measure.ROUNDS,
+    budget_ns: int = measure.BUDGET_NS,
+    seed: int = 0,
+    clock: measure.Clock = time.perf_counter_ns,
+) -> dict[str, Paired]:
+    """Time two replays by turns, phase by phase; as `measure.paired`.
+
+    Returns
+    -------
+    dict of str to Paired
+        By phase, and `ALL`.
+    """
+    sides = (baseline, other)
+    took: dict[str, list[list[int]]] = {}
+    done = 0
+    with measure.no_garbage_collection():
+        for side in sides:
+            side.once(clock)
+        start = clock()
+        while done < rounds:
+            samples = [sides[side].once(clock) for side in (0, 1, 1, 0)]
+            for sample in samples:
+                sample[ALL] = sum(sample.values())
+            # A coarse clock may see nothing of a phase.
+            for phase in samples[0]:
+                times = [max(1, sample[phase]) for sample in samples]
+                took.setdefault(phase, []).append(times)
+            done += 1
+            if done >= measure.MIN_ROUNDS and clock() - start > budget_ns:
+                break
+    return {
+        phase: _paired(np.array(times, np.float64), seed)
+        for phase, times in took.items()
+    }
+
+
+def _paired(times: npt.NDArray[np.float64], seed: int) -> Paired:
+    """Return the ratio of B to A, of rounds A B B A."""
+    a, b = times[:, [0, 3]], times[:, [1, 2]]
+    ratio, low, high = measure.interval(np.sqrt((b / a).prod(axis=1)), seed)
+    return Paired(ratio, low, high, float(np.median(a)), 2 * len(times), 1)
+
+
+def compare(
+    name: str,
+    workload: Workload,
+    process: Process,
+    forms: Sequence[str],
+    *,
+    rounds: int = measure.ROUNDS,
+    budget_ns: int = measure.BUDGET_NS,
+    progress: Progress | None = None,
+) -> Iterator[Row]:
+    """Play a workload in the baseline and in each encoding, row by row.
+
+    Parameters
+    ----------
+    name : str
+        Of the workload.
+    workload : Workload
+    process : Process
+    forms : sequence of str
+        See `extmeta.compare.form`, or of the workload's own.
+    rounds, budget_ns : int
+        See `measure.paired`.
+    progress : callable, optional
+
+    Yields
+    ------
+    Row
+        Load; for each encoding Refused, or Peak and then Cpu of each phase and of
+        `ALL`, whose ns are of one PTE that the phase was about. Whoever stops
+        listening, or interrupts, has what was yielded so far.
+
+    Raises
+    ------
+    ValueError
+        If a form is none, or the baseline can't play the workload.
+    AssertionError
+        If an encoding of this package does not do what was asked of it.
+    """
+    own: Mapping[str, Encoding] = workload.forms
+    made = {
+        text: own[text] if text in own else form(text)
+        for text in forms
+        if text != BASELINE
+    }
+    player = Player(name, workload, process, progress)
+    load = player.load()
+    yield load
+    if not player.base.complete:
+        raise KeyboardInterrupt
+    ptes = {**load.phase_ptes, ALL: load.ptes}
+    for text, encoding in {CONTROL: BASELINE, **made}.items():
+        try:
+            if text == CONTROL:
+                other = player.control()
+            else:
+                other, extra = player.played(encoding)
+                yield Peak(text, extra)
+            found = paired(
+                player.base_replay,
+                other,
+                rounds=rounds,
+                budget_ns=budget_ns,
+                seed=workload.seed,
+            )
+        except Exception as error:  # noqa: BLE001 (left_out raises ours)
+            named = CONTROL if text in own else text
+            row = left_out(named, error)
+            yield Refused(text, row.why)
+            continue
+        for phase, one in found.items():
+            yield cpu_of(text, phase, POINT, max(1, ptes[phase]), one)

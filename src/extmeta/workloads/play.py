@@ -1,0 +1,312 @@
+"""A workload, the stage it is played on, and its result.
+
+A workload is a frozen dataclass of parameters with a generator that plays its rounds
+and yields each one's counts. Whoever stops listening has the rounds played so far.
+"""
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Any, ClassVar, Self
+
+import numpy as np
+
+from extmeta.encoding import Encoding
+from extmeta.fields import Fields
+from extmeta.pagetable import PageTable
+from extmeta.pagewords import PAGE_SHIFT, PRESENT, SOFT_DIRTY, UFFD_WP
+from extmeta.space import AddressSpace
+from extmeta.space.mm import runs
+from extmeta.space.scan import EXCLUSIVE
+from extmeta.workload import PLACEMENTS, U64
+from extmeta.workloads.process import Process
+from extmeta.workloads.recording import Recorder, Recording
+
+Counts = dict[str, int]
+Progress = Callable[[int, int, str], object]
+
+MAX_ROUNDS = 1 << 20
+
+
+class MismatchError(AssertionError):
+    """A tracker told of other pages than those that the plain set has."""
+
+
+@dataclass(frozen=True)
+class Workload:
+    """Parameters of a workload; what they are, and how it is played, its own.
+
+    Attributes
+    ----------
+    seed : int
+        The same gives the same.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If a parameter is of another type, or not in its range: numbers from 0
+        on, fractions in [0, 1].
+    """
+
+    # In a line: what it asks.
+    question: ClassVar[str]
+    # Of a parameter that is text: what it may be.
+    choices: ClassVar[Mapping[str, tuple[str, ...]]] = {"placement": PLACEMENTS}
+    # Forms of encodings that are of interest beside the usual ones.
+    forms: ClassVar[Mapping[str, Encoding]] = {}
+
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for each in fields(self):
+            value = getattr(self, each.name)
+            number = isinstance(value, (int, float)) and not isinstance(value, bool)
+            if not (number if each.type is float else type(value) is each.type):
+                kind = getattr(each.type, "__name__", each.type)
+                raise TypeError(f"{each.name}: {value!r} is no {kind}")
+            if isinstance(value, str):
+                there = self.choices[each.name]
+                if value not in there:
+                    raise ValueError(
+                        f"{each.name}: {value!r} is none of {', '.join(there)}"
+                    )
+            elif each.type is float:
+                if not (math.isfinite(value) and 0 <= value <= 1):
+                    raise ValueError(f"{each.name}: {value!r} is not in [0, 1]")
+            elif not 0 <= value < 1 << 31:
+                raise ValueError(f"{each.name}: {value!r} is not in [0, 2**31)")
+
+    @classmethod
+    def of_text(cls, text: str, seed: int = 0) -> Self:
+        """Return the workload of "NAME=VALUE,...", the rest as by default.
+
+        Parameters
+        ----------
+        text : str
+        seed : int
+            If there is none in the text.
+
+        Raises
+        ------
+        ValueError
+            If there is no such parameter, or it can't have that value.
+        """
+        kinds: dict[str, Any] = {each.name: each.type for each in fields(cls)}
+        given: dict[str, Any] = {"seed": seed}
+        for part in filter(None, text.split(",")):
+            name, equals, value = (piece.strip() for piece in part.partition("="))
+            if not equals or name not in kinds:
+                raise ValueError(f"{part!r} is not of {', '.join(kinds)}")
+            try:
+                given[name] = kinds[name](value)
+            except ValueError:
+                raise ValueError(
+                    f"{name}: {value!r} is no {kinds[name].__name__}"
+                ) from None
+        return cls(**given)
+
+    def __str__(self) -> str:
+        return ", ".join(f"{name}={value}" for name, value in asdict(self).items())
+
+    @property
+    def fields(self) -> Fields:
+        """What the words have to hold."""
+        raise NotImplementedError
+
+    def narrower(self) -> "Workload | None":
+        """Return the same with fewer bits, its counts the same; None: there is none."""
+        return None
+
+    def nr_rounds(self, process: Process) -> int:
+        """Return how many rounds there are at most."""
+        raise NotImplementedError
+
+    def play(self, stage: "Stage") -> Iterator[Counts]:
+        """Play round after round, each held against a plain set; yield counts.
+
+        Raises
+        ------
+        MismatchError
+        Refused, ValueError
+            If the encoding can't hold what this needs.
+        """
+        raise NotImplementedError
+
+
+class Stage:
+    """Where a workload is played: a process in one encoding, and what is counted.
+
+    Parameters
+    ----------
+    process : Process
+    encoding : str or Encoding
+    fields : Fields
+
+    Attributes
+    ----------
+    recording : Recording
+    faults : int
+        Writes to a page that was not there, protected, clean since clear_refs,
+        or shared.
+    """
+
+    def __init__(
+        self, process: Process, encoding: str | Encoding, fields: Fields
+    ) -> None:
+        self.process = process
+        self.encoding = encoding
+        self.fields = fields
+        self.recording = Recording()
+        self.faults = 0
+        self.during = self.recording.during
+
+    def space(self) -> AddressSpace:
+        """Return the process's address space, its pages written once."""
+        space = AddressSpace(self.fields, self.encoding, self.process.arch)
+        # What is asked of the table goes through the recorder.
+        recorder: Any = Recorder(space.table, self.recording)
+        space._mm.table = recorder
+        for first, stop in self.process.vmas:
+            space.mmap(first << PAGE_SHIFT, stop - first << PAGE_SHIFT)
+        for first, stop in runs(self.process.pages):
+            space.write(first << PAGE_SHIFT, stop - first << PAGE_SHIFT)
+        return space
+
+    def table(self) -> PageTable:
+        """Return a page table with the process's pages, without semantics."""
+        made = PageTable(self.encoding, self.fields, self.process.arch)
+        recorder: Any = Recorder(made, self.recording)
+        recorder.map(self.process.pages)
+        table: PageTable = recorder
+        return table
+
+    def write(self, space: AddressSpace, vpns: U64, phase: str = "write") -> None:
+        """Write to pages, run by run, and count the faults."""
+        tracked = "soft_dirty" in self.fields
+        for first, stop in runs(vpns):
+            at, length = first << PAGE_SHIFT, stop - first << PAGE_SHIFT
+            words = space.pagemap(at, length)
+            quiet = (words & PRESENT != 0) & (words & UFFD_WP == 0)
+            quiet &= words & EXCLUSIVE != 0
+            if tracked:
+                quiet &= words & SOFT_DIRTY != 0
+            self.faults += int(np.count_nonzero(~quiet))
+            with self.during(phase):
+                space.write(at, length)
+
+
+def must_be(what: str, found: U64, expected: set[int]) -> None:
+    """Hold a tracker's answer against a plain set.
+
+    Raises
+    ------
+    MismatchError
+        With a page that is too many, and one that is missing.
+    """
+    told = set(found.tolist())
+    if len(told) != len(found):
+        raise MismatchError(f"{what}: {len(found) - len(told)} pages are told twice")
+    if told != expected:
+        parts = [
+            f"{len(pages)} {which}, first vpn {min(pages):#x}"
+            for which, pages in (
+                ("too many", told - expected),
+                ("missing", expected - told),
+            )
+            if pages
+        ]
+        raise MismatchError(f"{what}: {'; '.join(parts)}")
+
+
+@dataclass(frozen=True, eq=False)
+class Result:
+    """What a workload came to in one encoding.
+
+    Attributes
+    ----------
+    rounds : tuple of dict of str to int
+        Each round's counts.
+    complete : bool
+        False if it was interrupted: those are the rounds that were finished.
+    calls, ptes, words_made, faults : int
+        Operations asked of the page table after the set-up; PTEs that they were
+        about; words that came where there was none; see `Stage.faults`. The
+        same in every encoding.
+    fields : Fields
+    recording : Recording
+    """
+
+    rounds: tuple[Counts, ...]
+    complete: bool
+    calls: int
+    ptes: int
+    words_made: int
+    faults: int
+    fields: Fields
+    recording: Recording
+
+    def counts(self) -> dict[str, tuple[int, ...]]:
+        """Return, of each count, the rounds that have it."""
+        names = dict.fromkeys(name for each in self.rounds for name in each)
+        return {
+            name: tuple(each[name] for each in self.rounds if name in each)
+            for name in names
+        }
+
+    def same(self, other: "Result") -> bool:
+        """Tell whether all that does not depend on the encoding is equal."""
+        return all(
+            getattr(self, name) == getattr(other, name)
+            for name in ("rounds", "calls", "ptes", "words_made", "faults")
+        )
+
+
+def play(
+    workload: Workload,
+    process: Process,
+    encoding: str | Encoding = "linked",
+    progress: Progress | None = None,
+) -> Result:
+    """Play a workload on a process in an encoding.
+
+    Interrupted, it returns the rounds that were finished.
+
+    Parameters
+    ----------
+    workload : Workload
+    process : Process
+    encoding : str or Encoding
+    progress : callable, optional
+        Called with the rounds finished, the most there are, and the encoding.
+
+    Raises
+    ------
+    MismatchError
+        If a tracker told of other pages than were written.
+    Refused, ValueError
+        If the encoding can't hold what this needs.
+    """
+    stage = Stage(process, encoding, workload.fields)
+    most = workload.nr_rounds(process)
+    rounds: list[Counts] = []
+    complete = True
+    try:
+        if progress:
+            progress(0, most, str(encoding))
+        for counts in workload.play(stage):
+            rounds.append(counts)
+            if progress:
+                progress(len(rounds), most, str(encoding))
+    except KeyboardInterrupt:
+        complete = False
+    recording = stage.recording
+    return Result(
+        rounds=tuple(rounds),
+        complete=complete,
+        calls=len(recording),
+        ptes=recording.ptes.total(),
+        words_made=recording.words_made,
+        faults=stage.faults,
+        fields=stage.fields,
+        recording=recording,
+    )

@@ -1,0 +1,69 @@
+"""CRIU's pre-dump: a running process dumped in rounds, each what was written since.
+
+The first round dumps all that is there, each later one what the tracker says was
+written meanwhile; the last, of a stopped process, is short. What is missed is lost
+and what is told without having been written is dumped in vain, so each round must
+be the exact set.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import ClassVar
+
+from extmeta.fields import Fields
+from extmeta.workload import PLACEMENTS
+from extmeta.workloads.play import Counts, Stage, Workload, must_be
+from extmeta.workloads.process import Process
+from extmeta.workloads.trackers import TRACKERS
+
+
+@dataclass(frozen=True)
+class Predump(Workload):
+    """CRIU pre-dump rounds.
+
+    Attributes
+    ----------
+    rounds : int
+        After the first, which dumps all.
+    dirty : float
+        Of the pages, written between two rounds.
+    placement : str
+        How these lie: see `workload.flags`.
+    how : {"WP_ASYNC", "soft-dirty"}
+    """
+
+    question: ClassVar[str] = "CRIU's pre-dump: which pages were written since?"
+    choices: ClassVar = {"placement": PLACEMENTS, "how": tuple(TRACKERS)}
+
+    rounds: int = 8
+    dirty: float = 0.05
+    placement: str = "clustered"
+    how: str = "WP_ASYNC"
+
+    @property
+    def fields(self) -> Fields:
+        """The tracker's bit."""
+        return TRACKERS[self.how].fields
+
+    def nr_rounds(self, process: Process) -> int:
+        """Return the rounds, with the first."""
+        return process.rounds(self.rounds) + 1
+
+    def play(self, stage: Stage) -> Iterator[Counts]:
+        """Dump, let the process write, dump what it wrote, ..."""
+        process = stage.process
+        space = stage.space()
+        with stage.during("collect"):
+            tracker = TRACKERS[self.how](space, process.ranges(process.pages))
+        expected = set(process.pages.tolist())
+        for number in range(self.nr_rounds(process)):
+            if number:
+                written = process.writes(
+                    number - 1, self.dirty, self.placement, self.seed
+                )
+                stage.write(space, written)
+                expected = set(written.tolist())
+            with stage.during("collect"):
+                dumped = tracker.collect()
+            must_be(f"pre-dump {number}", dumped, expected)
+            yield {"dumped": len(dumped)}

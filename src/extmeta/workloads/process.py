@@ -1,0 +1,160 @@
+"""A process that workloads are played on: its VMAs, its pages, what it writes.
+
+Only memory that a process may write to and shares with no other: what CRIU
+pre-dumps, a guest's RAM, a collector's heap. Made up, from a capture, or from a
+write trace; the same seed gives the same writes.
+"""
+
+from dataclasses import dataclass, replace
+from typing import Self
+
+import numpy as np
+
+from extmeta.arch import arch_named
+from extmeta.capture import Capture, CaptureError
+from extmeta.pagewords import PAGE_SHIFT, populated
+from extmeta.workload import SYNTHETIC_FIRST, U64, Point, flags
+
+# [first, stop), vpns.
+Range = tuple[int, int]
+
+# Pages between two VMAs that are made up: enough for a guard, and no whole table.
+GAP = 16
+
+# A tracker does not look into holes of more pages than this: some processes reserve
+# terabytes.
+HOLE = 1 << 15
+
+# vm.mmap_min_addr as distributions have it, in pages.
+FIRST_VPN = 16
+
+
+@dataclass(frozen=True, eq=False)
+class Process:
+    """Memory to be written to.
+
+    Attributes
+    ----------
+    name : str
+    vmas : tuple of (int, int)
+        [first, stop) in vpns: ascending, private and writable.
+    pages : (n,) uint64 ndarray
+        Ascending vpns of the pages that are there at the beginning.
+    arch : str
+    sha256 : str
+        Of a capture; else empty.
+    trace : tuple of uint64 ndarray, optional
+        The vpns written in each round, where that was recorded.
+    """
+
+    name: str
+    vmas: tuple[Range, ...]
+    pages: U64
+    arch: str = "x86_64"
+    sha256: str = ""
+    trace: tuple[U64, ...] | None = None
+
+    def writes(self, number: int, fraction: float, placement: str, seed: int) -> U64:
+        """Return the vpns written in a round, ascending.
+
+        Parameters
+        ----------
+        number : int
+            Of the round; of a trace what was recorded, whatever else is given.
+        fraction : float
+            Of `pages`.
+        placement : str
+            See `workload.flags`.
+        seed : int
+        """
+        if self.trace is not None:
+            return self.trace[number]
+        # Another seed for each round, and for each seed other rounds.
+        of_round = int(np.random.default_rng((seed, number)).integers(1 << 31))
+        chosen = flags(self.pages, Point(fraction, placement), of_round, self.arch)
+        return self.pages[chosen]
+
+    def rounds(self, wanted: int) -> int:
+        """Return how many rounds there are: those wanted, or those recorded."""
+        return wanted if self.trace is None else len(self.trace)
+
+    def ranges(self, pages: U64) -> list[Range]:
+        """Return what spans some pages in each VMA, but for large holes; ascending."""
+        found = []
+        for first, stop in self.vmas:
+            low, high = np.searchsorted(pages, (first, stop))
+            inside = pages[low:high]
+            if len(inside):
+                cuts = np.flatnonzero(np.diff(inside) > HOLE) + 1
+                parts = np.split(inside, cuts)
+                found += [(int(part[0]), int(part[-1]) + 1) for part in parts]
+        return found
+
+    def only(self, pages: U64) -> Self:
+        """Return the process with only some of its pages there."""
+        return replace(self, pages=pages)
+
+
+def synthetic(nr_pages: int, nr_vmas: int = 4) -> Process:
+    """Return a process with VMAs of one size, all pages there.
+
+    Raises
+    ------
+    ValueError
+        If a VMA would have no page.
+    """
+    if not 0 < nr_vmas <= nr_pages:
+        raise ValueError(f"{nr_pages} pages in {nr_vmas} VMAs: one each at least")
+    edges = np.linspace(0, nr_pages, nr_vmas + 1).astype(np.int64)
+    first = SYNTHETIC_FIRST + GAP * np.arange(nr_vmas)
+    vmas = [
+        (int(gap + low), int(gap + high))
+        for gap, low, high in zip(first, edges[:-1], edges[1:], strict=True)
+    ]
+    pages = np.concatenate([np.arange(*vma, dtype=np.uint64) for vma in vmas])
+    return Process("made-up memory", tuple(vmas), pages)
+
+
+def of_capture(capture: Capture, name: str) -> Process:
+    """Return a captured process: its private writable VMAs that have a page.
+
+    What was in swap is there, what was in a huge page is in small ones.
+
+    Raises
+    ------
+    CaptureError
+        If there is none, or where no process has memory.
+    """
+    held = capture.vpn[populated(capture.entry)]
+    private = np.strings.endswith(capture.vma_perms, "p")
+    writable = (np.strings.find(capture.vma_perms, "w") >= 0) & private
+    bounds = np.stack((capture.vma_start, capture.vma_end), axis=1)[writable]
+    vmas, pages = [], []
+    for first, stop in (bounds >> np.uint64(PAGE_SHIFT)).tolist():
+        low, high = np.searchsorted(held, (first, stop))
+        if low < high:
+            vmas.append((first, stop))
+            pages.append(held[low:high])
+    if not pages:
+        raise CaptureError(f"{name}: no private writable page")
+    return mappable(
+        Process(name, tuple(vmas), np.concatenate(pages), capture.arch, capture.sha256)
+    )
+
+
+def mappable(process: Process) -> Process:
+    """Return a process, its VMAs being where one of that architecture can have them.
+
+    Raises
+    ------
+    CaptureError
+        If they are not.
+    """
+    last = arch_named(process.arch).nr_vpns // 2 - 1
+    for first, stop in process.vmas:
+        if not FIRST_VPN <= first < stop <= last:
+            raise CaptureError(
+                f"{process.name}: a VMA of vpns [{first:#x}, {stop:#x}) is not in "
+                f"[{FIRST_VPN:#x}, {last:#x})"
+            )
+    return process

@@ -1,0 +1,258 @@
+"""What a workload asks of its page table: noted, and asked of another one.
+
+AddressSpace is Python, and its time would hide that of an encoding. So the
+operations it asks of its PageTable are noted once, with their answers, and then asked
+of a bare PageTable in each encoding: the same calls, each answer the same.
+"""
+
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from itertools import groupby
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from extmeta.encoding import Encoding
+from extmeta.fields import Fields
+from extmeta.pagetable import PageTable
+
+Clock = Callable[[], int]
+
+# What is noted. The rest reads PTEs in place, which costs every encoding the same.
+CHANGING = {
+    *("map", "map_huge", "unmap", "store", "update", "fork", "move"),
+    *("swap_out", "swap_in"),
+}
+NOTED = CHANGING | {"load", "flagged", "scan"}
+
+SET_UP = "set up"
+
+
+class Operation(NamedTuple):
+    """A call: in which phase, of which table (0 is the first), and its answer."""
+
+    phase: str
+    table: int
+    name: str
+    args: tuple[Any, ...]
+    values: dict[str, Any]
+    answer: Any
+
+
+@dataclass
+class Recording:
+    """The operations of a workload.
+
+    Attributes
+    ----------
+    operations : list of Operation
+    phase : str
+        Of what is noted next.
+    nr_tables : int
+    ptes : Counter
+        By phase: PTEs that operations were about; of a range those that hold
+        something.
+    words_made : int
+        Words that came where there was none; of a fork's copy none.
+    """
+
+    operations: list[Operation] = field(default_factory=list)
+    phase: str = SET_UP
+    nr_tables: int = 0
+    ptes: Counter[str] = field(default_factory=Counter)
+    words_made: int = 0
+
+    @contextmanager
+    def during(self, phase: str) -> Iterator[None]:
+        """Note operations as of a phase."""
+        before, self.phase = self.phase, phase
+        try:
+            yield
+        finally:
+            self.phase = before
+
+    def __len__(self) -> int:
+        """Operations after the set-up."""
+        return sum(op.phase != SET_UP for op in self.operations)
+
+
+class Recorder:
+    """Stands for a PageTable, and notes what is asked of it."""
+
+    def __init__(self, table: PageTable, recording: Recording) -> None:
+        self._table = table
+        self._recording = recording
+        self._number = recording.nr_tables
+        recording.nr_tables += 1
+
+    def __len__(self) -> int:
+        return len(self._table)
+
+    def __repr__(self) -> str:
+        return repr(self._table)
+
+    def __getattr__(self, name: str) -> Any:
+        found = getattr(self._table, name)
+        if name not in NOTED:
+            return found
+
+        def noted(*args: Any, **values: Any) -> Any:
+            return self._noted(name, args, values)
+
+        # Found without this from now on.
+        self.__dict__[name] = noted
+        return noted
+
+    def _noted(self, name: str, args: tuple[Any, ...], values: dict[str, Any]) -> Any:
+        to, table = self._recording, self._table
+        set_up = to.phase == SET_UP
+        about = None if set_up else self._about(name, args)
+        makes = about is not None and _may_make(name, args, values)
+        before = self._flagged(about) if makes else 0
+        answer = getattr(table, name)(*args, **values)
+        number = self._number
+        if name == "fork":
+            answer = Recorder(answer, to)
+        to.operations.append(
+            Operation(to.phase, number, name, args, values, _kept(answer))
+        )
+        if about is not None:
+            to.ptes[to.phase] += len(about)
+        if makes:
+            to.words_made += self._flagged(about) - before
+        return answer
+
+    def _about(self, name: str, args: tuple[Any, ...]) -> Any:
+        """Return the vpns that an operation is about, of ranges what is there."""
+        if name == "fork":
+            return range(len(self._table))
+        if name in ("scan", "unmap", "move"):
+            first, stop = args[0], args[1]
+            if name != "scan":
+                stop = first + args[-1]
+            return self._table.scan(first, stop, 0, 0)
+        vpns = args[0]
+        if isinstance(vpns, slice):
+            return self._table.scan(vpns.start, vpns.stop, 0, 0)
+        return np.atleast_1d(np.asarray(vpns, np.uint64))
+
+    def _flagged(self, vpns: Any) -> int:
+        return int(np.count_nonzero(self._table.flagged(vpns)))
+
+
+def _may_make(name: str, args: tuple[Any, ...], values: dict[str, Any]) -> bool:
+    """Tell whether an operation may make words."""
+    if name == "update":
+        return bool(args[2] if len(args) > 2 else values.get("set"))
+    return name == "store"
+
+
+def _kept(answer: Any) -> Any:
+    """Return what of an answer the next one has to be equal to."""
+    return None if isinstance(answer, Recorder) else answer
+
+
+def _must_equal(op: Operation, answer: Any) -> None:
+    """Raise AssertionError unless an answer is the one that was noted."""
+    found, noted = np.atleast_1d(answer), np.atleast_1d(op.answer)
+    what = f"{op.name} in phase {op.phase!r}"
+    assert len(found) == len(noted), f"{what}: {len(found)} answers, not {len(noted)}"
+    at = int(np.argmax(found != noted)) if len(found) else 0
+    assert np.array_equal(found, noted), f"{what}: {found[at]} at {at}, not {noted[at]}"
+
+
+class Replay:
+    """A recording, asked of bare tables of one encoding.
+
+    Parameters
+    ----------
+    recording : Recording
+    encoding : str or Encoding
+    fields : Fields
+    arch : str
+
+    Raises
+    ------
+    ValueError
+        If the encoding refuses an operation of the set-up.
+    """
+
+    def __init__(
+        self,
+        recording: Recording,
+        encoding: str | Encoding,
+        fields: Fields,
+        arch: str,
+    ) -> None:
+        ready = PageTable(encoding, fields, arch)
+        played: list[Operation] = []
+        last: dict[int, int] = {}
+        for op in recording.operations:
+            if op.phase == SET_UP:
+                getattr(ready, op.name)(*op.args, **op.values)
+                continue
+            last[op.table] = len(played)
+            played.append(op)
+        self._ready = ready
+        self._operations = played
+        # A child's table is freed after what was asked of it last.
+        gone: dict[int, list[int]] = {}
+        for table, at in last.items():
+            gone.setdefault(at, []).append(table)
+        calls = [
+            (getattr(PageTable, op.name), op, gone.get(at, []))
+            for at, op in enumerate(played)
+        ]
+        self._runs = [
+            (phase, list(run)) for phase, run in groupby(calls, lambda c: c[1].phase)
+        ]
+
+    def verify(self) -> npt.NDArray[np.int64]:
+        """Play it once and compare every answer.
+
+        Returns
+        -------
+        (n + 1,) int64 ndarray
+            Bytes of all tables at the start and after each operation that changes
+            one.
+
+        Raises
+        ------
+        AssertionError
+            If an answer is another one.
+        ValueError
+            If the encoding refuses an operation.
+        """
+        tables: list[PageTable | None] = [self._ready.copy()]
+        held = [self._ready.memory().total]
+        for _phase, calls in self._runs:
+            for call, op, gone in calls:
+                answer = call(tables[op.table], *op.args, **op.values)
+                if op.name == "fork":
+                    tables.append(answer)
+                elif op.answer is not None:
+                    _must_equal(op, answer)
+                if op.name in CHANGING:
+                    held.append(sum(t.memory().total for t in tables if t is not None))
+                for table in gone:
+                    tables[table] = None
+        return np.array(held, np.int64)
+
+    def once(self, clock: Clock = time.perf_counter_ns) -> dict[str, int]:
+        """Play it once; return how long each phase took, in ns of the clock."""
+        tables: list[PageTable | None] = [self._ready.copy()]
+        took: dict[str, int] = {}
+        for phase, calls in self._runs:
+            start = clock()
+            for call, op, gone in calls:
+                answer = call(tables[op.table], *op.args, **op.values)
+                if op.name == "fork":
+                    tables.append(answer)
+                for table in gone:
+                    tables[table] = None
+            took[phase] = took.get(phase, 0) + clock() - start
+        return took
