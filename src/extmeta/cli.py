@@ -1,4 +1,4 @@
-"""The command: ``extmeta compare | capture | trace | info | plan | arch | calibrate``.
+"""The command: ``extmeta compare | capture | info | plan | arch | calibrate | trace``.
 
 Results go to stdout, progress and errors to stderr. Exit status: 0; 2 with one
 line for bad input; 1 with one line where output can't be written, and without
@@ -983,13 +983,13 @@ VERBS = {
     "capture": Verb(
         "write a process's page tables to a file", capture_arguments, run_capture
     ),
-    "trace": Verb("record which pages a process writes", trace_arguments, run_trace),
     "info": Verb("what a capture holds", info_arguments, run_info),
     "plan": Verb("the fewest PTE bits for some fields", plan_arguments, run_plan),
     "arch": Verb("the bits of page-table entries", arch_arguments, run_arch),
     "calibrate": Verb(
         "what the kernel's own operations cost", calibrate_arguments, run_calibrate
     ),
+    "trace": Verb("record which pages a process writes", trace_arguments, run_trace),
 }
 
 

@@ -8,6 +8,7 @@ Callgrind writes a profile each time the C function is left that does all of an
 operation's work; what it counted in there, callees included, is the operation.
 """
 
+import functools
 import os
 import re
 import shutil
@@ -16,9 +17,11 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 
+from extmeta import operations, pagetable
 from extmeta.compare import BASELINE, Progress, form
 from extmeta.fields import Fields
 from extmeta.measure import Counted, Refused, Row, Subject
@@ -29,15 +32,16 @@ TABLES = 64
 PTES = 512 * TABLES
 FRACTIONS = (0.0, 0.01, 1.0)
 
-# In the order of `work`; `update` sets a bit of every word, `clear` clears one.
-# `scan` is the method, with a few hundred instructions of Python's.
+# In the order of `work`; `update` sets a bit of every word, `clear` clears one. What
+# is of PageTable are methods: with some thousand instructions of Python, and with what
+# an encoding does beside the tables.
 FUNCTIONS = {
-    "fork": "*operations_10Operations_graft",
-    "load": "*operations_10Operations_read",
-    "scan": "__pyx_pf_*pagetable_9PageTable_*scan",
-    "clear": "*operations_10Operations_write",
-    "update": "*operations_10Operations_write",
-    "unmap": "*operations_10Operations_drop",
+    "fork": (pagetable, r"__pyx_pw_\w+PageTable_\d+fork"),
+    "load": (operations, r"__pyx_f_\w+Operations_read"),
+    "scan": (pagetable, r"__pyx_pw_\w+PageTable_\d+scan"),
+    "clear": (operations, r"__pyx_f_\w+Operations_write"),
+    "unmap": (pagetable, r"__pyx_pw_\w+PageTable_\d+unmap"),
+    "update": (operations, r"__pyx_f_\w+Operations_write"),
 }
 
 ENVIRONMENT = {
@@ -60,6 +64,23 @@ def missing() -> str:
     return ""
 
 
+def symbols() -> dict[str, str]:
+    """Return the name of each operation's C function."""
+    # Not a wildcard: of several with a common start callgrind looks at one only.
+    found = {}
+    for operation, (module, pattern) in FUNCTIONS.items():
+        names = re.search(rb"\0(" + pattern.encode() + rb")\0", _compiled(module))
+        if names is None:
+            raise ValueError(f"{module.__file__} has no symbols")
+        found[operation] = names[1].decode()
+    return found
+
+
+@functools.cache
+def _compiled(module: ModuleType) -> bytes:
+    return Path(str(module.__file__)).read_bytes()
+
+
 def work(encoding: str, fraction: float) -> None:
     """Do each operation once on tables that are made before; under callgrind."""
     everything = slice(0, PTES)
@@ -73,9 +94,10 @@ def work(encoding: str, fraction: float) -> None:
     assert np.count_nonzero(child.load(everything)) == len(flagged)
     assert len(child.scan(0, PTES, 0b0001, 0b0001)) == len(flagged)
     child.update(everything, clear=0b0100)
-    child.update(everything, set=0b0010)
     child.unmap(0, PTES)
     assert len(child) == 0
+    # Last, and of the other table: it gives every PTE a word.
+    table.update(everything, set=0b0010)
 
 
 def count(
@@ -100,7 +122,7 @@ def count(
     ValueError
         If the encoding can't do it, with what it said last.
     """
-    triggers = [f"--dump-after={name}" for name in dict.fromkeys(FUNCTIONS.values())]
+    triggers = [f"--dump-after={name}" for name in symbols().values()]
     with tempfile.TemporaryDirectory(prefix="extmeta-callgrind-") as folder:
         out = Path(folder, "out")
         done = subprocess.run(
@@ -179,8 +201,8 @@ def counted(
         except ValueError as error:
             yield Refused(name, str(error))
             continue
-        for fraction, operations in found.items():
-            for operation, number in operations.items():
+        for fraction, numbers in found.items():
+            for operation, number in numbers.items():
                 yield Counted(name, operation, fraction, number / PTES)
 
 
