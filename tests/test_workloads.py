@@ -1,5 +1,6 @@
 """Workloads: each round is the plain set's, in every encoding; and how they are told."""
 
+import doctest
 import json
 import os
 import pty
@@ -7,6 +8,7 @@ import signal
 import subprocess
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import hypothesis
 import numpy as np
@@ -240,6 +242,14 @@ def test_a_replay_that_answers_otherwise_is_caught():
         replay.verify()
 
 
+def test_examples():
+    for module in (workloads, workloads.ages):
+        found = doctest.testmod(module)
+        assert (found.attempted > 0, found.failed) == (True, 0)
+    path = Path(__file__).parents[1] / "docs" / "workloads.md"
+    assert doctest.testfile(str(path), module_relative=False).failed == 0
+
+
 # -- what is noted ---------------------------------------------------------------------
 
 
@@ -247,9 +257,10 @@ def test_operations_are_noted_by_phase_with_what_they_were_about():
     stage = Stage(SMALL, "linked", em.Fields(soft_dirty=1))
     space = stage.space()
     noted = stage.recording
-    assert (len(noted), noted.ptes.total(), noted.words_made) == (0, 0, 0)
+    assert (noted.calls(), noted.ptes.total(), noted.words_made) == ({}, 0, 0)
     with stage.during("clear"):
         space.clear_refs()
+    assert noted.calls() == {"clear": 1}
     # All pages, though the range is all of the address space.
     assert dict(noted.ptes) == {"clear": 700}
     with stage.during("fork"):

@@ -41,8 +41,8 @@ class Load:
         Of each round that has the count.
     calls, ptes, words_made, faults : int
         See `play.Result`.
-    phase_ptes : dict of str to int
-        `ptes` by phase.
+    phase_calls, phase_ptes : dict of str to int
+        `calls` and `ptes` by phase.
     fields, baseline_fields : dict of str to int
     baseline_lacks : str
         Why the baseline can't hold `fields`; empty if it can.
@@ -61,6 +61,7 @@ class Load:
     ptes: int
     words_made: int
     faults: int
+    phase_calls: dict[str, int]
     phase_ptes: dict[str, int]
     fields: dict[str, int]
     baseline_fields: dict[str, int]
@@ -147,6 +148,7 @@ class Player:
             ptes=self.base.ptes,
             words_made=self.base.words_made,
             faults=self.base.faults,
+            phase_calls=self.base.recording.calls(),
             phase_ptes=dict(self.base.recording.ptes),
             fields=dict(self.workload.fields),
             baseline_fields=dict(self.base.fields),

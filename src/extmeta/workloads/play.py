@@ -303,7 +303,7 @@ def play(
     return Result(
         rounds=tuple(rounds),
         complete=complete,
-        calls=len(recording),
+        calls=sum(recording.calls().values()),
         ptes=recording.ptes.total(),
         words_made=recording.words_made,
         faults=stage.faults,

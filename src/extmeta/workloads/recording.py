@@ -75,9 +75,10 @@ class Recording:
         finally:
             self.phase = before
 
-    def __len__(self) -> int:
-        """Operations after the set-up."""
-        return sum(op.phase != SET_UP for op in self.operations)
+    def calls(self) -> dict[str, int]:
+        """Return the operations of each phase after the set-up."""
+        found = Counter(op.phase for op in self.operations)
+        return {phase: n for phase, n in found.items() if phase != SET_UP}
 
 
 class Recorder:

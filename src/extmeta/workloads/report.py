@@ -34,8 +34,9 @@ NOT_MODELLED = (
     "Time is that of the page table's operations alone, asked again of a bare table: "
     "not the faults, system calls and copying around them, which cost more by far; nor "
     "the TLB and its flushes, locks, struct page, reading PTEs to tell what is "
-    "there, and the kernel's page allocator. A call from Python costs 0.5 to 2 us in "
-    "every encoding, and draws the ratios of phases with few PTEs a call towards 1."
+    "there, and the kernel's page allocator. An operation is a call from Python, which "
+    "costs every encoding a few us: where there are few PTEs to each, ratios are "
+    "drawn towards 1."
 )
 
 
@@ -124,10 +125,13 @@ def _table(found: _Played) -> str:
     names = list(dict.fromkeys([*found.peaks, *(name for name, _phase in found.cpu)]))
     if not names:
         return ""
-    ptes = {**found.load.phase_ptes, ALL: found.load.ptes}
-    phases = [ALL, *found.load.phase_ptes]
+    load = found.load
+    calls = {**load.phase_calls, ALL: load.calls}
+    ptes = {**load.phase_ptes, ALL: load.ptes}
+    phases = [ALL, *load.phase_ptes]
     table = _new_table("", ["RAM, peak", *phases], 25, 11)
-    _row(table, "PTEs", ["", *(count(ptes[phase]) for phase in phases)])
+    for what, of in (("operations", calls), ("PTEs", ptes)):
+        _row(table, what, ["", *(count(of.get(phase, 0)) for phase in phases)])
     _row(table, f"{BASELINE}, us", ["", *(_micros(found, p, ptes[p]) for p in phases)])
     for name in sorted(names, key=lambda name: name != CONTROL):
         cells = [size(found.peaks[name]) if name in found.peaks else ""]
