@@ -10,16 +10,19 @@ from libc.string cimport memset
 
 import numpy as np
 
-from extmeta.encoding cimport MAX_LANES, Write
+from extmeta.encoding cimport LOCKED, MAX_LANES, Write
 from extmeta.frames cimport (
     LEAF,
     PTE,
     TABLE_BITS,
     UPPER,
     Ptdesc,
+    pthread_mutex_t,
+    raise_nomem,
     upper_entry,
 )
-from extmeta.operations cimport Operations, pthread_mutex_t
+from extmeta.operations cimport Operations
+from extmeta.sync cimport publish
 from extmeta.vpns cimport Vpns, vpn_at
 
 from extmeta.arch import arch_named
@@ -204,7 +207,8 @@ cdef class PageTable(Operations):
                     self.holder(slot, self.levels - 2).used += 1
                 if pfns is None:
                     self.next_pfn += <uint64_t>self.encoding.entries
-                slot[0] = leaf << self.encoding.pte.pfn_shift | TABLE_BITS | LEAF
+                publish(
+                    slot, leaf << self.encoding.pte.pfn_shift | TABLE_BITS | LEAF)
             if failed:
                 for j in range(i):
                     self.clear_leaf(self.leaf_slot(vpn_at(&v.span, j), False))
@@ -411,6 +415,115 @@ cdef class PageTable(Operations):
             return self.fields.extract(words, field)
         return words if self.encoding.lanes > 1 else words.reshape(-1)
 
+    def snapshot(self, vpns):
+        """Return PTEs and their words, each pair as it was at one moment.
+
+        No lock is taken, and no other thread is kept waiting: where a pair changes
+        while it is read, it is read again. Pairs may be of different moments of the
+        call. (An encoding in Python, and ``Compact`` with ``per_vma``, are read under
+        the lock.)
+
+        Parameters
+        ----------
+        vpns : int, (n,) array_like, range or slice
+
+        Returns
+        -------
+        ptes : int or (n,) uint64 ndarray
+            The raw entries; where nothing is mapped, what the architecture has for
+            that (0 on most).
+        words : int or (n,) uint64 ndarray
+            As `load` returns them.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If a vpn is no integer or out of range.
+
+        See Also
+        --------
+        unchanged : Whether they are still so.
+
+        Examples
+        --------
+        >>> import extmeta as em
+        >>> t = em.PageTable()
+        >>> t.map(5, pfns=3)
+        >>> t.store(5, 7)
+        >>> pte, word = t.snapshot(5)
+        >>> pte >> t.arch.pfn_shift & (1 << t.arch.pfn_bits) - 1, word
+        (3, 7)
+        """
+        cdef Vpns v
+        cdef uint64_t[::1] to_ptes
+        cdef uint64_t[::1] to_words
+        cdef uint64_t vpn, pte, word
+        if type(vpns) is int and self.encoding.lanes == 1 and (
+                0 <= vpns < self.nr_vpns and self.encoding.reading != LOCKED):
+            vpn = vpns
+            pte = self.see_one(vpn, &word)
+            return pte, word
+        v = self.named(vpns)
+        ptes = np.empty(v.span.n, np.uint64)
+        words = np.empty((v.span.n, self.encoding.lanes), np.uint64)
+        if v.span.n:
+            to_ptes = ptes
+            to_words = words.reshape(-1)
+            if self.encoding.reading == LOCKED:
+                self.enter()
+                with nogil:
+                    self.read_ptes(&v.span, &to_ptes[0])
+                    self.read(&v.span, &to_words[0])
+                self.leave()
+            else:
+                with nogil:
+                    self.see_all(&v.span, &to_ptes[0], &to_words[0])
+        if v.single:
+            return int(ptes[0]), sum(
+                int(lane) << 64 * i for i, lane in enumerate(words[0]))
+        return ptes, words if self.encoding.lanes > 1 else words.reshape(-1)
+
+    def unchanged(self, vpns, ptes, words):
+        """Return whether PTEs and their words are those that `snapshot` returned.
+
+        One step, under the lock. What a kernel does with pte_same() before it acts
+        on what it read without the lock; but a word may change beside a PTE that
+        stays the same, so both are compared.
+
+        Parameters
+        ----------
+        vpns : int, (n,) array_like, range or slice
+        ptes, words : int or array_like of int
+            As `snapshot` returned them for ``vpns``.
+
+        Returns
+        -------
+        bool or (n,) bool ndarray
+
+        Raises
+        ------
+        TypeError, ValueError
+            If a number is no integer or out of range, or shapes differ.
+        """
+        cdef Vpns v = self.named(vpns)
+        cdef uint64_t[::1] to_ptes
+        cdef uint64_t[::1] to_words
+        lanes = self.encoding.lanes
+        expected = one_each("ptes", ptes, v, 2**64)
+        flat, step = as_words("words", words, v, 64 * lanes, lanes)
+        here = np.empty(v.span.n, np.uint64)
+        found = np.empty((v.span.n, lanes), np.uint64)
+        if v.span.n:
+            to_ptes = here
+            to_words = found.reshape(-1)
+            self.enter()
+            with nogil:
+                self.read_ptes(&v.span, &to_ptes[0])
+                self.read(&v.span, &to_words[0])
+            self.leave()
+        same = (here == expected) & (found == flat.reshape(-1, lanes)).all(axis=1)
+        return bool(same[0]) if v.single else same
+
     def flagged(self, vpns):
         """Return whether PTEs have a word, that is one that is not 0.
 
@@ -527,6 +640,7 @@ cdef class PageTable(Operations):
 
     cdef PageTable grafted(self, bint shared):
         cdef PageTable child = PageTable.__new__(PageTable)
+        cdef size_t lacking = 0
         child.plant(self.arch)
         child.adopt(self.encoding, self.fields)
         self.enter()
@@ -534,11 +648,11 @@ cdef class PageTable(Operations):
             child.encoding.begin_fork(self.encoding, shared)
             if child.encoding.family is not NULL:
                 child.mutex = <pthread_mutex_t*>child.encoding.family
-            try:
-                with nogil:
-                    child.graft(self)
-            finally:
+            with nogil:
+                lacking = child.graft(self)
                 child.encoding.end_fork()
+            if lacking:
+                raise_nomem(lacking)
         finally:
             self.leave()
         return child
@@ -656,6 +770,8 @@ cdef class PageTable(Operations):
         """Return the bytes held now, as a :class:`Memory`."""
         self.enter()
         try:
+            self.frames.reap()
+            self.encoding.reap()
             side = self.encoding.side_bytes()
             slack = self.encoding.held_bytes() - side
             if self.encoding.sharing():

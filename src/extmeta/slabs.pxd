@@ -1,11 +1,8 @@
 """Side memory: objects of a few sizes, packed into pages, perhaps shared."""
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 
-from extmeta.frames cimport Frames, Ptdesc
-
-cdef extern from "pthread.h" nogil:
-    ctypedef struct pthread_mutex_t:
-        pass
+from extmeta.epoch cimport Limbo
+from extmeta.frames cimport Frames, Ptdesc, pthread_mutex_t
 
 cdef enum:
     NR_CLASSES = 56
@@ -18,17 +15,21 @@ cdef class Slabs:
     cdef readonly Frames pages
     cdef readonly size_t object_bytes   # in use, rounded up to the sizes there are
     cdef readonly size_t count_bytes    # of the counts of sharers
-    cdef readonly int users             # page tables; above 1 calls take the lock
+    cdef readonly int users             # page tables
     cdef uint32_t[NR_CLASSES] partial   # slabs with room, by size
     cdef uint8_t[LARGEST_EIGHTHS + 1] class_of
     cdef uint32_t[NR_CLASSES] per_slab  # objects
     cdef uint8_t[NR_CLASSES] order      # pages of a slab: 2**order
-    cdef pthread_mutex_t lock
+    cdef pthread_mutex_t lock           # taken by each call, unless they are held
+    cdef Limbo limbo                    # objects that readers may still see
 
     # NULL where no memory can be had. What the object holds is undefined.
     cdef void* alloc(self, size_t nbytes) noexcept nogil
-    # One reference less; the object goes with its last one.
+    # One reference less; the object goes with its last one, once no reader without
+    # a lock can see it any more.
     cdef void free(self, void* p) noexcept nogil
+    # Free what no reader can see any more.
+    cdef void reap(self) noexcept nogil
     # Bytes of the pages that hold the objects.
     cdef size_t page_bytes(self) noexcept nogil
     # The size class that holds nbytes, in 6 bits.
@@ -51,6 +52,8 @@ cdef class Slabs:
     cdef void move_bytes(self, int size_class, bint to_counts) noexcept nogil
     cdef void* take(self, size_t nbytes) noexcept nogil
     cdef void give(self, void* p) noexcept nogil
+    cdef bint drop_share(self, void* p) noexcept nogil
+    cdef void reap_held(self) noexcept nogil
     cdef Ptdesc* slab_of(self, const void* p) noexcept nogil
     cdef bint is_object(self, int size_class) noexcept nogil
     cdef uint32_t* count_of(self, Ptdesc* d, const void* p) noexcept nogil

@@ -15,6 +15,7 @@ hold them. The difference is room for more objects.
 from libc.stdint cimport uint8_t, uint32_t, uintptr_t
 from libc.string cimport memset
 
+from extmeta.epoch cimport any_reader, next_unseen, put_off, room_for_one
 from extmeta.frames cimport (
     MAX_ORDER,
     NO_FRAME,
@@ -90,20 +91,38 @@ cdef class Slabs:
         cdef void* p
         if not may_allocate():
             return NULL
-        if self.users == 1:
-            return self.take(nbytes)
         self.hold()
+        if self.limbo.count:
+            self.reap_held()
         p = self.take(nbytes)
         self.let_go()
         return p
 
     cdef void free(self, void* p) noexcept nogil:
-        if self.users == 1:
-            self.give(p)
-            return
+        cdef void* old
         self.hold()
-        self.give(p)
+        if self.limbo.count:
+            self.reap_held()
+        if not self.drop_share(p):
+            if any_reader():
+                old = room_for_one(&self.limbo)
+                if old is not NULL:
+                    self.give(old)
+                put_off(&self.limbo, p)
+            else:
+                self.give(p)
         self.let_go()
+
+    cdef void reap(self) noexcept nogil:
+        self.hold()
+        self.reap_held()
+        self.let_go()
+
+    cdef void reap_held(self) noexcept nogil:
+        cdef void* p = next_unseen(&self.limbo)
+        while p is not NULL:
+            self.give(p)
+            p = next_unseen(&self.limbo)
 
     cdef void* take(self, size_t nbytes) noexcept nogil:
         cdef int size_class, order, i
@@ -145,25 +164,31 @@ cdef class Slabs:
         self.object_bytes += class_bytes(size_class)
         return p
 
+    cdef bint drop_share(self, void* p) noexcept nogil:
+        """Count one reference less; False if it is the last."""
+        cdef Ptdesc* d = self.slab_of(p)
+        cdef uint32_t* shared = self.count_of(d, p)
+        if shared is NULL or shared[0] == 0:
+            return False
+        shared[0] -= 1
+        # `users` of a slab: the sum of the counts in the array at `index`. Where
+        # it is one object, it is the count.
+        if not self.is_object(d.level):
+            d.users -= 1
+            if d.users == 0:
+                self.move_bytes(d.level, False)
+                shared = <uint32_t*>d.index
+                d.index = 0
+                self.give(shared)
+        return True
+
     cdef void give(self, void* p) noexcept nogil:
+        """Free an object that nobody refers to."""
         cdef Ptdesc* d = self.slab_of(p)
         cdef int size_class = d.level
-        cdef uint32_t* shared = self.count_of(d, p)
-        if shared is not NULL and shared[0]:
-            shared[0] -= 1
-            # `users` of a slab: the sum of the counts in the array at `index`. Where
-            # it is one object, it is the count.
-            if not self.is_object(size_class):
-                d.users -= 1
-                if d.users == 0:
-                    self.move_bytes(size_class, False)
-                    shared = <uint32_t*>d.index
-                    d.index = 0
-                    self.give(shared)
-            return
         if size_class == NR_CLASSES:
             self.object_bytes -= <size_t>PAGE << d.order
-            self.pages.free(d)
+            self.pages.free_now(d)
             return
         if d.used == self.per_slab[size_class]:
             self.list_slab(d, size_class)
@@ -173,7 +198,7 @@ cdef class Slabs:
         self.object_bytes -= class_bytes(size_class)
         if d.used == 0:
             self.unlist_slab(d, size_class)
-            self.pages.free(d)
+            self.pages.free_now(d)
 
     cdef Ptdesc* slab_of(self, const void* p) noexcept nogil:
         cdef uint32_t frame = frame_of(self.pages, p)

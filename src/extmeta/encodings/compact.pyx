@@ -21,7 +21,7 @@ from libc.string cimport memcpy
 
 import numpy as np
 
-from extmeta.encoding cimport ALWAYS, WHEN_ADDING, Encoding, Write
+from extmeta.encoding cimport ALONE, ALWAYS, WHEN_ADDING, Encoding, Write
 from extmeta.encodings.parts cimport (
     MAX_PARTS,
     Part,
@@ -286,6 +286,9 @@ cdef class Compact(Encoding):
             # Every word is its own code then, and fewer bits have room if more do.
             self.asks = WHEN_ADDING
         self.set_spans([0], [0])
+        if not self.per_vma:
+            # Else a kernel, too, would read under the VMA's lock which it has chosen.
+            self.reading = ALONE
         n = <Py_ssize_t>self.code_mask + 1
         # 8, 2 and 1 bytes for each code.
         kept = np.empty(2 * n, np.uint64)
@@ -554,6 +557,24 @@ cdef class Compact(Encoding):
                         to[i] = word_of[self.code_in(pte[i])]
                         away &= away - 1
             done += p.n
+
+    cdef bint see(
+            self, const Ptdesc* t, const Run* r, const uint64_t* ptes,
+            uint64_t* words) noexcept nogil:
+        cdef uint64_t away
+        cdef Py_ssize_t at, n, i
+        if r.n == 1:
+            words[0] = self.words[self.code_in(ptes[0])]
+            return True
+        for at in range(0, r.n, 64):
+            n = min(64, r.n - at)
+            away = swap_entries(ptes + at, n, &self.pte)
+            self.look_up(ptes + at, n, self.words, words + at)
+            while away:
+                i = at + lowest(away)
+                words[i] = self.words[self.code_in(ptes[i])]
+                away &= away - 1
+        return True
 
     cdef void look_up(
             self, const uint64_t* pte, Py_ssize_t n, const uint64_t* of_code,
