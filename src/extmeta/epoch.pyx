@@ -12,11 +12,11 @@ One for the whole process: page tables share side memory with their forks.
 from libc.stdint cimport uint64_t
 from libc.stdlib cimport free
 
-from extmeta.sync cimport relax
 
 cdef extern from *:
     """
     #include <pthread.h>
+    #include <sched.h>
     #define EXTMETA_SLOTS 64
 
     /* 0: free; else the epoch at which its reader came. */

@@ -7,6 +7,20 @@ from extmeta.pte cimport equal, equal_in_pairs
 from extmeta.radix cimport Radix
 from extmeta.vpns cimport Run, Span
 
+cdef extern from "pthread.h" nogil:
+    ctypedef struct pthread_cond_t:
+        pass
+
+cdef enum:
+    # Operations at work on ranges of one page table at a time.
+    NR_RANGES = 16
+
+cdef struct Range:
+    # vpns [first, stop); empty: nobody's.
+    uint64_t first
+    uint64_t stop
+    bint writes
+
 cdef class Operations(Radix):
     cdef readonly Encoding encoding
     cdef readonly object fields
@@ -15,11 +29,28 @@ cdef class Operations(Radix):
     cdef uint64_t next_pfn
     cdef pthread_mutex_t lock
     cdef pthread_mutex_t* mutex       # that is taken: `lock`, or the family's
+    # Ranges that operations are at work on, which don't change the tree, where the
+    # encoding is `parallel`. Whoever holds the mutex while there are none has all.
+    cdef bint parallel
+    cdef Range[NR_RANGES] ranges
+    cdef int nr_ranges
+    cdef int nr_waiting               # for ranges to go
+    cdef int nr_waiting_for_all
+    cdef pthread_cond_t gone
 
     # A move is under way: odd. An entry may be seen without its word then.
     cdef uint32_t moves
 
+    # All of the page table, for one operation.
     cdef void enter(self) noexcept
+    # The same for a short one, if nobody is at work on the PTE table of ``vpn``.
+    cdef void enter_at(self, uint64_t vpn, bint writes) noexcept
+    # The PTE tables of a span. Return what leave_span takes.
+    cdef int enter_span(self, const Span* s, bint writes) except -2
+    cdef int leave_span(self, int range_) except -1
+    cdef int free_range(
+        self, uint64_t first, uint64_t stop, bint writes) noexcept nogil
+    cdef void take_mutex(self) noexcept
     # Raises what went wrong in an encoding that is written in Python.
     cdef int leave(self) except -1
     cdef void abandon(self) noexcept nogil

@@ -25,7 +25,6 @@ from extmeta.radix cimport Radix
 from extmeta.sync cimport (
     begin_change,
     begin_racy,
-    copy_once,
     count_of_changes,
     end_change,
     end_racy,
@@ -43,6 +42,10 @@ cdef extern from "pthread.h" nogil:
     int pthread_mutex_lock(pthread_mutex_t*)
     int pthread_mutex_trylock(pthread_mutex_t*)
     int pthread_mutex_unlock(pthread_mutex_t*)
+    int pthread_cond_init(pthread_cond_t*, void*)
+    int pthread_cond_destroy(pthread_cond_t*)
+    int pthread_cond_wait(pthread_cond_t*, pthread_mutex_t*)
+    int pthread_cond_broadcast(pthread_cond_t*)
 
 cdef enum:
     # Entries that `move` handles at once; their words lie on the stack.
@@ -82,11 +85,13 @@ cdef class Operations(Radix):
 
     def __cinit__(self):
         pthread_mutex_init(&self.lock, NULL)
+        pthread_cond_init(&self.gone, NULL)
         self.mutex = &self.lock
 
     def __dealloc__(self):
         if self.encoding is not None and self.root is not NULL:
             self.abandon()
+        pthread_cond_destroy(&self.gone)
         pthread_mutex_destroy(&self.lock)
 
     cdef void abandon(self) noexcept nogil:
@@ -103,13 +108,40 @@ cdef class Operations(Radix):
             at = t.vpn + <uint64_t>self.encoding.entries
         self.encoding.retire()
 
-    cdef void enter(self) noexcept:
+    # -- who is at work -----------------------------------------------------------
+
+    cdef void take_mutex(self) noexcept:
         if pthread_mutex_trylock(self.mutex):
+            # Whoever has it may need the GIL.
             with nogil:
                 pthread_mutex_lock(self.mutex)
 
+    cdef void enter(self) noexcept:
+        self.take_mutex()
+        if self.nr_ranges == 0:
+            return
+        with nogil:
+            # None is begun any more, so that this one's turn comes.
+            self.nr_waiting_for_all += 1
+            while self.nr_ranges:
+                pthread_cond_wait(&self.gone, self.mutex)
+            self.nr_waiting_for_all -= 1
+
+    cdef void enter_at(self, uint64_t vpn, bint writes) noexcept:
+        self.take_mutex()
+        if self.nr_ranges == 0:
+            return
+        with nogil:
+            self.nr_waiting += 1
+            while self.free_range(vpn, vpn + 1, writes) < 0:
+                pthread_cond_wait(&self.gone, self.mutex)
+            self.nr_waiting -= 1
+
     cdef int leave(self) except -1:
         cdef object error
+        if self.nr_waiting:
+            # They waited for all, too.
+            pthread_cond_broadcast(&self.gone)
         if self.encoding.pending is None:
             pthread_mutex_unlock(self.mutex)
             return 0
@@ -118,6 +150,74 @@ cdef class Operations(Radix):
         pthread_mutex_unlock(self.mutex)
         # Its own cause, and not the MemoryError that a NULL was taken for.
         raise error from error.__cause__
+
+    cdef int enter_span(self, const Span* s, bint writes) except -2:
+        cdef uint64_t first = s.first
+        cdef uint64_t last = s.first + <uint64_t>s.n - 1
+        cdef Py_ssize_t i
+        cdef int range_
+        if not self.parallel or s.n == 0:
+            self.enter()
+            return -1
+        if s.vpns is not NULL:
+            first = last = s.vpns[0]
+            with nogil:
+                for i in range(s.n):
+                    first = min(first, s.vpns[i])
+                    last = max(last, s.vpns[i])
+        first = first >> self.table_bits << self.table_bits
+        last = (last >> self.table_bits) + 1 << self.table_bits
+        self.take_mutex()
+        range_ = -1 if self.nr_waiting_for_all else self.free_range(
+            first, last, writes)
+        if range_ < 0:
+            with nogil:
+                self.nr_waiting += 1
+                while range_ < 0:
+                    pthread_cond_wait(&self.gone, self.mutex)
+                    if self.nr_waiting_for_all == 0:
+                        range_ = self.free_range(first, last, writes)
+                self.nr_waiting -= 1
+        self.ranges[range_].first = first
+        self.ranges[range_].stop = last
+        self.ranges[range_].writes = writes
+        self.nr_ranges += 1
+        pthread_mutex_unlock(self.mutex)
+        return range_
+
+    cdef int free_range(
+            self, uint64_t first, uint64_t stop, bint writes) noexcept nogil:
+        """Return an element of `ranges` that is free; -1 if it is too soon.
+
+        Those who read may be many.
+        """
+        cdef int found = 0
+        cdef const Range* other
+        cdef int i
+        if self.nr_ranges == 0:
+            return 0
+        found = -1
+        for i in range(NR_RANGES):
+            other = &self.ranges[i]
+            if other.stop == 0:
+                found = i
+            elif other.first < stop and first < other.stop and (
+                    writes or other.writes):
+                return -1
+        return found
+
+    cdef int leave_span(self, int range_) except -1:
+        if range_ < 0:
+            return self.leave()
+        self.take_mutex()
+        self.ranges[range_].stop = 0
+        self.nr_ranges -= 1
+        if self.nr_waiting or self.nr_waiting_for_all:
+            pthread_cond_broadcast(&self.gone)
+        pthread_mutex_unlock(self.mutex)
+        return 0
+
+    # -- runs -----------------------------------------------------------------------
 
     cdef Ptdesc* run_at(self, const Span* s, Py_ssize_t at, Run* r) noexcept nogil:
         cdef uint64_t vpn = vpn_at(s, at)
@@ -564,17 +664,20 @@ cdef class Operations(Radix):
             self, const Ptdesc* t, const Run* r, uint64_t* ptes,
             uint64_t* words) noexcept nogil:
         """Read entries of a table and their words; False if they keep changing."""
+        cdef bint by_flags = self.encoding.reading == FLAGGED
         cdef uint32_t before
+        cdef bint good
         cdef int turn
-        if self.encoding.reading == ALONE:
-            self.copy_entries(t, r, ptes)
-            return self.encoding.see(t, r, ptes, words)
         for turn in range(TRIES):
             before = count_of_changes(&t.seq)
             if before & 1 == 0:
                 self.copy_entries(t, r, ptes)
-                if self.encoding.see(t, r, ptes, words) and (
-                        unchanged_since(&t.seq, before)):
+                good = True
+                if by_flags and t.flagged == 0:
+                    memset(words, 0, r.n * self.encoding.lanes * sizeof(uint64_t))
+                else:
+                    good = self.encoding.see(t, r, ptes, words)
+                if good and unchanged_since(&t.seq, before):
                     return True
             relax(turn + 1)
         return self.see_each(t, r, ptes, words)
@@ -598,13 +701,18 @@ cdef class Operations(Radix):
 
     cdef void copy_entries(
             self, const Ptdesc* t, const Run* r, uint64_t* ptes) noexcept nogil:
+        cdef const uint64_t* entry = self.pte_at(t, r.first)
         cdef Py_ssize_t i
         if r.vpns is NULL and self.stride == 1:
-            copy_once(ptes, self.pte_at(t, r.first), r.n)
+            # In any pieces: the count tells if one changed.
+            memcpy(ptes, entry, r.n * sizeof(uint64_t))
+        elif r.vpns is NULL:
+            for i in range(r.n):
+                ptes[i] = entry[2 * i]
         else:
             for i in range(r.n):
-                ptes[i] = once(
-                    self.pte_at(t, entry_at(r, i, self.encoding.entries - 1)))
+                ptes[i] = self.pte_at(
+                    t, entry_at(r, i, self.encoding.entries - 1))[0]
 
     cdef void read_ptes(self, const Span* s, uint64_t* ptes) noexcept nogil:
         cdef Py_ssize_t at = 0

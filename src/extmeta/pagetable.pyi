@@ -56,7 +56,12 @@ class PageTable(Operations):
     @overload
     def flagged(self, vpns: ArrayLike | range | slice) -> NDArray[np.bool_]: ...
     def scan(
-        self, first: SupportsIndex, stop: SupportsIndex, mask: int, value: int
+        self,
+        first: SupportsIndex,
+        stop: SupportsIndex,
+        mask: int,
+        value: int,
+        clear: int = 0,
     ) -> NDArray[np.uint64]: ...
     def copy(self) -> PageTable: ...
     def fork(self) -> PageTable: ...

@@ -23,7 +23,7 @@ from extmeta.frames cimport (
 )
 from extmeta.operations cimport Operations
 from extmeta.sync cimport publish
-from extmeta.vpns cimport Vpns, vpn_at
+from extmeta.vpns cimport Span, Vpns, vpn_at
 
 from extmeta.arch import arch_named
 from extmeta.encodings import recipe
@@ -88,6 +88,8 @@ cdef class PageTable(Operations):
         self.encoding = encoding.bind(fields, self.arch, self.frames)
         self.fields = fields
         self.next_pfn = 1
+        # Where tables share a page, and its descriptor, they aren't apart.
+        self.parallel = self.encoding.parallel and self.frames.page_order == 0
         if self.encoding.family is not NULL:
             self.mutex = <pthread_mutex_t*>self.encoding.family
 
@@ -286,7 +288,7 @@ cdef class PageTable(Operations):
         cdef Vpns v
         cdef const uint64_t[::1] add
         cdef Write w
-        cdef int lane
+        cdef int lane, range_
         if type(vpns) is int and type(words) is int and not values:
             if self.stored_one(vpns, words):
                 return
@@ -306,12 +308,12 @@ cdef class PageTable(Operations):
             return
         w.keep = keep
         w.add = &add[0]
-        self.enter()
+        range_ = self.enter_span(&v.span, True)
         try:
             with nogil:
                 self.write(&v.span, &w, True)
         finally:
-            self.leave()
+            self.leave_span(range_)
 
     cdef bint stored_one(self, vpn, word):
         """Store one word the short way; False where there is anything to refuse."""
@@ -322,7 +324,7 @@ cdef class PageTable(Operations):
             return False
         at = vpn
         value = word
-        self.enter()
+        self.enter_at(at, True)
         done = self.write_word(at, value)
         self.leave()
         return done == 0
@@ -349,6 +351,7 @@ cdef class PageTable(Operations):
         cdef uint64_t[MAX_LANES] add
         cdef Vpns v = self.named(vpns)
         cdef Write w
+        cdef int range_
         # Wider than the fields is fine: nothing is there to clear.
         self.spread(keep, whole(
             "clear", clear, 1 << <object>(64 * self.encoding.lanes)))
@@ -358,12 +361,12 @@ cdef class PageTable(Operations):
         w.keep = keep
         w.add = add
         w.step = 0
-        self.enter()
+        range_ = self.enter_span(&v.span, True)
         try:
             with nogil:
                 self.write(&v.span, &w, False)
         finally:
-            self.leave()
+            self.leave_span(range_)
 
     def load(self, vpns, field=None):
         """Return words, or one field of them.
@@ -389,10 +392,11 @@ cdef class PageTable(Operations):
         cdef Vpns v
         cdef uint64_t[::1] out
         cdef uint64_t vpn, word
+        cdef int range_
         if type(vpns) is int and self.encoding.lanes == 1 and (
                 0 <= vpns < self.nr_vpns):
             vpn = vpns
-            self.enter()
+            self.enter_at(vpn, False)
             word = self.read_word(vpn)
             self.leave()
             if field is None:
@@ -404,10 +408,10 @@ cdef class PageTable(Operations):
         words = np.empty((v.span.n, self.encoding.lanes), np.uint64)
         if v.span.n:
             out = words.reshape(-1)
-            self.enter()
+            range_ = self.enter_span(&v.span, False)
             with nogil:
                 self.read(&v.span, &out[0])
-            self.leave()
+            self.leave_span(range_)
         if v.single:
             word_of = sum(int(lane) << 64 * i for i, lane in enumerate(words[0]))
             return word_of if field is None else self.fields.unpack(word_of)[field]
@@ -508,19 +512,20 @@ cdef class PageTable(Operations):
         cdef Vpns v = self.named(vpns)
         cdef uint64_t[::1] to_ptes
         cdef uint64_t[::1] to_words
+        cdef int range_
         lanes = self.encoding.lanes
         expected = one_each("ptes", ptes, v, 2**64)
-        flat, step = as_words("words", words, v, 64 * lanes, lanes)
+        flat, _step = as_words("words", words, v, 64 * lanes, lanes)
         here = np.empty(v.span.n, np.uint64)
         found = np.empty((v.span.n, lanes), np.uint64)
         if v.span.n:
             to_ptes = here
             to_words = found.reshape(-1)
-            self.enter()
+            range_ = self.enter_span(&v.span, False)
             with nogil:
                 self.read_ptes(&v.span, &to_ptes[0])
                 self.read(&v.span, &to_words[0])
-            self.leave()
+            self.leave_span(range_)
         same = (here == expected) & (found == flat.reshape(-1, lanes)).all(axis=1)
         return bool(same[0]) if v.single else same
 
@@ -541,14 +546,17 @@ cdef class PageTable(Operations):
             return words != 0
         return words != 0 if words.ndim == 1 else (words != 0).any(axis=1)
 
-    def scan(self, first, stop, mask, value):
-        """Return the vpns whose word has these bits.
+    def scan(self, first, stop, mask, value, clear=0):
+        """Return the vpns whose word has these bits; perhaps clear some, in one step.
 
         Parameters
         ----------
         first, stop : int
             The range [first, stop); it may have holes.
         mask, value : int
+        clear : int, default 0
+            Bits to clear in the words found. No other thread's store comes in
+            between: as PAGEMAP_SCAN with PM_SCAN_WP_MATCHING.
 
         Returns
         -------
@@ -560,9 +568,17 @@ cdef class PageTable(Operations):
         ------
         TypeError, ValueError
             If a number is no integer, negative or out of range.
+        MemoryError
+            If side memory can't be had to clear bits; then none is cleared.
         """
         cdef uint64_t[MAX_LANES] bits
         cdef uint64_t[MAX_LANES] wanted
+        cdef uint64_t[MAX_LANES] keep
+        cdef uint64_t[MAX_LANES] add
+        cdef const uint64_t[::1] those
+        cdef Span s
+        cdef Write w
+        cdef int lane, range_
         cdef uint64_t[::1] out
         cdef uint64_t* to
         cdef uint64_t* slot
@@ -576,18 +592,26 @@ cdef class PageTable(Operations):
         limit = 1 << <object>(64 * self.encoding.lanes)
         mask = whole("mask", mask, limit)
         value = whole("value", value, limit)
+        clear = whole("clear", clear, limit)
         v = self.named(slice(first, stop))
         if value & ~mask:
             return np.empty(0, np.uint64)
         self.spread(bits, mask)
         self.spread(wanted, value)
+        self.spread(keep, clear)
+        for lane in range(MAX_LANES):
+            keep[lane] = ~keep[lane]
+            add[lane] = 0
+        w.keep = keep
+        w.add = add
+        w.step = 0
         at = v.span.first
         end = at + <uint64_t>v.span.n
         batch = np.empty(room, np.uint64)
         batches = []
         out = batch
         to = &out[0]
-        self.enter()
+        range_ = self.enter_span(&v.span, clear != 0)
         try:
             with nogil:
                 self.encoding.begin(
@@ -604,11 +628,19 @@ cdef class PageTable(Operations):
                         <Py_ssize_t>min(end - (at & ~edge), <uint64_t>size),
                         bits, wanted, to + found)
                     t = self.table_after(&slot, &at, end)
-        finally:
             self.encoding.end()
-            self.leave()
-        batches.append(batch[:found].copy())
-        return batches[0] if len(batches) == 1 else np.concatenate(batches)
+            batches.append(batch[:found].copy())
+            vpns = batches[0] if len(batches) == 1 else np.concatenate(batches)
+            if clear and len(vpns) and self.encoding.pending is None:
+                those = vpns
+                s.vpns = &those[0]
+                s.first = those[0]
+                s.n = those.shape[0]
+                with nogil:
+                    self.write(&s, &w, False)
+        finally:
+            self.leave_span(range_)
+        return vpns
 
     # -- whole tables -------------------------------------------------------
 
@@ -755,14 +787,15 @@ cdef class PageTable(Operations):
     def exchange_all(self, Vpns v, values, bint out):
         """Replace entries by swap entries (``out``) or present ones."""
         cdef const uint64_t[::1] to = values
+        cdef int range_
         if v.span.n == 0:
             return
-        self.enter()
+        range_ = self.enter_span(&v.span, True)
         try:
             with nogil:
                 self.exchange(&v.span, &to[0], out)
         finally:
-            self.leave()
+            self.leave_span(range_)
 
     # -- what is held -------------------------------------------------------
 

@@ -80,21 +80,21 @@ cdef extern from *:
         extmeta_store_fence();
     }
 
+    EXTMETA_INLINE int extmeta_try(uint32_t *taken)
+    {
+        uint32_t no = 0;
+        return __atomic_compare_exchange_n(
+            taken, &no, 1, 0, __ATOMIC_ACQUIRE, __ATOMIC_RELAXED);
+    }
+    #define extmeta_give_back(taken) __atomic_store_n((taken), 0, __ATOMIC_RELEASE)
+
     EXTMETA_INLINE int extmeta_same(const uint32_t *seq, uint32_t before)
     {
         extmeta_load_fence();
         return extmeta_once(seq) == before;
     }
 
-    /* Each of n entries by one load of 8 bytes. */
-    EXTMETA_INLINE void extmeta_copy_once(
-        uint64_t *to, const uint64_t *from, ptrdiff_t n)
-    {
-        for (ptrdiff_t i = 0; i < n; i++)
-            to[i] = extmeta_once(from + i);
-    }
-
-    /* And by one store of 8; not by memset, whose stores may be of any size. */
+    /* Each entry by one store of 8 bytes: those of memset may be of any size. */
     __attribute__((unused, noinline, optimize("no-tree-loop-distribute-patterns")))
     static void extmeta_fill_each(uint64_t *to, ptrdiff_t n, uint64_t value)
     {
@@ -112,8 +112,6 @@ cdef extern from *:
     # What was written before is seen before what is written from here on.
     void release_fence "extmeta_store_fence"() noexcept nogil
     void relax "extmeta_relax"(int turn) noexcept nogil
-    void copy_once "extmeta_copy_once"(
-        uint64_t* to, const uint64_t* from_, Py_ssize_t n) noexcept nogil
     void fill_each "extmeta_fill_each"(
         uint64_t* to, Py_ssize_t n, uint64_t value) noexcept nogil
 
@@ -121,6 +119,9 @@ cdef extern from *:
     void unlock_count "extmeta_unlock"(uint32_t* seq) noexcept nogil
     void begin_change "extmeta_begin_change"(uint32_t* seq) noexcept nogil
     void end_change "extmeta_unlock"(uint32_t* seq) noexcept nogil
+    # Have something that nobody waits for; False if another has it.
+    bint try_take "extmeta_try"(uint32_t* taken) noexcept nogil
+    void give_back "extmeta_give_back"(uint32_t* taken) noexcept nogil
     # The count, odd while a change is being made; what is read after it was there
     # then. And whether no change was begun since, so that it was there all the time.
     uint32_t count_of_changes "extmeta_acquire"(const uint32_t* seq) noexcept nogil

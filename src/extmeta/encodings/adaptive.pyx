@@ -1064,6 +1064,10 @@ cdef class Adaptive(Encoding):
         cdef uint64_t flagged, word
         cdef Py_ssize_t at, n, i
         cdef void* p = self.object_of(link)
+        if kind == DENSE and r.vpns is NULL and link & STALE == 0:
+            # Those without a word are 0 there.
+            widen(p, width_of(link), r.first, r.n, words)
+            return True
         if kind >= LISTED and kind != DENSE and r.n > FROM_FULL:
             self.see_every(link, every)
         else:
@@ -1072,9 +1076,6 @@ cdef class Adaptive(Encoding):
         for at in range(0, r.n, 64):
             n = min(64, r.n - at)
             flagged = flags(ptes + at, n, &self.pte) if kind != EMPTY else 0
-            if flagged == ALL and r.vpns is NULL and kind == DENSE:
-                widen(p, width_of(link), r.first + at, n, words + at)
-                continue
             memset(words + at, 0, n * sizeof(uint64_t))
             while flagged:
                 i = at + lowest(flagged)

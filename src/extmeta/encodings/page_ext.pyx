@@ -27,7 +27,7 @@ from extmeta.encoding cimport COUNTED, WHEN_ADDING, Encoding, Write
 from extmeta.encodings.side cimport adds_nothing
 from extmeta.epoch cimport free_unseen
 from extmeta.frames cimport PTE, Ptdesc, entries, may_allocate, pthread_mutex_t
-from extmeta.sync cimport acquire, publish
+from extmeta.sync cimport acquire, once, publish
 from extmeta.vpnhash cimport VpnHash, find, key_of
 from extmeta.vpns cimport Run, entry_at
 
@@ -401,6 +401,9 @@ cdef class PageExt(Encoding):
         cdef const uint8_t* array = NULL
         cdef uint64_t pfn, section
         cdef Py_ssize_t i
+        if once(&self.pages.nr_words) == 0:
+            memset(words, 0, r.n * sizeof(uint64_t))
+            return True
         for i in range(r.n):
             words[i] = 0
             if ptes[i] & self.pte.present == 0:

@@ -474,20 +474,31 @@ cdef class XArray(Encoding):
         cdef const Node* leaf = NULL
         cdef uint64_t vpn, slot
         cdef uint64_t none = self.pte.none
-        cdef Py_ssize_t i
+        cdef const uint64_t* slots
+        cdef Py_ssize_t i, k, n
         if t.flagged == 0:
             memset(words, 0, r.n * sizeof(uint64_t))
             return True
         slot = 0
-        for i in range(r.n):
+        i = 0
+        while i < r.n:
             vpn = vpn_of(t, r, i)
             if vpn >> SLOT_BITS != group:
                 group = vpn >> SLOT_BITS
                 leaf = self.see_leaf(vpn, &slot)
+                n = min(r.n - i, SLOTS - <Py_ssize_t>(vpn & (SLOTS - 1)))
+                if leaf is not NULL and r.vpns is NULL and self.bits < 64:
+                    # A slot that isn't free has its word in it.
+                    slots = &leaf.slots[vpn & (SLOTS - 1)]
+                    for k in range(n):
+                        words[i + k] = slots[k] >> 1
+                    i += n
+                    continue
             if leaf is not NULL:
                 slot = once(&leaf.slots[vpn & (SLOTS - 1)])
             words[i] = see_word(slot) if ptes[i] != none and (
                 leaf is not NULL or vpn == 0) else 0
+            i += 1
         return True
 
     cdef const Node* see_leaf(self, uint64_t vpn, uint64_t* head) noexcept nogil:
