@@ -167,17 +167,18 @@ class Stress:
     def rounds(self, n: int) -> Iterator[int]:
         """Take ``n`` snapshots against the writers; yield how many after each round.
 
-        Raises whatever a writer failed with.
+        Counted are the first reader's. Raises whatever a writer failed with.
         """
         workers = [self._write(writer) for writer in self.writers]
         workers += [self._read(watch) for watch in self.watches[1:]]
         for worker in workers:
             worker.start()
-        enough = self.seen + n
+        watch = self.watches[0]
+        enough = watch.seen + n
         try:
-            while self.seen < enough and not self.failed:
-                self.watches[0].look(min(ROUND, enough - self.seen), self.checked)
-                yield self.seen
+            while watch.seen < enough and not self.failed:
+                watch.look(min(ROUND, enough - watch.seen), self.checked)
+                yield watch.seen
         finally:
             self.over.set()
             for worker in workers:

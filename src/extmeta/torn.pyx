@@ -5,7 +5,7 @@ generation, and of the page's number. So a word that was seen beside another PTE
 entry, or half of one beside half of another, is found out, and so is the absence of a
 word where there always was one. A swap entry's slot is the number of its page.
 """
-from libc.stdint cimport uint32_t, uint64_t
+from libc.stdint cimport uint64_t
 
 import numpy as np
 
