@@ -12,6 +12,7 @@ counts, made with the first and freed with the last of them.
 `object_bytes` counts objects as rounded up; `page_bytes` counts the pages that
 hold them. The difference is room for more objects.
 """
+from cython cimport no_gc_clear
 from libc.stdint cimport uint8_t, uint32_t, uintptr_t
 from libc.string cimport memset
 
@@ -37,6 +38,8 @@ cdef enum:
     PAGE = 4096
 
 
+# Else the collector would take `pages` away before the last object is freed.
+@no_gc_clear
 cdef class Slabs:
     """Objects of side memory.
 

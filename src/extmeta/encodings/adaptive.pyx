@@ -17,7 +17,7 @@ In a kernel the link would be a pointer with tags; here it has a place in 64 GiB
 side memory, which leaves room for the count. Without that, the count is two bytes
 more in each object.
 """
-from cython cimport final
+from cython cimport final, no_gc_clear
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memmove, memset
 
@@ -111,6 +111,8 @@ cdef enum:
     KEPT_BITS = KEPT | 1 << KEPT_HIGH_SHIFT | 63 << KEPT_CLASS_SHIFT
 
 
+# Else the collector would take `slabs` away before the page table lets go of objects.
+@no_gc_clear
 @final
 cdef class Adaptive(Encoding):
     """Keep each table's words in the smallest container that holds them."""
