@@ -50,10 +50,15 @@ cdef extern from "pthread.h" nogil:
 cdef enum:
     # Entries that `move` handles at once; their words lie on the stack.
     MOVE_AT_ONCE = 512
-    # Tables that a lockless reader looks at before it lets memory be freed again,
-    # and how often it tries before it does so.
-    SEEN_AT_ONCE = 4
+    # Entries that a lockless reader looks at before it lets memory be freed again, as
+    # many as take some microseconds; a table on the way counts as some. And how often
+    # it tries before it does so.
+    SEEN_AT_ONCE = 2048
+    SEEN_FOR_A_TABLE = 16
     TRIES = 8
+    # Up to so many entries of a table are looked at one by one: where the entry tells
+    # enough, the descriptor's cache line is not touched.
+    FEW = 8
     # What first_unlike asks of entries.
     MAPPED, NONE, PRESENT, SWAPPED
 
@@ -625,11 +630,11 @@ cdef class Operations(Radix):
             self, const Span* s, uint64_t* ptes, uint64_t* words) noexcept nogil:
         cdef Py_ssize_t lanes = self.encoding.lanes
         cdef Py_ssize_t done = 0
-        cdef Py_ssize_t at, i
+        cdef Py_ssize_t at, i, left
         cdef uint32_t moves
         cdef const Ptdesc* t
         cdef bint seen
-        cdef int tables, slot
+        cdef int slot
         cdef int turn = 0
         cdef Run r
         while done < s.n:
@@ -638,8 +643,8 @@ cdef class Operations(Radix):
             moves = count_of_changes(&self.moves)
             begin_racy()
             seen = moves & 1 == 0
-            tables = 0
-            while seen and at < s.n and tables < SEEN_AT_ONCE:
+            left = SEEN_AT_ONCE
+            while seen and at < s.n and left > 0:
                 next_run(s, at, self.table_bits, &r)
                 t = self.see(vpn_at(s, at))
                 if t is not NULL:
@@ -650,7 +655,7 @@ cdef class Operations(Radix):
                     memset(words + at * lanes, 0, r.n * lanes * sizeof(uint64_t))
                 if seen:
                     at += r.n
-                    tables += 1
+                    left -= r.n + SEEN_FOR_A_TABLE
             # What was seen before another table's turn failed is good.
             if unchanged_since(&self.moves, moves) and moves & 1 == 0:
                 done = at
@@ -668,6 +673,8 @@ cdef class Operations(Radix):
         cdef uint32_t before
         cdef bint good
         cdef int turn
+        if r.n <= FEW and self.encoding.reading >= FLAGGED:
+            return self.see_each(t, r, ptes, words)
         for turn in range(TRIES):
             before = count_of_changes(&t.seq)
             if before & 1 == 0:

@@ -44,6 +44,8 @@ cdef class Slabs:
     # One reference more, for another user. Slabs are held. False where no memory
     # can be had for the count, or the count is full.
     cdef bint share(self, const void* p) noexcept nogil
+    # Whether there is another user.
+    cdef bint is_shared(self) noexcept nogil
     # References beside the caller's own.
     cdef uint32_t others(self, const void* p) noexcept nogil
     # The object's bytes over its references.

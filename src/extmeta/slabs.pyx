@@ -286,20 +286,31 @@ cdef class Slabs:
 
     cdef uint32_t others(self, const void* p) noexcept nogil:
         cdef uint32_t* shared
-        cdef uint32_t n
-        if self.users == 1:
-            # The last user's references are all there are.
-            return 0
+        cdef uint32_t n = 0
         self.hold()
-        shared = self.count_of(self.slab_of(p), p)
-        n = shared[0] if shared is not NULL else 0
+        # The last user's references are all there are.
+        if self.users > 1:
+            shared = self.count_of(self.slab_of(p), p)
+            n = shared[0] if shared is not NULL else 0
         self.let_go()
         return n
 
+    cdef bint is_shared(self) noexcept nogil:
+        cdef bint shared
+        self.hold()
+        shared = self.users > 1
+        self.let_go()
+        return shared
+
     cdef size_t proportion(self, const void* p) noexcept nogil:
         cdef Ptdesc* d = self.slab_of(p)
-        cdef uint32_t* shared = self.count_of(d, p)
+        cdef uint32_t* shared
         cdef size_t nbytes = <size_t>PAGE << d.order
         if d.level < NR_CLASSES:
             nbytes = class_bytes(d.level)
-        return nbytes if shared is NULL else nbytes / (1 + shared[0])
+        self.hold()
+        shared = self.count_of(d, p)
+        if shared is not NULL:
+            nbytes /= 1 + shared[0]
+        self.let_go()
+        return nbytes

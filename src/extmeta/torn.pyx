@@ -11,7 +11,7 @@ import numpy as np
 
 from extmeta.encoding cimport LOCKED
 from extmeta.epoch cimport enter_epoch, leave_epoch
-from extmeta.frames cimport Ptdesc
+from extmeta.frames cimport PTE, Ptdesc, lock_table, unlock_table
 from extmeta.pagetable cimport PageTable
 from extmeta.pte cimport PteLayout
 from extmeta.sync cimport begin_racy, end_racy
@@ -202,3 +202,12 @@ cdef class Watch:
             self.found[0] = vpn
             self.found[1] = pte
             self.found[2] = word
+
+
+def allocate_under_lock():
+    """Do what is never done; a build for tests aborts."""
+    cdef PageTable table = PageTable()
+    cdef Ptdesc* t = table.make(0, 0)
+    lock_table(t)
+    table.frames.alloc(0, PTE, False)
+    unlock_table(t)

@@ -1361,7 +1361,7 @@ cdef class Adaptive(Encoding):
         return 0
 
     cdef bint sharing(self) noexcept nogil:
-        return self.slabs is not None and self.slabs.users > 1
+        return self.slabs is not None and self.slabs.is_shared()
 
     cdef void leave(self, Ptdesc* t) noexcept nogil:
         self.drop_object(t)
@@ -1384,13 +1384,20 @@ cdef class Adaptive(Encoding):
         return self.slabs.proportion(self.object_of(t.link))
 
     cdef size_t held_bytes(self) noexcept nogil:
-        return self.slabs.object_bytes + (
+        cdef size_t nbytes
+        self.slabs.hold()
+        nbytes = self.slabs.object_bytes + (
             self.slabs.page_bytes() - self.slabs.object_bytes
             - self.slabs.count_bytes) // <size_t>self.slabs.users
+        self.slabs.let_go()
+        return nbytes
 
     cdef size_t index_bytes(self) noexcept nogil:
-        return Encoding.index_bytes(self) + (
-            self.slabs.count_bytes // <size_t>self.slabs.users)
+        cdef size_t nbytes
+        self.slabs.hold()
+        nbytes = self.slabs.count_bytes // <size_t>self.slabs.users
+        self.slabs.let_go()
+        return Encoding.index_bytes(self) + nbytes
 
     cdef const char* fault(self, const Ptdesc* t) noexcept nogil:
         cdef uint64_t[MOST] words
