@@ -1,3 +1,5 @@
+from collections.abc import Callable
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -20,5 +22,8 @@ class Watch:
     @property
     def example(self) -> tuple[int, int, int] | None: ...
     def look(self, n: int, checked: bool = True) -> None: ...
+    def interrupted(
+        self, vpn: int, change: Callable[[], object]
+    ) -> tuple[int, int, bool]: ...
 
 def allocate_under_lock() -> None: ...

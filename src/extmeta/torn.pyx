@@ -5,7 +5,7 @@ generation, and of the page's number. So a word that was seen beside another PTE
 entry, or half of one beside half of another, is found out, and so is the absence of a
 word where there always was one. A swap entry's slot is the number of its page.
 """
-from libc.stdint cimport uint64_t
+from libc.stdint cimport uint32_t, uint64_t
 
 import numpy as np
 
@@ -14,7 +14,13 @@ from extmeta.epoch cimport enter_epoch, leave_epoch
 from extmeta.frames cimport PTE, Ptdesc, lock_table, unlock_table
 from extmeta.pagetable cimport PageTable
 from extmeta.pte cimport PteLayout
-from extmeta.sync cimport begin_racy, end_racy
+from extmeta.sync cimport (
+    begin_racy,
+    count_of_changes,
+    end_racy,
+    once,
+    unchanged_since,
+)
 from extmeta.vpns cimport Run, Span
 
 cdef enum:
@@ -182,6 +188,55 @@ cdef class Watch:
                 self.table.encoding.see(t, &r, ptes + i, words + i)
         end_racy()
         leave_epoch(slot)
+
+    def interrupted(self, vpn, change):
+        """Read a PTE, have it changed, and read its word.
+
+        As a reader does that is interrupted at the worst moment.
+
+        Parameters
+        ----------
+        vpn : int
+            It must have a PTE table.
+        change : callable
+
+        Returns
+        -------
+        pte, word : int
+        noticed : bool
+            Whether a reader would have read them again.
+
+        Raises
+        ------
+        ValueError
+            If the encoding is read under the lock.
+        """
+        cdef uint64_t pte, word
+        cdef uint64_t at = vpn
+        cdef uint32_t before
+        cdef bint good
+        cdef const Ptdesc* t = self.table.see(at)
+        cdef Run r
+        cdef int slot
+        if self.table.encoding.reading == LOCKED or t is NULL:
+            raise ValueError(f"vpn {vpn:#x} of {self.table!r} can't be read so")
+        r.first = <Py_ssize_t>(at - t.vpn)
+        r.n = 1
+        r.vpns = NULL
+        slot = enter_epoch()
+        before = count_of_changes(&t.seq)
+        pte = once(self.table.pte_at(t, r.first))
+        try:
+            change()
+        finally:
+            good = self.table.encoding.see(t, &r, &pte, &word)
+            good = good and unchanged_since(&t.seq, before)
+            leave_epoch(slot)
+        torn = self.torn
+        self.judge(at, pte, word)
+        if self.torn > torn:
+            self.example = at, pte, word
+        return pte, word, not good
 
     cdef void judge(self, uint64_t vpn, uint64_t pte, uint64_t word) noexcept nogil:
         cdef const PteLayout* a = &self.table.encoding.pte
