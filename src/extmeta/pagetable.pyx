@@ -592,19 +592,13 @@ cdef class PageTable(Operations):
         limit = 1 << <object>(64 * self.encoding.lanes)
         mask = whole("mask", mask, limit)
         value = whole("value", value, limit)
-        clear = whole("clear", clear, limit)
+        if clear:
+            clear = whole("clear", clear, limit)
         v = self.named(slice(first, stop))
         if value & ~mask:
             return np.empty(0, np.uint64)
         self.spread(bits, mask)
         self.spread(wanted, value)
-        self.spread(keep, clear)
-        for lane in range(MAX_LANES):
-            keep[lane] = ~keep[lane]
-            add[lane] = 0
-        w.keep = keep
-        w.add = add
-        w.step = 0
         at = v.span.first
         end = at + <uint64_t>v.span.n
         batch = np.empty(room, np.uint64)
@@ -632,6 +626,13 @@ cdef class PageTable(Operations):
             batches.append(batch[:found].copy())
             vpns = batches[0] if len(batches) == 1 else np.concatenate(batches)
             if clear and len(vpns) and self.encoding.pending is None:
+                self.spread(keep, clear)
+                for lane in range(MAX_LANES):
+                    keep[lane] = ~keep[lane]
+                    add[lane] = 0
+                w.keep = keep
+                w.add = add
+                w.step = 0
                 those = vpns
                 s.vpns = &those[0]
                 s.first = those[0]

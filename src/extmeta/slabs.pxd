@@ -2,7 +2,8 @@
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 
 from extmeta.epoch cimport Limbo
-from extmeta.frames cimport Frames, Ptdesc, pthread_mutex_t
+from extmeta.frames cimport Frames, Ptdesc
+from extmeta.sync cimport give_back, relax, try_take
 
 cdef enum:
     NR_CLASSES = 56
@@ -20,7 +21,7 @@ cdef class Slabs:
     cdef uint8_t[LARGEST_EIGHTHS + 1] class_of
     cdef uint32_t[NR_CLASSES] per_slab  # objects
     cdef uint8_t[NR_CLASSES] order      # pages of a slab: 2**order
-    cdef pthread_mutex_t lock           # taken by each call, unless they are held
+    cdef uint32_t lock                  # for a moment, in each call
     cdef Limbo limbo                    # objects that readers may still see
 
     # NULL where no memory can be had. What the object holds is undefined.
@@ -38,11 +39,18 @@ cdef class Slabs:
     # Another page table uses these slabs; one less.
     cdef void join(self) noexcept nogil
     cdef void part(self) noexcept nogil
-    # Between them no other user allocates, frees or shares.
-    cdef void hold(self) noexcept nogil
-    cdef void let_go(self) noexcept nogil
-    # One reference more, for another user. Slabs are held. False where no memory
-    # can be had for the count, or the count is full.
+    # Between them nobody else allocates, frees or shares.
+    cdef inline void hold(self) noexcept nogil:
+        cdef int turn = 0
+        while not try_take(&self.lock):
+            turn += 1
+            relax(turn)
+
+    cdef inline void let_go(self) noexcept nogil:
+        give_back(&self.lock)
+
+    # One reference more, for another user. False where no memory can be had for the
+    # count, or the count is full.
     cdef bint share(self, const void* p) noexcept nogil
     # Whether there is another user.
     cdef bint is_shared(self) noexcept nogil
@@ -55,6 +63,7 @@ cdef class Slabs:
     cdef void* take(self, size_t nbytes) noexcept nogil
     cdef void give(self, void* p) noexcept nogil
     cdef bint drop_share(self, void* p) noexcept nogil
+    cdef bint share_held(self, const void* p) noexcept nogil
     cdef void reap_held(self) noexcept nogil
     cdef Ptdesc* slab_of(self, const void* p) noexcept nogil
     cdef bint is_object(self, int size_class) noexcept nogil

@@ -28,12 +28,6 @@ from extmeta.frames cimport (
     may_allocate,
 )
 
-cdef extern from "pthread.h" nogil:
-    int pthread_mutex_init(pthread_mutex_t*, void*)
-    int pthread_mutex_destroy(pthread_mutex_t*)
-    int pthread_mutex_lock(pthread_mutex_t*)
-    int pthread_mutex_unlock(pthread_mutex_t*)
-
 cdef enum:
     PAGE = 4096
 
@@ -59,7 +53,6 @@ cdef class Slabs:
         cdef Py_ssize_t eighths
         self.pages = Frames(PAGE)
         self.users = 1
-        pthread_mutex_init(&self.lock, NULL)
         for eighths in range(LARGEST_EIGHTHS + 1):
             if <size_t>eighths * 8 > class_bytes(size_class):
                 size_class += 1
@@ -73,9 +66,6 @@ cdef class Slabs:
             self.order[size_class] = <uint8_t>order
             self.per_slab[size_class] = <uint32_t>(
                 (<size_t>PAGE << order) / class_bytes(size_class))
-
-    def __dealloc__(self):
-        pthread_mutex_destroy(&self.lock)
 
     cdef size_t page_bytes(self) noexcept nogil:
         return self.pages.pages[<int>SIDE] * PAGE
@@ -239,12 +229,6 @@ cdef class Slabs:
         self.users -= 1
         self.let_go()
 
-    cdef void hold(self) noexcept nogil:
-        pthread_mutex_lock(&self.lock)
-
-    cdef void let_go(self) noexcept nogil:
-        pthread_mutex_unlock(&self.lock)
-
     cdef bint is_object(self, int size_class) noexcept nogil:
         """Return whether slabs of this class are one object each."""
         return size_class == NR_CLASSES or self.per_slab[size_class] == 1
@@ -267,6 +251,13 @@ cdef class Slabs:
         self.object_bytes += 0 - nbytes if to_counts else nbytes
 
     cdef bint share(self, const void* p) noexcept nogil:
+        cdef bint shared
+        self.hold()
+        shared = self.share_held(p)
+        self.let_go()
+        return shared
+
+    cdef bint share_held(self, const void* p) noexcept nogil:
         cdef Ptdesc* d = self.slab_of(p)
         cdef uint32_t* shared = self.count_of(d, p)
         cdef size_t nbytes

@@ -98,6 +98,7 @@ cdef extern from *:
     __attribute__((unused, noinline, optimize("no-tree-loop-distribute-patterns")))
     static void extmeta_fill_each(uint64_t *to, ptrdiff_t n, uint64_t value)
     {
+    #pragma GCC unroll 4
         for (ptrdiff_t i = 0; i < n; i++)
             to[i] = value;
     }

@@ -1326,12 +1326,7 @@ cdef class Adaptive(Encoding):
         self.slabs = (<Adaptive>parent).slabs
         self.base = self.slabs.pages.base
         self.slabs.join()
-        self.slabs.hold()
         return 0
-
-    cdef void end_fork(self) noexcept nogil:
-        if self.slabs.users > 1:
-            self.slabs.let_go()
 
     cdef int fork(
             self, Encoding parent, const Ptdesc* t, Ptdesc* child) noexcept nogil:
