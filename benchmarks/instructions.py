@@ -32,6 +32,7 @@ FRACTIONS = (0.0, 0.01, 1.0)
 # Python's.
 FUNCTIONS = {
     "load": "operations_10Operations_read",
+    "snapshot": "operations_10Operations_see_all",
     "update": "operations_10Operations_write",
     "scan": r"pagetable_9PageTable_\d+scan",
     "fork": "operations_10Operations_graft",
@@ -60,6 +61,7 @@ def work(encoding: str, fraction: float) -> None:
         table.store(vpn, 0b1101)
     child = table.fork()
     assert np.count_nonzero(child.load(everything)) == len(flagged)
+    assert np.count_nonzero(child.snapshot(everything)[1]) == len(flagged)
     assert len(child.scan(0, PTES, 0b0001, 0b0001)) == len(flagged)
     child.update(everything, clear=0b0100)
     assert child.load(int(flagged[0]) if len(flagged) else 0) in (0, 0b1001)

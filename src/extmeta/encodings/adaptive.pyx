@@ -1078,6 +1078,10 @@ cdef class Adaptive(Encoding):
         for at in range(0, r.n, 64):
             n = min(64, r.n - at)
             flagged = flags(ptes + at, n, &self.pte) if kind != EMPTY else 0
+            if flagged == ALL and kind < LISTED:
+                for i in range(at, at + 64):
+                    words[i] = word
+                continue
             memset(words + at, 0, n * sizeof(uint64_t))
             while flagged:
                 i = at + lowest(flagged)

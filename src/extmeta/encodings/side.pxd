@@ -124,13 +124,14 @@ cdef inline void side_see(
     cdef const PteLayout* a = &self.pte
     cdef Py_ssize_t last_entry = self.entries - 1
     cdef uint64_t flagged
-    cdef Py_ssize_t at, n, i
+    cdef Py_ssize_t at, n, i, e
     for at in range(0, r.n, 64):
         n = min(64, r.n - at)
         flagged = flags(ptes + at, n, a) if side is not NULL else 0
         if flagged == ALL and r.vpns is NULL:
+            e = r.first + at
             for i in range(64):
-                words[at + i] = get(side, bits, r.first + at + i)
+                words[at + i] = get(side, bits, e + i)
             continue
         memset(words + at, 0, n * sizeof(uint64_t))
         while flagged:
