@@ -8,7 +8,7 @@ PIP := $(PY) -m pip install --quiet --disable-pip-version-check
 JOBS ?= $(shell nproc)
 BUILD_NEEDS := "cython>=3.1" "setuptools>=77" "numpy>=2.0"
 
-.PHONY: compare test bench lint sanitize build captures oracle models clean
+.PHONY: compare test bench lint sanitize tsan snapshots build captures oracle models clean
 
 compare: build
 	@$(PY) -m extmeta compare $(ARGS)
@@ -40,7 +40,20 @@ sanitize: $(VENV)/test-ready
 	$(PY) -m pytest -q -n $(JOBS) --dist loadfile -p no:cacheprovider -m "not slow" tests/test_sanitized.py tests/test_conformance.py \
 		tests/test_pagetable.py tests/test_encodings.py tests/test_python_encoding.py tests/test_fields.py \
 		tests/test_vpnhash.py tests/test_page_ext.py tests/test_xarray.py tests/test_hash.py \
-		tests/test_adaptive.py tests/test_compact.py tests/test_arch.py $(ARGS)
+		tests/test_adaptive.py tests/test_compact.py tests/test_arch.py tests/test_snapshot.py \
+		tests/test_threads.py $(ARGS)
+
+# The extension with ThreadSanitizer, likewise.
+TSANNED := build/tsanned
+tsan: $(VENV)/test-ready
+	EXTMETA_DEBUG=thread $(PY) setup.py -q build --build-base build/tsan --build-lib $(TSANNED)
+	LD_PRELOAD="$$($(CC) -print-file-name=libtsan.so)" TSAN_OPTIONS=halt_on_error=1:history_size=4 \
+	PYTHONPATH=$(TSANNED) EXTMETA_TESTS=sanitized \
+	$(PY) -m pytest -q -p no:cacheprovider tests/test_sanitized.py tests/test_threads.py tests/test_snapshot.py $(ARGS)
+
+# Snapshots against two writers, N of them; goes on where it was stopped.
+snapshots: build
+	$(PY) benchmarks/snapshots.py --snapshots $(or $(N),1000000000) $(ARGS)
 
 # Random programs on this kernel (GUEST=1: in a qemu guest) and on every encoding;
 # goes on where it was stopped.

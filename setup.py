@@ -7,8 +7,11 @@ from Cython.Build import cythonize
 from Cython.Compiler import Options
 from setuptools import Extension, setup
 
-# `make sanitize`: bounds checks, AddressSanitizer, UBSan, and no warning passes.
-DEBUG = os.environ.get("EXTMETA_DEBUG") == "1"
+# `make sanitize`: bounds checks, AddressSanitizer, UBSan, and no warning passes;
+# `make tsan`: ThreadSanitizer. Both abort on an allocation under a table's lock.
+KIND = os.environ.get("EXTMETA_DEBUG", "")
+SANITIZERS = {"": "", "1": "address,undefined", "thread": "thread"}[KIND]
+DEBUG = bool(SANITIZERS)
 SRC = Path("src")
 JOBS = os.cpu_count() or 1
 
@@ -17,10 +20,11 @@ Options.warning_errors = DEBUG
 
 def extension(pyx: Path) -> Extension:
     name = ".".join(pyx.relative_to(SRC).with_suffix("").parts)
-    flags = ["-O1", "-g", "-fsanitize=address,undefined"] if DEBUG else ["-O3"]
+    flags = ["-O1", "-g", f"-fsanitize={SANITIZERS}"] if DEBUG else ["-O3"]
     return Extension(
         name,
         [str(pyx)],
+        define_macros=[("EXTMETA_DEBUG", "1")] * DEBUG,
         extra_compile_args=["-Wall", "-Wextra", *flags, *["-Werror"] * DEBUG],
         extra_link_args=flags if DEBUG else [],
     )

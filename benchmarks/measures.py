@@ -282,6 +282,57 @@ def loads_of(filled: Filled, vpns: np.ndarray) -> Task:
     return Task(lambda: turns, run, check)
 
 
+def m10(bench: Bench) -> Iterator[Line]:
+    for name in ("inpte", "linked", "adaptive", "adjacent", "wide"):
+        fields = NARROW if name == "inpte" else WORD
+        for point in (NONE, ALL):
+            side = bench.filled(name, fields, point, "different")
+            vpns = side.load.space.range
+            load, both, seen = in_turn(side, lambda turn, vpns=vpns: vpns)
+            what = f"{name}: snapshot of all over load, {point} flagged"
+            yield at_most("M10", what, 1.3, paired(load, seen, **bench.options))
+            what = f"{name}: the same over load and a copy of the PTEs"
+            yield Line(
+                "M10", what, "", shown(paired(both, seen, **bench.options)), None
+            )
+            side = bench.filled(name, fields, point, "different", 4 * bench.nr_tables)
+            rng = np.random.default_rng(1)
+            every = side.load.space.vpns
+            turns = every[rng.integers(len(every), size=(16, NR_LOADS))]
+            load, _, seen = in_turn(side, lambda turn, turns=turns: turns[turn % 16])
+            what = f"{name}: snapshot of random ones over load, {point} flagged"
+            yield at_most("M10", what, 1.3, paired(load, seen, **bench.options))
+
+
+def in_turn(
+    filled: Filled, vpns_of: Callable[[int], object]
+) -> tuple[Task, Task, Task]:
+    """Return tasks: load; load and a copy of the entries; snapshot."""
+    table = filled.table
+    # As a bulk reader with the lock might: the entries lie in tables in a row.
+    views = [view for _, view in table.tables.items()]
+    copies = np.empty((len(views), len(views[0])), np.uint64)
+
+    def copied(turn):
+        for to, view in zip(copies, views, strict=True):
+            np.copyto(to, view)
+        return table.load(vpns_of(next(turn)))
+
+    def checked(turn, found):
+        words = found[1] if isinstance(found, tuple) else found
+        assert np.array_equal(words, table.load(vpns_of(0))) or len(words) == NR_LOADS
+
+    def task(run):
+        turn = iter(range(1 << 60))
+        return Task(lambda: turn, run, checked)
+
+    return (
+        task(lambda turn: table.load(vpns_of(next(turn)))),
+        task(copied),
+        task(lambda turn: table.snapshot(vpns_of(next(turn)))),
+    )
+
+
 MEASURES = {
     "noise": noise,
     "M1": m1,
@@ -290,6 +341,7 @@ MEASURES = {
     "M4": m4,
     "M5": m5,
     "M6": m6,
+    "M10": m10,
     "compact": compact,
     "random": random,
 }

@@ -1,5 +1,6 @@
 """The edge of PageTable: what it takes, what it refuses, what it says."""
 
+import gc
 import importlib
 from concurrent.futures import ThreadPoolExecutor
 
@@ -486,3 +487,24 @@ def test_threads_on_one_table(encoding):
         list(threads.map(work, [0, 3100, 6200]))
     assert len(table) == 0
     table.check()
+
+
+def test_the_collector_may_free_a_fork_in_any_order(encoding):
+    """It once took side memory away before the fork had let go of what it shared."""
+    gc.disable()
+    try:
+        table = em.PageTable(encoding, em.Fields(a=3))
+        table.map(range(2000))
+        table.store(range(2000), [i % 7 + 1 for i in range(2000)])
+        survivor = table.fork()
+        # Found by the collector between what is the parent's and what is the child's.
+        cycle = [table]
+        cycle.append(cycle)
+        cycle.append(table.fork())
+        del table, cycle
+    finally:
+        gc.enable()
+    gc.collect()
+    assert survivor.load(6) == 7
+    survivor.unmap(0, 2000)
+    assert survivor.memory().side == survivor.memory().index == 0

@@ -26,6 +26,12 @@ cdef enum:
     # When an encoding has to be asked whether entries can hold their words.
     NEVER, WHEN_ADDING, ALWAYS
 
+cdef enum Reading:
+    # How a lockless reader gets words: not at all, or `see` without a lock. Then its
+    # count of changes tells whether a table stayed as it was; a clear flag alone tells
+    # that there is no word; or the entry alone tells the word.
+    LOCKED, COUNTED, FLAGGED, ALONE
+
 cdef struct Write:
     const uint64_t* keep
     const uint64_t* add
@@ -44,6 +50,11 @@ cdef class Encoding:
     cdef bint copies
     # NEVER, or before which writes, and swap-outs then, to ask first_unfit.
     cdef int asks
+    # What `snapshot` does. To be set by hold().
+    cdef Reading reading
+    # Operations on different tables may be at work at a time: nothing that they
+    # change is shared, or it has a lock. To be set by hold().
+    cdef readonly bint parallel
     # Words belong to pages: PTEs of the same pfn share one. Then `carry` is told of
     # every entry that is made, and `family` is the pthread_mutex_t of all page
     # tables that share pages, which takes the place of each one's own.
@@ -109,6 +120,14 @@ cdef class Encoding:
     cdef void load(
         self, const Ptdesc* t, const Run* r, uint64_t* words) noexcept nogil
     cdef void store(self, Ptdesc* t, const Run* r, const Write* w) noexcept nogil
+    # Lockless: the words of the run's entries, as `ptes` has them; 0 where one is none.
+    # The table and what its link leads to may change meanwhile: read each link once,
+    # and stay in what it named. What can be seen is not freed. Return False where
+    # what was found can't be of one moment; only the table's own count need not be
+    # looked at. Only asked if `reading` is not LOCKED.
+    cdef bint see(
+        self, const Ptdesc* t, const Run* r, const uint64_t* ptes,
+        uint64_t* words) noexcept nogil
     # Write the vpns of [first, last) where (word & mask) == value to `vpns`,
     # ascending; return how many they are. value & ~mask is 0.
     cdef Py_ssize_t scan(
@@ -134,6 +153,8 @@ cdef class Encoding:
     cdef void leave(self, Ptdesc* t) noexcept nogil
     cdef void retire(self) noexcept nogil
 
+    # Free what no reader without a lock can see any more.
+    cdef void reap(self) noexcept nogil
     # Bytes of side memory in use, and of the pages that hold it.
     cdef size_t side_bytes(self) noexcept nogil
     cdef size_t held_bytes(self) noexcept nogil

@@ -42,6 +42,8 @@ cdef class Encoding:
         uint64s of a word.
     by_page : bool
         Whether PTEs that map the same page share its word.
+    parallel : bool
+        Whether operations on ranges apart run at a time in several threads.
     """
 
     # Arguments, as text, of forms that a comparison has by default beside the
@@ -251,6 +253,11 @@ cdef class Encoding:
     cdef void store(self, Ptdesc* t, const Run* r, const Write* w) noexcept nogil:
         pass
 
+    cdef bint see(
+            self, const Ptdesc* t, const Run* r, const uint64_t* ptes,
+            uint64_t* words) noexcept nogil:
+        return False
+
     cdef Py_ssize_t scan(
             self, const Ptdesc* t, Py_ssize_t first, Py_ssize_t last,
             const uint64_t* mask, const uint64_t* value,
@@ -305,6 +312,10 @@ cdef class Encoding:
         if pte & flag_of(&self.pte, pte):
             return to | flag_of(&self.pte, to)
         return to
+
+    cdef void reap(self) noexcept nogil:
+        if self.index is not None:
+            self.index.reap()
 
     cdef size_t side_bytes(self) noexcept nogil:
         return 0

@@ -1,5 +1,12 @@
 """Table memory: frames of one reserved mapping, and a descriptor for each."""
-from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t, uintptr_t
+from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t, uintptr_t
+
+from extmeta.epoch cimport Limbo
+from extmeta.sync cimport lock_count, unlock_count
+
+cdef extern from "pthread.h" nogil:
+    ctypedef struct pthread_mutex_t:
+        pass
 
 cdef enum:
     # Largest block handed out: 2**9 frames, 2 MiB where a frame is 4 KiB.
@@ -18,8 +25,9 @@ cdef struct Ptdesc:
     uint64_t* parent      # the upper entry that points here
     uintptr_t link        # the word that belongs to the encoding
     uint64_t vpn          # of entry 0
-    uint32_t flagged      # entries whose flag is set
-    uint32_t used         # entries that are not none
+    uint32_t seq          # lock and count of changes of a PTE table: see sync.pxd
+    uint16_t flagged      # entries whose flag is set
+    uint16_t used         # entries that are not none
     uint32_t next         # neighbours in a list of blocks; the encoding's, like
     uint32_t prev         # `spare`, while an operation is at work on a PTE table
     uint8_t kind
@@ -50,13 +58,23 @@ cdef class Frames:
     cdef int frame_shift
     cdef int page_order           # frames of a page: 2**page_order
     cdef bint huge
+    # Operations on tables that are not neighbours allocate and free at a time.
+    cdef bint locked
+    cdef pthread_mutex_t lock
+    cdef Limbo limbo              # descriptors of blocks that readers may still see
 
     # Return the first frame's descriptor, or NULL where no memory can be had.
     # The block is aligned to its size. A block of kind PTE is a PTE table and,
     # at order 1, its side page; `zero` clears the table only.
     cdef Ptdesc* alloc(self, int order, Kind kind, bint zero) noexcept nogil
+    # Freed when no reader without a lock can see it any more.
     cdef void free(self, Ptdesc* d) noexcept nogil
-    # Give the upper half of an order-1 block back; the lower half stays.
+    # Freed at once.
+    cdef void free_now(self, Ptdesc* d) noexcept nogil
+    # Free what no reader can see any more.
+    cdef void reap(self) noexcept nogil
+    cdef Ptdesc* take(self, int order, Kind kind, bint zero) noexcept nogil
+    # Give the upper half of an order-1 block back, likewise; the lower half stays.
     cdef void free_upper_half(self, Ptdesc* d) noexcept nogil
     cdef bint grow(self) noexcept nogil
     cdef bint take_idle(self) noexcept nogil
@@ -99,5 +117,34 @@ cdef inline uint64_t upper_entry(Frames f, const Ptdesc* d) noexcept nogil:
     return page_offset(f, d) | TABLE_BITS
 
 
+# Whether tests let it; aborts in a build for tests if the caller has a table locked.
 cdef bint may_allocate() noexcept nogil
+
+cdef extern from *:
+    """
+    #ifdef EXTMETA_DEBUG
+    #define EXTMETA_IS_DEBUG 1
+    #else
+    #define EXTMETA_IS_DEBUG 0
+    #endif
+    """
+    const bint IS_DEBUG "EXTMETA_IS_DEBUG"
+
+cdef void note_locked(int more) noexcept nogil
+
+
+# Around changes to the entries and words of a PTE table: nothing is allocated
+# between them.
+cdef inline void lock_table(Ptdesc* t) noexcept nogil:
+    lock_count(&t.seq)
+    if IS_DEBUG:
+        note_locked(1)
+
+
+cdef inline void unlock_table(Ptdesc* t) noexcept nogil:
+    if IS_DEBUG:
+        note_locked(-1)
+    unlock_count(&t.seq)
+
+
 cdef int raise_nomem(size_t nbytes) except -1 nogil

@@ -26,6 +26,14 @@ from cpython.buffer cimport PyBUF_WRITABLE, Py_buffer
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uintptr_t
 from libc.string cimport memset
 
+from extmeta.epoch cimport any_reader, next_unseen, put_off, room_for_one
+
+cdef extern from "pthread.h" nogil:
+    int pthread_mutex_init(pthread_mutex_t*, void*)
+    int pthread_mutex_destroy(pthread_mutex_t*)
+    int pthread_mutex_lock(pthread_mutex_t*)
+    int pthread_mutex_unlock(pthread_mutex_t*)
+
 cdef extern from "sys/mman.h" nogil:
     void* mmap(void*, size_t, int, int, int, long)
     int munmap(void*, size_t)
@@ -72,6 +80,29 @@ cdef extern from *:
     void lock_idle() nogil
     void unlock_idle() nogil
 
+cdef extern from *:
+    """
+    #include <stdio.h>
+    #include <stdlib.h>
+    /* Tables that this thread has locked. */
+    static __thread int extmeta_locked;
+    #define note_locked_here(more) (extmeta_locked += (more))
+    static void abort_if_locked(void)
+    {
+        if (extmeta_locked) {
+            fputs("extmeta: allocation under the lock of a page table\\n", stderr);
+            abort();
+        }
+    }
+    """
+    void note_locked_here(int more) noexcept nogil
+    void abort_if_locked() noexcept nogil
+
+
+cdef void note_locked(int more) noexcept nogil:
+    note_locked_here(more)
+
+
 # Allocations that still succeed; below 0 there is no limit.
 cdef int64_t allowance = -1
 
@@ -88,6 +119,8 @@ def fail_after(n=None):
 
 cdef bint may_allocate() noexcept nogil:
     global allowance
+    if IS_DEBUG:
+        abort_if_locked()
     if allowance < 0:
         return True
     if allowance == 0:
@@ -133,6 +166,7 @@ cdef class Frames:
         cdef size_t nbytes = RESERVE_BYTES
         cdef int pool, order
         cdef char* p
+        pthread_mutex_init(&self.lock, NULL)
         if not 4096 <= page_bytes <= HUGE_BYTES or page_bytes & (page_bytes - 1):
             raise ValueError(f"pages of {page_bytes} bytes; a power of two from 4096 "
                              f"to {HUGE_BYTES} is needed")
@@ -173,6 +207,7 @@ cdef class Frames:
         if self.base is NULL or self.desc is NULL or not self.leave_idle():
             munmap_if(self.base, <size_t>self.reserved << self.frame_shift)
             munmap_if(<char*>self.desc, self.reserved * sizeof(Ptdesc))
+        pthread_mutex_destroy(&self.lock)
 
     cdef bint take_idle(self) noexcept nogil:
         """Take over a mapping that is kept; False if there is none that fits."""
@@ -235,6 +270,15 @@ cdef class Frames:
         return (self.pages[<int>kind] + self.idle[<int>kind]) << self.frame_shift
 
     cdef Ptdesc* alloc(self, int order, Kind kind, bint zero) noexcept nogil:
+        cdef Ptdesc* d
+        if not self.locked:
+            return self.take(order, kind, zero)
+        pthread_mutex_lock(&self.lock)
+        d = self.take(order, kind, zero)
+        pthread_mutex_unlock(&self.lock)
+        return d
+
+    cdef Ptdesc* take(self, int order, Kind kind, bint zero) noexcept nogil:
         cdef int pool = self.pool_of(order, kind)
         cdef int have = order
         cdef uint32_t frame
@@ -242,6 +286,8 @@ cdef class Frames:
         cdef uint32_t i
         if not may_allocate():
             return NULL
+        if self.limbo.count:
+            self.reap()
         while have < self.page_order and self.free_list[pool][have] == NO_FRAME:
             have += 1
         if have >= self.page_order:
@@ -287,6 +333,28 @@ cdef class Frames:
         return d
 
     cdef void free(self, Ptdesc* d) noexcept nogil:
+        cdef Ptdesc* old
+        if self.locked:
+            pthread_mutex_lock(&self.lock)
+        if self.limbo.count:
+            self.reap()
+        if any_reader():
+            old = <Ptdesc*>room_for_one(&self.limbo)
+            if old is not NULL:
+                self.free_now(old)
+            put_off(&self.limbo, d)
+        else:
+            self.free_now(d)
+        if self.locked:
+            pthread_mutex_unlock(&self.lock)
+
+    cdef void reap(self) noexcept nogil:
+        cdef Ptdesc* d = <Ptdesc*>next_unseen(&self.limbo)
+        while d is not NULL:
+            self.free_now(d)
+            d = <Ptdesc*>next_unseen(&self.limbo)
+
+    cdef void free_now(self, Ptdesc* d) noexcept nogil:
         cdef uint32_t i
         for i in range(<uint32_t>1 << d.order):
             self.pages[d[i].kind] -= 1
@@ -294,12 +362,12 @@ cdef class Frames:
         self.give_back(<uint32_t>(d - self.desc), d.order, d.pool)
 
     cdef void free_upper_half(self, Ptdesc* d) noexcept nogil:
-        self.pages[d[1].kind] -= 1
         d.order = 0
-        d[1].kind = FREE
         # What was a whole page is shared from now on, if a page has two frames.
         d.pool = <uint8_t>self.pool_of(0, <Kind>d.kind)
-        self.give_back(<uint32_t>(d - self.desc) + 1, 0, d.pool)
+        d[1].order = 0
+        d[1].pool = d.pool
+        self.free(&d[1])
 
     cdef void give_back(self, uint32_t frame, int order, int pool) noexcept nogil:
         if pool != FREE:

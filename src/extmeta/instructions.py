@@ -38,6 +38,7 @@ FRACTIONS = (0.0, 0.01, 1.0)
 FUNCTIONS = {
     "fork": (pagetable, r"__pyx_pw_\w+PageTable_\d+fork"),
     "load": (operations, r"__pyx_f_\w+Operations_read"),
+    "snapshot": (operations, r"__pyx_f_\w+Operations_see_all"),
     "scan": (pagetable, r"__pyx_pw_\w+PageTable_\d+scan"),
     "clear": (operations, r"__pyx_f_\w+Operations_write"),
     "unmap": (pagetable, r"__pyx_pw_\w+PageTable_\d+unmap"),
@@ -92,6 +93,7 @@ def work(encoding: str, fraction: float) -> None:
         table.store(vpn, 0b1101)
     child = table.fork()
     assert np.count_nonzero(child.load(everything)) == len(flagged)
+    assert np.count_nonzero(child.snapshot(everything)[1]) == len(flagged)
     assert len(child.scan(0, PTES, 0b0001, 0b0001)) == len(flagged)
     child.update(everything, clear=0b0100)
     child.unmap(0, PTES)

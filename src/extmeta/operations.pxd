@@ -1,15 +1,25 @@
 """What is done to PTEs and their words, in C."""
-from libc.stdint cimport uint64_t
+from libc.stdint cimport uint32_t, uint64_t
 
 from extmeta.encoding cimport Encoding, Write
-from extmeta.frames cimport Ptdesc, entries
+from extmeta.frames cimport Ptdesc, entries, pthread_mutex_t
 from extmeta.pte cimport equal, equal_in_pairs
 from extmeta.radix cimport Radix
 from extmeta.vpns cimport Run, Span
 
 cdef extern from "pthread.h" nogil:
-    ctypedef struct pthread_mutex_t:
+    ctypedef struct pthread_cond_t:
         pass
+
+cdef enum:
+    # Operations at work on ranges of one page table at a time.
+    NR_RANGES = 16
+
+cdef struct Range:
+    # vpns [first, stop); empty: nobody's.
+    uint64_t first
+    uint64_t stop
+    bint writes
 
 cdef class Operations(Radix):
     cdef readonly Encoding encoding
@@ -19,8 +29,28 @@ cdef class Operations(Radix):
     cdef uint64_t next_pfn
     cdef pthread_mutex_t lock
     cdef pthread_mutex_t* mutex       # that is taken: `lock`, or the family's
+    # Ranges that operations are at work on, which don't change the tree, where the
+    # encoding is `parallel`. Whoever holds the mutex while there are none has all.
+    cdef bint parallel
+    cdef Range[NR_RANGES] ranges
+    cdef int nr_ranges
+    cdef int nr_waiting               # for ranges to go
+    cdef int nr_waiting_for_all
+    cdef pthread_cond_t gone
 
+    # A move is under way: odd. An entry may be seen without its word then.
+    cdef uint32_t moves
+
+    # All of the page table, for one operation.
     cdef void enter(self) noexcept
+    # The same for a short one, if nobody is at work on the PTE table of ``vpn``.
+    cdef void enter_at(self, uint64_t vpn, bint writes) noexcept
+    # The PTE tables of a span. Return what leave_span takes.
+    cdef int enter_span(self, const Span* s, bint writes) except -2
+    cdef int leave_span(self, int range_) except -1
+    cdef int free_range(
+        self, uint64_t first, uint64_t stop, bint writes) noexcept nogil
+    cdef void take_mutex(self) noexcept
     # Raises what went wrong in an encoding that is written in Python.
     cdef int leave(self) except -1
     cdef void abandon(self) noexcept nogil
@@ -44,6 +74,25 @@ cdef class Operations(Radix):
     # memory can't be had or the entry can't hold the word; nothing has changed
     # then.
     cdef int write_word(self, uint64_t vpn, uint64_t word) noexcept nogil
+
+    # Without a lock: the entry of a vpn, none where there is no table, and its word,
+    # of all lanes. Both were there at one moment. Not if encoding.reading is LOCKED.
+    cdef uint64_t see_one(self, uint64_t vpn, uint64_t* word) noexcept nogil
+    cdef void see_all(
+        self, const Span* s, uint64_t* ptes, uint64_t* words) noexcept nogil
+    cdef bint see_run(
+        self, const Ptdesc* t, const Run* r, uint64_t* ptes,
+        uint64_t* words) noexcept nogil
+    cdef bint see_entry(
+        self, const Ptdesc* t, uint64_t vpn, uint64_t* pte,
+        uint64_t* word) noexcept nogil
+    cdef bint see_each(
+        self, const Ptdesc* t, const Run* r, uint64_t* ptes,
+        uint64_t* words) noexcept nogil
+    cdef void copy_entries(
+        self, const Ptdesc* t, const Run* r, uint64_t* ptes) noexcept nogil
+    # The entries of a span, under the lock.
+    cdef void read_ptes(self, const Span* s, uint64_t* ptes) noexcept nogil
 
     # The table of the span's ``at``-th vpn, and the run of it from there on; NULL
     # and a run of vpns that have no table.
@@ -73,7 +122,8 @@ cdef class Operations(Radix):
         self, uint64_t vpn, const Write* w, Py_ssize_t i) except -1 nogil
     cdef int exchange(
         self, const Span* s, const uint64_t* to, bint out) except -1 nogil
-    cdef int graft(self, Operations parent) except -1 nogil
+    # Return the bytes that can't be had, or 0.
+    cdef size_t graft(self, Operations parent) noexcept nogil
     # Move n PTEs; nothing may be mapped at ``dst``.
     cdef int carry_over(self, uint64_t src, uint64_t dst, uint64_t n) except -1 nogil
     cdef uint64_t next_moved(

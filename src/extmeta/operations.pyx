@@ -7,13 +7,33 @@ leaves the table as it was. Arguments are trusted: :mod:`extmeta.pagetable`
 checks them.
 """
 from cython cimport no_gc_clear
-from libc.stdint cimport uint64_t
+from libc.stdint cimport uint32_t, uint64_t
 from libc.string cimport memcpy, memset
 
-from extmeta.encoding cimport ALWAYS, MAX_LANES, WHEN_ADDING, Write
-from extmeta.frames cimport LEAF, Ptdesc, entries, raise_nomem
-from extmeta.pte cimport ALL, PteLayout, count, swap_entry
+from extmeta.encoding cimport ALONE, ALWAYS, FLAGGED, MAX_LANES, WHEN_ADDING, Write
+from extmeta.epoch cimport enter_epoch, leave_epoch
+from extmeta.frames cimport (
+    LEAF,
+    Ptdesc,
+    entries,
+    lock_table,
+    raise_nomem,
+    unlock_table,
+)
+from extmeta.pte cimport ALL, PteLayout, count, flag_of, swap_entry
 from extmeta.radix cimport Radix
+from extmeta.sync cimport (
+    begin_change,
+    begin_racy,
+    count_of_changes,
+    end_change,
+    end_racy,
+    fill_each,
+    once,
+    publish,
+    relax,
+    unchanged_since,
+)
 from extmeta.vpns cimport Run, Span, entry_at, next_run, vpn_at
 
 cdef extern from "pthread.h" nogil:
@@ -22,10 +42,23 @@ cdef extern from "pthread.h" nogil:
     int pthread_mutex_lock(pthread_mutex_t*)
     int pthread_mutex_trylock(pthread_mutex_t*)
     int pthread_mutex_unlock(pthread_mutex_t*)
+    int pthread_cond_init(pthread_cond_t*, void*)
+    int pthread_cond_destroy(pthread_cond_t*)
+    int pthread_cond_wait(pthread_cond_t*, pthread_mutex_t*)
+    int pthread_cond_broadcast(pthread_cond_t*)
 
 cdef enum:
     # Entries that `move` handles at once; their words lie on the stack.
     MOVE_AT_ONCE = 512
+    # Entries that a lockless reader looks at before it lets memory be freed again, as
+    # many as take some microseconds; a table on the way counts as some. And how often
+    # it tries before it does so.
+    SEEN_AT_ONCE = 2048
+    SEEN_FOR_A_TABLE = 16
+    TRIES = 8
+    # Up to so many entries of a table are looked at one by one: where the entry tells
+    # enough, the descriptor's cache line is not touched.
+    FEW = 8
     # What first_unlike asks of entries.
     MAPPED, NONE, PRESENT, SWAPPED
 
@@ -57,11 +90,13 @@ cdef class Operations(Radix):
 
     def __cinit__(self):
         pthread_mutex_init(&self.lock, NULL)
+        pthread_cond_init(&self.gone, NULL)
         self.mutex = &self.lock
 
     def __dealloc__(self):
         if self.encoding is not None and self.root is not NULL:
             self.abandon()
+        pthread_cond_destroy(&self.gone)
         pthread_mutex_destroy(&self.lock)
 
     cdef void abandon(self) noexcept nogil:
@@ -78,13 +113,40 @@ cdef class Operations(Radix):
             at = t.vpn + <uint64_t>self.encoding.entries
         self.encoding.retire()
 
-    cdef void enter(self) noexcept:
+    # -- who is at work -----------------------------------------------------------
+
+    cdef void take_mutex(self) noexcept:
         if pthread_mutex_trylock(self.mutex):
+            # Whoever has it may need the GIL.
             with nogil:
                 pthread_mutex_lock(self.mutex)
 
+    cdef void enter(self) noexcept:
+        self.take_mutex()
+        if self.nr_ranges == 0:
+            return
+        with nogil:
+            # None is begun any more, so that this one's turn comes.
+            self.nr_waiting_for_all += 1
+            while self.nr_ranges:
+                pthread_cond_wait(&self.gone, self.mutex)
+            self.nr_waiting_for_all -= 1
+
+    cdef void enter_at(self, uint64_t vpn, bint writes) noexcept:
+        self.take_mutex()
+        if self.nr_ranges == 0:
+            return
+        with nogil:
+            self.nr_waiting += 1
+            while self.free_range(vpn, vpn + 1, writes) < 0:
+                pthread_cond_wait(&self.gone, self.mutex)
+            self.nr_waiting -= 1
+
     cdef int leave(self) except -1:
         cdef object error
+        if self.nr_waiting:
+            # They waited for all, too.
+            pthread_cond_broadcast(&self.gone)
         if self.encoding.pending is None:
             pthread_mutex_unlock(self.mutex)
             return 0
@@ -93,6 +155,74 @@ cdef class Operations(Radix):
         pthread_mutex_unlock(self.mutex)
         # Its own cause, and not the MemoryError that a NULL was taken for.
         raise error from error.__cause__
+
+    cdef int enter_span(self, const Span* s, bint writes) except -2:
+        cdef uint64_t first = s.first
+        cdef uint64_t last = s.first + <uint64_t>s.n - 1
+        cdef Py_ssize_t i
+        cdef int range_
+        if not self.parallel or s.n == 0:
+            self.enter()
+            return -1
+        if s.vpns is not NULL:
+            first = last = s.vpns[0]
+            with nogil:
+                for i in range(s.n):
+                    first = min(first, s.vpns[i])
+                    last = max(last, s.vpns[i])
+        first = first >> self.table_bits << self.table_bits
+        last = (last >> self.table_bits) + 1 << self.table_bits
+        self.take_mutex()
+        range_ = -1 if self.nr_waiting_for_all else self.free_range(
+            first, last, writes)
+        if range_ < 0:
+            with nogil:
+                self.nr_waiting += 1
+                while range_ < 0:
+                    pthread_cond_wait(&self.gone, self.mutex)
+                    if self.nr_waiting_for_all == 0:
+                        range_ = self.free_range(first, last, writes)
+                self.nr_waiting -= 1
+        self.ranges[range_].first = first
+        self.ranges[range_].stop = last
+        self.ranges[range_].writes = writes
+        self.nr_ranges += 1
+        pthread_mutex_unlock(self.mutex)
+        return range_
+
+    cdef int free_range(
+            self, uint64_t first, uint64_t stop, bint writes) noexcept nogil:
+        """Return an element of `ranges` that is free; -1 if it is too soon.
+
+        Those who read may be many.
+        """
+        cdef int found = 0
+        cdef const Range* other
+        cdef int i
+        if self.nr_ranges == 0:
+            return 0
+        found = -1
+        for i in range(NR_RANGES):
+            other = &self.ranges[i]
+            if other.stop == 0:
+                found = i
+            elif other.first < stop and first < other.stop and (
+                    writes or other.writes):
+                return -1
+        return found
+
+    cdef int leave_span(self, int range_) except -1:
+        if range_ < 0:
+            return self.leave()
+        self.take_mutex()
+        self.ranges[range_].stop = 0
+        self.nr_ranges -= 1
+        if self.nr_waiting or self.nr_waiting_for_all:
+            pthread_cond_broadcast(&self.gone)
+        pthread_mutex_unlock(self.mutex)
+        return 0
+
+    # -- runs -----------------------------------------------------------------------
 
     cdef Ptdesc* run_at(self, const Span* s, Py_ssize_t at, Run* r) noexcept nogil:
         cdef uint64_t vpn = vpn_at(s, at)
@@ -143,6 +273,7 @@ cdef class Operations(Radix):
             next_run(s, at, self.table_bits, &r)
             t = self.find(vpn_at(s, at))
             entry = entries(self.frames, t)
+            lock_table(t)
             some = &pfns[at] if pfns is not NULL else NULL
             # Twice, so that each loop knows its stride.
             if by_page:
@@ -156,6 +287,7 @@ cdef class Operations(Radix):
                                     first_pfn + <uint64_t>at, pfn_mask, shift,
                                     bits, 2)
             t.used += <unsigned int>made
+            unlock_table(t)
             self.nr_ptes += made
             at += r.n
         if by_page:
@@ -257,8 +389,10 @@ cdef class Operations(Radix):
             i = <Py_ssize_t>(at - t.vpn)
             end = <Py_ssize_t>min(stop - t.vpn, <uint64_t>self.encoding.entries)
             at = t.vpn + <uint64_t>end
+            lock_table(t)
             self.encoding.zap(t, i, end)
             self.clear(t, i, end)
+            unlock_table(t)
             self.encoding.settle(t)
             if t.next:
                 self.encoding.trim(t)
@@ -285,8 +419,7 @@ cdef class Operations(Radix):
                 held += <uint64_t>(min(64, last - i) - count(
                     self.like(entry, i, min(64, last - i), ALL, none)))
         if self.stride == 1:
-            for i in range(first, last):
-                entry[i] = none
+            fill_each(entry + first, last - first, none)
         else:
             for i in range(first, last):
                 entry[2 * i] = none
@@ -298,7 +431,7 @@ cdef class Operations(Radix):
         cdef Ptdesc* t
         if slot is not NULL and slot[0] & LEAF:
             t = self.holder(slot, self.levels - 2)
-            slot[0] = 0
+            publish(slot, 0)
             t.used -= 1
             self.nr_leaves -= 1
             self.prune(t)
@@ -346,7 +479,9 @@ cdef class Operations(Radix):
             t = self.run_at(s, at, &r)
             if t is not NULL:
                 part.add = w.add + at * w.step
+                lock_table(t)
                 self.encoding.store(t, &r, &part)
+                unlock_table(t)
                 untidy |= t.flagged == 0 or t.next != 0
                 # A later run may be of this table, and room was made for it.
                 if s.vpns is NULL:
@@ -431,14 +566,178 @@ cdef class Operations(Radix):
         if t is NULL:
             self.encoding.end()
             return -1
+        lock_table(t)
         self.encoding.store(t, r, w)
+        unlock_table(t)
         self.encoding.settle(t)
         if t.next:
             self.encoding.trim(t)
         self.encoding.end()
         return 0
 
-    cdef int graft(self, Operations parent) except -1 nogil:
+    # -- without a lock ---------------------------------------------------------
+
+    cdef uint64_t see_one(self, uint64_t vpn, uint64_t* word) noexcept nogil:
+        cdef uint64_t pte = self.none
+        cdef uint32_t moves
+        cdef const Ptdesc* t
+        cdef bint seen = False
+        cdef int turn = 0
+        cdef int slot
+        while not seen:
+            turn += 1
+            slot = enter_epoch()
+            moves = count_of_changes(&self.moves)
+            begin_racy()
+            t = self.see(vpn)
+            if t is NULL:
+                pte = self.none
+                memset(word, 0, self.encoding.lanes * sizeof(uint64_t))
+                seen = True
+            else:
+                seen = self.see_entry(t, vpn, &pte, word)
+            seen = seen and moves & 1 == 0 and unchanged_since(&self.moves, moves)
+            end_racy()
+            leave_epoch(slot)
+            if not seen:
+                relax(turn)
+        return pte
+
+    cdef bint see_entry(
+            self, const Ptdesc* t, uint64_t vpn, uint64_t* pte,
+            uint64_t* word) noexcept nogil:
+        """Read one entry and its word; False if they changed meanwhile."""
+        cdef uint32_t before
+        cdef Run r
+        r.first = <Py_ssize_t>(vpn & <uint64_t>(self.encoding.entries - 1))
+        r.n = 1
+        r.vpns = NULL
+        if self.encoding.reading >= FLAGGED:
+            # No cache line of the descriptor, where the entry tells enough.
+            pte[0] = once(self.pte_at(t, r.first))
+            if self.encoding.reading == ALONE:
+                return self.encoding.see(t, &r, pte, word)
+            if pte[0] & flag_of(&self.encoding.pte, pte[0]) == 0:
+                memset(word, 0, self.encoding.lanes * sizeof(uint64_t))
+                return True
+        before = count_of_changes(&t.seq)
+        if before & 1:
+            return False
+        pte[0] = once(self.pte_at(t, r.first))
+        return self.encoding.see(t, &r, pte, word) and unchanged_since(&t.seq, before)
+
+    cdef void see_all(
+            self, const Span* s, uint64_t* ptes, uint64_t* words) noexcept nogil:
+        cdef Py_ssize_t lanes = self.encoding.lanes
+        cdef Py_ssize_t done = 0
+        cdef Py_ssize_t at, i, left
+        cdef uint32_t moves
+        cdef const Ptdesc* t
+        cdef bint seen
+        cdef int slot
+        cdef int turn = 0
+        cdef Run r
+        while done < s.n:
+            at = done
+            slot = enter_epoch()
+            moves = count_of_changes(&self.moves)
+            begin_racy()
+            seen = moves & 1 == 0
+            left = SEEN_AT_ONCE
+            while seen and at < s.n and left > 0:
+                next_run(s, at, self.table_bits, &r)
+                t = self.see(vpn_at(s, at))
+                if t is not NULL:
+                    seen = self.see_run(t, &r, ptes + at, words + at * lanes)
+                else:
+                    for i in range(r.n):
+                        ptes[at + i] = self.none
+                    memset(words + at * lanes, 0, r.n * lanes * sizeof(uint64_t))
+                if seen:
+                    at += r.n
+                    left -= r.n + SEEN_FOR_A_TABLE
+            # What was seen before another table's turn failed is good.
+            if unchanged_since(&self.moves, moves) and moves & 1 == 0:
+                done = at
+            end_racy()
+            leave_epoch(slot)
+            if not seen:
+                turn += 1
+                relax(turn)
+
+    cdef bint see_run(
+            self, const Ptdesc* t, const Run* r, uint64_t* ptes,
+            uint64_t* words) noexcept nogil:
+        """Read entries of a table and their words; False if they keep changing."""
+        cdef bint by_flags = self.encoding.reading == FLAGGED
+        cdef uint32_t before
+        cdef bint good
+        cdef int turn
+        if r.n <= FEW and self.encoding.reading >= FLAGGED:
+            return self.see_each(t, r, ptes, words)
+        for turn in range(TRIES):
+            before = count_of_changes(&t.seq)
+            if before & 1 == 0:
+                self.copy_entries(t, r, ptes)
+                good = True
+                if by_flags and t.flagged == 0:
+                    memset(words, 0, r.n * self.encoding.lanes * sizeof(uint64_t))
+                else:
+                    good = self.encoding.see(t, r, ptes, words)
+                if good and unchanged_since(&t.seq, before):
+                    return True
+            relax(turn + 1)
+        return self.see_each(t, r, ptes, words)
+
+    cdef bint see_each(
+            self, const Ptdesc* t, const Run* r, uint64_t* ptes,
+            uint64_t* words) noexcept nogil:
+        """Read entry by entry: there is time for one between two changes."""
+        cdef Py_ssize_t lanes = self.encoding.lanes
+        cdef Py_ssize_t i, e
+        cdef int turn
+        for i in range(r.n):
+            e = entry_at(r, i, self.encoding.entries - 1)
+            for turn in range(TRIES):
+                if self.see_entry(t, <uint64_t>e, ptes + i, words + i * lanes):
+                    break
+                relax(turn + 1)
+            else:
+                return False
+        return True
+
+    cdef void copy_entries(
+            self, const Ptdesc* t, const Run* r, uint64_t* ptes) noexcept nogil:
+        cdef const uint64_t* entry = self.pte_at(t, r.first)
+        cdef Py_ssize_t i
+        if r.vpns is NULL and self.stride == 1:
+            # In any pieces: the count tells if one changed.
+            memcpy(ptes, entry, r.n * sizeof(uint64_t))
+        elif r.vpns is NULL:
+            for i in range(r.n):
+                ptes[i] = entry[2 * i]
+        else:
+            for i in range(r.n):
+                ptes[i] = self.pte_at(
+                    t, entry_at(r, i, self.encoding.entries - 1))[0]
+
+    cdef void read_ptes(self, const Span* s, uint64_t* ptes) noexcept nogil:
+        cdef Py_ssize_t at = 0
+        cdef Py_ssize_t i
+        cdef Ptdesc* t
+        cdef Run r
+        while at < s.n:
+            t = self.run_at(s, at, &r)
+            if t is not NULL:
+                self.copy_entries(t, &r, ptes + at)
+            else:
+                for i in range(r.n):
+                    ptes[at + i] = self.none
+            at += r.n
+
+    # -- all of a table -----------------------------------------------------------
+
+    cdef size_t graft(self, Operations parent) noexcept nogil:
         """Copy all of ``parent`` into this table, which is empty."""
         cdef uint64_t at = 0
         cdef Ptdesc* t
@@ -450,12 +749,12 @@ cdef class Operations(Radix):
         while t is not NULL:
             copy = self.make(t.vpn, t.order)
             if copy is NULL:
-                return raise_nomem(self.frames.frame_bytes << t.order)
+                return self.frames.frame_bytes << t.order
             memcpy(entries(self.frames, copy), entries(parent.frames, t),
                    self.encoding.entries * self.stride * sizeof(uint64_t))
             copy.used = t.used
             if self.encoding.fork(parent.encoding, t, copy):
-                return raise_nomem(self.frames.frame_bytes)
+                return self.frames.frame_bytes
             t = parent.table_after(&slot, &at, parent.nr_vpns)
         self.encoding.end()
         at = 0
@@ -463,7 +762,7 @@ cdef class Operations(Radix):
             leaf = parent.next_leaf(&at, parent.nr_vpns)
             slot = self.leaf_slot(at, True)
             if slot is NULL:
-                return raise_nomem(self.frames.frame_bytes)
+                return self.frames.frame_bytes
             slot[0] = leaf[0]
             t = self.holder(slot, self.levels - 2)
             t.used += 1
@@ -548,8 +847,14 @@ cdef class Operations(Radix):
         target = self.pte_at(to, there.first)
         w.add = ZERO_WORD
         w.step = 0
-        # Without its word an entry is bare, and moves as it is.
-        self.encoding.store(t, &here, &w)
+        begin_change(&self.moves)
+        lock_table(t)
+        if to is not t:
+            lock_table(to)
+        # Without its word an entry is bare, and moves as it is. A word that belongs to
+        # the page is not touched.
+        if not self.encoding.by_page:
+            self.encoding.store(t, &here, &w)
         for i in range(n):
             target[i * stride] = source[i * stride]
             source[i * stride] = none
@@ -557,7 +862,12 @@ cdef class Operations(Radix):
         t.used -= moved
         w.add = words
         w.step = self.encoding.lanes
-        self.encoding.store(to, &there, &w)
+        if not self.encoding.by_page:
+            self.encoding.store(to, &there, &w)
+        if to is not t:
+            unlock_table(to)
+        unlock_table(t)
+        end_change(&self.moves)
         return 0
 
     cdef void tidy(self, uint64_t first, uint64_t stop) noexcept nogil:
@@ -602,6 +912,7 @@ cdef class Operations(Radix):
         at = 0
         while at < s.n:
             t = self.run_at(s, at, &r)
+            lock_table(t)
             for i in range(r.n):
                 entry = self.pte_at(t, entry_at(&r, i, last_entry))
                 pte = entry[0]
@@ -614,6 +925,7 @@ cdef class Operations(Radix):
                     bare = to[at + i] << a.pfn_shift | a.base
                     bare |= a.writable if writable else a.readonly
                 entry[0] = self.encoding.carry(pte, bare)
+            unlock_table(t)
             at += r.n
         if self.encoding.by_page:
             self.encoding.end()

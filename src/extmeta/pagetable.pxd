@@ -2,9 +2,10 @@
 
 What is promised here: `read_word` and `write_word` for words of one lane, and the
 walk of `Radix`, find and next_table. Hold the lock around them, by `enter` and
-`leave`, if other threads use the same table. A consumer must be compiled against
-the version of extmeta that it runs with: the layout of the classes may change
-between minor versions.
+`leave`, if other threads use the same table. `see_one` and `see_all`, a snapshot, need
+none; `lock_table` and `unlock_table` of `frames` are a PTE table's own. A consumer
+must be compiled against the version of extmeta that it runs with: the layout of the
+classes may change between minor versions.
 """
 from libc.stdint cimport uint64_t
 

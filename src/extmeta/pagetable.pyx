@@ -10,17 +10,20 @@ from libc.string cimport memset
 
 import numpy as np
 
-from extmeta.encoding cimport MAX_LANES, Write
+from extmeta.encoding cimport LOCKED, MAX_LANES, Write
 from extmeta.frames cimport (
     LEAF,
     PTE,
     TABLE_BITS,
     UPPER,
     Ptdesc,
+    pthread_mutex_t,
+    raise_nomem,
     upper_entry,
 )
-from extmeta.operations cimport Operations, pthread_mutex_t
-from extmeta.vpns cimport Vpns, vpn_at
+from extmeta.operations cimport Operations
+from extmeta.sync cimport publish
+from extmeta.vpns cimport Span, Vpns, vpn_at
 
 from extmeta.arch import arch_named
 from extmeta.encodings import recipe
@@ -85,6 +88,8 @@ cdef class PageTable(Operations):
         self.encoding = encoding.bind(fields, self.arch, self.frames)
         self.fields = fields
         self.next_pfn = 1
+        # Where tables share a page, and its descriptor, they aren't apart.
+        self.parallel = self.encoding.parallel and self.frames.page_order == 0
         if self.encoding.family is not NULL:
             self.mutex = <pthread_mutex_t*>self.encoding.family
 
@@ -204,7 +209,8 @@ cdef class PageTable(Operations):
                     self.holder(slot, self.levels - 2).used += 1
                 if pfns is None:
                     self.next_pfn += <uint64_t>self.encoding.entries
-                slot[0] = leaf << self.encoding.pte.pfn_shift | TABLE_BITS | LEAF
+                publish(
+                    slot, leaf << self.encoding.pte.pfn_shift | TABLE_BITS | LEAF)
             if failed:
                 for j in range(i):
                     self.clear_leaf(self.leaf_slot(vpn_at(&v.span, j), False))
@@ -282,7 +288,7 @@ cdef class PageTable(Operations):
         cdef Vpns v
         cdef const uint64_t[::1] add
         cdef Write w
-        cdef int lane
+        cdef int lane, range_
         if type(vpns) is int and type(words) is int and not values:
             if self.stored_one(vpns, words):
                 return
@@ -302,12 +308,12 @@ cdef class PageTable(Operations):
             return
         w.keep = keep
         w.add = &add[0]
-        self.enter()
+        range_ = self.enter_span(&v.span, True)
         try:
             with nogil:
                 self.write(&v.span, &w, True)
         finally:
-            self.leave()
+            self.leave_span(range_)
 
     cdef bint stored_one(self, vpn, word):
         """Store one word the short way; False where there is anything to refuse."""
@@ -318,7 +324,7 @@ cdef class PageTable(Operations):
             return False
         at = vpn
         value = word
-        self.enter()
+        self.enter_at(at, True)
         done = self.write_word(at, value)
         self.leave()
         return done == 0
@@ -345,6 +351,7 @@ cdef class PageTable(Operations):
         cdef uint64_t[MAX_LANES] add
         cdef Vpns v = self.named(vpns)
         cdef Write w
+        cdef int range_
         # Wider than the fields is fine: nothing is there to clear.
         self.spread(keep, whole(
             "clear", clear, 1 << <object>(64 * self.encoding.lanes)))
@@ -354,12 +361,12 @@ cdef class PageTable(Operations):
         w.keep = keep
         w.add = add
         w.step = 0
-        self.enter()
+        range_ = self.enter_span(&v.span, True)
         try:
             with nogil:
                 self.write(&v.span, &w, False)
         finally:
-            self.leave()
+            self.leave_span(range_)
 
     def load(self, vpns, field=None):
         """Return words, or one field of them.
@@ -385,10 +392,11 @@ cdef class PageTable(Operations):
         cdef Vpns v
         cdef uint64_t[::1] out
         cdef uint64_t vpn, word
+        cdef int range_
         if type(vpns) is int and self.encoding.lanes == 1 and (
                 0 <= vpns < self.nr_vpns):
             vpn = vpns
-            self.enter()
+            self.enter_at(vpn, False)
             word = self.read_word(vpn)
             self.leave()
             if field is None:
@@ -400,16 +408,126 @@ cdef class PageTable(Operations):
         words = np.empty((v.span.n, self.encoding.lanes), np.uint64)
         if v.span.n:
             out = words.reshape(-1)
-            self.enter()
+            range_ = self.enter_span(&v.span, False)
             with nogil:
                 self.read(&v.span, &out[0])
-            self.leave()
+            self.leave_span(range_)
         if v.single:
             word_of = sum(int(lane) << 64 * i for i, lane in enumerate(words[0]))
             return word_of if field is None else self.fields.unpack(word_of)[field]
         if field is not None:
             return self.fields.extract(words, field)
         return words if self.encoding.lanes > 1 else words.reshape(-1)
+
+    def snapshot(self, vpns):
+        """Return PTEs and their words, each pair as it was at one moment.
+
+        No lock is taken, and no other thread is kept waiting: where a pair changes
+        while it is read, it is read again. Pairs may be of different moments of the
+        call. (An encoding in Python, and ``Compact`` with ``per_vma``, are read under
+        the lock.)
+
+        Parameters
+        ----------
+        vpns : int, (n,) array_like, range or slice
+
+        Returns
+        -------
+        ptes : int or (n,) uint64 ndarray
+            The raw entries; where nothing is mapped, what the architecture has for
+            that (0 on most).
+        words : int or (n,) uint64 ndarray
+            As `load` returns them.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If a vpn is no integer or out of range.
+
+        See Also
+        --------
+        unchanged : Whether they are still so.
+
+        Examples
+        --------
+        >>> import extmeta as em
+        >>> t = em.PageTable()
+        >>> t.map(5, pfns=3)
+        >>> t.store(5, 7)
+        >>> pte, word = t.snapshot(5)
+        >>> pte >> t.arch.pfn_shift & (1 << t.arch.pfn_bits) - 1, word
+        (3, 7)
+        """
+        cdef Vpns v
+        cdef uint64_t[::1] to_ptes
+        cdef uint64_t[::1] to_words
+        cdef uint64_t vpn, pte, word
+        if type(vpns) is int and self.encoding.lanes == 1 and (
+                0 <= vpns < self.nr_vpns and self.encoding.reading != LOCKED):
+            vpn = vpns
+            pte = self.see_one(vpn, &word)
+            return pte, word
+        v = self.named(vpns)
+        ptes = np.empty(v.span.n, np.uint64)
+        words = np.empty((v.span.n, self.encoding.lanes), np.uint64)
+        if v.span.n:
+            to_ptes = ptes
+            to_words = words.reshape(-1)
+            if self.encoding.reading == LOCKED:
+                self.enter()
+                with nogil:
+                    self.read_ptes(&v.span, &to_ptes[0])
+                    self.read(&v.span, &to_words[0])
+                self.leave()
+            else:
+                with nogil:
+                    self.see_all(&v.span, &to_ptes[0], &to_words[0])
+        if v.single:
+            return int(ptes[0]), sum(
+                int(lane) << 64 * i for i, lane in enumerate(words[0]))
+        return ptes, words if self.encoding.lanes > 1 else words.reshape(-1)
+
+    def unchanged(self, vpns, ptes, words):
+        """Return whether PTEs and their words are those that `snapshot` returned.
+
+        One step, under the lock. What a kernel does with pte_same() before it acts
+        on what it read without the lock; but a word may change beside a PTE that
+        stays the same, so both are compared.
+
+        Parameters
+        ----------
+        vpns : int, (n,) array_like, range or slice
+        ptes, words : int or array_like of int
+            As `snapshot` returned them for ``vpns``.
+
+        Returns
+        -------
+        bool or (n,) bool ndarray
+
+        Raises
+        ------
+        TypeError, ValueError
+            If a number is no integer or out of range, or shapes differ.
+        """
+        cdef Vpns v = self.named(vpns)
+        cdef uint64_t[::1] to_ptes
+        cdef uint64_t[::1] to_words
+        cdef int range_
+        lanes = self.encoding.lanes
+        expected = one_each("ptes", ptes, v, 2**64)
+        flat, _step = as_words("words", words, v, 64 * lanes, lanes)
+        here = np.empty(v.span.n, np.uint64)
+        found = np.empty((v.span.n, lanes), np.uint64)
+        if v.span.n:
+            to_ptes = here
+            to_words = found.reshape(-1)
+            range_ = self.enter_span(&v.span, False)
+            with nogil:
+                self.read_ptes(&v.span, &to_ptes[0])
+                self.read(&v.span, &to_words[0])
+            self.leave_span(range_)
+        same = (here == expected) & (found == flat.reshape(-1, lanes)).all(axis=1)
+        return bool(same[0]) if v.single else same
 
     def flagged(self, vpns):
         """Return whether PTEs have a word, that is one that is not 0.
@@ -428,14 +546,17 @@ cdef class PageTable(Operations):
             return words != 0
         return words != 0 if words.ndim == 1 else (words != 0).any(axis=1)
 
-    def scan(self, first, stop, mask, value):
-        """Return the vpns whose word has these bits.
+    def scan(self, first, stop, mask, value, clear=0):
+        """Return the vpns whose word has these bits; perhaps clear some, in one step.
 
         Parameters
         ----------
         first, stop : int
             The range [first, stop); it may have holes.
         mask, value : int
+        clear : int, default 0
+            Bits to clear in the words found. No other thread's store comes in
+            between: as PAGEMAP_SCAN with PM_SCAN_WP_MATCHING.
 
         Returns
         -------
@@ -447,9 +568,17 @@ cdef class PageTable(Operations):
         ------
         TypeError, ValueError
             If a number is no integer, negative or out of range.
+        MemoryError
+            If side memory can't be had to clear bits; then none is cleared.
         """
         cdef uint64_t[MAX_LANES] bits
         cdef uint64_t[MAX_LANES] wanted
+        cdef uint64_t[MAX_LANES] keep
+        cdef uint64_t[MAX_LANES] add
+        cdef const uint64_t[::1] those
+        cdef Span s
+        cdef Write w
+        cdef int lane, range_
         cdef uint64_t[::1] out
         cdef uint64_t* to
         cdef uint64_t* slot
@@ -463,6 +592,8 @@ cdef class PageTable(Operations):
         limit = 1 << <object>(64 * self.encoding.lanes)
         mask = whole("mask", mask, limit)
         value = whole("value", value, limit)
+        if clear:
+            clear = whole("clear", clear, limit)
         v = self.named(slice(first, stop))
         if value & ~mask:
             return np.empty(0, np.uint64)
@@ -474,7 +605,7 @@ cdef class PageTable(Operations):
         batches = []
         out = batch
         to = &out[0]
-        self.enter()
+        range_ = self.enter_span(&v.span, clear != 0)
         try:
             with nogil:
                 self.encoding.begin(
@@ -491,11 +622,26 @@ cdef class PageTable(Operations):
                         <Py_ssize_t>min(end - (at & ~edge), <uint64_t>size),
                         bits, wanted, to + found)
                     t = self.table_after(&slot, &at, end)
-        finally:
             self.encoding.end()
-            self.leave()
-        batches.append(batch[:found].copy())
-        return batches[0] if len(batches) == 1 else np.concatenate(batches)
+            batches.append(batch[:found].copy())
+            vpns = batches[0] if len(batches) == 1 else np.concatenate(batches)
+            if clear and len(vpns) and self.encoding.pending is None:
+                self.spread(keep, clear)
+                for lane in range(MAX_LANES):
+                    keep[lane] = ~keep[lane]
+                    add[lane] = 0
+                w.keep = keep
+                w.add = add
+                w.step = 0
+                those = vpns
+                s.vpns = &those[0]
+                s.first = those[0]
+                s.n = those.shape[0]
+                with nogil:
+                    self.write(&s, &w, False)
+        finally:
+            self.leave_span(range_)
+        return vpns
 
     # -- whole tables -------------------------------------------------------
 
@@ -527,6 +673,7 @@ cdef class PageTable(Operations):
 
     cdef PageTable grafted(self, bint shared):
         cdef PageTable child = PageTable.__new__(PageTable)
+        cdef size_t lacking = 0
         child.plant(self.arch)
         child.adopt(self.encoding, self.fields)
         self.enter()
@@ -534,11 +681,11 @@ cdef class PageTable(Operations):
             child.encoding.begin_fork(self.encoding, shared)
             if child.encoding.family is not NULL:
                 child.mutex = <pthread_mutex_t*>child.encoding.family
-            try:
-                with nogil:
-                    child.graft(self)
-            finally:
+            with nogil:
+                lacking = child.graft(self)
                 child.encoding.end_fork()
+            if lacking:
+                raise_nomem(lacking)
         finally:
             self.leave()
         return child
@@ -641,14 +788,15 @@ cdef class PageTable(Operations):
     def exchange_all(self, Vpns v, values, bint out):
         """Replace entries by swap entries (``out``) or present ones."""
         cdef const uint64_t[::1] to = values
+        cdef int range_
         if v.span.n == 0:
             return
-        self.enter()
+        range_ = self.enter_span(&v.span, True)
         try:
             with nogil:
                 self.exchange(&v.span, &to[0], out)
         finally:
-            self.leave()
+            self.leave_span(range_)
 
     # -- what is held -------------------------------------------------------
 
@@ -656,6 +804,8 @@ cdef class PageTable(Operations):
         """Return the bytes held now, as a :class:`Memory`."""
         self.enter()
         try:
+            self.frames.reap()
+            self.encoding.reap()
             side = self.encoding.side_bytes()
             slack = self.encoding.held_bytes() - side
             if self.encoding.sharing():

@@ -235,7 +235,6 @@ cdef extern from *:
     #define EXTMETA_ALL UINT64_MAX
     #define extmeta_lowest(bits) __builtin_ctzll(bits)
     #define extmeta_count(bits) __builtin_popcountll(bits)
-    #define extmeta_publish(p, v) __atomic_store_n((p), (v), __ATOMIC_RELEASE)
     """
     # Bit i of the answer: (e[i] & mask) == value. n <= 64.
     uint64_t equal "extmeta_equal"(
@@ -253,8 +252,6 @@ cdef extern from *:
     const uint64_t ALL "EXTMETA_ALL"
     int lowest "extmeta_lowest"(uint64_t bits) noexcept nogil
     int count "extmeta_count"(uint64_t bits) noexcept nogil
-    # Store with release order: what was written before is seen before.
-    void publish "extmeta_publish"(uint64_t* p, uint64_t v) noexcept nogil
 
 
 cdef struct PteLayout:

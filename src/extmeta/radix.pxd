@@ -10,6 +10,7 @@ from extmeta.frames cimport (
     entries,
     frame_of,
 )
+from extmeta.sync cimport acquire
 
 cdef enum:
     MAX_LEVELS = 8
@@ -43,6 +44,20 @@ cdef class Radix:
         cdef int level
         for level in range(self.levels - 1):
             upper = entry[vpn >> self.slot_shift[level] & self.last[level]]
+            if upper & (TABLE_BITS | LEAF) != TABLE_BITS:
+                return NULL
+            entry = <uint64_t*>(base + (upper & ~<uint64_t>ENTRY_BITS))
+        return &self.frames.desc[upper >> self.frames.frame_shift]
+
+    # The same for a reader without a lock: a table that is unlinked meanwhile stays
+    # as it is until the reader leaves the epoch.
+    cdef inline Ptdesc* see(self, uint64_t vpn) noexcept nogil:
+        cdef char* base = self.frames.base
+        cdef const uint64_t* entry = entries(self.frames, self.root)
+        cdef uint64_t upper = 0
+        cdef int level
+        for level in range(self.levels - 1):
+            upper = acquire(&entry[vpn >> self.slot_shift[level] & self.last[level]])
             if upper & (TABLE_BITS | LEAF) != TABLE_BITS:
                 return NULL
             entry = <uint64_t*>(base + (upper & ~<uint64_t>ENTRY_BITS))

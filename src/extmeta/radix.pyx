@@ -17,6 +17,7 @@ from extmeta.frames cimport (
     entries,
     upper_entry,
 )
+from extmeta.sync cimport publish
 
 
 @no_gc_clear
@@ -78,7 +79,8 @@ cdef class Radix:
                 below.parent = slot
                 below.level = <unsigned char>(self.levels - 2 - level)
                 below.vpn = vpn >> self.shift[level] << self.shift[level]
-                slot[0] = upper_entry(self.frames, below)
+                # Its content before it: readers without a lock come by here.
+                publish(slot, upper_entry(self.frames, below))
                 t.used += 1
             elif slot[0] & LEAF:
                 return NULL
@@ -113,7 +115,7 @@ cdef class Radix:
         cdef Ptdesc* parent
         while t.used == 0 and t is not self.root:
             parent = self.above(t)
-            t.parent[0] = 0
+            publish(t.parent, 0)
             self.frames.free(t)
             parent.used -= 1
             t = parent

@@ -1,11 +1,9 @@
 """Side memory: objects of a few sizes, packed into pages, perhaps shared."""
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 
+from extmeta.epoch cimport Limbo
 from extmeta.frames cimport Frames, Ptdesc
-
-cdef extern from "pthread.h" nogil:
-    ctypedef struct pthread_mutex_t:
-        pass
+from extmeta.sync cimport give_back, relax, try_take
 
 cdef enum:
     NR_CLASSES = 56
@@ -18,17 +16,21 @@ cdef class Slabs:
     cdef readonly Frames pages
     cdef readonly size_t object_bytes   # in use, rounded up to the sizes there are
     cdef readonly size_t count_bytes    # of the counts of sharers
-    cdef readonly int users             # page tables; above 1 calls take the lock
+    cdef readonly int users             # page tables
     cdef uint32_t[NR_CLASSES] partial   # slabs with room, by size
     cdef uint8_t[LARGEST_EIGHTHS + 1] class_of
     cdef uint32_t[NR_CLASSES] per_slab  # objects
     cdef uint8_t[NR_CLASSES] order      # pages of a slab: 2**order
-    cdef pthread_mutex_t lock
+    cdef uint32_t lock                  # for a moment, in each call
+    cdef Limbo limbo                    # objects that readers may still see
 
     # NULL where no memory can be had. What the object holds is undefined.
     cdef void* alloc(self, size_t nbytes) noexcept nogil
-    # One reference less; the object goes with its last one.
+    # One reference less; the object goes with its last one, once no reader without
+    # a lock can see it any more.
     cdef void free(self, void* p) noexcept nogil
+    # Free what no reader can see any more.
+    cdef void reap(self) noexcept nogil
     # Bytes of the pages that hold the objects.
     cdef size_t page_bytes(self) noexcept nogil
     # The size class that holds nbytes, in 6 bits.
@@ -37,12 +39,21 @@ cdef class Slabs:
     # Another page table uses these slabs; one less.
     cdef void join(self) noexcept nogil
     cdef void part(self) noexcept nogil
-    # Between them no other user allocates, frees or shares.
-    cdef void hold(self) noexcept nogil
-    cdef void let_go(self) noexcept nogil
-    # One reference more, for another user. Slabs are held. False where no memory
-    # can be had for the count, or the count is full.
+    # Between them nobody else allocates, frees or shares.
+    cdef inline void hold(self) noexcept nogil:
+        cdef int turn = 0
+        while not try_take(&self.lock):
+            turn += 1
+            relax(turn)
+
+    cdef inline void let_go(self) noexcept nogil:
+        give_back(&self.lock)
+
+    # One reference more, for another user. False where no memory can be had for the
+    # count, or the count is full.
     cdef bint share(self, const void* p) noexcept nogil
+    # Whether there is another user.
+    cdef bint is_shared(self) noexcept nogil
     # References beside the caller's own.
     cdef uint32_t others(self, const void* p) noexcept nogil
     # The object's bytes over its references.
@@ -51,6 +62,9 @@ cdef class Slabs:
     cdef void move_bytes(self, int size_class, bint to_counts) noexcept nogil
     cdef void* take(self, size_t nbytes) noexcept nogil
     cdef void give(self, void* p) noexcept nogil
+    cdef bint drop_share(self, void* p) noexcept nogil
+    cdef bint share_held(self, const void* p) noexcept nogil
+    cdef void reap_held(self) noexcept nogil
     cdef Ptdesc* slab_of(self, const void* p) noexcept nogil
     cdef bint is_object(self, int size_class) noexcept nogil
     cdef uint32_t* count_of(self, Ptdesc* d, const void* p) noexcept nogil

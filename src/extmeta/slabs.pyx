@@ -12,9 +12,11 @@ counts, made with the first and freed with the last of them.
 `object_bytes` counts objects as rounded up; `page_bytes` counts the pages that
 hold them. The difference is room for more objects.
 """
+from cython cimport no_gc_clear
 from libc.stdint cimport uint8_t, uint32_t, uintptr_t
 from libc.string cimport memset
 
+from extmeta.epoch cimport any_reader, next_unseen, put_off, room_for_one
 from extmeta.frames cimport (
     MAX_ORDER,
     NO_FRAME,
@@ -26,16 +28,12 @@ from extmeta.frames cimport (
     may_allocate,
 )
 
-cdef extern from "pthread.h" nogil:
-    int pthread_mutex_init(pthread_mutex_t*, void*)
-    int pthread_mutex_destroy(pthread_mutex_t*)
-    int pthread_mutex_lock(pthread_mutex_t*)
-    int pthread_mutex_unlock(pthread_mutex_t*)
-
 cdef enum:
     PAGE = 4096
 
 
+# Else the collector would take `pages` away before the last object is freed.
+@no_gc_clear
 cdef class Slabs:
     """Objects of side memory.
 
@@ -55,7 +53,6 @@ cdef class Slabs:
         cdef Py_ssize_t eighths
         self.pages = Frames(PAGE)
         self.users = 1
-        pthread_mutex_init(&self.lock, NULL)
         for eighths in range(LARGEST_EIGHTHS + 1):
             if <size_t>eighths * 8 > class_bytes(size_class):
                 size_class += 1
@@ -69,9 +66,6 @@ cdef class Slabs:
             self.order[size_class] = <uint8_t>order
             self.per_slab[size_class] = <uint32_t>(
                 (<size_t>PAGE << order) / class_bytes(size_class))
-
-    def __dealloc__(self):
-        pthread_mutex_destroy(&self.lock)
 
     cdef size_t page_bytes(self) noexcept nogil:
         return self.pages.pages[<int>SIDE] * PAGE
@@ -90,20 +84,38 @@ cdef class Slabs:
         cdef void* p
         if not may_allocate():
             return NULL
-        if self.users == 1:
-            return self.take(nbytes)
         self.hold()
+        if self.limbo.count:
+            self.reap_held()
         p = self.take(nbytes)
         self.let_go()
         return p
 
     cdef void free(self, void* p) noexcept nogil:
-        if self.users == 1:
-            self.give(p)
-            return
+        cdef void* old
         self.hold()
-        self.give(p)
+        if self.limbo.count:
+            self.reap_held()
+        if not self.drop_share(p):
+            if any_reader():
+                old = room_for_one(&self.limbo)
+                if old is not NULL:
+                    self.give(old)
+                put_off(&self.limbo, p)
+            else:
+                self.give(p)
         self.let_go()
+
+    cdef void reap(self) noexcept nogil:
+        self.hold()
+        self.reap_held()
+        self.let_go()
+
+    cdef void reap_held(self) noexcept nogil:
+        cdef void* p = next_unseen(&self.limbo)
+        while p is not NULL:
+            self.give(p)
+            p = next_unseen(&self.limbo)
 
     cdef void* take(self, size_t nbytes) noexcept nogil:
         cdef int size_class, order, i
@@ -145,25 +157,31 @@ cdef class Slabs:
         self.object_bytes += class_bytes(size_class)
         return p
 
+    cdef bint drop_share(self, void* p) noexcept nogil:
+        """Count one reference less; False if it is the last."""
+        cdef Ptdesc* d = self.slab_of(p)
+        cdef uint32_t* shared = self.count_of(d, p)
+        if shared is NULL or shared[0] == 0:
+            return False
+        shared[0] -= 1
+        # `users` of a slab: the sum of the counts in the array at `index`. Where
+        # it is one object, it is the count.
+        if not self.is_object(d.level):
+            d.users -= 1
+            if d.users == 0:
+                self.move_bytes(d.level, False)
+                shared = <uint32_t*>d.index
+                d.index = 0
+                self.give(shared)
+        return True
+
     cdef void give(self, void* p) noexcept nogil:
+        """Free an object that nobody refers to."""
         cdef Ptdesc* d = self.slab_of(p)
         cdef int size_class = d.level
-        cdef uint32_t* shared = self.count_of(d, p)
-        if shared is not NULL and shared[0]:
-            shared[0] -= 1
-            # `users` of a slab: the sum of the counts in the array at `index`. Where
-            # it is one object, it is the count.
-            if not self.is_object(size_class):
-                d.users -= 1
-                if d.users == 0:
-                    self.move_bytes(size_class, False)
-                    shared = <uint32_t*>d.index
-                    d.index = 0
-                    self.give(shared)
-            return
         if size_class == NR_CLASSES:
             self.object_bytes -= <size_t>PAGE << d.order
-            self.pages.free(d)
+            self.pages.free_now(d)
             return
         if d.used == self.per_slab[size_class]:
             self.list_slab(d, size_class)
@@ -173,7 +191,7 @@ cdef class Slabs:
         self.object_bytes -= class_bytes(size_class)
         if d.used == 0:
             self.unlist_slab(d, size_class)
-            self.pages.free(d)
+            self.pages.free_now(d)
 
     cdef Ptdesc* slab_of(self, const void* p) noexcept nogil:
         cdef uint32_t frame = frame_of(self.pages, p)
@@ -211,12 +229,6 @@ cdef class Slabs:
         self.users -= 1
         self.let_go()
 
-    cdef void hold(self) noexcept nogil:
-        pthread_mutex_lock(&self.lock)
-
-    cdef void let_go(self) noexcept nogil:
-        pthread_mutex_unlock(&self.lock)
-
     cdef bint is_object(self, int size_class) noexcept nogil:
         """Return whether slabs of this class are one object each."""
         return size_class == NR_CLASSES or self.per_slab[size_class] == 1
@@ -239,6 +251,13 @@ cdef class Slabs:
         self.object_bytes += 0 - nbytes if to_counts else nbytes
 
     cdef bint share(self, const void* p) noexcept nogil:
+        cdef bint shared
+        self.hold()
+        shared = self.share_held(p)
+        self.let_go()
+        return shared
+
+    cdef bint share_held(self, const void* p) noexcept nogil:
         cdef Ptdesc* d = self.slab_of(p)
         cdef uint32_t* shared = self.count_of(d, p)
         cdef size_t nbytes
@@ -258,20 +277,31 @@ cdef class Slabs:
 
     cdef uint32_t others(self, const void* p) noexcept nogil:
         cdef uint32_t* shared
-        cdef uint32_t n
-        if self.users == 1:
-            # The last user's references are all there are.
-            return 0
+        cdef uint32_t n = 0
         self.hold()
-        shared = self.count_of(self.slab_of(p), p)
-        n = shared[0] if shared is not NULL else 0
+        # The last user's references are all there are.
+        if self.users > 1:
+            shared = self.count_of(self.slab_of(p), p)
+            n = shared[0] if shared is not NULL else 0
         self.let_go()
         return n
 
+    cdef bint is_shared(self) noexcept nogil:
+        cdef bint shared
+        self.hold()
+        shared = self.users > 1
+        self.let_go()
+        return shared
+
     cdef size_t proportion(self, const void* p) noexcept nogil:
         cdef Ptdesc* d = self.slab_of(p)
-        cdef uint32_t* shared = self.count_of(d, p)
+        cdef uint32_t* shared
         cdef size_t nbytes = <size_t>PAGE << d.order
         if d.level < NR_CLASSES:
             nbytes = class_bytes(d.level)
-        return nbytes if shared is NULL else nbytes / (1 + shared[0])
+        self.hold()
+        shared = self.count_of(d, p)
+        if shared is not NULL:
+            nbytes /= 1 + shared[0]
+        self.let_go()
+        return nbytes

@@ -118,6 +118,8 @@ cdef inline uint64_t find(const Table* t, uint64_t key) noexcept nogil:
 
 cdef class VpnHash:
     cdef Table table
+    # Of the table and the lines: one thread at a time changes them.
+    cdef uint32_t seq
     # Lines that `put` moves to when those there are have no room.
     cdef uint64_t* next_lines
     cdef uint64_t next_groups
@@ -134,6 +136,10 @@ cdef class VpnHash:
     cdef void find_all(
         self, const uint64_t* vpns, uint64_t first, Py_ssize_t n,
         uint64_t* words) noexcept nogil
+    # The same without a lock; False if the table changed meanwhile.
+    cdef bint see_all(
+        self, const uint64_t* vpns, uint64_t first, Py_ssize_t n,
+        uint64_t* words) noexcept nogil
     # Set word = (word & keep) | add; there must be room. Return 1 where that made
     # a word, -1 where it took one away, else 0.
     cdef int put(self, uint64_t vpn, uint64_t keep, uint64_t add) noexcept nogil
@@ -147,6 +153,7 @@ cdef class VpnHash:
     cdef const char* fault(self) noexcept nogil
     cdef int set_each(self, vpns, words, bint at_once) except -1
     cdef void resize(self) noexcept nogil
+    cdef int change(self, uint64_t vpn, uint64_t keep, uint64_t add) noexcept nogil
     cdef void insert(self, uint64_t group, uint64_t key, uint64_t word) noexcept nogil
     cdef void remove(self, uint64_t group, int slot) noexcept nogil
 

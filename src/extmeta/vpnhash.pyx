@@ -16,7 +16,9 @@ from libc.string cimport memcpy, memset
 
 import numpy as np
 
+from extmeta.epoch cimport free_unseen
 from extmeta.frames cimport may_allocate
+from extmeta.sync cimport begin_change, count_of_changes, end_change, unchanged_since
 from extmeta.vpns import row
 
 cdef extern from "stdlib.h" nogil:
@@ -73,6 +75,24 @@ cdef inline void put_at(
     line[LINE - 1] = (
         line[LINE - 1] & ~(((<uint64_t>1 << t.high_bits) - 1) << shift)
         | key >> 32 << shift)
+
+
+cdef inline uint64_t see(const Table* t, uint64_t key) noexcept nogil:
+    """As `find`, in lines that may be changing: an end is not taken for granted."""
+    cdef uint64_t group = home_of(t, key)
+    cdef const uint64_t* line
+    cdef uint64_t left = t.groups
+    cdef int i
+    while left:
+        line = t.lines + LINE * group
+        i = slot_in(t, line, key)
+        if i >= 0:
+            return word_at(t, line, i)
+        if line[t.slots - 1] == 0:
+            return 0
+        group = next_group(t, group)
+        left -= 1
+    return 0
 
 
 cdef inline int used_in(const uint64_t* line, int slots) noexcept nogil:
@@ -249,6 +269,28 @@ cdef class VpnHash:
             for i in range(min(AT_ONCE, n - start)):
                 words[start + i] = find(t, keys[i])
 
+    cdef bint see_all(
+            self, const uint64_t* vpns, uint64_t first, Py_ssize_t n,
+            uint64_t* words) noexcept nogil:
+        cdef uint64_t[AT_ONCE] keys
+        cdef uint32_t before = count_of_changes(&self.seq)
+        cdef Table t = self.table
+        cdef Py_ssize_t start, i
+        # Lines and how many they are belong together from here on.
+        if before & 1 or not unchanged_since(&self.seq, before):
+            return False
+        if t.words == 0:
+            memset(words, 0, n * sizeof(uint64_t))
+            return True
+        for start in range(0, n, 32):
+            for i in range(min(AT_ONCE, n - start)):
+                keys[i] = key_of(
+                    &t, vpns[start + i] if vpns else first + <uint64_t>(start + i))
+                prefetch(t.lines + LINE * home_of(&t, keys[i]))
+            for i in range(min(AT_ONCE, n - start)):
+                words[start + i] = see(&t, keys[i])
+        return unchanged_since(&self.seq, before)
+
     cdef void insert(self, uint64_t group, uint64_t key, uint64_t word) noexcept nogil:
         """Put an element that isn't there into the first free slot."""
         cdef const Table* t = &self.table
@@ -297,6 +339,13 @@ cdef class VpnHash:
             group = there
 
     cdef int put(self, uint64_t vpn, uint64_t keep, uint64_t add) noexcept nogil:
+        cdef int made
+        begin_change(&self.seq)
+        made = self.change(vpn, keep, add)
+        end_change(&self.seq)
+        return made
+
+    cdef int change(self, uint64_t vpn, uint64_t keep, uint64_t add) noexcept nogil:
         cdef const Table* t = &self.table
         cdef uint64_t key = key_of(t, vpn)
         cdef uint64_t group, word
@@ -362,13 +411,18 @@ cdef class VpnHash:
                 self.next_lines = allocate(least)
                 if self.next_lines is not NULL:
                     self.next_groups = least
+                    begin_change(&self.seq)
                     self.resize()
+                    end_change(&self.seq)
 
     cdef void clear(self) noexcept nogil:
-        free(self.table.lines)
+        cdef uint64_t* lines = self.table.lines
+        begin_change(&self.seq)
         self.table.lines = NULL
         self.table.groups = 0
         self.table.words = 0
+        end_change(&self.seq)
+        free_unseen(lines)
 
     cdef int copy(self, VpnHash other) noexcept nogil:
         """Take over the content of another table, of the same widths."""
@@ -402,7 +456,7 @@ cdef class VpnHash:
                     break
                 key = key_at(&old, line, slot)
                 self.insert(home_of(&self.table, key), key, word_at(&old, line, slot))
-        free(old.lines)
+        free_unseen(old.lines)
 
     cdef uint64_t remove_range(self, uint64_t first, uint64_t stop) noexcept nogil:
         cdef const Table* t = &self.table
@@ -410,6 +464,7 @@ cdef class VpnHash:
         cdef uint64_t group, vpn
         cdef uint64_t* line
         cdef int slot
+        begin_change(&self.seq)
         for group in range(t.groups):
             line = line_of(t, group)
             slot = 0
@@ -420,6 +475,7 @@ cdef class VpnHash:
                     self.remove(group, slot)
                 else:
                     slot += 1
+        end_change(&self.seq)
         return before - t.words
 
     cdef Py_ssize_t sorted(

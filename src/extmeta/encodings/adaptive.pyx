@@ -17,11 +17,11 @@ In a kernel the link would be a pointer with tags; here it has a place in 64 GiB
 side memory, which leaves room for the count. Without that, the count is two bytes
 more in each object.
 """
-from cython cimport final
+from cython cimport final, no_gc_clear
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memmove, memset
 
-from extmeta.encoding cimport Encoding, Write
+from extmeta.encoding cimport FLAGGED, Encoding, Write
 from extmeta.encodings.containers cimport (
     BOXED,
     CLASS_SHIFT,
@@ -74,7 +74,7 @@ from extmeta.encodings.containers cimport (
 )
 from extmeta.encodings.side cimport FEW as FEW_ENTRIES
 from extmeta.encodings.side cimport adds_nothing, count_flags, makes_a_word, side_zap
-from extmeta.frames cimport PTE, Ptdesc, entries
+from extmeta.frames cimport PTE, Ptdesc, entries, lock_table, unlock_table
 from extmeta.pte cimport (
     ALL,
     PteLayout,
@@ -83,20 +83,13 @@ from extmeta.pte cimport (
     flag_of,
     flags,
     lowest,
-    publish,
 )
 from extmeta.slabs cimport HANDLE_BITS, Slabs, class_bytes, handle_of
+from extmeta.sync cimport once, publish, release_fence
 from extmeta.vpns cimport Run, entry_at
 
 # In the order of Kind.
 NAMES = ("empty", "uniform", "inline", "boxed", "few", "listed", "ranked", "dense")
-
-cdef extern from *:
-    """
-    #define extmeta_release_fence() __atomic_thread_fence(__ATOMIC_RELEASE)
-    """
-    # What was written before is seen before what is written from here on.
-    void release_fence "extmeta_release_fence"() noexcept nogil
 
 # `next` of a table's descriptor, between the passes of an operation: room was made
 # for so many words, of that width, perhaps all the one in `spare`; an object is
@@ -118,6 +111,8 @@ cdef enum:
     KEPT_BITS = KEPT | 1 << KEPT_HIGH_SHIFT | 63 << KEPT_CLASS_SHIFT
 
 
+# Else the collector would take `slabs` away before the page table lets go of objects.
+@no_gc_clear
 @final
 cdef class Adaptive(Encoding):
     """Keep each table's words in the smallest container that holds them."""
@@ -128,6 +123,8 @@ cdef class Adaptive(Encoding):
 
     def hold(self):
         self.refuse_above(64)
+        self.reading = FLAGGED
+        self.parallel = True
         if self.entries > MOST:
             raise ValueError(f"{self!r} on {self.arch.name}: tables of {self.entries} "
                              f"entries; {MOST} at most")
@@ -1056,6 +1053,86 @@ cdef class Adaptive(Encoding):
             if entry[e] & flag_of(&self.pte, entry[e]):
                 words[i] = self.word_at(t, e)
 
+    # Below, the link is read once, and says how large the object is that it names;
+    # what is in the object may be in the midst of a change, so no count or position
+    # found there is trusted.
+
+    cdef bint see(
+            self, const Ptdesc* t, const Run* r, const uint64_t* ptes,
+            uint64_t* words) noexcept nogil:
+        cdef uint64_t[MOST] every
+        cdef uint64_t link = once(<const uint64_t*>&t.link)
+        cdef Kind kind = kind_of(link)
+        cdef uint64_t flagged, word
+        cdef Py_ssize_t at, n, i
+        cdef void* p = self.object_of(link)
+        if kind == DENSE and r.vpns is NULL and link & STALE == 0:
+            # Those without a word are 0 there.
+            widen(p, width_of(link), r.first, r.n, words)
+            return True
+        if kind >= LISTED and kind != DENSE and r.n > FROM_FULL:
+            self.see_every(link, every)
+        else:
+            every[0] = 0
+        word = self.shared_word(link) if kind < LISTED and kind != EMPTY else 0
+        for at in range(0, r.n, 64):
+            n = min(64, r.n - at)
+            flagged = flags(ptes + at, n, &self.pte) if kind != EMPTY else 0
+            if flagged == ALL and kind < LISTED:
+                for i in range(at, at + 64):
+                    words[i] = word
+                continue
+            memset(words + at, 0, n * sizeof(uint64_t))
+            while flagged:
+                i = at + lowest(flagged)
+                flagged &= flagged - 1
+                if kind < LISTED:
+                    words[i] = word
+                elif kind == DENSE:
+                    words[i] = get(
+                        p, width_of(link), entry_at(r, i, self.entries - 1))
+                elif r.n > FROM_FULL:
+                    words[i] = every[entry_at(r, i, self.entries - 1)]
+                else:
+                    words[i] = self.see_one(link, entry_at(r, i, self.entries - 1))
+        return True
+
+    cdef uint64_t see_one(self, uint64_t link, Py_ssize_t e) noexcept nogil:
+        """Return the word of an entry where they are LISTED or RANKED."""
+        cdef Py_ssize_t n = count_of(link)
+        cdef int width = width_of(link)
+        cdef const char* p = <const char*>self.object_of(link)
+        cdef const uint16_t* position
+        cdef Py_ssize_t at
+        if kind_of(link) == LISTED:
+            position = positions(<void*>p, n, width)
+            at = place(position, n, e)
+            return get(p, width, at) if at < n and position[at] == e else 0
+        at = rank(<const uint64_t*>p, <int>self.map_bytes() // 8, <int>e)
+        return get(p + self.map_bytes(), width, at) if at < n else 0
+
+    cdef void see_every(self, uint64_t link, uint64_t* every) noexcept nogil:
+        """Read the words of all entries where they are LISTED or RANKED."""
+        cdef Py_ssize_t n = count_of(link)
+        cdef Py_ssize_t nth = 0
+        cdef int width = width_of(link)
+        cdef const char* p = <const char*>self.object_of(link)
+        cdef const uint16_t* position
+        cdef uint64_t bits
+        cdef Py_ssize_t at, i
+        memset(every, 0, <size_t>self.entries * sizeof(uint64_t))
+        if kind_of(link) == LISTED:
+            position = positions(<void*>p, n, width)
+            for i in range(n):
+                every[position[i] & (self.entries - 1)] = get(p, width, i)
+            return
+        for at in range(0, self.entries, 64):
+            bits = once(<const uint64_t*>p + (at >> 6))
+            while bits and nth < n:
+                every[at + lowest(bits)] = get(p + self.map_bytes(), width, nth)
+                nth += 1
+                bits &= bits - 1
+
     cdef void load_many(
             self, const Ptdesc* t, const Run* r, uint64_t* words) noexcept nogil:
         cdef uint64_t[MOST] every
@@ -1239,7 +1316,9 @@ cdef class Adaptive(Encoding):
             if p is NULL:
                 return
             self.keep_object(t, p, shape.size_class)
+        lock_table(t)
         self.write_back(t, &v, words, NULL, False)
+        unlock_table(t)
         self.settle(t)
 
     # -- fork -----------------------------------------------------------------
@@ -1247,16 +1326,11 @@ cdef class Adaptive(Encoding):
     cdef int begin_fork(self, Encoding parent, bint shared) except -1:
         if not shared:
             self.start()
-            self.slabs.hold()
             return 0
         self.slabs = (<Adaptive>parent).slabs
         self.base = self.slabs.pages.base
         self.slabs.join()
-        self.slabs.hold()
         return 0
-
-    cdef void end_fork(self) noexcept nogil:
-        self.slabs.let_go()
 
     cdef int fork(
             self, Encoding parent, const Ptdesc* t, Ptdesc* child) noexcept nogil:
@@ -1286,7 +1360,7 @@ cdef class Adaptive(Encoding):
         return 0
 
     cdef bint sharing(self) noexcept nogil:
-        return self.slabs is not None and self.slabs.users > 1
+        return self.slabs is not None and self.slabs.is_shared()
 
     cdef void leave(self, Ptdesc* t) noexcept nogil:
         self.drop_object(t)
@@ -1295,6 +1369,10 @@ cdef class Adaptive(Encoding):
         self.slabs.part()
 
     # -- what is held ---------------------------------------------------------
+
+    cdef void reap(self) noexcept nogil:
+        Encoding.reap(self)
+        self.slabs.reap()
 
     cdef size_t side_bytes(self) noexcept nogil:
         return self.slabs.object_bytes
@@ -1305,13 +1383,20 @@ cdef class Adaptive(Encoding):
         return self.slabs.proportion(self.object_of(t.link))
 
     cdef size_t held_bytes(self) noexcept nogil:
-        return self.slabs.object_bytes + (
+        cdef size_t nbytes
+        self.slabs.hold()
+        nbytes = self.slabs.object_bytes + (
             self.slabs.page_bytes() - self.slabs.object_bytes
             - self.slabs.count_bytes) // <size_t>self.slabs.users
+        self.slabs.let_go()
+        return nbytes
 
     cdef size_t index_bytes(self) noexcept nogil:
-        return Encoding.index_bytes(self) + (
-            self.slabs.count_bytes // <size_t>self.slabs.users)
+        cdef size_t nbytes
+        self.slabs.hold()
+        nbytes = self.slabs.count_bytes // <size_t>self.slabs.users
+        self.slabs.let_go()
+        return Encoding.index_bytes(self) + nbytes
 
     cdef const char* fault(self, const Ptdesc* t) noexcept nogil:
         cdef uint64_t[MOST] words

@@ -18,17 +18,26 @@ from cython cimport final
 from libc.stdint cimport uint64_t
 from libc.string cimport memcpy
 
-from extmeta.encoding cimport Encoding, Write
+from extmeta.encoding cimport FLAGGED, Encoding, Write
 from extmeta.encodings.side cimport (
     count_flags,
     makes_a_word,
     side_load,
     side_scan,
+    side_see,
     side_store,
     side_zap,
 )
 from extmeta.frames cimport PTE, SIDE, Ptdesc, entries, upper_entry
+from extmeta.sync cimport publish
 from extmeta.vpns cimport Run
+
+
+cdef extern from *:
+    """
+    #define extmeta_count_one(n) ((void)__atomic_fetch_add((n), 1, __ATOMIC_RELAXED))
+    """
+    void count_one "extmeta_count_one"(size_t* n) noexcept nogil
 
 
 @final
@@ -75,11 +84,15 @@ cdef class Adjacent(Encoding):
 
     def hold(self):
         self.refuse_above(64)
+        self.reading = FLAGGED
+        self.parallel = True
         self.inside = self.arch.rest == "idle"
         self.order = 1 if self.when == "always" and not self.inside else 0
         self.gap = self.entries
         if not self.inside:
             self.gap = self.arch.frame_bytes // 8
+        # Tables of different ranges may be moved at a time.
+        self.frames.locked = self.order == 0 and not self.inside
 
     cdef uint64_t* side(self, const Ptdesc* t) noexcept nogil:
         return entries(self.frames, t) + self.gap
@@ -100,9 +113,9 @@ cdef class Adjacent(Encoding):
         if not self.reach(pair):
             self.frames.free(pair)
             return NULL
-        pair.parent[0] = upper_entry(self.frames, pair)
+        publish(pair.parent, upper_entry(self.frames, pair))
         self.frames.free(t)
-        self.repointings += 1
+        count_one(&self.repointings)
         return pair
 
     cdef Ptdesc* counted(
@@ -126,6 +139,18 @@ cdef class Adjacent(Encoding):
     cdef void load(
             self, const Ptdesc* t, const Run* r, uint64_t* words) noexcept nogil:
         side_load(self, self.side(t), 64, t, r, words)
+
+    cdef bint see(
+            self, const Ptdesc* t, const Run* r, const uint64_t* ptes,
+            uint64_t* words) noexcept nogil:
+        # Where the table has no second page, no entry has its flag set; but one that
+        # had it a moment ago may be followed to another table's memory, or past what
+        # there is.
+        if t.order == 0 and not self.inside:
+            side_see(self, <const uint64_t*>NULL, 64, r, ptes, words)
+        else:
+            side_see(self, self.side(t), 64, r, ptes, words)
+        return True
 
     cdef void store(self, Ptdesc* t, const Run* r, const Write* w) noexcept nogil:
         side_store(self, self.side(t), 64, t, r, w)

@@ -21,7 +21,7 @@ from libc.string cimport memcpy
 
 import numpy as np
 
-from extmeta.encoding cimport ALWAYS, WHEN_ADDING, Encoding, Write
+from extmeta.encoding cimport ALONE, ALWAYS, WHEN_ADDING, Encoding, Write
 from extmeta.encodings.parts cimport (
     MAX_PARTS,
     Part,
@@ -33,6 +33,7 @@ from extmeta.encodings.parts cimport (
 )
 from extmeta.frames cimport PTE, Frames, Ptdesc, entries
 from extmeta.pte cimport ALL, equal, lowest, match
+from extmeta.sync cimport give_back, try_take
 from extmeta.vpns cimport Run, entry_at
 
 from extmeta.plan import groups_of, plan
@@ -214,8 +215,10 @@ cdef class Compact(Encoding):
     cdef const int32_t* chosen_at
     cdef Py_ssize_t nr_spans
 
-    # Memory of what is kept of the last write and of the last scan.
+    # Memory of what is kept of the last write and of the last scan; for one thread at
+    # a time, another does without.
     cdef object kept
+    cdef uint32_t taken
 
     # Of the last `keep` and `add` written to many entries: what codes turn to.
     cdef uint16_t* turn
@@ -285,7 +288,11 @@ cdef class Compact(Encoding):
         elif self.swap_codes <= self.code_mask:
             # Every word is its own code then, and fewer bits have room if more do.
             self.asks = WHEN_ADDING
+        self.parallel = True
         self.set_spans([0], [0])
+        if not self.per_vma:
+            # Else a kernel, too, would read under the VMA's lock which it has chosen.
+            self.reading = ALONE
         n = <Py_ssize_t>self.code_mask + 1
         # 8, 2 and 1 bytes for each code.
         kept = np.empty(2 * n, np.uint64)
@@ -555,6 +562,24 @@ cdef class Compact(Encoding):
                         away &= away - 1
             done += p.n
 
+    cdef bint see(
+            self, const Ptdesc* t, const Run* r, const uint64_t* ptes,
+            uint64_t* words) noexcept nogil:
+        cdef uint64_t away
+        cdef Py_ssize_t at, n, i
+        if r.n == 1:
+            words[0] = self.words[self.code_in(ptes[0])]
+            return True
+        for at in range(0, r.n, 64):
+            n = min(64, r.n - at)
+            away = swap_entries(ptes + at, n, &self.pte)
+            self.look_up(ptes + at, n, self.words, words + at)
+            while away:
+                i = at + lowest(away)
+                words[i] = self.words[self.code_in(ptes[i])]
+                away &= away - 1
+        return True
+
     cdef void look_up(
             self, const uint64_t* pte, Py_ssize_t n, const uint64_t* of_code,
             uint64_t* to) noexcept nogil:
@@ -650,8 +675,16 @@ cdef class Compact(Encoding):
     cdef void store_piece(
             self, uint64_t* entry, const Run* r, Py_ssize_t choice, const Write* w
             ) noexcept nogil:
+        cdef bint mine = try_take(&self.taken)
+        self.store_codes(
+            entry, r, choice, w, mine and self.know_turns(choice, w, r.n))
+        if mine:
+            give_back(&self.taken)
+
+    cdef void store_codes(
+            self, uint64_t* entry, const Run* r, Py_ssize_t choice, const Write* w,
+            bint turns) noexcept nogil:
         cdef uint64_t[64] ptes, codes, bits
-        cdef bint turns = self.know_turns(choice, w, r.n)
         cdef bint whole_words = w.keep[0] & self.word_mask == 0
         cdef uint64_t mask = self.code_mask
         cdef uint64_t keep = ~self.pte_bits
@@ -745,8 +778,17 @@ cdef class Compact(Encoding):
             self, const uint64_t* entry, const Run* r, Py_ssize_t choice,
             const Write* w) noexcept nogil:
         """Return the index in a run of one choice of the first refused, or -1."""
+        cdef bint mine = try_take(&self.taken)
+        cdef Py_ssize_t i = self.unfit_codes(
+            entry, r, choice, w, mine and self.know_turns(choice, w, r.n))
+        if mine:
+            give_back(&self.taken)
+        return i
+
+    cdef Py_ssize_t unfit_codes(
+            self, const uint64_t* entry, const Run* r, Py_ssize_t choice,
+            const Write* w, bint turns) noexcept nogil:
         cdef uint64_t[64] ptes, codes, after
-        cdef bint turns = self.know_turns(choice, w, r.n)
         cdef bint whole_words = w.keep[0] & self.word_mask == 0
         # Present entries hold whatever comes out.
         cdef bint swap_alone = self.book.all_legal or turns and not self.turn_illegal
@@ -820,6 +862,8 @@ cdef class Compact(Encoding):
         cdef Py_ssize_t found = 0
         cdef Py_ssize_t choice
         cdef Run r, p
+        if not try_take(&self.taken):
+            return Encoding.scan(self, t, first, last, mask, value, vpns)
         r.vpns = NULL
         r.first = first
         r.n = last - first
@@ -833,6 +877,7 @@ cdef class Compact(Encoding):
                     found += self.scan_codes(t, p.first, p.first + p.n, vpns + found)
             r.first += p.n
             r.n -= p.n
+        give_back(&self.taken)
         return found
 
     cdef Py_ssize_t scan_bits(

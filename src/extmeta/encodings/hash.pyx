@@ -19,7 +19,7 @@ from libc.stdint cimport uint64_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memset
 
-from extmeta.encoding cimport Encoding, Write
+from extmeta.encoding cimport COUNTED, Encoding, Write
 from extmeta.encodings.side cimport FEW, adds_nothing
 from extmeta.frames cimport PTE, Ptdesc, entries, may_allocate
 from extmeta.pte cimport ALL, equal, lowest
@@ -59,6 +59,7 @@ cdef class Hash(Encoding):
 
     def hold(self):
         self.refuse_above(64)
+        self.reading = COUNTED
         self.hash = VpnHash((self.arch.nr_vpns - 1).bit_length(), self.bits)
 
     cdef void begin(
@@ -170,6 +171,21 @@ cdef class Hash(Encoding):
                 words[self.vpns[i] - first] = self.words[i]
         else:
             self.hash.find_all(r.vpns, first, r.n, words)
+
+    cdef bint see(
+            self, const Ptdesc* t, const Run* r, const uint64_t* ptes,
+            uint64_t* words) noexcept nogil:
+        cdef uint64_t none = self.pte.none
+        cdef Py_ssize_t i
+        if t.flagged == 0:
+            memset(words, 0, r.n * sizeof(uint64_t))
+            return True
+        if not self.hash.see_all(r.vpns, t.vpn + <uint64_t>r.first, r.n, words):
+            return False
+        for i in range(r.n):
+            # A word whose PTE is gone may go later.
+            words[i] &= 0 - <uint64_t>(ptes[i] != none)
+        return True
 
     cdef void store(self, Ptdesc* t, const Run* r, const Write* w) noexcept nogil:
         cdef uint64_t none = self.pte.none

@@ -9,7 +9,7 @@ the swap entry that replaces it; swap_out refuses that word.
 from cython cimport final
 from libc.stdint cimport uint64_t
 
-from extmeta.encoding cimport WHEN_ADDING, Encoding, Write
+from extmeta.encoding cimport ALONE, WHEN_ADDING, Encoding, Write
 from extmeta.encodings.parts cimport (
     MAX_PARTS,
     Part,
@@ -68,6 +68,8 @@ cdef class InPte(Encoding):
     cdef uint64_t swap_bits
 
     def hold(self):
+        self.reading = ALONE
+        self.parallel = True
         present, swap = places(self.fields, self.arch)
         if None in present:
             owned = {n: w for n, w in self.fields.items()
@@ -153,6 +155,17 @@ cdef class InPte(Encoding):
                 for i in range(n):
                     ptes[i] = entry[entry_at(r, at + i, last_entry)]
                 self.words_in(ptes, n, words + at)
+
+    cdef bint see(
+            self, const Ptdesc* t, const Run* r, const uint64_t* ptes,
+            uint64_t* words) noexcept nogil:
+        cdef Py_ssize_t at
+        if r.n == 1:
+            words[0] = self.word_in(ptes[0])
+            return True
+        for at in range(0, r.n, 64):
+            self.words_in(ptes + at, min(64, r.n - at), words + at)
+        return True
 
     cdef void words_in(
             self, const uint64_t* pte, Py_ssize_t n, uint64_t* words) noexcept nogil:

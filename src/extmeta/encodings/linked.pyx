@@ -11,19 +11,21 @@ from cython cimport final
 from libc.stdint cimport int8_t, uint8_t, uint16_t, uint32_t, uint64_t, uintptr_t
 from libc.string cimport memcpy, memset
 
-from extmeta.encoding cimport MAX_LANES, Encoding, Write
+from extmeta.encoding cimport FLAGGED, MAX_LANES, Encoding, Write
 from extmeta.encodings.side cimport (
     adds_nothing,
     count_flags,
     makes_a_word,
     side_load,
     side_scan,
+    side_see,
     side_store,
     side_zap,
 )
 from extmeta.frames cimport Ptdesc, entries
-from extmeta.pte cimport PteLayout, flag_of, publish
+from extmeta.pte cimport PteLayout, flag_of
 from extmeta.slabs cimport Slabs
+from extmeta.sync cimport once, publish
 from extmeta.vpns cimport Run, entry_at
 
 
@@ -67,6 +69,8 @@ cdef class Linked(Encoding):
         return {} if self.asked is None else {"bits": self.asked}
 
     def hold(self):
+        self.reading = FLAGGED
+        self.parallel = True
         if self.asked is not None:
             self.refuse_above(self.asked)
         self.width = 1
@@ -127,6 +131,36 @@ cdef class Linked(Encoding):
             side_store(self, <int8_t*>t.link, self.width, t, r, w)
         else:
             self.store_wide(t, r, w)
+
+    cdef bint see(
+            self, const Ptdesc* t, const Run* r, const uint64_t* ptes,
+            uint64_t* words) noexcept nogil:
+        cdef uintptr_t side = once(<const uint64_t*>&t.link)
+        if self.width == 64:
+            side_see(self, <const uint64_t*>side, 64, r, ptes, words)
+        elif self.width == 32:
+            side_see(self, <const uint32_t*>side, 32, r, ptes, words)
+        elif self.width == 16:
+            side_see(self, <const uint16_t*>side, 16, r, ptes, words)
+        elif self.width == 8:
+            side_see(self, <const uint8_t*>side, 8, r, ptes, words)
+        elif self.width < 8:
+            side_see(self, <const int8_t*>side, self.width, r, ptes, words)
+        else:
+            self.see_wide(<const uint64_t*>side, r, ptes, words)
+        return True
+
+    cdef void see_wide(
+            self, const uint64_t* side, const Run* r, const uint64_t* ptes,
+            uint64_t* words) noexcept nogil:
+        cdef Py_ssize_t lanes = self.lanes
+        cdef Py_ssize_t stride = self.width // 64
+        cdef Py_ssize_t i, e
+        memset(words, 0, r.n * lanes * sizeof(uint64_t))
+        for i in range(r.n if side is not NULL else 0):
+            if ptes[i] & flag_of(&self.pte, ptes[i]):
+                e = entry_at(r, i, self.entries - 1)
+                memcpy(words + i * lanes, side + e * stride, lanes * sizeof(uint64_t))
 
     cdef Py_ssize_t scan(
             self, const Ptdesc* t, Py_ssize_t first, Py_ssize_t last,
@@ -215,6 +249,10 @@ cdef class Linked(Encoding):
             t.link = 0
             if t.reached:
                 self.unreach(t)
+
+    cdef void reap(self) noexcept nogil:
+        Encoding.reap(self)
+        self.slabs.reap()
 
     cdef size_t side_bytes(self) noexcept nogil:
         return self.slabs.object_bytes

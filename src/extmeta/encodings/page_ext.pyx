@@ -20,13 +20,14 @@ has them whole; they share a lock, too. No PTE bit is spent.
 """
 from cython cimport final, no_gc_clear
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t, uintptr_t
-from libc.stdlib cimport calloc, free
+from libc.stdlib cimport calloc
 from libc.string cimport memset
 
-from extmeta.encoding cimport WHEN_ADDING, Encoding, Write
+from extmeta.encoding cimport COUNTED, WHEN_ADDING, Encoding, Write
 from extmeta.encodings.side cimport adds_nothing
-from extmeta.frames cimport PTE, Ptdesc, entries, may_allocate
-from extmeta.operations cimport pthread_mutex_t
+from extmeta.epoch cimport free_unseen
+from extmeta.frames cimport PTE, Ptdesc, entries, may_allocate, pthread_mutex_t
+from extmeta.sync cimport acquire, once, publish
 from extmeta.vpnhash cimport VpnHash, find, key_of
 from extmeta.vpns cimport Run, entry_at
 
@@ -59,15 +60,20 @@ cdef struct Section:
     uint32_t[SECTION_PAGES] mapcount
 
 
-cdef inline uint64_t get(const Section* s, int width, uint64_t pfn) noexcept nogil:
+cdef inline uint64_t get_in(
+        const uint8_t* words, int width, uint64_t pfn) noexcept nogil:
     cdef uint64_t i = pfn & (SECTION_PAGES - 1)
     if width == 1:
-        return s.words[i]
+        return words[i]
     if width == 2:
-        return (<const uint16_t*>s.words)[i]
+        return (<const uint16_t*>words)[i]
     if width == 4:
-        return (<const uint32_t*>s.words)[i]
-    return (<const uint64_t*>s.words)[i]
+        return (<const uint32_t*>words)[i]
+    return (<const uint64_t*>words)[i]
+
+
+cdef inline uint64_t get(const Section* s, int width, uint64_t pfn) noexcept nogil:
+    return get_in(s.words, width, pfn)
 
 
 cdef inline void put(Section* s, int width, uint64_t pfn, uint64_t word) noexcept nogil:
@@ -139,12 +145,14 @@ cdef class Pages:
             self.idle = s
 
     cdef int make_words(self, Section* s) noexcept nogil:
+        cdef void* words = NULL
         if s.words is not NULL:
             return 0
         if may_allocate():
-            s.words = <uint8_t*>calloc(SECTION_PAGES, <size_t>self.width)
-        if s.words is NULL:
+            words = calloc(SECTION_PAGES, <size_t>self.width)
+        if words is NULL:
             return -1
+        publish(<uint64_t*>&s.words, <uintptr_t>words)
         self.arrays += 1
         self.list_idle(s)
         return 0
@@ -185,17 +193,19 @@ cdef class Pages:
     cdef void sweep(self) noexcept nogil:
         """Free arrays without a word and sections without a page."""
         cdef Section* s
+        cdef uint8_t* words
         while self.idle is not NULL:
             s = self.idle
             self.idle = s.next_idle
             s.idle = False
             if s.nr_words == 0 and s.words is not NULL:
-                free(s.words)
-                s.words = NULL
+                words = s.words
+                publish(<uint64_t*>&s.words, 0)
+                free_unseen(words)
                 self.arrays -= 1
             if s.nr_mapped == 0:
                 self.sections.put(s.number, 0, 0)
-                free(s)
+                free_unseen(s)
         self.sections.settle()
 
 
@@ -210,6 +220,7 @@ cdef class PageExt(Encoding):
 
     def hold(self):
         self.refuse_above(64)
+        self.reading = COUNTED
         self.by_page = True
         self.asks = WHEN_ADDING
         self.pfn_mask = ((<uint64_t>1) << self.pte.pfn_bits) - 1
@@ -381,6 +392,34 @@ cdef class PageExt(Encoding):
                     s = self.pages.section(pfn)
                 if s.words is not NULL:
                     words[i] = get(s, width, pfn)
+
+    cdef bint see(
+            self, const Ptdesc* t, const Run* r, const uint64_t* ptes,
+            uint64_t* words) noexcept nogil:
+        cdef int width = self.pages.width
+        cdef uint64_t number = ~<uint64_t>0
+        cdef const uint8_t* array = NULL
+        cdef uint64_t pfn, section
+        cdef Py_ssize_t i
+        if once(&self.pages.nr_words) == 0:
+            memset(words, 0, r.n * sizeof(uint64_t))
+            return True
+        for i in range(r.n):
+            words[i] = 0
+            if ptes[i] & self.pte.present == 0:
+                continue
+            pfn = self.pfn_of(ptes[i])
+            if pfn >> SECTION_BITS != number:
+                number = pfn >> SECTION_BITS
+                if not self.pages.sections.see_all(NULL, number, 1, &section):
+                    return False
+                array = NULL
+                if section:
+                    array = <const uint8_t*><uintptr_t>acquire(
+                        <const uint64_t*>&(<const Section*><uintptr_t>section).words)
+            if array is not NULL:
+                words[i] = get_in(array, width, pfn)
+        return True
 
     cdef void store(self, Ptdesc* t, const Run* r, const Write* w) noexcept nogil:
         cdef const uint64_t* entry = entries(self.frames, t)

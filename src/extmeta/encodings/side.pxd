@@ -17,8 +17,8 @@ from extmeta.pte cimport (
     flags,
     lowest,
     many_flags,
-    publish,
 )
+from extmeta.sync cimport publish
 from extmeta.vpns cimport Run, entry_at
 
 ctypedef fused side_t:
@@ -115,6 +115,29 @@ cdef inline void side_load(
                 words[i] = get(side, bits, first + i)
                 flagged &= flagged - 1
         words += n
+
+
+cdef inline void side_see(
+        Encoding self, const side_t* side, int bits, const Run* r,
+        const uint64_t* ptes, uint64_t* words) noexcept nogil:
+    """Read words of entries, of which there are copies, without a lock."""
+    cdef const PteLayout* a = &self.pte
+    cdef Py_ssize_t last_entry = self.entries - 1
+    cdef uint64_t flagged
+    cdef Py_ssize_t at, n, i, e
+    for at in range(0, r.n, 64):
+        n = min(64, r.n - at)
+        flagged = flags(ptes + at, n, a) if side is not NULL else 0
+        if flagged == ALL and r.vpns is NULL:
+            e = r.first + at
+            for i in range(64):
+                words[at + i] = get(side, bits, e + i)
+            continue
+        memset(words + at, 0, n * sizeof(uint64_t))
+        while flagged:
+            i = at + lowest(flagged)
+            words[i] = get(side, bits, entry_at(r, i, last_entry))
+            flagged &= flagged - 1
 
 
 cdef inline void side_clear(

@@ -14,7 +14,7 @@ from dataclasses import replace
 from cython cimport final
 from libc.stdint cimport uint64_t
 
-from extmeta.encoding cimport Encoding, Write
+from extmeta.encoding cimport COUNTED, Encoding, Write
 from extmeta.frames cimport Ptdesc, entries
 from extmeta.pte cimport ALL, equal_in_pairs, lowest
 from extmeta.vpns cimport Run, entry_at
@@ -26,6 +26,11 @@ cdef enum:
 @final
 cdef class Wide(Encoding):
     """Keep each word in the upper half of a PTE of 16 bytes."""
+
+    def hold(self):
+        self.refuse_above(64)
+        self.reading = COUNTED
+        self.parallel = True
 
     def shape(self, arch):
         # What is lost below is made up for by the root, and a level like the one
@@ -65,6 +70,12 @@ cdef class Wide(Encoding):
         else:
             for i in range(r.n):
                 words[i] = pair[2 * entry_at(r, i, last_entry) + 1]
+
+    cdef bint see(
+            self, const Ptdesc* t, const Run* r, const uint64_t* ptes,
+            uint64_t* words) noexcept nogil:
+        self.load(t, r, words)
+        return True
 
     cdef void store(self, Ptdesc* t, const Run* r, const Write* w) noexcept nogil:
         cdef uint64_t* pair = entries(self.frames, t)

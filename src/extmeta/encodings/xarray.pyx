@@ -20,8 +20,15 @@ from cython cimport final
 from libc.stdint cimport uint8_t, uint32_t, uint64_t, uintptr_t
 from libc.string cimport memcpy, memset
 
-from extmeta.encoding cimport Encoding, Write
+from extmeta.encoding cimport COUNTED, Encoding, Write
 from extmeta.encodings.side cimport adds_nothing
+from extmeta.epoch cimport (
+    Limbo,
+    any_reader,
+    next_unseen,
+    put_off,
+    room_for_one,
+)
 from extmeta.frames cimport (
     NO_FRAME,
     PTE,
@@ -33,6 +40,7 @@ from extmeta.frames cimport (
 )
 from extmeta.pte cimport ALL, equal, lowest
 from extmeta.slabs cimport Slabs
+from extmeta.sync cimport acquire, once, publish
 from extmeta.vpns cimport Run
 
 cdef enum:
@@ -64,6 +72,13 @@ cdef inline uint64_t word_in(uint64_t slot) noexcept nogil:
     return (<uint64_t*><uintptr_t>slot)[0] if slot else 0
 
 
+cdef inline uint64_t see_word(uint64_t slot) noexcept nogil:
+    """Return the word of a slot that was read once."""
+    if slot & IS_VALUE:
+        return slot >> 1
+    return once(<const uint64_t*><uintptr_t>slot) if slot and slot & 3 == 0 else 0
+
+
 cdef inline uint64_t vpn_of(const Ptdesc* t, const Run* r, Py_ssize_t i) noexcept nogil:
     return r.vpns[i] if r.vpns else t.vpn + <uint64_t>(r.first + i)
 
@@ -79,11 +94,13 @@ cdef class XArray(Encoding):
     cdef size_t uppers
     cdef Slabs slabs                  # of words that a slot can't hold
     cdef size_t apart                 # how many these are
+    cdef Limbo limbo                  # nodes that readers may still see
     # Memory for more of them, each pointing to the next: for this operation.
     cdef uint64_t* spare
 
     def hold(self):
         self.refuse_above(64)
+        self.reading = COUNTED
         self.pages = Frames(4096)
         self.partial = NO_FRAME
         self.slabs = Slabs()
@@ -94,6 +111,8 @@ cdef class XArray(Encoding):
         """Return a node with free slots, NULL where no memory can be had."""
         cdef Ptdesc* d
         cdef Node* node
+        if self.limbo.count:
+            self.reap()
         if self.partial != NO_FRAME:
             d = &self.pages.desc[self.partial]
         else:
@@ -122,12 +141,33 @@ cdef class XArray(Encoding):
         return node
 
     cdef void free_node(self, Node* node) noexcept nogil:
-        cdef uint32_t frame = frame_of(self.pages, node)
-        cdef Ptdesc* d = &self.pages.desc[frame]
+        """Free a node that nothing points to, once readers don't see it either."""
+        cdef Node* old
         if node.shift:
             self.uppers -= 1
         else:
             self.leaves -= 1
+        if self.limbo.count:
+            self.reap()
+        if any_reader():
+            old = <Node*>room_for_one(&self.limbo)
+            if old is not NULL:
+                self.give_node(old)
+            put_off(&self.limbo, node)
+        else:
+            self.give_node(node)
+
+    cdef void reap(self) noexcept nogil:
+        cdef Node* node = <Node*>next_unseen(&self.limbo)
+        while node is not NULL:
+            self.give_node(node)
+            node = <Node*>next_unseen(&self.limbo)
+        self.slabs.reap()
+        Encoding.reap(self)
+
+    cdef void give_node(self, Node* node) noexcept nogil:
+        cdef uint32_t frame = frame_of(self.pages, node)
+        cdef Ptdesc* d = &self.pages.desc[frame]
         if d.used == NODES_A_PAGE:
             self.list_page(frame)
         node.parent = <Node*>d.link
@@ -135,7 +175,7 @@ cdef class XArray(Encoding):
         d.used -= 1
         if d.used == 0:
             self.unlist_page(frame)
-            self.pages.free(d)
+            self.pages.free_now(d)
 
     cdef void list_page(self, uint32_t frame) noexcept nogil:
         self.pages.desc[frame].prev = NO_FRAME
@@ -189,7 +229,7 @@ cdef class XArray(Encoding):
                 return NULL
             node.slots[0] = self.head
             node.count = self.head != 0
-            self.head = <uintptr_t>node | IS_NODE
+            publish(&self.head, <uintptr_t>node | IS_NODE)
         while vpn >> node.shift >> SLOT_BITS:
             child = node
             node = self.new_node(child.shift + SLOT_BITS, NULL, 0)
@@ -199,7 +239,7 @@ cdef class XArray(Encoding):
             node.slots[0] = self.head
             node.count = 1
             child.parent = node
-            self.head = <uintptr_t>node | IS_NODE
+            publish(&self.head, <uintptr_t>node | IS_NODE)
         while node.shift:
             offset = <int>(vpn >> node.shift & (SLOTS - 1))
             child = node_in(node.slots[offset])
@@ -208,7 +248,7 @@ cdef class XArray(Encoding):
                 if child is NULL:
                     self.prune(node)
                     return NULL
-                node.slots[offset] = <uintptr_t>child | IS_NODE
+                publish(&node.slots[offset], <uintptr_t>child | IS_NODE)
                 node.count += 1
             node = child
         return node
@@ -219,15 +259,16 @@ cdef class XArray(Encoding):
         while node is not NULL and node.count == 0:
             parent = node.parent
             if parent is NULL:
-                self.head = 0
+                publish(&self.head, 0)
             else:
-                parent.slots[node.offset] = 0
+                publish(&parent.slots[node.offset], 0)
                 parent.count -= 1
             self.free_node(node)
             node = parent
         node = node_in(self.head)
         while node is not NULL and node.count == 1 and node.slots[0]:
-            self.head = node.slots[0]
+            # What is freed still leads there.
+            publish(&self.head, node.slots[0])
             self.free_node(node)
             node = node_in(self.head)
             if node is not NULL:
@@ -238,18 +279,22 @@ cdef class XArray(Encoding):
     cdef bint set_word(self, uint64_t* slot, uint64_t word) noexcept nogil:
         """Set a slot's word; return whether it had none."""
         cdef uint64_t old = slot[0]
+        cdef uint64_t* apart
         cdef bint was_apart = old != 0 and old & IS_VALUE == 0
         if word >> 63:
-            if not was_apart:
-                slot[0] = <uintptr_t>self.spare
-                self.spare = <uint64_t*><uintptr_t>self.spare[0]
-                self.apart += 1
-            (<uint64_t*><uintptr_t>slot[0])[0] = word
+            if was_apart:
+                (<uint64_t*><uintptr_t>old)[0] = word
+                return False
+            apart = self.spare
+            self.spare = <uint64_t*><uintptr_t>apart[0]
+            self.apart += 1
+            apart[0] = word
+            publish(slot, <uintptr_t>apart)
             return old == 0
+        publish(slot, word << 1 | IS_VALUE if word else 0)
         if was_apart:
             self.slabs.free(<void*><uintptr_t>old)
             self.apart -= 1
-        slot[0] = word << 1 | IS_VALUE if word else 0
         return old == 0
 
     cdef Ptdesc* prepare(
@@ -417,6 +462,58 @@ cdef class XArray(Encoding):
                 for i in range(n):
                     words[at + i] = word_in(slot[i])
             at += n
+
+    # The tree may change while a reader is on its way down: a slot leads to what was
+    # there when it was read, and a node that is taken out leads to where it led. A
+    # word changes under its PTE table's lock alone.
+
+    cdef bint see(
+            self, const Ptdesc* t, const Run* r, const uint64_t* ptes,
+            uint64_t* words) noexcept nogil:
+        cdef uint64_t group = ALL
+        cdef const Node* leaf = NULL
+        cdef uint64_t vpn, slot
+        cdef uint64_t none = self.pte.none
+        cdef const uint64_t* slots
+        cdef Py_ssize_t i, k, n
+        if t.flagged == 0:
+            memset(words, 0, r.n * sizeof(uint64_t))
+            return True
+        slot = 0
+        i = 0
+        while i < r.n:
+            vpn = vpn_of(t, r, i)
+            if vpn >> SLOT_BITS != group:
+                group = vpn >> SLOT_BITS
+                leaf = self.see_leaf(vpn, &slot)
+                n = min(r.n - i, SLOTS - <Py_ssize_t>(vpn & (SLOTS - 1)))
+                if leaf is not NULL and r.vpns is NULL and self.bits < 64:
+                    # A slot that isn't free has its word in it.
+                    slots = &leaf.slots[vpn & (SLOTS - 1)]
+                    for k in range(n):
+                        words[i + k] = slots[k] >> 1
+                    i += n
+                    continue
+            if leaf is not NULL:
+                slot = once(&leaf.slots[vpn & (SLOTS - 1)])
+            words[i] = see_word(slot) if ptes[i] != none and (
+                leaf is not NULL or vpn == 0) else 0
+            i += 1
+        return True
+
+    cdef const Node* see_leaf(self, uint64_t vpn, uint64_t* head) noexcept nogil:
+        """Return the leaf of a vpn, or NULL; ``head`` is the word of vpn 0 then."""
+        cdef uint64_t slot = acquire(&self.head)
+        cdef const Node* node = node_in(slot)
+        cdef int shift
+        head[0] = slot if node is NULL else 0
+        if node is NULL or vpn >> node.shift >> SLOT_BITS:
+            return NULL
+        shift = node.shift
+        while shift and node is not NULL:
+            node = node_in(acquire(&node.slots[vpn >> shift & (SLOTS - 1)]))
+            shift -= SLOT_BITS
+        return node
 
     cdef void load_each(self, const Run* r, uint64_t* words) noexcept nogil:
         cdef uint64_t group = ALL

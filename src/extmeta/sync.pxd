@@ -1,0 +1,134 @@
+"""Atomic loads and stores, and a table's lock: what `docs/concurrency.md` is about.
+
+A lock is a 32-bit count of changes, odd while one is being made: who changes it from
+even to odd holds the lock, and who only reads sees by it whether what was read is of
+one moment. In a kernel these are two words, a spinlock and a seqcount; here they are
+one, so that the descriptor has room for it.
+"""
+from libc.stdint cimport uint32_t, uint64_t
+
+cdef extern from *:
+    """
+    #ifndef EXTMETA_SYNC
+    #define EXTMETA_SYNC
+    #include <sched.h>
+    #include <stdint.h>
+    #define EXTMETA_INLINE static inline __attribute__((unused))
+
+    #if defined(__x86_64__) || defined(__i386__)
+    #define extmeta_pause() __builtin_ia32_pause()
+    #else
+    #define extmeta_pause() __asm__ volatile("" ::: "memory")
+    #endif
+
+    #ifdef __SANITIZE_THREAD__
+    /* What a reader finds between them is checked by a count of changes, not by
+       the order of accesses, as KCSAN treats the kernel's seqcount readers. */
+    void AnnotateIgnoreReadsBegin(const char *file, int line);
+    void AnnotateIgnoreReadsEnd(const char *file, int line);
+    #define extmeta_begin_racy() AnnotateIgnoreReadsBegin(__FILE__, __LINE__)
+    #define extmeta_end_racy() AnnotateIgnoreReadsEnd(__FILE__, __LINE__)
+    /* It knows no fences; nor are they needed for what it does know. */
+    static uint32_t extmeta_everyone __attribute__((unused));
+    #define extmeta_full_fence() \
+        ((void)__atomic_fetch_add(&extmeta_everyone, 0, __ATOMIC_SEQ_CST))
+    #define extmeta_load_fence() __asm__ volatile("" ::: "memory")
+    #define extmeta_store_fence() __asm__ volatile("" ::: "memory")
+    #else
+    #define extmeta_begin_racy() ((void)0)
+    #define extmeta_end_racy() ((void)0)
+    #define extmeta_full_fence() __atomic_thread_fence(__ATOMIC_SEQ_CST)
+    #define extmeta_load_fence() __atomic_thread_fence(__ATOMIC_ACQUIRE)
+    #define extmeta_store_fence() __atomic_thread_fence(__ATOMIC_RELEASE)
+    #endif
+
+    #define extmeta_once(p) __atomic_load_n((p), __ATOMIC_RELAXED)
+    #define extmeta_acquire(p) __atomic_load_n((p), __ATOMIC_ACQUIRE)
+    #define extmeta_publish(p, v) __atomic_store_n((p), (v), __ATOMIC_RELEASE)
+
+    /* Let another thread run now and then: the lock's holder may have no CPU. */
+    EXTMETA_INLINE void extmeta_relax(int turn)
+    {
+        if (turn & 63)
+            extmeta_pause();
+        else
+            sched_yield();
+    }
+
+    EXTMETA_INLINE void extmeta_lock(uint32_t *seq)
+    {
+        uint32_t even = extmeta_once(seq);
+        for (int turn = 1; (even & 1) || !__atomic_compare_exchange_n(
+                 seq, &even, even + 1, 0, __ATOMIC_ACQUIRE, __ATOMIC_RELAXED);
+             turn++) {
+            extmeta_relax(turn);
+            even = extmeta_once(seq);
+        }
+        /* The odd count is seen before anything that changes under it. */
+        extmeta_store_fence();
+    }
+
+    EXTMETA_INLINE void extmeta_unlock(uint32_t *seq)
+    {
+        __atomic_store_n(seq, extmeta_once(seq) + 1, __ATOMIC_RELEASE);
+    }
+
+    /* As the two above, of a count whose writers another lock keeps apart. */
+    EXTMETA_INLINE void extmeta_begin_change(uint32_t *seq)
+    {
+        __atomic_store_n(seq, extmeta_once(seq) + 1, __ATOMIC_RELAXED);
+        extmeta_store_fence();
+    }
+
+    EXTMETA_INLINE int extmeta_try(uint32_t *taken)
+    {
+        uint32_t no = 0;
+        return __atomic_compare_exchange_n(
+            taken, &no, 1, 0, __ATOMIC_ACQUIRE, __ATOMIC_RELAXED);
+    }
+    #define extmeta_give_back(taken) __atomic_store_n((taken), 0, __ATOMIC_RELEASE)
+
+    EXTMETA_INLINE int extmeta_same(const uint32_t *seq, uint32_t before)
+    {
+        extmeta_load_fence();
+        return extmeta_once(seq) == before;
+    }
+
+    /* Each entry by one store of 8 bytes: those of memset may be of any size. */
+    __attribute__((unused, noinline, optimize("no-tree-loop-distribute-patterns")))
+    static void extmeta_fill_each(uint64_t *to, ptrdiff_t n, uint64_t value)
+    {
+    #pragma GCC unroll 4
+        for (ptrdiff_t i = 0; i < n; i++)
+            to[i] = value;
+    }
+    #endif
+    """
+    # An aligned load that is done once, as READ_ONCE().
+    uint64_t once "extmeta_once"(const uint64_t* p) noexcept nogil
+    # What is read after it was there when this was.
+    uint64_t acquire "extmeta_acquire"(const uint64_t* p) noexcept nogil
+    # Store with release order: what was written before is seen before.
+    void publish "extmeta_publish"(uint64_t* p, uint64_t v) noexcept nogil
+    # What was written before is seen before what is written from here on.
+    void release_fence "extmeta_store_fence"() noexcept nogil
+    void relax "extmeta_relax"(int turn) noexcept nogil
+    void fill_each "extmeta_fill_each"(
+        uint64_t* to, Py_ssize_t n, uint64_t value) noexcept nogil
+
+    void lock_count "extmeta_lock"(uint32_t* seq) noexcept nogil
+    void unlock_count "extmeta_unlock"(uint32_t* seq) noexcept nogil
+    void begin_change "extmeta_begin_change"(uint32_t* seq) noexcept nogil
+    void end_change "extmeta_unlock"(uint32_t* seq) noexcept nogil
+    # Have something that nobody waits for; False if another has it.
+    bint try_take "extmeta_try"(uint32_t* taken) noexcept nogil
+    void give_back "extmeta_give_back"(uint32_t* taken) noexcept nogil
+    # The count, odd while a change is being made; what is read after it was there
+    # then. And whether no change was begun since, so that it was there all the time.
+    uint32_t count_of_changes "extmeta_acquire"(const uint32_t* seq) noexcept nogil
+    bint unchanged_since "extmeta_same"(
+        const uint32_t* seq, uint32_t before) noexcept nogil
+
+    # Around reads of what changes meanwhile, for ThreadSanitizer.
+    void begin_racy "extmeta_begin_racy"() noexcept nogil
+    void end_racy "extmeta_end_racy"() noexcept nogil

@@ -1,0 +1,29 @@
+from collections.abc import Callable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from extmeta.pagetable import PageTable
+
+def words_of(
+    pages: NDArray[np.uint64], generation: int, bits: int
+) -> NDArray[np.uint64]: ...
+
+class Watch:
+    def __init__(
+        self, table: PageTable, first: int, stop: int, always: int, seed: int = 0
+    ) -> None: ...
+    @property
+    def seen(self) -> int: ...
+    @property
+    def words(self) -> int: ...
+    @property
+    def torn(self) -> int: ...
+    @property
+    def example(self) -> tuple[int, int, int] | None: ...
+    def look(self, n: int, checked: bool = True) -> None: ...
+    def interrupted(
+        self, vpn: int, change: Callable[[], object]
+    ) -> tuple[int, int, bool]: ...
+
+def allocate_under_lock() -> None: ...
