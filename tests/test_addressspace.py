@@ -490,6 +490,22 @@ def test_the_huge_zero_page(encoding):
         tidy(a)
 
 
+def test_collapse_asks_for_a_writable_pte():
+    """Linux 6.12: SCAN_PAGE_RO; who shared the page may have gone since."""
+    for release, refused in (("6.12", True), ("6.18", False)):
+        a = make("linked", release=release)
+        a.mmap(A, PMD)
+        a.write(A + PAGE)
+        child = a.fork()
+        a.munmap(A, PMD)
+        if refused:
+            with pytest.raises(OSError, match="can't be collapsed"):
+                child.madvise(A, PMD, "COLLAPSE")
+            child.write(A + PAGE)
+        child.madvise(A, PMD, "COLLAPSE")
+        assert is_huge(child)
+
+
 def test_collapse(huge):
     huge.uffd_register(A, 2 * PMD)
     huge.uffd_writeprotect(A, PMD, True)

@@ -269,6 +269,7 @@ def _copy_on_write(mm: Mm, vma: Vma, entries: Entries) -> None:
     """Let PTEs have pages of their own: wp_page_copy() where reuse is impossible."""
     physical = mm.physical
     shared = physical.shared(entries.value) | physical.file(entries.value)
+    physical.reuse(entries.value[~shared])
     entries = entries.take(shared)
     if not len(entries.vpn):
         return
@@ -326,6 +327,8 @@ def _write_leaf(mm: Mm, vma: Vma, base: int) -> None:
         _put_huge(mm, base, leaf.word)
     elif leaf.zero or mm.physical.shared(mm.leaf_pfns(leaf)).any():
         mm.split_leaf(base)
+    else:
+        mm.physical.reuse(mm.leaf_pfns(leaf))
 
 
 def collapse(mm: Mm, vma: Vma, first: int, stop: int) -> None:
@@ -393,11 +396,10 @@ def _collapse_one(mm: Mm, vma: Vma, base: int) -> tuple[int, bool]:
 def _writable(mm: Mm, vma: Vma, entries: Entries) -> Bools:
     """Tell which PTEs have the write bit, as far as the model knows it.
 
-    Pages that a child had shared have not, until they are written again; here
-    they have. 6.18 does not ask; since which release is unverified.
+    6.18 does not ask; since which release is unverified.
     """
     pages = np.where(entries.present, entries.value, np.uint64(ZERO_PFN))
-    writable = ~mm.physical.shared(pages) & bool(vma.prot & Prot.W)
+    writable = mm.physical.exclusive(pages) & bool(vma.prot & Prot.W)
     if mm.soft_dirty and not vma.soft_dirty:
         # clear_soft_dirty() took the bit, a write brings both back.
         writable &= np.asarray(mm.table.load(entries.vpn, "soft_dirty") != 0)

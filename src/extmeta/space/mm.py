@@ -447,9 +447,9 @@ class Mm:
         """Count all that PTEs of [first, stop) map once more."""
         entries = self.entries(first, stop)
         pfns = entries.value[entries.present]
-        self.physical.map(pfns[pfns >= FIRST_PFN])
+        self.physical.share(pfns[pfns >= FIRST_PFN])
         slots = entries.value[~entries.present]
         self.physical.share_slots(slots[slots != self.marker])
         for base in self.leaves_within(first, stop):
             if not self.leaves[base].zero:
-                self.physical.map(self.leaf_pfns(self.leaves[base]))
+                self.physical.share(self.leaf_pfns(self.leaves[base]))

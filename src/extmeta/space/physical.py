@@ -76,10 +76,12 @@ class Physical:
         self._slots = Numbers(FIRST_SLOT)
         self.mapcount = np.zeros(FIRST_PFN, np.int64)
         # By pfn: of a backing, not anonymous; the first pfn of its huge page or 0;
-        # whether anything was written to it; the slot it is cached for, or 0.
+        # whether anything was written to it; whether it is PG_anon_exclusive; the
+        # slot it is cached for, or 0.
         self._file = np.zeros(FIRST_PFN, np.int64)
         self._head = np.zeros(FIRST_PFN, np.int64)
         self._written = np.zeros(FIRST_PFN, np.int64)
+        self._exclusive = np.zeros(FIRST_PFN, np.int64)
         self._slot = np.zeros(FIRST_PFN, np.int64)
         # By slot: how many swap entries name it; the page in the swap cache, or 0;
         # whether anything was written to what is in it.
@@ -95,11 +97,13 @@ class Physical:
         self._file = _grown(self._file, size)
         self._head = _grown(self._head, size)
         self._written = _grown(self._written, size)
+        self._exclusive = _grown(self._exclusive, size)
         self._slot = _grown(self._slot, size)
         self.mapcount[pfns] = 0
         self._file[pfns] = file
         self._head[pfns] = 0
         self._written[pfns] = 0
+        self._exclusive[pfns] = not file
         self._slot[pfns] = 0
 
     def allocate(self, n: int, file: bool = False) -> U64:
@@ -144,6 +148,23 @@ class Physical:
         slots = self._slot[pfns]
         needed = self.mapcount[pfns] + np.where(slots, self._swapcount[slots], 0)
         return np.asarray((needed > 1) | (pfns < FIRST_PFN))
+
+    def share(self, pfns: U64) -> None:
+        """Count a child's PTE for each page: none may be written without a fault."""
+        self.map(pfns)
+        self._exclusive[pfns] = 0
+
+    def reuse(self, pfns: U64) -> None:
+        """Let pages that were shared be written again: wp_page_reuse()."""
+        self._exclusive[pfns] = 1
+
+    def exclusive(self, pfns: U64) -> Bools:
+        """Tell which anonymous pages may be written without a fault.
+
+        Not those shared since they were written last, with somebody who may have
+        gone by now: PageAnonExclusive().
+        """
+        return np.asarray(self._exclusive[pfns] != 0)
 
     def write(self, pfns: U64) -> None:
         """Note that something other than zeros is in these pages."""
@@ -210,6 +231,7 @@ class Physical:
         self._slot[pfns] = slots
         self.map(pfns)
         self.drop_slots(slots)
+        self._exclusive[pfns] = ~self.shared(pfns)
         return pfns
 
     def share_slots(self, slots: U64) -> None:
