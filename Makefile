@@ -49,7 +49,7 @@ tsan: $(VENV)/test-ready
 	EXTMETA_DEBUG=thread $(PY) setup.py -q build --build-base build/tsan --build-lib $(TSANNED)
 	LD_PRELOAD="$$($(CC) -print-file-name=libtsan.so)" TSAN_OPTIONS=halt_on_error=1:history_size=4 \
 	PYTHONPATH=$(TSANNED) EXTMETA_TESTS=sanitized \
-	$(PY) -m pytest -q -p no:cacheprovider tests/test_sanitized.py tests/test_threads.py tests/test_snapshot.py $(ARGS)
+	$(PY) -m pytest -q -p no:cacheprovider --capture=sys tests/test_sanitized.py tests/test_threads.py tests/test_snapshot.py $(ARGS)
 
 # Snapshots against two writers, N of them; goes on where it was stopped.
 snapshots: build

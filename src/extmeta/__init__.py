@@ -23,6 +23,7 @@ from extmeta.encodings.page_ext import PageExt
 from extmeta.encodings.wide import Wide
 from extmeta.encodings.xarray import XArray
 from extmeta.fields import Fields
+from extmeta.frames import no_allocation
 from extmeta.memory import Memory
 from extmeta.pagetable import PageTable
 from extmeta.plan import Plan, PlanConflict, plan
@@ -56,6 +57,7 @@ __all__ = [
     "encodings",
     "load_capture",
     "load_trace",
+    "no_allocation",
     "plan",
     "register",
     "shipped",

@@ -16,7 +16,7 @@ from libc.stdint cimport uint64_t
 
 from extmeta.frames cimport Frames, Ptdesc
 from extmeta.pte cimport PteLayout
-from extmeta.slabs cimport Slabs
+from extmeta.slabs cimport Aside, Slabs
 from extmeta.vpns cimport Run
 
 cdef enum:
@@ -41,6 +41,7 @@ cdef class Encoding:
     cdef readonly int bits        # of a word
     cdef readonly int lanes       # uint64s of a word
     cdef readonly int order       # pages of a new PTE table: 2**order
+    cdef int worded_order         # and of one that has words
     cdef readonly object fields
     cdef readonly object arch
     cdef PteLayout pte
@@ -61,6 +62,9 @@ cdef class Encoding:
     cdef readonly bint by_page
     cdef void* family
     cdef Slabs index              # where tables share a page: their links
+    cdef Aside index_aside
+    # What it may need later can be set aside.
+    cdef readonly bint reserves
     # An exception that C could not pass on: the page table raises it when the
     # operation is over. None in an encoding written in C.
     cdef object pending
@@ -144,6 +148,13 @@ cdef class Encoding:
 
     # May allocate: let the words have less memory, if that is worth it.
     cdef void trim(self, Ptdesc* t) noexcept nogil
+
+    # May allocate: have set aside, PTE tables apart, what one operation on each of n
+    # tables may need, for when no memory can be had; False where there is none for
+    # that, and then as much as before. And how many bytes of side memory that is.
+    cdef bint set_aside(self, size_t n) noexcept nogil
+    cdef size_t aside_bytes(self) noexcept nogil
+    cdef size_t index_aside_bytes(self) noexcept nogil
 
     # Whether other page tables use this one's side memory. If so, each table's share
     # of it is asked for, and before the page table goes it lets go of each table's,

@@ -117,7 +117,9 @@ cdef class Encoding:
         bound.pte.offset_shift = layout.offset_shift
         bound.pte.offset_bits = layout.offset_bits
         bound.pte.offset_inverted = layout.offset_inverted
+        bound.reserves = True
         bound.hold()
+        bound.worded_order = max(bound.worded_order, bound.order)
         return bound
 
     def hold(self):
@@ -187,13 +189,23 @@ cdef class Encoding:
             return True
         page = self.page_of(t)
         if page.users == 0:
-            page.index = <uintptr_t>self.index.alloc(
-                <size_t>INDEX_BYTES << self.frames.page_order)
+            page.index = <uintptr_t>self.index.alloc_or(
+                &self.index_aside, <size_t>INDEX_BYTES << self.frames.page_order)
             if page.index == 0:
                 return False
         page.users += 1
         t.reached = 1
         return True
+
+    cdef bint set_aside(self, size_t n) noexcept nogil:
+        return self.frames.page_order == 0 or self.index.set_aside(
+            &self.index_aside, n, <size_t>INDEX_BYTES << self.frames.page_order)
+
+    cdef size_t aside_bytes(self) noexcept nogil:
+        return 0
+
+    cdef size_t index_aside_bytes(self) noexcept nogil:
+        return self.index_aside.n * (<size_t>INDEX_BYTES << self.frames.page_order)
 
     cdef void unreach(self, Ptdesc* t) noexcept nogil:
         cdef Ptdesc* page = self.page_of(t)

@@ -62,6 +62,9 @@ cdef class Frames:
     cdef bint locked
     cdef pthread_mutex_t lock
     cdef Limbo limbo              # descriptors of blocks that readers may still see
+    # Blocks set aside, all of one order and kind, each with the next one's number.
+    cdef uint32_t aside
+    cdef size_t nr_aside
 
     # Return the first frame's descriptor, or NULL where no memory can be had.
     # The block is aligned to its size. A block of kind PTE is a PTE table and,
@@ -73,9 +76,14 @@ cdef class Frames:
     cdef void free_now(self, Ptdesc* d) noexcept nogil
     # Free what no reader can see any more.
     cdef void reap(self) noexcept nogil
+    # Have n blocks set aside, for when no memory can be had; False where there is
+    # none for that, and then as many as before. Always of the same order and kind.
+    cdef bint set_aside(self, size_t n, int order, Kind kind) noexcept nogil
+    cdef Ptdesc* from_aside(self, int order, Kind kind, bint zero) noexcept nogil
     cdef Ptdesc* take(self, int order, Kind kind, bint zero) noexcept nogil
     # Give the upper half of an order-1 block back, likewise; the lower half stays.
     cdef void free_upper_half(self, Ptdesc* d) noexcept nogil
+    cdef Ptdesc* halve(self, Ptdesc* d) noexcept nogil
     cdef bint grow(self) noexcept nogil
     cdef bint take_idle(self) noexcept nogil
     cdef bint leave_idle(self) noexcept nogil
@@ -117,7 +125,8 @@ cdef inline uint64_t upper_entry(Frames f, const Ptdesc* d) noexcept nogil:
     return page_offset(f, d) | TABLE_BITS
 
 
-# Whether tests let it; aborts in a build for tests if the caller has a table locked.
+# Whether tests and `no_allocation` let it; aborts in a build for tests if the caller
+# has a table locked.
 cdef bint may_allocate() noexcept nogil
 
 cdef extern from *:

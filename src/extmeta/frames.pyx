@@ -21,6 +21,7 @@ EXTMETA_THP=0 for 4 KiB pages: random look-ups in `adjacent` then pay TLB misses
 that a kernel would not have.
 """
 import os
+from contextlib import contextmanager
 
 from cpython.buffer cimport PyBUF_WRITABLE, Py_buffer
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uintptr_t
@@ -84,9 +85,16 @@ cdef extern from *:
     """
     #include <stdio.h>
     #include <stdlib.h>
+    /* Not allocated when a thread first asks: that is late, and a race by
+       ThreadSanitizer's reading. */
+    #define OF_A_THREAD static __thread __attribute__((tls_model("initial-exec")))
     /* Tables that this thread has locked. */
-    static __thread int extmeta_locked;
+    OF_A_THREAD int extmeta_locked;
     #define note_locked_here(more) (extmeta_locked += (more))
+    /* How often it has said that it may not allocate. */
+    OF_A_THREAD int extmeta_forbidden;
+    #define forbid_here(more) (extmeta_forbidden += (more))
+    #define is_forbidden() (extmeta_forbidden != 0)
     static void abort_if_locked(void)
     {
         if (extmeta_locked) {
@@ -97,6 +105,8 @@ cdef extern from *:
     """
     void note_locked_here(int more) noexcept nogil
     void abort_if_locked() noexcept nogil
+    void forbid_here(int more) noexcept nogil
+    bint is_forbidden() noexcept nogil
 
 
 cdef void note_locked(int more) noexcept nogil:
@@ -117,8 +127,26 @@ def fail_after(n=None):
     allowance = -1 if n is None else n
 
 
+@contextmanager
+def no_allocation():
+    """Let this thread's operations on page tables allocate nothing.
+
+    As under the kernel's page-table lock. What they need they take from what
+    :meth:`PageTable.reserve` has set aside; where that is too little they raise
+    MemoryError, and the table is as it was. What is only worth while, as a smaller
+    container, is left for later.
+    """
+    forbid_here(1)
+    try:
+        yield
+    finally:
+        forbid_here(-1)
+
+
 cdef bint may_allocate() noexcept nogil:
     global allowance
+    if is_forbidden():
+        return False
     if IS_DEBUG:
         abort_if_locked()
     if allowance < 0:
@@ -271,11 +299,13 @@ cdef class Frames:
 
     cdef Ptdesc* alloc(self, int order, Kind kind, bint zero) noexcept nogil:
         cdef Ptdesc* d
-        if not self.locked:
-            return self.take(order, kind, zero)
-        pthread_mutex_lock(&self.lock)
+        if self.locked:
+            pthread_mutex_lock(&self.lock)
         d = self.take(order, kind, zero)
-        pthread_mutex_unlock(&self.lock)
+        if d is NULL and self.nr_aside:
+            d = self.from_aside(order, kind, zero)
+        if self.locked:
+            pthread_mutex_unlock(&self.lock)
         return d
 
     cdef Ptdesc* take(self, int order, Kind kind, bint zero) noexcept nogil:
@@ -332,6 +362,37 @@ cdef class Frames:
         d.reached = 0
         return d
 
+    cdef bint set_aside(self, size_t n, int order, Kind kind) noexcept nogil:
+        cdef size_t before = self.nr_aside
+        cdef bint done = True
+        cdef Ptdesc* d
+        while self.nr_aside < n:
+            d = self.take(order, kind, False)
+            if d is NULL:
+                done = False
+                n = before
+                break
+            d.next = self.aside
+            self.aside = <uint32_t>(d - self.desc)
+            self.nr_aside += 1
+        while self.nr_aside > n:
+            self.free_now(self.from_aside(order, kind, False))
+        return done
+
+    cdef Ptdesc* from_aside(self, int order, Kind kind, bint zero) noexcept nogil:
+        """Return a block that was set aside, NULL if there is none that fits."""
+        cdef Ptdesc* d = &self.desc[self.aside]
+        if self.nr_aside == 0 or d.kind != kind or d.order < order:
+            return NULL
+        self.aside = d.next
+        self.nr_aside -= 1
+        d.next = 0
+        if d.order > order:
+            self.free_now(self.halve(d))
+        if zero:
+            memset(entries(self, d), 0, self.frame_bytes)
+        return d
+
     cdef void free(self, Ptdesc* d) noexcept nogil:
         cdef Ptdesc* old
         if self.locked:
@@ -362,12 +423,15 @@ cdef class Frames:
         self.give_back(<uint32_t>(d - self.desc), d.order, d.pool)
 
     cdef void free_upper_half(self, Ptdesc* d) noexcept nogil:
+        self.free(self.halve(d))
+
+    cdef Ptdesc* halve(self, Ptdesc* d) noexcept nogil:
         d.order = 0
         # What was a whole page is shared from now on, if a page has two frames.
         d.pool = <uint8_t>self.pool_of(0, <Kind>d.kind)
         d[1].order = 0
         d[1].pool = d.pool
-        self.free(&d[1])
+        return &d[1]
 
     cdef void give_back(self, uint32_t frame, int order, int pool) noexcept nogil:
         if pool != FREE:

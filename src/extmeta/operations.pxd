@@ -108,6 +108,18 @@ cdef class Operations(Radix):
     cdef uint64_t make_pages(
         self, uint64_t* entry, const Run* r, const uint64_t* pfns,
         uint64_t next_pfn, uint64_t bits) noexcept nogil
+    # Let PTE tables map what the huge leaves of n vpns do, all with one word; pfns as
+    # the leaves say where `pfns` is NULL.
+    cdef int split(
+        self, uint64_t first, uint64_t n, const uint64_t* pfns, const Write* w,
+        uint64_t bits) except -1 nogil
+    cdef Ptdesc* split_one(
+        self, uint64_t vpn, uint64_t leaf, const uint64_t* pfns, const Write* w,
+        uint64_t bits) noexcept nogil
+    cdef void unmake(self, Ptdesc* t) noexcept nogil
+    # Have set aside what one operation on each of n tables may need; see
+    # Encoding.set_aside.
+    cdef bint set_aside(self, size_t n) noexcept nogil
     cdef void drop_empty(self, const Span* s, Py_ssize_t upto) noexcept nogil
     # Drop what is mapped in [first, stop); no huge leaf may be cut.
     cdef void drop(self, uint64_t first, uint64_t stop) noexcept nogil

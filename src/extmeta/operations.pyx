@@ -14,11 +14,13 @@ from extmeta.encoding cimport ALONE, ALWAYS, FLAGGED, MAX_LANES, WHEN_ADDING, Wr
 from extmeta.epoch cimport enter_epoch, leave_epoch
 from extmeta.frames cimport (
     LEAF,
+    PTE,
     Ptdesc,
     entries,
     lock_table,
     raise_nomem,
     unlock_table,
+    upper_entry,
 )
 from extmeta.pte cimport ALL, PteLayout, count, flag_of, swap_entry
 from extmeta.radix cimport Radix
@@ -50,6 +52,8 @@ cdef extern from "pthread.h" nogil:
 cdef enum:
     # Entries that `move` handles at once; their words lie on the stack.
     MOVE_AT_ONCE = 512
+    # Of one huge page: two, where `wide` halves a PTE table's entries.
+    MOST_LEAVES = 2
     # Entries that a lockless reader looks at before it lets memory be freed again, as
     # many as take some microseconds; a table on the way counts as some. And how often
     # it tries before it does so.
@@ -105,6 +109,7 @@ cdef class Operations(Radix):
         cdef Ptdesc* t
         if not self.encoding.sharing():
             return
+        self.encoding.set_aside(0)
         while True:
             t = self.next_table(&at, self.nr_vpns)
             if t is NULL:
@@ -314,6 +319,97 @@ cdef class Operations(Radix):
             self.encoding.carry(at[0], pte)
             at[0] = pte
         return made
+
+    cdef int split(
+            self, uint64_t first, uint64_t n, const uint64_t* pfns, const Write* w,
+            uint64_t bits) except -1 nogil:
+        cdef uint64_t size = <uint64_t>self.encoding.entries
+        cdef Ptdesc* made[MOST_LEAVES]
+        cdef uint64_t at = first
+        cdef int nr = 0
+        cdef int i
+        while at < first + n:
+            made[nr] = self.split_one(
+                at, self.leaf_slot(at, False)[0],
+                pfns + (at - first) if pfns is not NULL else NULL, w, bits)
+            if made[nr] is NULL:
+                for i in range(nr):
+                    self.unmake(made[i])
+                self.encoding.end()
+                return raise_nomem(self.frames.frame_bytes)
+            nr += 1
+            at += size
+        # Readers without a lock see the leaf until they see a table with its words.
+        for i in range(nr):
+            made[i].parent = self.leaf_slot(made[i].vpn, False)
+            publish(made[i].parent, upper_entry(self.frames, made[i]))
+        self.encoding.end()
+        self.nr_leaves -= <uint64_t>nr
+        self.nr_ptes += n
+        return 0
+
+    cdef Ptdesc* split_one(
+            self, uint64_t vpn, uint64_t leaf, const uint64_t* pfns, const Write* w,
+            uint64_t bits) noexcept nogil:
+        """Return a PTE table for what a leaf maps, not hooked yet, or NULL."""
+        cdef const PteLayout* a = &self.encoding.pte
+        cdef Py_ssize_t last_entry = self.encoding.entries - 1
+        cdef uint64_t pfn_mask = (<uint64_t>1 << a.pfn_bits) - 1
+        cdef uint64_t pfn = leaf >> a.pfn_shift & pfn_mask
+        cdef bint worded = False
+        cdef uint64_t* entry
+        cdef Ptdesc* t
+        cdef Run r
+        cdef int lane
+        for lane in range(self.encoding.lanes):
+            worded |= w.add[lane] != 0
+        t = self.frames.alloc(
+            self.encoding.worded_order if worded else self.encoding.order, PTE, True)
+        if t is NULL:
+            return NULL
+        self.fill(t)
+        t.vpn = vpn
+        r.first = 0
+        r.n = self.encoding.entries
+        r.vpns = NULL
+        entry = entries(self.frames, t)
+        if self.encoding.by_page:
+            if self.encoding.admit(pfns, pfn, r.n):
+                self.unmake(t)
+                return NULL
+            self.make_pages(entry, &r, pfns, pfn, bits)
+        else:
+            make_present(entry, &r, last_entry, a.none, pfns, pfn, pfn_mask,
+                         a.pfn_shift, bits, self.stride)
+        t.used = <unsigned int>r.n
+        if not worded:
+            return t
+        # As it is not hooked yet, it stays where it is.
+        if self.encoding.prepare(t, &r, w) is not t:
+            self.unmake(t)
+            return NULL
+        lock_table(t)
+        self.encoding.store(t, &r, w)
+        unlock_table(t)
+        self.encoding.settle(t)
+        if t.next:
+            self.encoding.trim(t)
+        return t
+
+    cdef void unmake(self, Ptdesc* t) noexcept nogil:
+        """Free a table that was not hooked."""
+        self.encoding.zap(t, 0, self.encoding.entries)
+        self.encoding.settle(t)
+        self.frames.free(t)
+
+    cdef bint set_aside(self, size_t n) noexcept nogil:
+        cdef size_t before = self.frames.nr_aside
+        if not self.frames.set_aside(n, self.encoding.worded_order, PTE):
+            return False
+        if not self.encoding.set_aside(n):
+            self.frames.set_aside(before, self.encoding.worded_order, PTE)
+            return False
+        return True
 
     cdef void drop_empty(self, const Span* s, Py_ssize_t upto) noexcept nogil:
         """Free tables that the span's first ``upto`` vpns made and don't use."""

@@ -218,6 +218,122 @@ cdef class PageTable(Operations):
         finally:
             self.leave()
 
+    def split_huge(self, vpn, word=0, pfns=None, writable=True):
+        """Let PTEs map what a huge page did, all with one word.
+
+        As a kernel does it under the page-table lock (mm/huge_memory.c,
+        __split_huge_pmd_locked(), v6.12): no memory is needed after ``reserve(1)``, or
+        ``reserve(2)`` with `wide`, which has two tables for a huge page.
+
+        Parameters
+        ----------
+        vpn : int
+            First of the huge page.
+        word : int, default 0
+            Of each PTE.
+        pfns : (n,) array_like of int, optional
+            By default those that the huge page has.
+        writable : bool, default True
+
+        Raises
+        ------
+        ValueError
+            If there is no huge page at ``vpn``, a value does not fit, or this
+            encoding has no place for a bit of the word.
+        MemoryError
+            If memory can't be had. In every case nothing has changed.
+        """
+        cdef uint64_t[MAX_LANES] keep
+        cdef uint64_t[MAX_LANES] add
+        cdef const uint64_t[::1] numbers
+        cdef const uint64_t* first_pfn = NULL
+        cdef uint64_t bits = self.encoding.pte.base
+        cdef uint64_t first, at, size
+        cdef uint64_t* slot
+        cdef Write w
+        bits |= self.encoding.pte.writable if writable else self.encoding.pte.readonly
+        first, _stop = self.bounds(vpn, 1)
+        size = self.huge_ptes()
+        word = self.fitting("word", word)
+        self.spread(add, word)
+        memset(keep, 0, sizeof(keep))
+        w.keep = keep
+        w.add = add
+        w.step = 0
+        if pfns is not None:
+            numbers = one_each(
+                "pfns", pfns, self.named(slice(vpn, vpn + <object>size)),
+                1 << <object>self.arch.pfn_bits)
+            first_pfn = &numbers[0]
+        self.enter()
+        try:
+            at = first
+            slot = self.next_leaf(&at, first + 1) if first & (size - 1) == 0 else NULL
+            if slot is NULL:
+                raise ValueError(f"vpn {vpn:#x} is not the first of a huge page")
+            why = self.encoding.unfit(vpn, word, False) if self.encoding.asks else None
+            if why is not None:
+                raise ValueError(f"vpn {vpn:#x}: {self.encoding!r}: {why}")
+            with nogil:
+                self.split(first, size, first_pfn, &w, bits)
+        finally:
+            self.leave()
+
+    # -- memory for later ---------------------------------------------------
+
+    def reserve(self, tables):
+        """Have memory set aside for operations that may not allocate.
+
+        It is taken from when memory can't be had otherwise, above all within
+        :func:`extmeta.no_allocation`, by each of split_huge, store, update,
+        scan(clear=), swap_out, swap_in and unmap. As a kernel deposits a PTE table
+        with a huge page (pgtable_trans_huge_deposit()), or fills a cache before it
+        takes a lock (kvm_mmu_topup_memory_cache()). A fork or copy has none of it.
+
+        Parameters
+        ----------
+        tables : int
+            One operation on each of so many PTE tables, or one on all of them,
+            finds what it needs. What is there already counts; 0 gives it back.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If it is no integer or below 0, or the encoding can't tell what it will
+            need: one in Python, or `page_ext`.
+        MemoryError
+            If there is not so much memory; then as much is set aside as before.
+        """
+        cdef size_t n = whole("tables", tables, 1 << 32)
+        cdef bint done
+        if not self.encoding.reserves:
+            raise ValueError(f"{self.encoding!r} can't tell what it will need")
+        self.enter()
+        try:
+            with nogil:
+                done = self.set_aside(n)
+            if not done:
+                raise MemoryError(f"memory for {tables} tables to be set aside")
+        finally:
+            self.leave()
+
+    @property
+    def reserved(self):
+        """What is set aside, as a :class:`Memory`; :meth:`memory` has it too."""
+        self.enter()
+        try:
+            return Memory(
+                upper=0,
+                pte=self.frames.nr_aside * self.frames.frame_bytes,
+                side=self.encoding.aside_bytes()
+                + (self.frames.nr_aside * self.frames.frame_bytes
+                   if self.encoding.worded_order else 0),
+                index=self.encoding.index_aside_bytes(),
+                slack=0,
+            )
+        finally:
+            self.leave()
+
     def huge_ptes(self):
         """Return how many PTEs a huge page stands for."""
         return arch_named(self.arch.name).ptrs_per_pte
@@ -809,7 +925,7 @@ cdef class PageTable(Operations):
             side = self.encoding.side_bytes()
             slack = self.encoding.held_bytes() - side
             if self.encoding.sharing():
-                side = self.share_of_side()
+                side = self.share_of_side() + self.encoding.aside_bytes()
             return Memory(
                 upper=self.frames.held(UPPER),
                 pte=self.frames.held(PTE),

@@ -29,6 +29,8 @@ cdef class PythonCalls(Encoding):
 
     def bind(self, fields, arch, Frames frames not None):
         cdef PythonCalls bound = Encoding.bind(self, fields, arch, frames)
+        # What Python objects need is Python's to say.
+        bound.reserves = False
         bound.by_flag = bound.uses_flag
         bound.takes_all = bound.defines("copy_from")
         bound.unmaps = bound.defines("unmap")

@@ -12,6 +12,12 @@ cdef enum:
     # Of a handle's bits: 64 GiB of side memory in units of 8 bytes.
     HANDLE_BITS = 33
 
+cdef struct Aside:
+    # Objects for when no memory can be had, all of one size; each begins with where
+    # the next one is.
+    void* first
+    size_t n
+
 cdef class Slabs:
     cdef readonly Frames pages
     cdef readonly size_t object_bytes   # in use, rounded up to the sizes there are
@@ -26,6 +32,13 @@ cdef class Slabs:
 
     # NULL where no memory can be had. What the object holds is undefined.
     cdef void* alloc(self, size_t nbytes) noexcept nogil
+    # Have n objects set aside; False where there is no memory for that, and then as
+    # many as before.
+    cdef bint set_aside(self, Aside* a, size_t n, size_t nbytes) noexcept nogil
+    # The same as `alloc`, but from there where no memory can be had.
+    cdef inline void* alloc_or(self, Aside* a, size_t nbytes) noexcept nogil:
+        cdef void* p = self.alloc(nbytes)
+        return p if p is not NULL else from_aside(a)
     # One reference less; the object goes with its last one, once no reader without
     # a lock can see it any more.
     cdef void free(self, void* p) noexcept nogil
@@ -70,6 +83,15 @@ cdef class Slabs:
     cdef uint32_t* count_of(self, Ptdesc* d, const void* p) noexcept nogil
     cdef void list_slab(self, Ptdesc* d, int size_class) noexcept nogil
     cdef void unlist_slab(self, Ptdesc* d, int size_class) noexcept nogil
+
+
+cdef inline void* from_aside(Aside* a) noexcept nogil:
+    """Return an object that was set aside, or NULL."""
+    cdef void* p = a.first
+    if p is not NULL:
+        a.first = (<void**>p)[0]
+        a.n -= 1
+    return p
 
 
 cdef inline size_t class_bytes(int size_class) noexcept nogil:

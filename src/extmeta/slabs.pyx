@@ -91,6 +91,23 @@ cdef class Slabs:
         self.let_go()
         return p
 
+    cdef bint set_aside(self, Aside* a, size_t n, size_t nbytes) noexcept nogil:
+        cdef size_t before = a.n
+        cdef bint done = True
+        cdef void* p
+        while a.n < n:
+            p = self.alloc(nbytes)
+            if p is NULL:
+                done = False
+                n = before
+                break
+            (<void**>p)[0] = a.first
+            a.first = p
+            a.n += 1
+        while a.n > n:
+            self.free(from_aside(a))
+        return done
+
     cdef void free(self, void* p) noexcept nogil:
         cdef void* old
         self.hold()

@@ -123,11 +123,16 @@ cdef class VpnHash:
     # Lines that `put` moves to when those there are have no room.
     cdef uint64_t* next_lines
     cdef uint64_t next_groups
+    cdef uint64_t aside           # words that there is always room for
 
     cdef size_t nbytes(self) noexcept nogil
     # Make room for ``more`` words besides those there are; -1 where no memory can
     # be had, and then nothing has changed.
     cdef int reserve(self, uint64_t more) noexcept nogil
+    # Have room for so many more words, for when no memory can be had; -1 where there
+    # is none for that. And the bytes that this takes.
+    cdef int set_aside(self, uint64_t words) noexcept nogil
+    cdef size_t aside_bytes(self) noexcept nogil
     # Give back what was reserved and isn't used. May allocate, to be smaller.
     cdef void settle(self) noexcept nogil
     cdef int copy(self, VpnHash other) noexcept nogil

@@ -382,16 +382,34 @@ cdef class VpnHash:
         cdef uint64_t needed = t.words + more
         cdef uint64_t groups = max(t.groups, self.next_groups)
         cdef uint64_t* lines
-        if needed <= room(t, groups):
+        if needed + self.aside <= room(t, groups):
             return 0
-        groups = max(groups_for(t, needed), groups + (groups >> 2))
+        groups = max(groups_for(t, needed + self.aside), groups + (groups >> 2))
         lines = allocate(groups)
         if lines is NULL:
-            return -1
+            # Of what is aside, settle() counts out what was used.
+            return 0 if needed <= room(t, t.groups) else -1
         free(self.next_lines)
         self.next_lines = lines
         self.next_groups = groups
         return 0
+
+    cdef int set_aside(self, uint64_t words) noexcept nogil:
+        cdef uint64_t before = self.aside
+        self.aside = words
+        if self.reserve(0):
+            self.aside = before
+            return -1
+        if self.next_lines is not NULL:
+            begin_change(&self.seq)
+            self.resize()
+            end_change(&self.seq)
+        self.settle()
+        return 0
+
+    cdef size_t aside_bytes(self) noexcept nogil:
+        cdef const Table* t = &self.table
+        return (groups_for(t, t.words + self.aside) - groups_for(t, t.words)) * 64
 
     cdef void settle(self) noexcept nogil:
         cdef const Table* t = &self.table
@@ -399,13 +417,15 @@ cdef class VpnHash:
         free(self.next_lines)
         self.next_lines = NULL
         self.next_groups = 0
-        if t.words == 0:
+        if self.aside and t.words + self.aside > room(t, t.groups):
+            self.aside = room(t, t.groups) - t.words
+        if t.words + self.aside == 0:
             self.clear()
             return
         # Below 3/4 of what may be in use; a sixteenth stays free, so that a
         # table whose words come and go isn't resized each time.
-        if t.words * 4 < room(t, t.groups) * 3:
-            least = groups_for(t, t.words)
+        if (t.words + self.aside) * 4 < room(t, t.groups) * 3:
+            least = groups_for(t, t.words + self.aside)
             least += least >> 4
             if least < t.groups:
                 self.next_lines = allocate(least)

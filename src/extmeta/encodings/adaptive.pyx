@@ -84,7 +84,14 @@ from extmeta.pte cimport (
     flags,
     lowest,
 )
-from extmeta.slabs cimport HANDLE_BITS, Slabs, class_bytes, handle_of
+from extmeta.slabs cimport (
+    HANDLE_BITS,
+    Aside,
+    Slabs,
+    class_bytes,
+    from_aside,
+    handle_of,
+)
 from extmeta.sync cimport once, publish, release_fence
 from extmeta.vpns cimport Run, entry_at
 
@@ -120,6 +127,9 @@ cdef class Adaptive(Encoding):
     cdef Slabs slabs
     cdef char* base       # of the slabs' memory
     cdef int position_bits
+    # For when no memory can be had: a word for each PTE, and one alone.
+    cdef Aside dense
+    cdef Aside boxes
 
     def hold(self):
         self.refuse_above(64)
@@ -445,6 +455,12 @@ cdef class Adaptive(Encoding):
         if t.next & KEPT and self.serves(&shape, kept_class(t)):
             return True
         p = self.slabs.alloc(shape.nbytes)
+        if p is NULL and (v.uniform and v.word >> UNIFORM_BITS == 0 or
+                          t.next & KEPT and self.holds_all(kept_class(t))):
+            # Room enough, if not the best.
+            return True
+        if p is NULL:
+            p = self.take_aside(&shape)
         if p is NULL:
             if t.reached and t.flagged == 0 and t.next & PREPARED == 0:
                 self.unreach(t)
@@ -453,6 +469,35 @@ cdef class Adaptive(Encoding):
             self.slabs.free(self.take_kept(t))
         self.keep_object(t, p, shape.size_class)
         return True
+
+    cdef size_t dense_bytes(self) noexcept nogil:
+        return <size_t>self.entries << width_for(ALL >> (64 - self.bits)) >> 3
+
+    cdef bint holds_all(self, int size_class) noexcept nogil:
+        """Return whether an object of that class holds whatever words there are."""
+        return class_bytes(size_class) >= self.dense_bytes()
+
+    cdef void* take_aside(self, Shape* shape) noexcept nogil:
+        """Return an object for the shape, or for any, that was set aside, or NULL."""
+        if shape.kind == BOXED and self.boxes.n:
+            return from_aside(&self.boxes)
+        self.place_in(shape, self.dense_bytes())
+        return from_aside(&self.dense)
+
+    cdef bint set_aside(self, size_t n) noexcept nogil:
+        cdef size_t dense = self.dense.n
+        cdef size_t boxes = self.boxes.n
+        if self.slabs.set_aside(&self.dense, n, self.dense_bytes()) and (
+                self.slabs.set_aside(&self.boxes, n, sizeof(uint64_t)) and (
+                Encoding.set_aside(self, n))):
+            return True
+        self.slabs.set_aside(&self.dense, dense, self.dense_bytes())
+        self.slabs.set_aside(&self.boxes, boxes, sizeof(uint64_t))
+        return False
+
+    cdef size_t aside_bytes(self) noexcept nogil:
+        return (self.dense.n * class_bytes(self.slabs.class_for(self.dense_bytes()))
+                + self.boxes.n * sizeof(uint64_t))
 
     cdef void keep_object(
             self, Ptdesc* t, const void* p, int size_class) noexcept nogil:

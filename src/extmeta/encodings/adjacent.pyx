@@ -88,6 +88,7 @@ cdef class Adjacent(Encoding):
         self.parallel = True
         self.inside = self.arch.rest == "idle"
         self.order = 1 if self.when == "always" and not self.inside else 0
+        self.worded_order = 0 if self.inside else 1
         self.gap = self.entries
         if not self.inside:
             self.gap = self.arch.frame_bytes // 8

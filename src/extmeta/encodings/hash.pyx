@@ -85,7 +85,7 @@ cdef class Hash(Encoding):
         self.vpns = NULL
         self.reserved = 0
         if self.dead:
-            if self.dead == self.hash.table.words:
+            if self.dead == self.hash.table.words and self.hash.aside == 0:
                 self.hash.clear()
             else:
                 self.hash.remove_range(self.first, self.stop)
@@ -133,6 +133,18 @@ cdef class Hash(Encoding):
                     w.step != 0 or entry[entry_at(r, at + i, last_entry)] != none)
         self.reserved += more
         return t if self.hash.reserve(self.reserved) == 0 else NULL
+
+    cdef bint set_aside(self, size_t n) noexcept nogil:
+        cdef uint64_t before = self.hash.aside
+        if self.hash.set_aside(n * <size_t>self.entries):
+            return False
+        if not Encoding.set_aside(self, n):
+            self.hash.set_aside(before)
+            return False
+        return True
+
+    cdef size_t aside_bytes(self) noexcept nogil:
+        return self.hash.aside_bytes()
 
     cdef int begin_fork(self, Encoding parent, bint shared) except -1:
         cdef VpnHash hash = (<Hash>parent).hash

@@ -24,7 +24,7 @@ from extmeta.encodings.side cimport (
 )
 from extmeta.frames cimport Ptdesc, entries
 from extmeta.pte cimport PteLayout, flag_of
-from extmeta.slabs cimport Slabs
+from extmeta.slabs cimport Aside, Slabs
 from extmeta.sync cimport once, publish
 from extmeta.vpns cimport Run, entry_at
 
@@ -48,6 +48,7 @@ cdef class Linked(Encoding):
     cdef readonly object asked
     cdef int width
     cdef Slabs slabs
+    cdef Aside aside      # side pages
 
     def __init__(self, bits=None):
         if bits is not None and not isinstance(bits, int):
@@ -88,10 +89,22 @@ cdef class Linked(Encoding):
     cdef Ptdesc* prepare(
             self, Ptdesc* t, const Run* r, const Write* w) noexcept nogil:
         if t.link == 0 and makes_a_word(w, r.n, self.lanes):
-            t.link = <uintptr_t>self.slabs.alloc(self.page_bytes())
+            t.link = <uintptr_t>self.slabs.alloc_or(&self.aside, self.page_bytes())
             if t.link == 0 or not self.reach(t):
                 return NULL
         return t
+
+    cdef bint set_aside(self, size_t n) noexcept nogil:
+        cdef size_t before = self.aside.n
+        if not self.slabs.set_aside(&self.aside, n, self.page_bytes()):
+            return False
+        if not Encoding.set_aside(self, n):
+            self.slabs.set_aside(&self.aside, before, self.page_bytes())
+            return False
+        return True
+
+    cdef size_t aside_bytes(self) noexcept nogil:
+        return self.aside.n * self.page_bytes()
 
     cdef int fork(
             self, Encoding parent, const Ptdesc* t, Ptdesc* child) noexcept nogil:

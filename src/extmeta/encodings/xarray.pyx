@@ -39,7 +39,7 @@ from extmeta.frames cimport (
     frame_of,
 )
 from extmeta.pte cimport ALL, equal, lowest
-from extmeta.slabs cimport Slabs
+from extmeta.slabs cimport Aside, Slabs
 from extmeta.sync cimport acquire, once, publish
 from extmeta.vpns cimport Run
 
@@ -97,6 +97,7 @@ cdef class XArray(Encoding):
     cdef Limbo limbo                  # nodes that readers may still see
     # Memory for more of them, each pointing to the next: for this operation.
     cdef uint64_t* spare
+    cdef Aside aside                  # such memory for when none can be had
 
     def hold(self):
         self.refuse_above(64)
@@ -330,13 +331,33 @@ cdef class XArray(Encoding):
                 slot = self.slots(vpn)
                 if slot[0] and slot[0] & IS_VALUE == 0:
                     continue
-                word = <uint64_t*>self.slabs.alloc(sizeof(uint64_t))
+                word = <uint64_t*>self.slabs.alloc_or(
+                    &self.aside, sizeof(uint64_t))
                 if word is NULL:
                     self.settle(t)
                     return NULL
                 word[0] = <uintptr_t>self.spare
                 self.spare = word
         return t
+
+    cdef bint set_aside(self, size_t n) noexcept nogil:
+        cdef size_t pages = self.pages.nr_aside
+        cdef size_t words = self.aside.n
+        # All of a table's leaves and, of nodes above them, a way from the head.
+        cdef size_t nodes = self.entries // SLOTS + self.entries // (SLOTS * SLOTS)
+        nodes += (64 + SLOT_BITS - 1) // SLOT_BITS
+        nodes = (nodes + NODES_A_PAGE - 1) // NODES_A_PAGE
+        if self.pages.set_aside(n * nodes, 0, SIDE) and self.slabs.set_aside(
+                &self.aside, n * self.entries if self.bits == 64 else 0,
+                sizeof(uint64_t)) and Encoding.set_aside(self, n):
+            return True
+        self.pages.set_aside(pages, 0, SIDE)
+        self.slabs.set_aside(&self.aside, words, sizeof(uint64_t))
+        return False
+
+    cdef size_t aside_bytes(self) noexcept nogil:
+        return (self.pages.nr_aside * self.pages.page_bytes
+                + self.aside.n * sizeof(uint64_t))
 
     cdef void end(self) noexcept nogil:
         cdef uint64_t* word
@@ -611,7 +632,8 @@ cdef class XArray(Encoding):
         return to
 
     cdef size_t side_bytes(self) noexcept nogil:
-        return self.leaves * sizeof(Node) + self.slabs.object_bytes
+        return (self.leaves * sizeof(Node) + self.slabs.object_bytes
+                + self.pages.nr_aside * self.pages.page_bytes)
 
     cdef size_t index_bytes(self) noexcept nogil:
         return self.uppers * sizeof(Node)

@@ -337,19 +337,16 @@ class Mm:
         itself is split next (`frozen`). Of the huge zero page, soft-dirty is not
         even copied (__split_huge_zero_page_pmd()).
         """
-        leaf = self.take_leaf(base)
-        if not frozen:
-            leaf.word |= self.settable(base, self.soft_dirty)
-        vpns = np.arange(base, base + self.pages_per_leaf, dtype=np.uint64)
+        leaf = self.leaves[base]
         pfns, word = self.leaf_pfns(leaf), leaf.word
         if leaf.zero:
-            pfns, word = (
-                np.full(len(vpns), ZERO_PFN, np.uint64),
-                word & ~self.soft_dirty,
-            )
+            pfns = np.full(self.pages_per_leaf, ZERO_PFN, np.uint64)
+            word &= ~self.soft_dirty
+        elif not frozen:
+            word |= self.settable(base, self.soft_dirty)
         # Not writable, not counted again.
-        self.table.map(vpns, pfns, False)
-        self.refusable(self.table.store, vpns, word)
+        self.refusable(self.table.split_huge, base, word, pfns, False)
+        del self.leaves[base]
         self.tables.add(base)
 
     def split_at(self, first: int, stop: int) -> None:

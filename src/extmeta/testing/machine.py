@@ -86,7 +86,10 @@ def dump(table):
         for first, ptes in tables.items()
     }
     memory = table.memory()
-    return len(table), memory.upper, memory.pte, memory.side, tables, words
+    # What was set aside may be among what is held, and go back, where it was not needed.
+    side = memory.side - table.reserved.side
+    pte = memory.pte - table.reserved.pte
+    return len(table), memory.upper, pte, side, tables, words
 
 
 class AgainstDict(RuleBasedStateMachine):
