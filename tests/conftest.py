@@ -6,7 +6,7 @@ from hypothesis import settings
 import extmeta as em
 
 settings.register_profile(
-    "full", deadline=None, print_blob=True, max_examples=60, stateful_step_count=40
+    "full", deadline=None, print_blob=True, max_examples=40, stateful_step_count=40
 )
 # For builds that run ten times slower.
 settings.register_profile(

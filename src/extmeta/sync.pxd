@@ -55,6 +55,12 @@ cdef extern from *:
             sched_yield();
     }
 
+    #ifdef EXTMETA_UNLOCKED
+    /* What locks cost one thread: benchmarks/locking.py. */
+    #define extmeta_lock(seq) ((void)(seq))
+    #define extmeta_unlock(seq) ((void)(seq))
+    #define extmeta_begin_change(seq) ((void)(seq))
+    #else
     EXTMETA_INLINE void extmeta_lock(uint32_t *seq)
     {
         uint32_t even = extmeta_once(seq);
@@ -79,6 +85,7 @@ cdef extern from *:
         __atomic_store_n(seq, extmeta_once(seq) + 1, __ATOMIC_RELAXED);
         extmeta_store_fence();
     }
+    #endif
 
     EXTMETA_INLINE int extmeta_try(uint32_t *taken)
     {

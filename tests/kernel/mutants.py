@@ -131,9 +131,8 @@ GUEST = (
     Mutant(
         "a huge page that is split sets no soft-dirty",
         "mm.py",
-        "        if not frozen:\n"
-        "            leaf.word |= self.settable(base, self.soft_dirty)\n",
-        "",
+        "word |= self.settable(base, self.soft_dirty)",
+        "pass",
     ),
     Mutant(
         "fork drops soft-dirty",
