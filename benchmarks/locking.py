@@ -19,6 +19,10 @@ from pathlib import Path
 
 import numpy as np
 
+import extmeta as em
+from extmeta import instructions
+from extmeta.measure import interval
+
 ROOT = Path(__file__).parents[1]
 UNLOCKED = ROOT / "build" / "unlocked"
 TRIES = 15
@@ -37,7 +41,7 @@ def build():
     )
 
 
-def tasks(em, encoding, nr_tables):
+def tasks(encoding, nr_tables):
     """Return what is timed: a function and, before it, what makes its subject."""
     fields = em.Fields(uffd_wp=1, soft_dirty=1, age=4)
     everything = slice(0, 512 * nr_tables)
@@ -58,10 +62,8 @@ def tasks(em, encoding, nr_tables):
 
 def times(encoding, nr_tables):
     """Return the median time of each operation, in this process."""
-    import extmeta as em  # noqa: PLC0415 (which one is the environment's choice)
-
     found = {}
-    for name, (make, run) in tasks(em, encoding, nr_tables).items():
+    for name, (make, run) in tasks(encoding, nr_tables).items():
         tries = []
         for _ in range(TRIES):
             subject = make()
@@ -75,8 +77,6 @@ def times(encoding, nr_tables):
 
 def counts(encoding):
     """Return the instructions of each operation, every PTE with a word."""
-    from extmeta import instructions  # noqa: PLC0415
-
     return instructions.count(encoding, [1.0])[1.0]
 
 
@@ -103,8 +103,6 @@ def main():
     if a.answer == "counts":
         print(json.dumps(counts(a.encodings[0])))
         return
-    from extmeta.measure import interval  # noqa: PLC0415
-
     build()
     print(f"with locks over without, {a.tables} full tables, one thread")
     for encoding in a.encodings or ["inpte", "linked", "adaptive", "adjacent"]:
