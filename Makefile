@@ -88,12 +88,16 @@ $(VENV)/ready: pyproject.toml setup.py
 	@$(PIP) --no-build-isolation --editable .
 	@touch $@
 
+# What pyproject.toml names for this; `--editable '.[$(1)]'` would compile all again.
+extra = $(PY) -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]["$(1)"], sep="\n")' \
+	| $(PIP) --requirement /dev/stdin
+
 $(VENV)/test-ready: $(VENV)/ready
-	@$(PIP) --no-build-isolation --editable '.[test]'
+	@$(call extra,test)
 	@touch $@
 
 $(VENV)/lint-ready: $(VENV)/ready
-	@$(PIP) --no-build-isolation --editable '.[lint]'
+	@$(call extra,lint)
 	@touch $@
 
 clean:
