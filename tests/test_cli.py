@@ -125,7 +125,7 @@ def test_rows_are_stored_with_where_they_are_from(small, tmp_path, capsys):
 def test_json_on_stdout_is_all_there_is_on_stdout(small):
     done = run(*SHORT, "--json", "-", small)
     rows = json.loads(done.stdout)["rows"]
-    assert {row["row"] for row in rows} == {"Subject", "Bound", "Ram", "Cpu"}
+    assert {row["row"] for row in rows} == {"Subject", "Bound", "Ram", "Cpu", "Demand"}
     assert all(row["fraction"] == 0.5 for row in rows[2:])
 
 

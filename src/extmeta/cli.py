@@ -24,6 +24,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from extmeta import (
     compare,
+    demands,
     instructions,
     measure,
     plan_report,
@@ -563,6 +564,9 @@ def _sweeps(args: argparse.Namespace, shown: Shown) -> Iterator[Row]:
                 kind=kind,
                 progress=shown,
             )
+        if not alone:
+            # Not of the space: of full tables.
+            yield from demands.demanded(forms, args.fields, spaces[0].arch, kind)
 
 
 def _calibration() -> dict[str, object]:

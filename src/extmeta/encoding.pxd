@@ -56,6 +56,8 @@ cdef class Encoding:
     # Operations on different tables may be at work at a time: nothing that they
     # change is shared, or it has a lock. To be set by hold().
     cdef readonly bint parallel
+    # How often an upper entry that led to a table in use was made to lead to another.
+    cdef readonly size_t repointings
     # Words belong to pages: PTEs of the same pfn share one. Then `carry` is told of
     # every entry that is made, and `family` is the pthread_mutex_t of all page
     # tables that share pages, which takes the place of each one's own.

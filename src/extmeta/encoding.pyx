@@ -44,6 +44,14 @@ cdef class Encoding:
         Whether PTEs that map the same page share its word.
     parallel : bool
         Whether operations on ranges apart run at a time in several threads.
+    reserves : bool
+        Whether :meth:`PageTable.reserve` can set aside what it may need.
+    repointings : int
+        How often an upper entry that led to a PTE table in use was made to lead to
+        another. Each time a kernel has to flush the TLB besides what the operation
+        needs anyway: the table is unhooked first, so that hardware neither walks it
+        from a cached upper entry nor sets accessed and dirty bits in it after it was
+        copied. Bits that only software reads change without a flush.
     """
 
     # Arguments, as text, of forms that a comparison has by default beside the

@@ -208,7 +208,29 @@ class Counted:
     instructions: float
 
 
-Row = Subject | Bound | Refused | Ram | Cpu | Counted
+@dataclass(frozen=True)
+class Demand:
+    """What an operation asks of a kernel beside its time, a PTE table.
+
+    Attributes
+    ----------
+    encoding, operation : str
+    aside : float or None
+        Bytes of side memory that it takes of what was set aside, because a kernel
+        that has the page-table lock can't allocate; None where it may, or the
+        encoding can't tell.
+    repointings : float
+        Upper entries that led to a table in use and lead to another now, each with a
+        TLB flush beyond those of the operation itself.
+    """
+
+    encoding: str
+    operation: str
+    aside: float | None
+    repointings: float
+
+
+Row = Subject | Bound | Refused | Ram | Cpu | Counted | Demand
 
 
 def _nothing(_state: Any) -> None:

@@ -23,7 +23,8 @@ from extmeta.calibration import costs
 from extmeta.calibration import report as real
 from extmeta.calibration.costs import Calibration
 from extmeta.compare import BASELINE, CONTROL, smallest
-from extmeta.measure import Bound, Counted, Cpu, Ram, Refused, Row, Subject
+from extmeta.demands import SET_ASIDE
+from extmeta.measure import Bound, Counted, Cpu, Demand, Ram, Refused, Row, Subject
 from extmeta.tasks import OPERATIONS
 from extmeta.workload import EACH, Point
 
@@ -46,7 +47,7 @@ LEAST = "*"
 FORMAT = "extmeta comparison 1"
 
 KINDS: dict[str, type] = {
-    kind.__name__: kind for kind in (Subject, Bound, Refused, Ram, Cpu, Counted)
+    kind.__name__: kind for kind in (Subject, Bound, Refused, Ram, Cpu, Counted, Demand)
 }
 
 # What `workload.words` calls kinds of words.
@@ -153,6 +154,7 @@ class _Comparison:
     counted: dict[tuple[float, str, str], float] = dataclasses.field(
         default_factory=dict
     )
+    demands: dict[tuple[str, str], Demand] = dataclasses.field(default_factory=dict)
 
     @property
     def points(self) -> list[Point]:
@@ -190,6 +192,8 @@ def _comparisons(rows: Iterable[Row]) -> list[_Comparison]:
         elif isinstance(row, Counted):
             at = row.fraction, row.encoding, row.operation
             found[-1].counted[at] = row.instructions
+        elif isinstance(row, Demand):
+            found[-1].demands[row.encoding, row.operation] = row
         else:
             point = Point(row.fraction, row.placement)
             found[-1].cpu[point, row.encoding, row.operation] = row
@@ -221,6 +225,7 @@ def text(rows: Iterable[Row], provenance: dict[str, Any]) -> str:
             parts += _crossover(c)
         else:
             parts += [_head(c), *_ram(c), *_cpu(c), _read_bound(c)]
+            parts += _demands(c)
             parts += [*_of_the_kernels(c, provenance), *_counted(c, provenance)]
     parts += [_notes(found), _made(provenance)]
     return "\n\n".join(part for part in parts if part)
@@ -617,6 +622,48 @@ def _of_the_kernels(c: _Comparison, provenance: dict[str, Any]) -> Iterator[str]
             f"The kernel's operations were measured elsewhere: {plain(where)}."
         )
     yield _calibrated(host)
+
+
+def _demands(c: _Comparison) -> Iterator[str]:
+    """Yield what operations ask of a kernel: memory set aside, flushes."""
+    if not c.demands:
+        return
+    names = list(dict.fromkeys(name for name, _operation in c.demands))
+    operations = list(dict.fromkeys(operation for _name, operation in c.demands))
+    asking, silent = [SET_ASIDE], []
+    for operation in operations[1:]:
+        rows = [row for (_name, of), row in c.demands.items() if of == operation]
+        if any(row.aside or row.repointings for row in rows):
+            asking.append(operation)
+        elif any(row.aside is not None for row in rows):
+            silent.append(operation)
+    heads = ["\n".join(textwrap.wrap(operation, 10)) for operation in asking]
+    table = _table("bytes a table", heads, 17, 10)
+    for name in names:
+        found = [c.demands.get((name, operation)) for operation in asking]
+        cells = ["-" if r is None or r.aside is None else size(r.aside) for r in found]
+        _row(table, name, cells)
+    moved = dict.fromkeys(r.encoding for r in c.demands.values() if r.repointings)
+    if moved:
+        _row(table, "tables re-pointed", [])
+    for name in moved:
+        found = [c.demands.get((name, operation)) for operation in asking]
+        cells = ["" if row is None else f"{row.repointings:g}" for row in found]
+        _row(table, f"  {name}", cells)
+    lines = [
+        "what a kernel has to have at hand for each PTE table, all of whose PTEs have a "
+        "word, since it allocates nothing under the page-table lock: what is set aside "
+        "so that any operation can be done, and what each takes of it, besides the PTE "
+        f"table of a split. Nothing in any encoding: {', '.join(silent)}; fork and move "
+        "may allocate. "
+        + (
+            "Each table re-pointed is a TLB flush beyond those of the operation; other "
+            "encodings need none."
+            if moved
+            else "No table is re-pointed, which would take a TLB flush."
+        )
+    ]
+    yield "\n".join((*map(_wrapped, lines), _render(table)))
 
 
 def _counted(c: _Comparison, provenance: dict[str, Any]) -> Iterator[str]:

@@ -192,9 +192,9 @@ class Filled:
         )
 
     def _repointings(self) -> int | None:
-        if getattr(self.table.encoding, "when", "needed") != "needed":
+        if getattr(self.table.encoding, "when", None) != "needed":
             return None
-        return getattr(self.table.encoding, "repointings", None)
+        return self.table.encoding.repointings
 
 
 def _must_have(table: PageTable, vpns: U64, expected: U64) -> None:

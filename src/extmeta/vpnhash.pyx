@@ -409,7 +409,7 @@ cdef class VpnHash:
 
     cdef size_t aside_bytes(self) noexcept nogil:
         cdef const Table* t = &self.table
-        return (groups_for(t, t.words + self.aside) - groups_for(t, t.words)) * 64
+        return groups_for(t, self.aside) * 64
 
     cdef void settle(self) noexcept nogil:
         cdef const Table* t = &self.table

@@ -49,12 +49,6 @@ cdef class Adjacent(Encoding):
     when : {"always", "needed"}
         When a table gets its second page.
 
-    Attributes
-    ----------
-    repointings : int
-        How often a live table was moved into a pair and its upper entry
-        changed. Each is a TLB flush in a kernel.
-
     Raises
     ------
     ValueError
@@ -62,7 +56,6 @@ cdef class Adjacent(Encoding):
     """
 
     cdef readonly str when
-    cdef readonly size_t repointings
     cdef Py_ssize_t gap           # uint64s from a table's PTEs to its words
     cdef bint inside              # the words are in the PTE table's own frame
 
@@ -116,7 +109,8 @@ cdef class Adjacent(Encoding):
             return NULL
         publish(pair.parent, upper_entry(self.frames, pair))
         self.frames.free(t)
-        count_one(&self.repointings)
+        if pair.used:
+            count_one(&self.repointings)
         return pair
 
     cdef Ptdesc* counted(
