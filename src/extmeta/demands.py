@@ -48,7 +48,7 @@ class Given:
     one: int
 
     @property
-    def range(self) -> slice:
+    def everything(self) -> slice:
         return slice(self.first, self.stop)
 
     @property
@@ -59,12 +59,12 @@ class Given:
         return [range(at, at + size // 2) for at in starts]
 
     def fill(self) -> None:
-        self.table.store(self.range, self.words)
+        self.table.store(self.everything, self.words)
 
     def all_alike(self) -> None:
         # Of two bits, so that with one less it is another word, not none.
         two = min(3, (1 << self.table.fields.bits) - 1)
-        self.table.store(self.range, two)
+        self.table.store(self.everything, two)
 
     def shared(self) -> PageTable:
         """Fill, and return a child that shares what there is to share."""
@@ -73,7 +73,7 @@ class Given:
 
     def swapped(self) -> None:
         self.fill()
-        self.table.swap_out(self.range, self.slots)
+        self.table.swap_out(self.everything, self.slots)
 
     @property
     def slots(self) -> npt.NDArray[np.int64]:
@@ -113,28 +113,28 @@ OPERATIONS: dict[str, tuple[Before, Does, bool]] = {
     "first words": (_nothing, Given.fill, False),
     "set a bit": (
         Given.fill,
-        lambda g: g.table.update(g.range, set=g.one),
+        lambda g: g.table.update(g.everything, set=g.one),
         False,
     ),
     "clear a bit": (
         Given.fill,
-        lambda g: g.table.update(g.range, clear=g.one),
+        lambda g: g.table.update(g.everything, clear=g.one),
         False,
     ),
     "clear half of one word": (Given.all_alike, _clear_halves, False),
     "clear after fork": (
         Given.shared,
-        lambda g: g.table.update(g.range, clear=g.one),
+        lambda g: g.table.update(g.everything, clear=g.one),
         False,
     ),
     "swap out": (
         Given.fill,
-        lambda g: g.table.swap_out(g.range, g.slots),
+        lambda g: g.table.swap_out(g.everything, g.slots),
         False,
     ),
     "swap in": (
         Given.swapped,
-        lambda g: g.table.swap_in(g.range, g.pfns),
+        lambda g: g.table.swap_in(g.everything, g.pfns),
         False,
     ),
     "zap half": (Given.fill, _zap_halves, False),
