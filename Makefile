@@ -41,7 +41,7 @@ sanitize: $(VENV)/test-ready
 		tests/test_pagetable.py tests/test_encodings.py tests/test_python_encoding.py tests/test_fields.py \
 		tests/test_vpnhash.py tests/test_page_ext.py tests/test_xarray.py tests/test_hash.py \
 		tests/test_adaptive.py tests/test_compact.py tests/test_arch.py tests/test_snapshot.py \
-		tests/test_threads.py $(ARGS)
+		tests/test_threads.py tests/test_faults.py tests/test_reserve.py $(ARGS)
 
 # The extension with ThreadSanitizer, likewise.
 TSANNED := build/tsanned
@@ -49,7 +49,7 @@ tsan: $(VENV)/test-ready
 	EXTMETA_DEBUG=thread $(PY) setup.py -q build --build-base build/tsan --build-lib $(TSANNED)
 	LD_PRELOAD="$$($(CC) -print-file-name=libtsan.so)" TSAN_OPTIONS=halt_on_error=1:history_size=4 \
 	PYTHONPATH=$(TSANNED) EXTMETA_TESTS=sanitized \
-	$(PY) -m pytest -q -p no:cacheprovider --capture=sys tests/test_sanitized.py tests/test_threads.py tests/test_snapshot.py $(ARGS)
+	$(PY) -m pytest -q -p no:cacheprovider --capture=sys tests/test_sanitized.py tests/test_threads.py tests/test_snapshot.py tests/test_faults.py $(ARGS)
 
 # Snapshots against two writers, N of them; goes on where it was stopped.
 snapshots: build

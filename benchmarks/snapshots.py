@@ -23,6 +23,7 @@ from rich.progress import (
 import extmeta as em
 from extmeta.compare import form
 from extmeta.stress import Stress
+from extmeta.whole_file import replace
 
 # Between two tables: a new one has other seeds and other memory.
 AT_A_TIME = 5_000_000
@@ -77,7 +78,7 @@ def main() -> int:
                 if watch.torn:
                     one.setdefault("examples", []).append(watch.example)
                 arguments.file.parent.mkdir(parents=True, exist_ok=True)
-                arguments.file.write_text(json.dumps(done, indent=1))
+                replace(arguments.file, json.dumps(done, indent=1).encode())
     for name in names:
         one = done[name]
         print(

@@ -15,7 +15,6 @@ import io
 import math
 import os
 import re
-import secrets
 import stat
 import struct
 import zipfile
@@ -25,6 +24,8 @@ from typing import Any, BinaryIO, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+
+from extmeta import whole_file
 
 Array = npt.NDArray[Any]
 
@@ -362,27 +363,4 @@ def write(path: str, arrays: Mapping[str, Any]) -> None:
     # In memory first: a ZipFile whose file fails raises again when closed.
     archive = io.BytesIO()
     np.savez_compressed(archive, **arrays)
-    path = os.path.realpath(path)
-    if os.path.lexists(path) and not stat.S_ISREG(os.stat(path).st_mode):
-        # A device or a pipe takes the bytes; it must not be replaced.
-        with open(path, "wb") as file:
-            file.write(archive.getbuffer())
-        return
-    folder = os.path.dirname(path)
-    draft = os.path.join(folder, f".extmeta-{secrets.token_hex(8)}.tmp")
-    try:
-        with open(draft, "xb") as file:
-            file.write(archive.getbuffer())
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(draft, path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            os.unlink(draft)
-        raise
-    # The rename too has to survive a crash.
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    whole_file.replace(path, archive.getbuffer())

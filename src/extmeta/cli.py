@@ -32,6 +32,7 @@ from extmeta import (
     ruler,
     summary,
     trace,
+    whole_file,
     workload,
 )
 from extmeta.arch import ARCHES, arch_named
@@ -386,22 +387,10 @@ def write(path: str, text: str) -> None:
     ------
     CannotWriteError
     """
-    path = os.path.realpath(path)
-    draft = f"{path}.{os.getpid()}.tmp"
-    if os.path.exists(path) and not os.path.isfile(path):
-        # A device or a pipe takes the text; it must not be replaced.
-        draft = path
     try:
-        with open(draft, "w") as file:
-            file.write(text)
-        if draft != path:
-            os.replace(draft, path)
+        whole_file.replace(path, text.encode())
     except OSError as error:
         raise CannotWriteError(f"{path}: {error.strerror}") from None
-    finally:
-        if draft != path:
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(draft)
 
 
 # -- the verbs -------------------------------------------------------------------

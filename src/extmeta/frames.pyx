@@ -28,6 +28,7 @@ from libc.stdint cimport int64_t, uint8_t, uint32_t, uintptr_t
 from libc.string cimport memset
 
 from extmeta.epoch cimport any_reader, next_unseen, put_off, room_for_one
+from extmeta.sync cimport one_of
 
 cdef extern from "pthread.h" nogil:
     int pthread_mutex_init(pthread_mutex_t*, void*)
@@ -121,7 +122,7 @@ def fail_after(n=None):
     """Let the next ``n`` allocations succeed and all later ones fail.
 
     For tests of what happens when memory runs out. ``None`` lifts the limit.
-    Counts blocks of table memory and objects of side memory.
+    Counts blocks of table memory and objects of side memory, of all threads.
     """
     global allowance
     allowance = -1 if n is None else n
@@ -144,17 +145,11 @@ def no_allocation():
 
 
 cdef bint may_allocate() noexcept nogil:
-    global allowance
     if is_forbidden():
         return False
     if IS_DEBUG:
         abort_if_locked()
-    if allowance < 0:
-        return True
-    if allowance == 0:
-        return False
-    allowance -= 1
-    return True
+    return one_of(&allowance)
 
 
 cdef int raise_nomem(size_t nbytes) except -1 nogil:

@@ -5,7 +5,7 @@ even to odd holds the lock, and who only reads sees by it whether what was read 
 one moment. In a kernel these are two words, a spinlock and a seqcount; here they are
 one, so that the descriptor has room for it.
 """
-from libc.stdint cimport uint32_t, uint64_t
+from libc.stdint cimport int64_t, uint32_t, uint64_t
 
 cdef extern from *:
     """
@@ -95,6 +95,16 @@ cdef extern from *:
     }
     #define extmeta_give_back(taken) __atomic_store_n((taken), 0, __ATOMIC_RELEASE)
 
+    /* One less, unless there is none left; below 0 there is no limit. */
+    EXTMETA_INLINE int extmeta_one_of(int64_t *left)
+    {
+        int64_t n = extmeta_once(left);
+        while (n > 0 && !__atomic_compare_exchange_n(
+                 left, &n, n - 1, 0, __ATOMIC_RELAXED, __ATOMIC_RELAXED))
+            ;
+        return n != 0;
+    }
+
     EXTMETA_INLINE int extmeta_same(const uint32_t *seq, uint32_t before)
     {
         extmeta_load_fence();
@@ -130,6 +140,8 @@ cdef extern from *:
     # Have something that nobody waits for; False if another has it.
     bint try_take "extmeta_try"(uint32_t* taken) noexcept nogil
     void give_back "extmeta_give_back"(uint32_t* taken) noexcept nogil
+    # Take one of what is left for all threads; False if there is none. No limit below 0.
+    bint one_of "extmeta_one_of"(int64_t* left) noexcept nogil
     # The count, odd while a change is being made; what is read after it was there
     # then. And whether no change was begun since, so that it was there all the time.
     uint32_t count_of_changes "extmeta_acquire"(const uint32_t* seq) noexcept nogil

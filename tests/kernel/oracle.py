@@ -11,9 +11,7 @@ done. Each mismatch is run again, made smaller and saved as a program; exit 1.
 import argparse
 import itertools
 import json
-import os
 import sys
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
@@ -34,6 +32,7 @@ from rich.progress import (
 )
 
 import extmeta as em
+from extmeta.whole_file import replace
 
 Run = Callable[[Sequence[Program]], tuple[Kernel, list[Any]]]
 Model = Callable[[Kernel], Any]
@@ -71,10 +70,7 @@ class State:
     def save(self, path: Path) -> None:
         """Write the state: wholly or not at all."""
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=path.name)
-        with os.fdopen(handle, "w") as file:
-            json.dump(asdict(self), file, indent=1)
-        os.replace(name, path)
+        replace(path, json.dumps(asdict(self), indent=1).encode())
 
 
 def address_space(encoding: str) -> Model:

@@ -78,18 +78,23 @@ def legal(fields, config, word):
 REFUSED = "no place for bits|has no place in|exclude each|implies|no bit in this VMA"
 
 
-def dump(table):
-    """Return all that a table holds, to be compared before and after."""
+def contents(table):
+    """Return the PTEs and words of a table."""
     tables = {first: ptes.tolist() for first, ptes in table.tables.items()}
     words = {
         first: np.atleast_2d(table.load(slice(first, first + len(ptes)))).tolist()
         for first, ptes in tables.items()
     }
+    return tables, words
+
+
+def dump(table):
+    """Return all that a table holds, to be compared before and after."""
     memory = table.memory()
     # What was set aside may be among what is held, and go back, where it was not needed.
     side = memory.side - table.reserved.side
     pte = memory.pte - table.reserved.pte
-    return len(table), memory.upper, pte, side, tables, words
+    return len(table), memory.upper, pte, side, *contents(table)
 
 
 class AgainstDict(RuleBasedStateMachine):

@@ -14,7 +14,14 @@ from extmeta.encoding import Encoding
 from extmeta.fields import Fields
 from extmeta.frames import fail_after
 from extmeta.pagetable import PageTable
-from extmeta.testing.machine import AgainstDict, as_argument, dump, forked, legal
+from extmeta.testing.machine import (
+    AgainstDict,
+    as_argument,
+    contents,
+    dump,
+    forked,
+    legal,
+)
 
 Body = TypeVar("Body", bound=Callable[..., object])
 Factory = Callable[[], Encoding] | Encoding | str
@@ -231,14 +238,31 @@ def children_are_apart(make):
     assert len(table) == len(vpns)
 
 
+# The first vpn of a huge page, and PTEs in swap.
+HUGE = 0x200000
+SWAPPED = [0x50000, 0x5FFFF]
+
+
+def some_bits(table):
+    """Return bits that may be cleared: of fields that don't all go together, all."""
+    return (1 << table.fields.bits) - 1 if table.encoding.config else 1
+
+
 OPERATIONS = {
     "map": lambda t, v: t.map(np.arange(0x90000, 0x90800, dtype=np.uint64)),
     "map_huge": lambda t, v: t.map_huge([0x80000, 0x1000000]),
     "store": lambda t, v: t.store(v, 1),
     "store one": lambda t, v: t.store(int(v[-1]), 1),
     "update": lambda t, v: t.update(
-        everywhere(t), clear=(1 << t.fields.bits) - 1, set=1
+        slice(0, SWAPPED[0]), clear=(1 << t.fields.bits) - 1, set=1
     ),
+    "update of some": lambda t, v: t.update(
+        v[::-3], clear=(1 << t.fields.bits) - 1, set=1
+    ),
+    "clear": lambda t, v: t.update(slice(0x3FF00, 0x40100), clear=some_bits(t)),
+    "scan and clear": lambda t, v: t.scan(0, t.arch.nr_vpns, 0, 0, some_bits(t)),
+    "split": lambda t, v: t.split_huge(HUGE, 1),
+    "swap in": lambda t, v: t.swap_in(SWAPPED, [3, 4]),
     "fork": lambda t, v: t.fork(),
     "copy": lambda t, v: t.copy(),
     "move": lambda t, v: t.move(int(v[0]), 0x5000003, 1500),
@@ -248,8 +272,12 @@ OPERATIONS = {
 def memory_that_cannot_be_had(operation, make):
     """Whichever allocation fails, the table is as it was; then it succeeds."""
     table, vpns, _words = filled(make, 600)
-    table.update(vpns[100:], clear=(1 << table.fields.bits) - 1)
-    before = dump(table)
+    table.update(vpns[400:], clear=(1 << table.fields.bits) - 1)
+    table.map_huge(HUGE)
+    table.map(SWAPPED)
+    table.swap_out(SWAPPED, [max(1, table.arch.first_slot)] * 2)
+    child = forked(table)
+    before, other = dump(table), contents(child)
     failures = 0
     try:
         while True:
@@ -265,6 +293,8 @@ def memory_that_cannot_be_had(operation, make):
     finally:
         fail_after()
     table.check()
+    assert contents(child) == other
+    child.check()
     if operation in ("map", "map_huge", "fork", "copy", "move"):
         assert failures > 0
 
