@@ -1,9 +1,14 @@
 import os
+import signal
 
 import pytest
 from hypothesis import settings
 
 import extmeta as em
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    # Started in the background of a shell: what tests start would inherit it.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 settings.register_profile(
     "full", deadline=None, print_blob=True, max_examples=40, stateful_step_count=40

@@ -288,7 +288,10 @@ def test_interrupted_nothing_is_stored(tmp_path):
         assert "fork" in process.stderr.readline()
         time.sleep(0.1)
         process.send_signal(signal.SIGINT)
-        _, errors = process.communicate(timeout=30)
+        try:
+            _, errors = process.communicate(timeout=30)
+        finally:
+            process.kill()
     assert process.returncode == 130
     assert errors == "extmeta calibrate: interrupted; nothing is stored\n"
     assert os.listdir(tmp_path) == []
