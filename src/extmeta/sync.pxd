@@ -140,7 +140,7 @@ cdef extern from *:
     # Have something that nobody waits for; False if another has it.
     bint try_take "extmeta_try"(uint32_t* taken) noexcept nogil
     void give_back "extmeta_give_back"(uint32_t* taken) noexcept nogil
-    # Take one of what is left for all threads; False if there is none. No limit below 0.
+    # Take one of what is left for all threads; False if none is. No limit below 0.
     bint one_of "extmeta_one_of"(int64_t* left) noexcept nogil
     # The count, odd while a change is being made; what is read after it was there
     # then. And whether no change was begun since, so that it was there all the time.
