@@ -15,7 +15,7 @@ settings.register_profile(
 )
 # For builds that run ten times slower.
 settings.register_profile(
-    "sanitized", settings.get_profile("full"), max_examples=12, stateful_step_count=30
+    "sanitized", settings.get_profile("full"), max_examples=8, stateful_step_count=30
 )
 settings.load_profile(os.environ.get("EXTMETA_TESTS", "full"))
 

@@ -127,9 +127,10 @@ inpte. inpte again: another table of it, the noise floor.
 ? unstable: the interval reaches more than 10% from the ratio, or inpte differs from itself by as
 much. Run it again with nothing else running.
 Room in pages of side memory for what comes next, up to 2.0 KiB, is not counted; the JSON has it.
-Not in the model, and so in none of these numbers: the TLB and the hardware walker, locks,
-references to struct page, write-protecting at fork, and the kernel's page allocator (ours has its
-pages at hand, and zeroes only tables). Nor are huge pages, which have no word: there are none here.
+Not in the model, and so in none of these numbers: the TLB and the hardware walker, waiting for
+locks, references to struct page, write-protecting at fork, and the kernel's page allocator (ours
+has its pages at hand, and zeroes only tables). Nor are huge pages, which have no word: there are
+none here.
 
 extmeta 0.1.0 (0123456789ab), Linux 6.12.1, A Processor, 2 CPUs, Python 3.11.7, numpy 2.4.6, seed 1,
 2026-11-23T00:00:00Z"""

@@ -24,11 +24,11 @@ import os
 from contextlib import contextmanager
 
 from cpython.buffer cimport PyBUF_WRITABLE, Py_buffer
-from libc.stdint cimport int64_t, uint8_t, uint32_t, uintptr_t
+from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t, uintptr_t
 from libc.string cimport memset
 
 from extmeta.epoch cimport any_reader, next_unseen, put_off, room_for_one
-from extmeta.sync cimport one_of
+from extmeta.sync cimport one_of, publish
 
 cdef extern from "pthread.h" nogil:
     int pthread_mutex_init(pthread_mutex_t*, void*)
@@ -124,8 +124,8 @@ def fail_after(n=None):
     For tests of what happens when memory runs out. ``None`` lifts the limit.
     Counts blocks of table memory and objects of side memory, of all threads.
     """
-    global allowance
-    allowance = -1 if n is None else n
+    cdef int64_t left = -1 if n is None else n
+    publish(<uint64_t*>&allowance, <uint64_t>left)
 
 
 @contextmanager

@@ -60,7 +60,7 @@ WORDS = {
 
 NOT_MODELLED = (
     "Not in the model, and so in none of these numbers: the TLB and the hardware "
-    "walker, locks, references to struct page, write-protecting at fork, and the "
+    "walker, waiting for locks, references to struct page, write-protecting at fork, and the "
     "kernel's page allocator (ours has its pages at hand, and zeroes only tables)."
 )
 NO_HUGE = "Nor are huge pages, which have no word: there are none here."
