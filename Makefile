@@ -41,7 +41,7 @@ sanitize: $(VENV)/test-ready
 		tests/test_pagetable.py tests/test_encodings.py tests/test_python_encoding.py tests/test_fields.py \
 		tests/test_vpnhash.py tests/test_page_ext.py tests/test_xarray.py tests/test_hash.py \
 		tests/test_adaptive.py tests/test_compact.py tests/test_arch.py tests/test_snapshot.py \
-		tests/test_threads.py tests/test_faults.py tests/test_reserve.py $(ARGS)
+		tests/test_threads.py tests/test_faults.py $(ARGS)
 
 # The extension with ThreadSanitizer, likewise.
 TSANNED := build/tsanned

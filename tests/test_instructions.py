@@ -6,6 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from extmeta import operations
+from extmeta.instructions import FUNCTIONS
+
 SCRIPT = Path(__file__).parents[1] / "benchmarks" / "instructions.py"
 
 pytestmark = [
@@ -24,9 +27,11 @@ def count():
 
 def test_a_table_without_words_costs_no_more_than_in_pte_bits(count):
     baseline = count("inpte", 0.0)
-    # `scan` alone has Python in it, whose dicts are not laid out alike each time.
     again = count("inpte", 0.0)
-    assert {**again, "scan": 0} == {**baseline, "scan": 0}
+    for operation, (module, _name) in FUNCTIONS.items():
+        # Methods have Python in them, whose dicts are not laid out alike each time.
+        off = 0 if module is operations else 0.05 * baseline[operation]
+        assert abs(again[operation] - baseline[operation]) <= off, operation
     for encoding in ("linked", "adaptive"):
         for operation, instructions in count(encoding, 0.0).items():
             if operation == "update":
