@@ -17,17 +17,19 @@ import numpy as np
 import extmeta as em
 
 FIELDS = em.Fields(uffd_wp=1, soft_dirty=1, age=4)
-REPEAT = 8
+# So that starting a thread, 0.1 ms, is little beside it.
+STORES = 16
+SCANS = 64
 
 
 def store(table, first, n):
     words = np.random.default_rng(1).integers(0, 1 << FIELDS.bits, n).astype(np.uint64)
     vpns = slice(first, first + n)
-    return lambda: [table.store(vpns, words) for _ in range(REPEAT)]
+    return lambda: [table.store(vpns, words) for _ in range(STORES)]
 
 
 def scan(table, first, n):
-    return lambda: [table.scan(first, first + n, 0b111, 0b101) for _ in range(REPEAT)]
+    return lambda: [table.scan(first, first + n, 0b111, 0b101) for _ in range(SCANS)]
 
 
 def by_one(works):

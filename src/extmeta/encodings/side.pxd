@@ -125,6 +125,13 @@ cdef inline void side_see(
     cdef Py_ssize_t last_entry = self.entries - 1
     cdef uint64_t flagged
     cdef Py_ssize_t at, n, i, e
+    if r.n <= FEW:
+        # One by one: many at a time would be loads of more than was stored just now,
+        # which wait for all stores before, and those for the cache.
+        for i in range(r.n):
+            words[i] = (get(side, bits, entry_at(r, i, last_entry))
+                        if side is not NULL and ptes[i] & flag_of(a, ptes[i]) else 0)
+        return
     for at in range(0, r.n, 64):
         n = min(64, r.n - at)
         flagged = flags(ptes + at, n, a) if side is not NULL else 0
