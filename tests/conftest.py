@@ -11,7 +11,7 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 settings.register_profile(
-    "full", deadline=None, print_blob=True, max_examples=40, stateful_step_count=40
+    "full", deadline=None, print_blob=True, max_examples=30, stateful_step_count=40
 )
 # For builds that run ten times slower.
 settings.register_profile(

@@ -13,7 +13,10 @@ from extmeta.frames import fail_after
 SMALL = em.Fields(uffd_wp=1, soft_dirty=1, age=2)
 FORMS = {
     "inpte": SMALL,
+    "compact": SMALL,
+    "wide": SMALL,
     "linked": SMALL,
+    "adjacent": em.Fields(meta=64),
     "adaptive": em.Fields(meta=64),
     em.Adjacent(when="needed"): em.Fields(meta=64),
     "hash": em.Fields(meta=64),
@@ -162,3 +165,22 @@ def test_what_may_still_be_allocated_is_counted_once_over_all_threads():
     tables_made = sum(len(table.tables) for table in tables)
     assert tables_made == len(had)
     assert 60 - 4 * 3 - 4 <= tables_made <= 60
+
+
+@pytest.mark.parametrize("form", ["linked", "adaptive", em.Adjacent(when="needed")])
+def test_where_a_link_needs_a_place_too(form):
+    """On ppc64 tables share a page: a side page without a place for its link once
+    stayed until the table went."""
+    table = em.PageTable(form, em.Fields(meta=64), "ppc64_radix_64k")
+    table.map(slice(0, 32))
+    words = np.arange(1 << 60, (1 << 60) + 32, dtype=np.uint64)
+    before = table.memory()
+    for failures in range(20):
+        fail_after(failures)
+        try:
+            table.store(slice(0, 32), words)
+            break
+        except MemoryError:
+            fail_after()
+            assert table.memory() == before
+    assert failures > 2

@@ -207,6 +207,8 @@ cdef class Frames:
         for pool in range(<int>NR_KINDS):
             for order in range(MAX_ORDER + 1):
                 self.free_list[pool][order] = NO_FRAME
+        if not may_allocate():
+            raise MemoryError(f"{LEAST_BYTES} bytes of address space")
         if self.take_idle():
             return
         while True:

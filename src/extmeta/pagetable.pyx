@@ -723,22 +723,24 @@ cdef class PageTable(Operations):
         to = &out[0]
         range_ = self.enter_span(&v.span, clear != 0)
         try:
-            with nogil:
-                self.encoding.begin(
-                    at, end, min(<uint64_t>v.span.n, self.nr_ptes), False)
-                t = self.next_table(&at, end)
-                slot = t.parent if t is not NULL else NULL
-                while t is not NULL:
-                    if room - found < size:
-                        with gil:
-                            batches.append(batch[:found].copy())
-                        found = 0
-                    found += self.encoding.scan(
-                        t, <Py_ssize_t>(at & edge),
-                        <Py_ssize_t>min(end - (at & ~edge), <uint64_t>size),
-                        bits, wanted, to + found)
-                    t = self.table_after(&slot, &at, end)
-            self.encoding.end()
+            try:
+                with nogil:
+                    self.encoding.begin(
+                        at, end, min(<uint64_t>v.span.n, self.nr_ptes), False)
+                    t = self.next_table(&at, end)
+                    slot = t.parent if t is not NULL else NULL
+                    while t is not NULL:
+                        if room - found < size:
+                            with gil:
+                                batches.append(batch[:found].copy())
+                            found = 0
+                        found += self.encoding.scan(
+                            t, <Py_ssize_t>(at & edge),
+                            <Py_ssize_t>min(end - (at & ~edge), <uint64_t>size),
+                            bits, wanted, to + found)
+                        t = self.table_after(&slot, &at, end)
+            finally:
+                self.encoding.end()
             batches.append(batch[:found].copy())
             vpns = batches[0] if len(batches) == 1 else np.concatenate(batches)
             if clear and len(vpns) and self.encoding.pending is None:

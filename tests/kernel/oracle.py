@@ -246,7 +246,7 @@ class Campaign:
         number = len(list(self.directory.glob(f"{name}-*.txt"))) + 1
         path = self.directory / f"{name}-{number}.txt"
         self.directory.mkdir(parents=True, exist_ok=True)
-        path.write_text(text)
+        replace(path, text.encode())
         self.console.print(
             f"{path}\n{text}", markup=False, highlight=False, soft_wrap=True
         )

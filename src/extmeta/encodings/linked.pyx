@@ -88,10 +88,15 @@ cdef class Linked(Encoding):
 
     cdef Ptdesc* prepare(
             self, Ptdesc* t, const Run* r, const Write* w) noexcept nogil:
+        cdef void* page
         if t.link == 0 and makes_a_word(w, r.n, self.lanes):
-            t.link = <uintptr_t>self.slabs.alloc_or(&self.aside, self.page_bytes())
-            if t.link == 0 or not self.reach(t):
+            page = self.slabs.alloc_or(&self.aside, self.page_bytes())
+            if page is NULL:
                 return NULL
+            if not self.reach(t):
+                self.slabs.free(page)
+                return NULL
+            t.link = <uintptr_t>page
         return t
 
     cdef bint set_aside(self, size_t n) noexcept nogil:
