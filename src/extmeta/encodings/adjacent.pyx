@@ -30,7 +30,7 @@ from extmeta.encodings.side cimport (
 )
 from extmeta.frames cimport PTE, SIDE, Ptdesc, entries, upper_entry
 from extmeta.sync cimport publish
-from extmeta.vpns cimport Run
+from extmeta.vpns cimport Run, entry_at
 
 
 cdef extern from *:
@@ -94,7 +94,10 @@ cdef class Adjacent(Encoding):
     cdef Ptdesc* prepare(
             self, Ptdesc* t, const Run* r, const Write* w) noexcept nogil:
         cdef Ptdesc* pair
-        if t.order == 1 or self.inside or not makes_a_word(w, r.n, 1):
+        if t.order == 1 or self.inside or not makes_a_word(w, r.n, 1) or (
+                # One word for all is for those that are mapped; of others, which have
+                # their own, the entries may be moved here after this.
+                w.step == 0 and not self.any_mapped(t, r)):
             return self.counted(t, r, w)
         pair = self.frames.alloc(1, PTE, False)
         if pair is NULL:
@@ -112,6 +115,14 @@ cdef class Adjacent(Encoding):
         if pair.used:
             count_one(&self.repointings)
         return pair
+
+    cdef bint any_mapped(self, const Ptdesc* t, const Run* r) noexcept nogil:
+        cdef const uint64_t* entry = entries(self.frames, t)
+        cdef Py_ssize_t i
+        for i in range(r.n):
+            if entry[entry_at(r, i, self.entries - 1)] != self.pte.none:
+                return True
+        return False
 
     cdef Ptdesc* counted(
             self, Ptdesc* t, const Run* r, const Write* w) noexcept nogil:
