@@ -131,7 +131,7 @@ def is_mapped(table, vpn):
     return view is not None and view[vpn & 511] != 0
 
 
-def test_a_comparison_has_them(monkeypatch):
+def test_a_comparison_has_them():
     rows = list(demanded(["linked", "inpte", "adaptive"], FIELDS, "x86_64"))
     assert [row.encoding for row in rows if row.operation == SET_ASIDE] == [
         "inpte",

@@ -239,6 +239,9 @@ def test_what_is_wrong():
         table.reserve(-1)
     with pytest.raises(TypeError, match=r"2\.5"):
         table.reserve(2.5)
+    with pytest.raises(MemoryError, match="are available"):
+        table.reserve((1 << 32) - 1)
+    assert table.reserved.total == 0
     with pytest.raises(ValueError, match="PageExt"):
         em.PageTable("page_ext").reserve(1)
 

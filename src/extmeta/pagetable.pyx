@@ -308,6 +308,11 @@ cdef class PageTable(Operations):
         cdef bint done
         if not self.encoding.reserves:
             raise ValueError(f"{self.encoding!r} can't tell what it will need")
+        need = n * self.frames.frame_bytes
+        have = available_bytes()
+        if have is not None and need > have:
+            raise MemoryError(f"{need} bytes of PTE tables to be set aside; "
+                              f"{have} bytes are available")
         self.enter()
         try:
             with nogil:
