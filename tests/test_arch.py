@@ -8,7 +8,6 @@ import re
 
 import numpy as np
 import pytest
-from hypothesis import settings
 from hypothesis.stateful import run_state_machine_as_test
 
 import extmeta as em
@@ -485,6 +484,4 @@ def test_against_dict(name, encoding):
         (AgainstDict,),
         {"encoding": encoding, "fields": fields, "arch": name},
     )
-    run_state_machine_as_test(
-        machine, settings=settings(max_examples=8, stateful_step_count=30)
-    )
+    run_state_machine_as_test(machine)

@@ -18,6 +18,9 @@ from test_oracle import BY_PAGE, Anonymous, needs_address_space, simple
 from extmeta.calibration import costs, timed
 from extmeta.calibration.guest import LARGE, SMALL
 
+# Each boots the guest.
+pytestmark = pytest.mark.slow
+
 MAP = f"0 mmap {HERE:#x} 0x4000 rw private|anonymous\n"
 CLEARED = f"{MAP}0 write {HERE:#x} 0x4000\n0 clear_refs\n"
 AWAY = HERE + 0x10000000
@@ -151,7 +154,6 @@ def campaign():
 
 
 @needs_address_space
-@pytest.mark.slow
 def test_address_space_is_linux_with_soft_dirty(campaign, encoding):
     found = list(oracle.mismatches(*campaign, encoding))
     if encoding in BY_PAGE:
@@ -162,7 +164,6 @@ def test_address_space_is_linux_with_soft_dirty(campaign, encoding):
     )
 
 
-@pytest.mark.slow
 def test_every_planted_bug_is_found(campaign, tmp_path):
     saved = mutants.save(tmp_path / "answers", *campaign)
     for mutant in mutants.GUEST:
