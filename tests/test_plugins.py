@@ -211,6 +211,9 @@ def test_extmeta_imports_neither_the_suite_nor_plugins():
 def test_the_suite_runs_without_pytest_and_says_what_failed():
     said = python(
         "import extmeta as em; from extmeta.testing import conformance\n"
+        "from hypothesis import Phase, settings\n"
+        "settings.register_profile('unshrunk', phases=[Phase.generate], database=None)\n"
+        "settings.load_profile('unshrunk')\n"
         "class Nothing(em.PythonEncoding):\n"
         "    load = lambda self, vpns: vpns * 0\n"
         "    store = lambda self, vpns, words: None\n"
