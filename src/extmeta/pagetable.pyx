@@ -28,9 +28,10 @@ from extmeta.vpns cimport Span, Vpns, vpn_at
 from extmeta.arch import arch_named
 from extmeta.encodings import recipe
 from extmeta.fields import Fields
+from extmeta.integers import whole
 from extmeta.memory import Memory, available_bytes
 from extmeta.tables import Tables
-from extmeta.vpns import as_words, fields_as_words, one_each, whole
+from extmeta.vpns import as_words, fields_as_words, one_each
 
 cdef enum:
     # vpns that scan finds before they are put aside: a cache holds them.

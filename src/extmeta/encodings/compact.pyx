@@ -36,8 +36,8 @@ from extmeta.pte cimport ALL, equal, lowest, match
 from extmeta.sync cimport give_back, try_take
 from extmeta.vpns cimport Run, entry_at
 
+from extmeta.integers import whole
 from extmeta.plan import groups_of, plan
-from extmeta.vpns import whole
 
 cdef enum:
     # A code of no word; codes have fewer bits.

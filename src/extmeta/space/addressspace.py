@@ -7,7 +7,6 @@ refuse raises OSError with its errno.
 import errno
 from collections.abc import Iterable
 from enum import IntFlag
-from numbers import Integral
 from typing import Any
 
 import numpy as np
@@ -16,6 +15,7 @@ import numpy.typing as npt
 from extmeta.arch import arch_named
 from extmeta.encoding import Encoding
 from extmeta.fields import Fields
+from extmeta.integers import is_whole, whole
 from extmeta.kernel import PageIs
 from extmeta.pagetable import PageTable
 from extmeta.space import faults, move, mux, protect, reclaim, scan
@@ -37,15 +37,6 @@ _KINDS = {"anonymous", "file"}
 class _ScanFlags(IntFlag):
     WP_MATCHING = scan.WP_MATCHING
     CHECK_WPASYNC = scan.CHECK_WPASYNC
-
-
-def _integer(name: str, value: Any) -> int:
-    """Return ``value`` as an int that fits a register."""
-    if not isinstance(value, Integral) or isinstance(value, bool):
-        raise TypeError(f"{name}: {value!r} is not an integer")
-    if not 0 <= int(value) < 1 << 64:
-        raise ValueError(f"{name}: {value!r} is not in [0, 2**64)")
-    return int(value)
 
 
 def _names(name: str, text: Any) -> set[str]:
@@ -75,8 +66,8 @@ def _prot(text: Any) -> Prot:
 
 def _bits(name: str, value: Any, names: type[IntFlag]) -> int:
     """Return a mask that is given as an int or as names."""
-    if isinstance(value, Integral):
-        return _integer(name, value)
+    if is_whole(value):
+        return whole(name, value)
     bits = 0
     for one in sorted(_names(name, value)):
         if one not in names.__members__:
@@ -175,7 +166,7 @@ class AddressSpace:
 
         `beyond` is the errno of a range that leaves the address space.
         """
-        addr, length = _integer("addr", addr), _integer("length", length)
+        addr, length = whole("addr", addr), whole("length", length)
         if addr % self._page:
             raise OSError(errno.EINVAL, f"address {addr:#x} is not of a page")
         stop = addr + -(-length // self._page) * self._page
@@ -185,7 +176,7 @@ class AddressSpace:
 
     def _uffd_range(self, addr: Any, length: Any) -> tuple[int, int]:
         """Return a range as vpns: validate_range()."""
-        addr, length = _integer("addr", addr), _integer("length", length)
+        addr, length = whole("addr", addr), whole("length", length)
         if addr % self._page or length % self._page or not length:
             raise OSError(
                 errno.EINVAL, f"address {addr:#x}, length {length:#x}: no whole pages"
@@ -359,7 +350,7 @@ class AddressSpace:
 
     def _touched(self, addr: Any, length: Any) -> tuple[int, int]:
         """Return the vpns of bytes, which may start and end within a page."""
-        addr, length = _integer("addr", addr), _integer("length", length)
+        addr, length = whole("addr", addr), whole("length", length)
         return addr >> self._shift, -(-(addr + length) >> self._shift)
 
     def read(self, addr: int, length: int = 1) -> None:
@@ -540,7 +531,7 @@ class AddressSpace:
             A word a page; none past the end of the address space.
         """
         first, _ = self._whole_pages(addr, 0, errno.EINVAL)
-        stop = first + -(-_integer("length", length) // self._page)
+        stop = first + -(-whole("length", length) // self._page)
         stop = min(stop, self._end >> self._shift)
         return scan.pagemap(self._mm, first, max(first, stop), pfns=pfns)
 
@@ -604,7 +595,7 @@ class AddressSpace:
                 errno.EINVAL,
                 f"flags {bits:#x} or a category of {categories} is unknown",
             )
-        start, end = _integer("start", start), _integer("end", end)
+        start, end = whole("start", start), whole("end", end)
         if start % self._page:
             raise OSError(errno.EINVAL, f"start {start:#x} is not of a page")
         if not start <= end <= self._end:
@@ -613,8 +604,8 @@ class AddressSpace:
         walk = scan.Scan(
             mm=self._mm,
             flags=bits,
-            max_pages=_integer("max_pages", max_pages) or 1 << 64,
-            vec_len=1 << 64 if vec_len is None else _integer("vec_len", vec_len),
+            max_pages=whole("max_pages", max_pages) or 1 << 64,
+            vec_len=1 << 64 if vec_len is None else whole("vec_len", vec_len),
             **categories,
         )
         found = walk.run(start >> self._shift, stop)
