@@ -55,6 +55,7 @@ import numpy as np
 import numpy.typing as npt
 
 from extmeta import capture_file, consistency, procfs
+from extmeta.arrays import restore
 from extmeta.pagewords import (
     LEAF_KB,
     LEAF_PAGES,
@@ -226,6 +227,9 @@ class Capture:
             raise CaptureError(why)
         leaves = np.union1d(self.huge_vpn, self._hugetlb_leaves())
         put(self, "huge_vpn", _array("huge_vpn", leaves))
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        restore(self, state)
 
     def _of_vmas(self, flags: Bools) -> Bools:
         """Return each entry's VMA's flag."""

@@ -154,6 +154,3 @@ cdef inline void unlock_table(Ptdesc* t) noexcept nogil:
     if IS_DEBUG:
         note_locked(-1)
     unlock_count(&t.seq)
-
-
-cdef int raise_nomem(size_t nbytes) except -1 nogil

@@ -152,11 +152,6 @@ cdef bint may_allocate() noexcept nogil:
     return one_of(&allowance)
 
 
-cdef int raise_nomem(size_t nbytes) except -1 nogil:
-    with gil:
-        raise MemoryError(f"{nbytes} bytes for page tables or their side memory")
-
-
 cdef void* reserve(size_t nbytes) noexcept nogil:
     cdef void* p = mmap(
         NULL, nbytes, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0)

@@ -71,6 +71,9 @@ class PlanConflict(ValueError):
         why = "; ".join(map(str, constraints))
         super().__init__(f"field {field!r} can never be non-zero: {why}")
 
+    def __reduce__(self) -> tuple[type["PlanConflict"], tuple[Any, ...]]:
+        return type(self), (self.field, self.constraints)
+
 
 class Assignment(NamedTuple):
     """Where a code goes, and what it stands for.

@@ -4,6 +4,7 @@ Here is the edge: bytes become pages, names become bits, and what the kernel wou
 refuse raises OSError with its errno.
 """
 
+import copy
 import errno
 from collections.abc import Iterable
 from enum import IntFlag
@@ -123,6 +124,9 @@ class AddressSpace:
     An operation whose result the encoding can't hold raises :class:`Refused`, a
     ValueError; what it did to earlier pages stays.
     """
+
+    def __copy__(self) -> "AddressSpace":
+        return copy.deepcopy(self)
 
     def __init__(
         self,

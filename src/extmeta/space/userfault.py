@@ -29,6 +29,9 @@ class UserFault(Exception):
         )
         self.address = address
 
+    def __reduce__(self) -> tuple[type["UserFault"], tuple[int]]:
+        return type(self), (self.address,)
+
 
 class Userfaultfd:
     """A userfaultfd with the features it was opened with.
