@@ -183,7 +183,7 @@ CALLS = {
 }
 # They take no lock and change nothing.
 EDGE = {"arch", "bounds", "encoding", "fields", "fitting"}
-EDGE |= {"adopt", "exchange_all", "plant", "refuse_hopeless"}
+EDGE |= {"adopt", "exchange_all", "plant"}
 
 
 def main():

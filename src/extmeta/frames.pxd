@@ -85,6 +85,8 @@ cdef class Frames:
     cdef void free_upper_half(self, Ptdesc* d) noexcept nogil
     cdef Ptdesc* halve(self, Ptdesc* d) noexcept nogil
     cdef bint grow(self) noexcept nogil
+    cdef bint reserve_small(self) noexcept nogil
+    cdef bint extend_to(self, uint32_t reserved) noexcept nogil
     cdef bint take_idle(self) noexcept nogil
     cdef bint leave_idle(self) noexcept nogil
     cdef void free_from(self, uint32_t first, uint32_t stop) noexcept nogil

@@ -1,5 +1,5 @@
 """What is done to PTEs and their words, in C."""
-from libc.stdint cimport uint32_t, uint64_t
+from libc.stdint cimport uint8_t, uint32_t, uint64_t
 
 from extmeta.encoding cimport Encoding, Write
 from extmeta.frames cimport Ptdesc, entries, pthread_mutex_t
@@ -133,6 +133,8 @@ cdef class Operations(Radix):
     cdef int put_leaves(self, const Span* s, const uint64_t* pfns) noexcept nogil
     cdef void begin(self, const Span* s) noexcept nogil
     cdef void read(self, const Span* s, uint64_t* words) noexcept nogil
+    # 1 where a PTE has a word; `flags` is 0.
+    cdef void read_flags(self, const Span* s, uint8_t* flags) noexcept nogil
     cdef void settle(self, const Span* s, Py_ssize_t upto) noexcept nogil
     cdef int store_run(self, Ptdesc* t, const Run* r, const Write* w) noexcept nogil
     cdef int put(

@@ -7,7 +7,7 @@ leaves the table as it was. Arguments are trusted: :mod:`extmeta.pagetable`
 checks them.
 """
 from cython cimport no_gc_clear
-from libc.stdint cimport uint32_t, uint64_t
+from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport realloc
 from libc.string cimport memcpy, memset
 
@@ -51,6 +51,8 @@ cdef extern from "pthread.h" nogil:
     uint64_t this_thread "pthread_self"()
 
 cdef enum:
+    # Words that lie on the stack at once.
+    WORDS_AT_ONCE = 512
     # Entries that `move` handles at once; their words lie on the stack.
     MOVE_AT_ONCE = 512
     # Of one huge page: two, where `wide` halves a PTE table's entries.
@@ -745,6 +747,26 @@ cdef class Operations(Radix):
             else:
                 self.encoding.load(t, &r, words + at * lanes)
             at += r.n
+        self.encoding.end()
+
+    cdef void read_flags(self, const Span* s, uint8_t* flags) noexcept nogil:
+        cdef uint64_t[WORDS_AT_ONCE * MAX_LANES] words
+        cdef Py_ssize_t lanes = self.encoding.lanes
+        cdef Py_ssize_t at = 0
+        cdef Py_ssize_t i, n
+        cdef Ptdesc* t
+        cdef Run r
+        self.begin(s)
+        while at < s.n:
+            t = self.run_at(s, at, &r)
+            n = r.n
+            if t is not NULL:
+                n = min(n, WORDS_AT_ONCE)
+                r.n = n
+                self.encoding.load(t, &r, words)
+                for i in range(n * lanes):
+                    flags[at + i // lanes] |= words[i] != 0
+            at += n
         self.encoding.end()
 
     cdef uint64_t read_word(self, uint64_t vpn) noexcept nogil:

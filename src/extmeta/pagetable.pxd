@@ -13,6 +13,7 @@ from extmeta.operations cimport Operations
 from extmeta.vpns cimport Vpns
 
 cdef class PageTable(Operations):
+    cdef int refuse_result(self, Vpns v, size_t nbytes) except -1
     cdef Vpns named(self, vpns)
     cdef int spread(self, uint64_t* lanes, value) except -1
     cdef PageTable grafted(self, bint shared)

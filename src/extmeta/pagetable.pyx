@@ -5,7 +5,7 @@ that makes each method one step for other threads. The work is done in
 :mod:`extmeta.operations`, without the GIL.
 """
 from cython cimport no_gc_clear
-from libc.stdint cimport uint64_t
+from libc.stdint cimport uint8_t, uint64_t
 from libc.stdlib cimport free
 from libc.string cimport memcpy, memset
 
@@ -34,7 +34,7 @@ from extmeta.at_fork import register
 from extmeta.encodings import recipe
 from extmeta.fields import Fields
 from extmeta.integers import whole
-from extmeta.memory import Memory, available_bytes
+from extmeta.memory import Memory, refuse_hopeless
 from extmeta.table_state import rebuilt, state_of
 from extmeta.tables import Tables
 from extmeta.vpns import as_words, fields_as_words, one_each
@@ -42,6 +42,8 @@ from extmeta.vpns import as_words, fields_as_words, one_each
 cdef enum:
     # Tables that are asked for without a look at what the machine has: 256 MiB.
     ASK_FROM = 65536
+    # Results of 2**22 vpns and more are looked at likewise.
+    RESULT_SHIFT = 22
 
 
 @no_gc_clear
@@ -138,26 +140,15 @@ cdef class PageTable(Operations):
             numbers = one_each("pfns", pfns, v, 1 << <object>self.arch.pfn_bits)
             if v.span.n:
                 first = &numbers[0]
-        self.refuse_hopeless(v)
+        if v.span.vpns is NULL and v.span.n >> self.table_bits >= ASK_FROM:
+            refuse_hopeless((v.span.n >> self.table_bits) * self.frames.frame_bytes,
+                            f"PTE tables for {v.span.n} vpns")
         self.enter()
         with nogil:
             failed = self.put(&v.span, first, bits)
         self.leave()
         if failed:
             self.raise_refusal()
-
-    def refuse_hopeless(self, Vpns v):
-        """Raise MemoryError if the tables of a range are more than there is.
-
-        Linux grants memory before it has it and kills whoever then uses it.
-        """
-        if v.span.vpns is not NULL or v.span.n >> self.table_bits < ASK_FROM:
-            return
-        need = (v.span.n >> self.table_bits) * self.frames.frame_bytes
-        have = available_bytes()
-        if have is not None and need > have:
-            raise MemoryError(f"{need} bytes of PTE tables for {v.span.n} vpns; "
-                              f"{have} bytes are available")
 
     def map_huge(self, vpns, pfns=None):
         """Map huge pages: leaves one level above the PTE tables.
@@ -297,11 +288,7 @@ cdef class PageTable(Operations):
         cdef bint done
         if not self.encoding.reserves:
             raise ValueError(f"{self.encoding!r} can't tell what it will need")
-        need = n * self.frames.frame_bytes
-        have = available_bytes()
-        if have is not None and need > have:
-            raise MemoryError(f"{need} bytes of PTE tables to be set aside; "
-                              f"{have} bytes are available")
+        refuse_hopeless(n * self.frames.frame_bytes, "PTE tables to be set aside")
         self.enter()
         with nogil:
             done = self.set_aside(n)
@@ -497,6 +484,7 @@ cdef class PageTable(Operations):
         if field is not None:
             self.fields[field]
         v = self.named(vpns)
+        self.refuse_result(v, 8 * self.encoding.lanes)
         words = np.empty((v.span.n, self.encoding.lanes), np.uint64)
         if v.span.n:
             out = words.reshape(-1)
@@ -560,6 +548,7 @@ cdef class PageTable(Operations):
             pte = self.see_one(vpn, &word)
             return pte, word
         v = self.named(vpns)
+        self.refuse_result(v, 8 + 8 * self.encoding.lanes)
         ptes = np.empty(v.span.n, np.uint64)
         words = np.empty((v.span.n, self.encoding.lanes), np.uint64)
         if v.span.n:
@@ -606,6 +595,7 @@ cdef class PageTable(Operations):
         cdef uint64_t[::1] to_words
         cdef int range_
         lanes = self.encoding.lanes
+        self.refuse_result(v, 9 + 8 * lanes)
         expected = one_each("ptes", ptes, v, 2**64)
         flat, _step = as_words("words", words, v, 64 * lanes, lanes)
         here = np.empty(v.span.n, np.uint64)
@@ -632,11 +622,26 @@ cdef class PageTable(Operations):
         -------
         bool or (n,) bool ndarray
             False where there is no PTE.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If a vpn is no integer or out of range.
+        MemoryError
+            If there is no memory for the result.
         """
-        words = self.load(vpns)
-        if isinstance(words, int):
-            return words != 0
-        return words != 0 if words.ndim == 1 else (words != 0).any(axis=1)
+        cdef Vpns v = self.named(vpns)
+        cdef uint8_t[::1] out
+        cdef int range_
+        self.refuse_result(v, 1)
+        found = np.zeros(v.span.n, np.uint8)
+        if v.span.n:
+            out = found
+            range_ = self.enter_span(&v.span, False)
+            with nogil:
+                self.read_flags(&v.span, &out[0])
+            self.leave_span(range_)
+        return bool(found[0]) if v.single else found.view(np.bool_)
 
     def scan(self, first, stop, mask, value, clear=0):
         """Return the vpns whose word has these bits; perhaps clear some, in one step.
@@ -1009,6 +1014,12 @@ cdef class PageTable(Operations):
             raise AssertionError(f"frames: {reason.decode()}")
 
     # -- the edge: what callers give, as C needs it -------------------------
+
+    cdef int refuse_result(self, Vpns v, size_t nbytes) except -1:
+        """Refuse a result of so many bytes a vpn, if there is no memory for it."""
+        if v.span.n >> RESULT_SHIFT:
+            refuse_hopeless(v.span.n * nbytes, f"a result for {v.span.n} vpns")
+        return 0
 
     cdef Vpns named(self, vpns):
         return Vpns(vpns, self.nr_vpns, self.arch.name)
