@@ -105,6 +105,25 @@ def test_good_file(path):
     assert cap.empty_tables == 0
 
 
+@pytest.mark.parametrize(
+    ("text", "version"),
+    [
+        ("{{'shape': {1!r}, 'fortran_order': False, 'descr': {0!r}}}", b"\1\0"),
+        ("{{'fortran_order': False, 'shape': {1!r}, 'descr': {0!r}, }}", b"\2\0"),
+        ('{{"descr": "{0}", "fortran_order": True, "shape": {1!r},}}', b"\3\0"),
+        ("{{ 'descr' : {0!r} , 'shape':{1!r},'fortran_order':False}}", b"\1\0"),
+    ],
+)
+def test_headers_are_any_literal_with_the_three_keys(path, text, version):
+    made = []
+    for key, array in content().items():
+        words = text.format(array.dtype.str, array.shape).encode()
+        made.append((f"{key}.npy", header(words, array.tobytes(), version)))
+        assert np.array_equal(np.load(io.BytesIO(made[-1][1])), array)
+    cap = load_capture(archive(path, made))
+    assert cap.sha256 == load_capture(archive(path, members())).sha256
+
+
 def test_stored_and_foreign_byte_order(path):
     swapped = {
         key: array.astype(array.dtype.newbyteorder(">"))
@@ -346,7 +365,7 @@ def described(descr, shape, order="False"):
         ("vpn", b"", "does not start a .npy file"),
         ("vpn", b"\x93NUMPY\1\0\1", "cut short at byte 9"),
         ("vpn", b"PK\3\4\1\0\1\0\1\0", "does not start a .npy file"),
-        ("vpn", header(b"{}", version=b"\3\0"), "does not start a .npy file"),
+        ("vpn", header(b"{}", version=b"\4\0"), "does not start a .npy file"),
         ("vpn", header(b"{}", length=60000), "a header of 60000 bytes, not all"),
         ("vpn", header(b"{}", version=b"\2\0", length=2**32 - 1), "4294967295 bytes"),
         ("vpn", header(b"{}"), "header '{}' is of no plain array"),

@@ -121,11 +121,18 @@ class Header(NamedTuple):
     order: Literal["C", "F"] = "C"
 
 
+# "A Python literal expression of a dictionary" with three keys, in any order
+# (numpy.lib.format). Other spellings of numbers and texts are refused.
+_TEXT = r"(?:'[^'\"]*'|\"[^'\"]*\")"
+_VALUE = rf"(?:{_TEXT}|True|False|\([\d,\s]*\))"
 _HEADER = re.compile(
-    r"\{\s*'descr':\s*'([<>|=]?)([a-zA-Z])(\d{0,9})',"
-    r"\s*'fortran_order':\s*(False|True),"
-    r"\s*'shape':\s*\(((?:\d{1,20},\s*)*(?:\d{1,20})?)\),?\s*\}\s*"
+    rf"\{{\s*{_TEXT}\s*:\s*{_VALUE}(?:\s*,\s*{_TEXT}\s*:\s*{_VALUE}){{2}}\s*,?\s*\}}\s*"
 )
+_ENTRY = re.compile(rf"({_TEXT})\s*:\s*({_VALUE})")
+_BOOLS = ("True", "False")
+_KEYS = {"descr", "fortran_order", "shape"}
+_DESCR = re.compile(r"([<>|=]?)([a-zA-Z])(\d{0,9})")
+_SHAPE = re.compile(r"\(\s*((?:\d{1,20}\s*,\s*)*(?:\d{1,20}\s*)?)\)")
 _ITEM_BYTES = {"u": (8,), "i": (1, 2, 4, 8), "f": (8,), "b": (1,)}
 
 
@@ -147,7 +154,7 @@ def _dtype(member: str, key: Key, order: str, kind: str, size: int) -> str:
 def _header(member: str, key: Key, head: bytes) -> Header:
     """Return the .npy header at the start of ``head``, or refuse it."""
     version = head[6:8]
-    if head[:6] != b"\x93NUMPY" or version not in (b"\1\0", b"\2\0"):
+    if head[:6] != b"\x93NUMPY" or version not in (b"\1\0", b"\2\0", b"\3\0"):
         raise DamagedFileError(f"{member}: {head[:8]!r} does not start a .npy file")
     width = struct.Struct("<H" if version == b"\1\0" else "<I")
     start = 8 + width.size
@@ -157,11 +164,16 @@ def _header(member: str, key: Key, head: bytes) -> Header:
     if start + length > len(head):
         raise DamagedFileError(f"{member}: a header of {length} bytes, not all there")
     text = head[start : start + length].decode("latin-1")
-    match = _HEADER.fullmatch(text)
-    if not match:
+    entries = {}
+    if _HEADER.fullmatch(text):
+        entries = {name[1:-1]: value for name, value in _ENTRY.findall(text)}
+    descr = _DESCR.fullmatch(entries.get("descr", "")[1:-1])
+    dims = _SHAPE.fullmatch(entries.get("shape", ""))
+    by_columns = entries.get("fortran_order")
+    if entries.keys() != _KEYS or not descr or not dims or by_columns not in _BOOLS:
         raise DamagedFileError(f"{member}: header {text[:60]!r} is of no plain array")
-    order, kind, size, by_columns, dims = match.groups()
-    shape = tuple(int(n) for n in dims.split(",") if n.strip())
+    order, kind, size = descr.groups()
+    shape = tuple(int(n) for n in dims[1].split(",") if n.strip())
     dtype = _dtype(member, key, order, kind, int(size or 0))
     if len(shape) != key.dimensions:
         raise DamagedFileError(f"{member}: shape {shape} has {len(shape)} dimensions")

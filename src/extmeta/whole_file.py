@@ -16,8 +16,9 @@ def replace(path: str | os.PathLike[str], data: bytes | memoryview) -> None:
     ----------
     path : str or path-like
         A link is followed. What was there is replaced when the new file is complete
-        and on disk. Killed before, the process leaves a file beside it that is named
-        ``.extmeta-*.tmp``.
+        and on disk, and keeps its mode and, if that is permitted, its owner. A device,
+        a pipe, and what /dev and /proc name (/dev/stdout) is written to instead. Killed
+        before, the process leaves a file beside it that is named ``.extmeta-*.tmp``.
     data : bytes-like
 
     Raises
@@ -25,16 +26,27 @@ def replace(path: str | os.PathLike[str], data: bytes | memoryview) -> None:
     OSError
         No space, no permission and the like; what was there is untouched.
     """
-    path = os.path.realpath(path)
-    if os.path.lexists(path) and not stat.S_ISREG(os.stat(path).st_mode):
-        # A device or a pipe takes the bytes; it must not be replaced.
+    try:
+        old = os.stat(path)
+    except FileNotFoundError:
+        old = None
+    named = os.path.abspath(os.fsdecode(path))
+    if (old and not stat.S_ISREG(old.st_mode)) or named.startswith(("/dev/", "/proc/")):
         with open(path, "wb") as file:
             file.write(data)
         return
+    path = os.path.realpath(path)
     folder = os.path.dirname(path)
     draft = os.path.join(folder, f".extmeta-{secrets.token_hex(8)}.tmp")
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
     try:
-        with open(draft, "xb") as file:
+        # Nobody else reads it before it has the old one's mode.
+        descriptor = os.open(draft, flags, 0o600 if old else 0o666)
+        with open(descriptor, "wb") as file:
+            if old:
+                with contextlib.suppress(PermissionError):
+                    os.fchown(descriptor, old.st_uid, old.st_gid)
+                os.fchmod(descriptor, stat.S_IMODE(old.st_mode))
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
