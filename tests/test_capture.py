@@ -504,17 +504,17 @@ def test_exit_while_read(sleeper):
 
 @pytest.mark.parametrize("name", ["pagemap", "smaps", "maps", "status"])
 def test_exit_before_a_file_is_opened(sleeper, monkeypatch, name):
-    really = procfs._open
+    really = procfs.open_file
 
     def vanish(pid, wanted):
-        if wanted == name and capturing:
+        if wanted == name and "status" in capturing:
             sleeper.process.kill()
             sleeper.process.wait()
         capturing.append(wanted)
         return really(pid, wanted)
 
     capturing = []
-    monkeypatch.setattr(procfs, "_open", vanish)
+    monkeypatch.setattr(procfs, "open_file", vanish)
     with pytest.raises(CaptureError, match=f"^process {sleeper.pid} exited while"):
         capture(sleeper.pid)
 
@@ -569,14 +569,14 @@ def test_address_space_that_never_stays(sleeper, monkeypatch):
 
 
 def test_kernel_without_pagemap(sleeper, monkeypatch):
-    really = procfs._open
+    really = procfs.open_file
 
-    def without(pid, name):
+    def without(pid, name, *flags):
         if name == "pagemap":
             raise FileNotFoundError(errno.ENOENT, "none", f"/proc/{pid}/pagemap")
-        return really(pid, name)
+        return really(pid, name, *flags)
 
-    monkeypatch.setattr(procfs, "_open", without)
+    monkeypatch.setattr(procfs, "open_file", without)
     with pytest.raises(CaptureError, match=r"pagemap is not: .*PROC_PAGE_MONITOR$"):
         capture(sleeper.pid)
 
@@ -787,11 +787,11 @@ def test_process_that_does_not_stop(sleeper, monkeypatch):
 
 
 def test_thread_that_ends_while_looked_at(sleeper, monkeypatch):
-    def gone(path):
-        raise FileNotFoundError(errno.ENOENT, "gone", str(path))
+    def gone(where):
+        raise FileNotFoundError(errno.ENOENT, "gone", where)
 
     assert procfs._running(os.getpid())
-    monkeypatch.setattr(Path, "read_bytes", gone)
+    monkeypatch.setattr(procfs, "stat", gone)
     assert not procfs._running(sleeper.pid)
 
 

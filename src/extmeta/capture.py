@@ -522,7 +522,7 @@ def capture(
     try:
         procfs.status(pid)
     except (FileNotFoundError, ProcessLookupError):
-        raise CaptureError(f"process {pid} does not exist") from None
+        raise CaptureError(procfs.absence(pid)) from None
     except procfs.GoneError:
         raise CaptureError(f"process {pid} has exited") from None
     except procfs.KernelThreadError:

@@ -19,7 +19,8 @@ import signal
 import struct
 import time
 from collections.abc import Iterator
-from pathlib import Path
+
+from extmeta import procfs
 
 # include/uapi/linux/ptrace.h (Linux v6.12)
 _GETREGS, _SETREGS, _CONT, _DETACH, _SYSCALL = 12, 13, 7, 17, 24
@@ -81,34 +82,24 @@ def refusal(pid: int) -> str:
     if platform.machine() != "x86_64":
         return f"system calls can't be injected on {platform.machine()}, only on x86_64"
     try:
-        with open(f"/proc/{pid}/exe", "rb") as file:
+        with open(procfs.open_file(procfs.living(pid), "exe"), "rb") as file:
             head = file.read(_EHDR_CLASS + 1)
-    except OSError:  # its binary may be unreadable: ptrace will tell
+    except (
+        OSError,
+        procfs.GoneError,
+    ):  # its binary may be unreadable: ptrace will tell
         return ""
     if head[_EHDR_CLASS:] == bytes([_ELFCLASS32]):
         return f"process {pid} is a 32-bit one"
     return ""
 
 
-def _status(pid: int, key: str) -> str:
-    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
-        if line.startswith(key + ":"):
-            return line.partition(":")[2].strip()
-    return ""
-
-
 def _thread(pid: int) -> int:
     """Return a thread that lives; the first one may have ended before others."""
     try:
-        tids = sorted(int(name) for name in os.listdir(f"/proc/{pid}/task"))
-    except OSError:
+        return procfs.threads(pid)[0]
+    except (OSError, IndexError):
         raise GoneError(f"process {pid} has ended") from None
-    for tid in tids:
-        with contextlib.suppress(OSError):
-            state = Path(f"/proc/{pid}/task/{tid}/stat").read_text()
-            if state.rpartition(")")[2].split()[0] not in "ZX":
-                return tid
-    raise GoneError(f"process {pid} has ended")
 
 
 class Thread:
@@ -209,19 +200,20 @@ class Thread:
 
     def _attach(self) -> None:
         options = _O_TRACESYSGOOD
-        if _status(self.pid, "Seccomp") not in ("", "0"):
+        if _number(self.pid, self.tid, b"Seccomp"):
             # Else its filter might kill it for a system call that it never makes.
             options |= _O_SUSPEND_SECCOMP
         try:
             _ptrace(_SEIZE, self.tid, 0, options)
         except PermissionError:
-            raise InjectError(_not_permitted(self.pid, options)) from None
+            raise InjectError(_not_permitted(self.pid, self.tid, options)) from None
         except OSError as error:
             if error.errno == errno.ESRCH:
                 raise GoneError(f"process {self.pid} has ended") from None
             raise InjectError(f"process {self.pid}: {error.strerror}") from None
         self._interrupt()
-        self._memory = os.open(f"/proc/{self.pid}/mem", os.O_RDWR | os.O_CLOEXEC)
+        where = f"{self.pid}/task/{self.tid}"
+        self._memory = procfs.open_file(where, "mem", os.O_RDWR)
         while self._in_rseq():
             # What is below would let it go on there though it was interrupted.
             self._ptrace(_CONT)
@@ -252,10 +244,10 @@ class Thread:
 
     def _find(self) -> int:
         """Return where a ``syscall`` instruction is: mostly in the vDSO."""
-        rows = Path(f"/proc/{self.pid}/maps").read_text().splitlines()
-        executable = [row for row in rows if row.split()[1][2] == "x"]
-        for row in sorted(executable, key=lambda row: "[vdso]" not in row):
-            start, end = (int(part, 16) for part in row.split()[0].split("-"))
+        rows = procfs.slurp(f"{self.pid}/task/{self.tid}", "maps").split(b"\n")
+        executable = [row for row in rows if row and row.split()[1][2:3] == b"x"]
+        for row in sorted(executable, key=lambda row: not row.endswith(b" [vdso]")):
+            start, end = (int(part, 16) for part in row.split()[0].split(b"-"))
             with contextlib.suppress(OSError):
                 at = self.read(start, end - start).find(_INSTRUCTION)
                 if at >= 0:
@@ -276,8 +268,16 @@ class Thread:
             os.close(self._memory)
 
 
-def _not_permitted(pid: int, options: int) -> str:
-    if tracer := _status(pid, "TracerPid").strip("0"):
+def _number(pid: int, tid: int, key: bytes) -> int:
+    """Return a number of a thread's status; 0 if it has none."""
+    try:
+        return int(procfs.status_lines(f"{pid}/task/{tid}").get(key, b"0"))
+    except (FileNotFoundError, ProcessLookupError):
+        raise GoneError(f"process {pid} has ended") from None
+
+
+def _not_permitted(pid: int, tid: int, options: int) -> str:
+    if tracer := _number(pid, tid, b"TracerPid"):
         return f"process {pid} is traced already, by process {tracer}"
     if options & _O_SUSPEND_SECCOMP:
         return f"process {pid} has a seccomp filter, which only root may suspend"
