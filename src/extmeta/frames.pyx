@@ -73,12 +73,12 @@ cdef size_t RESERVE_BYTES = <size_t>64 << 30
 cdef size_t LEAST_BYTES = <size_t>4 << 20
 
 cdef enum:
-    # Places for mappings: 2**16 of them, 1 GiB apart, from 16 TiB on, below where Linux
-    # puts what is mapped without an address.
-    PLACES = 1 << 16
+    # Places for mappings, 1 GiB apart: below where Linux puts programs and what is
+    # mapped without an address, and off the round addresses that tests like to use.
+    PLACE_BITS = 15
     PLACE_SHIFT = 30
-    PLACES_TRIED = 4
-cdef uintptr_t FIRST_PLACE = <uintptr_t>16 << 40
+    PLACES_TRIED = 64
+cdef uintptr_t FIRST_PLACE = <uintptr_t>0x2a8 << 36
 cdef uint32_t next_place = 0
 
 cdef enum:
@@ -194,14 +194,14 @@ cdef void* reserve_apart(size_t nbytes) noexcept nogil:
     cdef uint32_t number, place
     cdef void* wanted
     cdef void* p
-    cdef int bit, i
-    for i in range(PLACES_TRIED):
+    cdef int bit, _
+    for _ in range(PLACES_TRIED):
         lock_idle()
         number = next_place
-        next_place = (next_place + 1) % PLACES
+        next_place = (next_place + 1) % (1 << PLACE_BITS)
         unlock_idle()
         place = 0
-        for bit in range(16):
+        for bit in range(PLACE_BITS):
             place = place << 1 | (number >> bit & 1)
         wanted = <void*>(FIRST_PLACE + (<uintptr_t>place << PLACE_SHIFT))
         p = mmap(wanted, nbytes, PROT_NONE,

@@ -1,4 +1,4 @@
-"""How much memory this process may still get: from the machine, and from its cgroups."""
+"""How much memory this process may still get from the machine and its cgroups."""
 from libc.stdint cimport int64_t
 
 # Bytes; below 0 where nothing tells.

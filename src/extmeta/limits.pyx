@@ -1,4 +1,4 @@
-"""How much memory this process may still get: from the machine, and from its cgroups.
+"""How much memory this process may still get from the machine and its cgroups.
 
 Linux grants memory before it has it, and kills whoever then uses it. So table memory
 asks here before it grows. What RLIMIT_AS and RLIMIT_DATA refuse, mmap(2) and

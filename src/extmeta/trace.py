@@ -317,11 +317,21 @@ class WpAsync(Tracker):
             thread.scratch() as page,
         ):
             # Closing would do, but for children, who have the file too.
-            for start, end in self.tracked.all:
-                thread.write(page, struct.pack("=2Q", start, end - start))
-                with contextlib.suppress(OSError):
-                    thread.call(_IOCTL, self._fd, _UFFDIO_UNREGISTER, page)
+            for run in self._runs(self._other_than):
+                whole = (run[0][0], run[-1][1])
+                if not self._unregistered(thread, page, whole):
+                    for one in run:
+                        self._unregistered(thread, page, one)
             thread.call(_CLOSE, self._fd)
+
+    def _unregistered(self, thread: Thread, page: int, span: Range) -> bool:
+        """Unregister what is in a range; return whether the kernel did it."""
+        thread.write(page, struct.pack("=2Q", span[0], span[1] - span[0]))
+        try:
+            thread.call(_IOCTL, self._fd, _UFFDIO_UNREGISTER, page)
+        except OSError:
+            return False
+        return True
 
 
 class SoftDirty(Tracker):
