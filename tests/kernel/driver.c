@@ -100,7 +100,8 @@ static const struct name MAPS[] = {
 
 static const struct name ADVICE[] = {
 	{"NORMAL", 0}, {"WILLNEED", 3}, {"DONTNEED", 4}, {"FREE", 8},
-	{"REMOVE", 9}, {"HUGEPAGE", 14}, {"NOHUGEPAGE", 15}, {"COLD", 20},
+	{"REMOVE", 9}, {"DONTFORK", 10}, {"DOFORK", 11}, {"WIPEONFORK", 18},
+	{"KEEPONFORK", 19}, {"HUGEPAGE", 14}, {"NOHUGEPAGE", 15}, {"COLD", 20},
 	{"PAGEOUT", 21}, {"POPULATE_READ", 22}, {"POPULATE_WRITE", 23},
 	{"COLLAPSE", 25}, {NULL, 0},
 };

@@ -222,16 +222,24 @@ PAGES = Menu(
     windows=((0x3FFFC000, 8 * PAGE), (0x405FC000, 8 * PAGE)),
     lengths=tuple(n * PAGE for n in (1, 1, 1, 2, 3, 4, 5, 8)),
     weights=WEIGHTS,
-    advice=("DONTNEED", "DONTNEED", "PAGEOUT", "POPULATE_READ", "POPULATE_WRITE"),
+    advice=(
+        *("DONTNEED", "DONTNEED", "PAGEOUT", "PAGEOUT"),
+        *("POPULATE_READ", "POPULATE_READ", "POPULATE_WRITE", "POPULATE_WRITE"),
+        *("FREE", "COLD", "DONTFORK", "DOFORK", "WIPEONFORK", "KEEPONFORK"),
+    ),
 )
 
 HUGE = Menu(
     windows=((0x40000000, 2 * PMD), (0x40600000, 2 * PMD)),
-    lengths=(PAGE, PAGE, 3 * PAGE, PMD // 2, PMD, PMD, 2 * PMD),
+    lengths=(
+        *(PAGE, PAGE, 3 * PAGE, 64 * PAGE, PMD // 2, PMD, PMD, 2 * PMD),
+        *(PMD - PAGE, PMD + PAGE),
+    ),
     weights=WEIGHTS,
     advice=(
         *("HUGEPAGE", "HUGEPAGE", "HUGEPAGE", "NOHUGEPAGE", "COLLAPSE", "COLLAPSE"),
         *("DONTNEED", "PAGEOUT", "POPULATE_READ", "POPULATE_WRITE"),
+        *("COLD", "COLD", "FREE", "FREE", "DONTFORK", "WIPEONFORK"),
     ),
     maps=("private|anonymous",),
 )
@@ -335,7 +343,9 @@ class Maker:
             runs = list(menu.windows)
         start, length = choose(runs)
         size = min(choose(menu.lengths), length)
-        granule = PAGE if size < PMD // 2 else PMD // 2
+        # Large ones lie across two huge pages, or inside one, every other time.
+        large = size >= PMD // 2 and size % (PMD // 2) == 0
+        granule = choose((PMD // 2, PMD // 2, PAGE)) if large else PAGE
         places = range(0, length - size + 1, granule)
         if len(places) > 32:  # the ends, the middle, and what is beside them
             middle = len(places) // 2
@@ -356,7 +366,7 @@ class Maker:
             return addr, length, choose(("rw", "rw", "r", "none"))
         if name == "madvise":
             advice = choose(menu.advice)
-            if advice == "COLLAPSE":  # of whole tables, or it is EINVAL
+            if advice == "COLLAPSE" and choose((True, True, False)):
                 return addr & -PMD, PMD, advice
             return addr, length, advice
         if name == "mremap":

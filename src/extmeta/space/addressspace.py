@@ -8,6 +8,7 @@ import copy
 import errno
 from collections.abc import Iterable
 from enum import IntFlag
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -297,8 +298,9 @@ class AddressSpace:
         Parameters
         ----------
         advice : str
-            DONTNEED, FREE, PAGEOUT, POPULATE_READ, POPULATE_WRITE, HUGEPAGE,
-            NOHUGEPAGE or COLLAPSE. NORMAL, WILLNEED and COLD change nothing.
+            DONTNEED, FREE, COLD, PAGEOUT, POPULATE_READ, POPULATE_WRITE, HUGEPAGE,
+            NOHUGEPAGE, COLLAPSE, DONTFORK, DOFORK, WIPEONFORK or KEEPONFORK. NORMAL
+            and WILLNEED change nothing.
 
         Raises
         ------
@@ -418,7 +420,8 @@ class AddressSpace:
         """
         child = AddressSpace.__new__(AddressSpace)
         child._adopt(self._mm.copy())
-        for vma, copied in zip(self._mm.vmas, child._mm.vmas, strict=True):
+        kept = (vma for vma in self._mm.vmas if vma.copied)
+        for vma, copied in zip(kept, child._mm.vmas, strict=True):
             if vma.uffd is not None and copied.uffd is None:
                 mux.give(child._mm, copied.start, copied.stop, "soft_dirty")
         uffds = dict.fromkeys(vma.uffd for vma in child._mm.vmas if vma.uffd)
@@ -465,23 +468,15 @@ class AddressSpace:
         names = frozenset(_names("features", features))
         if unknown := names - FEATURES:
             raise ValueError(f"features: {sorted(unknown)} are not modelled")
-        uffd = self._uffd(names)
+        if handler is not None and not callable(handler):
+            raise TypeError(f"handler: {handler!r} can't be called")
+        first, stop = self._uffd_range(addr, length)
+        mine = [uffd for uffd in self._uffds if uffd.features == names]
+        uffd = mine[0] if mine else Userfaultfd(names)
+        protect.register(self._mm, uffd, first, stop)
         if handler is not None:
-            if not callable(handler):
-                raise TypeError(f"handler: {handler!r} can't be called")
             uffd.handler = handler
-        protect.register(self._mm, uffd, *self._uffd_range(addr, length))
-
-    def _uffd(self, features: frozenset[str]) -> Userfaultfd:
-        """Return the userfaultfd of these features, now the last one used."""
-        for uffd in self._uffds:
-            if uffd.features == features:
-                self._uffds.remove(uffd)
-                break
-        else:
-            uffd = Userfaultfd(features)
-        self._uffds.append(uffd)
-        return uffd
+        self._uffds = [*(other for other in self._uffds if other is not uffd), uffd]
 
     def uffd_unregister(self, addr: int, length: int) -> None:
         """Take protection off and stop tracking: UFFDIO_UNREGISTER.
@@ -626,24 +621,20 @@ def _nothing(mm: Mm, vma: Vma, first: int, stop: int) -> None:
     """Advice that can't be seen."""
 
 
-def _hugepage(mm: Mm, vma: Vma, first: int, stop: int) -> None:
-    protect.advise_huge(mm, vma, first, stop, huge=True)
-
-
-def _nohugepage(mm: Mm, vma: Vma, first: int, stop: int) -> None:
-    protect.advise_huge(mm, vma, first, stop, huge=False)
-
-
 _ADVICE = {
     "NORMAL": _nothing,
     "WILLNEED": _nothing,
-    "COLD": _nothing,
+    "COLD": reclaim.cold,
+    "DONTFORK": partial(protect.advise_fork, copied=False),
+    "DOFORK": partial(protect.advise_fork, copied=True),
+    "WIPEONFORK": partial(protect.advise_wipe, wiped=True),
+    "KEEPONFORK": partial(protect.advise_wipe, wiped=False),
     "DONTNEED": reclaim.dontneed,
     "FREE": reclaim.free,
     "PAGEOUT": reclaim.pageout,
     "COLLAPSE": faults.collapse,
-    "HUGEPAGE": _hugepage,
-    "NOHUGEPAGE": _nohugepage,
+    "HUGEPAGE": partial(protect.advise_huge, huge=True),
+    "NOHUGEPAGE": partial(protect.advise_huge, huge=False),
     "POPULATE_READ": _nothing,
     "POPULATE_WRITE": _nothing,
 }

@@ -345,7 +345,9 @@ def collapse(mm: Mm, vma: Vma, first: int, stop: int) -> None:
         raise OSError(errno.EINVAL, "this VMA can't have huge pages")
     if vma.anon_vma is None:
         raise OSError(errno.EINVAL, "nothing was written to this VMA")
-    failed = 0
+    # Inside one huge page's span the rounded range ends before it starts, and the count
+    # of those collapsed is never that of those wanted.
+    failed = errno.EINVAL if end < start else 0
     for base in range(start, end, size):
         error, go_on = _collapse_one(mm, vma, base)
         failed = error or failed

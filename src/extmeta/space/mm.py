@@ -400,18 +400,21 @@ class Mm:
         child.leaves = {base: replace(leaf) for base, leaf in self.leaves.items()}
         contexts: dict[Any, Any] = {}
         for vma in self.vmas:
+            if not vma.copied:
+                child.forget_range(vma.start, vma.stop)
+                continue
             copied = vma.part(vma.start, vma.stop)
-            if vma.anon_vma is not None:
+            if vma.wiped:
+                copied.anon_vma = None
+            elif vma.anon_vma is not None:
                 copied.anon_vma, copied.chain = type(vma.anon_vma)(), vma.chain + 1
             if vma.uffd is not None:
                 copied.uffd = None
                 if "EVENT_FORK" in vma.uffd.features:
                     copied.uffd = contexts.setdefault(vma.uffd, vma.uffd.copy())
             child.vmas.insert(copied)
-            if copied.uffd is None and vma.anon_vma is None:
-                for base in child.leaves_within(vma.start, vma.stop):
-                    child.take_leaf(base)
-                child.table.unmap(vma.start, vma.stop - vma.start)
+            if vma.wiped or (copied.uffd is None and vma.anon_vma is None):
+                child.forget_range(vma.start, vma.stop)
                 continue
             child.tables.update(self.tables_within(vma.start, vma.stop))
             if copied.uffd is None:
@@ -420,6 +423,12 @@ class Mm:
                 child.renew_markers(vma.start, vma.stop)
             child.count(vma.start, vma.stop)
         return child
+
+    def forget_range(self, first: int, stop: int) -> None:
+        """Take away what a fork's copy has in [first, stop), not counted yet."""
+        for base in self.leaves_within(first, stop):
+            self.take_leaf(base)
+        self.table.unmap(first, stop - first)
 
     def tables_within(self, first: int, stop: int) -> set[int]:
         """Return which PTE tables of [first, stop) are there."""

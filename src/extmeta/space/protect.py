@@ -128,10 +128,31 @@ def _fix(mm: Mm, vma: Vma, first: int, stop: int, prot: Prot) -> None:
     changed.soft_dirty = soft_dirty or (mm.vmas.sticky and changed.soft_dirty)
 
 
-def advise_huge(mm: Mm, vma: Vma, first: int, stop: int, *, huge: bool) -> None:
-    """MADV_HUGEPAGE and MADV_NOHUGEPAGE: hugepage_madvise()."""
-    if vma.huge is huge:
+def _advise(mm: Mm, vma: Vma, first: int, stop: int, **flag: bool) -> None:
+    """Change a flag of a part of a VMA: madvise_update_vma()."""
+    ((name, value),) = flag.items()
+    if getattr(vma, name) is value:
         return
     soft_dirty = vma.soft_dirty
-    changed = mm.modify(vma, first, stop, huge=huge)
+    changed = mm.modify(vma, first, stop, **flag)
     changed.soft_dirty = soft_dirty or (mm.vmas.sticky and changed.soft_dirty)
+
+
+def advise_huge(mm: Mm, vma: Vma, first: int, stop: int, *, huge: bool) -> None:
+    """MADV_HUGEPAGE and MADV_NOHUGEPAGE: hugepage_madvise()."""
+    _advise(mm, vma, first, stop, huge=huge)
+
+
+def advise_fork(mm: Mm, vma: Vma, first: int, stop: int, *, copied: bool) -> None:
+    """MADV_DONTFORK and MADV_DOFORK: VM_DONTCOPY."""
+    _advise(mm, vma, first, stop, copied=copied)
+
+
+def advise_wipe(mm: Mm, vma: Vma, first: int, stop: int, *, wiped: bool) -> None:
+    """MADV_WIPEONFORK and MADV_KEEPONFORK: VM_WIPEONFORK, of private anonymous memory.
+
+    Linux mm/madvise.c madvise_vma_behavior().
+    """
+    if wiped and not vma.anonymous:
+        raise OSError(errno.EINVAL, f"the VMA at vpn {vma.start:#x} is not anonymous")
+    _advise(mm, vma, first, stop, wiped=wiped)

@@ -13,6 +13,25 @@ from extmeta.space.physical import FIRST_PFN, ZERO_PFN
 from extmeta.space.vma import Vma
 
 
+def cold(mm: Mm, vma: Vma, first: int, stop: int) -> None:
+    """MADV_COLD: a huge page of which a part is meant is split.
+
+    madvise_cold_or_pageout_pte_range(). That pages are reclaimed sooner is not modelled.
+    """
+    _split_parts(mm, first, stop)
+    _split_folios(mm, vma, _present(mm, first, stop), rows_stay=True)
+
+
+def _split_parts(mm: Mm, first: int, stop: int) -> None:
+    """Split the leaves that an edge cuts and that only this process maps."""
+    for base in mm.leaves_within(first, stop):
+        leaf = mm.leaves[base]
+        whole = first <= base and base + mm.pages_per_leaf <= stop
+        if not (whole or leaf.zero or mm.physical.shared(mm.leaf_pfns(leaf)).any()):
+            # The page itself is split, too.
+            mm.split_leaf(base, frozen=True)
+
+
 def pageout(mm: Mm, vma: Vma, first: int, stop: int) -> None:
     """MADV_PAGEOUT: pages that only this PTE maps leave memory.
 
@@ -28,7 +47,7 @@ def pageout(mm: Mm, vma: Vma, first: int, stop: int) -> None:
         whole = first <= base and base + mm.pages_per_leaf <= stop
         # Whole, its PTE is split by try_to_unmap_one(), else before the page is.
         mm.split_leaf(base, frozen=not (whole and mm.thp_swap))
-    _split_folios(mm, vma, _present(mm, first, stop))
+    _split_folios(mm, vma, _present(mm, first, stop), rows_stay=mm.thp_swap)
     entries = _present(mm, first, stop)
     entries = entries.take(_alone(mm, entries))
     file = mm.physical.file(entries.value)
@@ -56,10 +75,11 @@ def _shared_folio(mm: Mm, head: int) -> bool:
     return bool((mm.physical.mapcount[head : head + mm.pages_per_leaf] > 1).any())
 
 
-def _split_folios(mm: Mm, vma: Vma, entries: Entries) -> None:
+def _split_folios(mm: Mm, vma: Vma, entries: Entries, *, rows_stay: bool) -> None:
     """Split the huge pages of which these PTEs map a part, or all.
 
-    A part: madvise_cold_or_pageout_pte_range(). All: without THP_SWAP, and where
+    A part: madvise_cold_or_pageout_pte_range(). With `rows_stay` PTEs that map all of
+    one in a row are let be. All: without THP_SWAP, and where
     swap is not on a solid-state device, folio_alloc_swap() has no room for 512 pages
     in a row, and shrink_folio_list() splits. What is all zeros becomes the page of zeros, bits
     stay: mm/migrate.c try_to_map_unused_to_zeropage().
@@ -69,7 +89,7 @@ def _split_folios(mm: Mm, vma: Vma, entries: Entries) -> None:
         if _shared_folio(mm, head):
             continue
         mapped = entries.take(heads == head)
-        if mm.thp_swap and _in_one_row(mm, mapped):
+        if rows_stay and _in_one_row(mm, mapped):
             continue
         if len(mapped.vpn) < mm.pages_per_leaf:
             # Wherever mremap may have put the rest.
@@ -128,10 +148,13 @@ def dontneed(mm: Mm, vma: Vma, first: int, stop: int) -> None:
 def free(mm: Mm, vma: Vma, first: int, stop: int) -> None:
     """MADV_FREE: swap entries go; pages stay, until memory is short.
 
-    That a page marked so is dropped instead of swapped out is not modelled.
+    madvise_free_pte_range(), madvise_free_huge_pmd(). That a page marked so is dropped
+    instead of swapped out is not modelled.
     """
     if not vma.anonymous:
         raise OSError(errno.EINVAL, f"the VMA at vpn {vma.start:#x} is not anonymous")
+    _split_parts(mm, first, stop)
+    _split_folios(mm, vma, _present(mm, first, stop), rows_stay=True)
     entries = mm.entries(first, stop)
     entries = entries.take(~entries.present & (entries.value != mm.marker))
     mm.forget(entries)

@@ -55,6 +55,10 @@ class Vma:
         None until the first page of its own.
     chain : int
         How many anon_vmas its pages may be of: more than one after a fork.
+    copied : bool
+        Not VM_DONTCOPY: a fork's child has it, too.
+    wiped : bool
+        VM_WIPEONFORK: a fork's child has none of its pages.
     """
 
     start: int
@@ -69,6 +73,8 @@ class Vma:
     huge: bool | None = None
     anon_vma: AnonVma | None = None
     chain: int = 0
+    copied: bool = True
+    wiped: bool = False
 
     @property
     def anonymous(self) -> bool:
@@ -100,6 +106,8 @@ class Vma:
             and self.uffd is above.uffd
             and self.huge == above.huge
             and self.account == above.account
+            and self.copied == above.copied
+            and self.wiped == above.wiped
             and self.pgoff + self.stop - self.start == above.pgoff
         )
 
