@@ -6,7 +6,7 @@ refuse raises OSError with its errno.
 
 import copy
 import errno
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from enum import IntFlag
 from functools import partial
 from typing import Any
@@ -621,7 +621,7 @@ def _nothing(mm: Mm, vma: Vma, first: int, stop: int) -> None:
     """Advice that can't be seen."""
 
 
-_ADVICE = {
+_ADVICE: dict[str, Callable[[Mm, Vma, int, int], None]] = {
     "NORMAL": _nothing,
     "WILLNEED": _nothing,
     "COLD": reclaim.cold,

@@ -76,12 +76,13 @@ class Physical:
         self._slots = Numbers(FIRST_SLOT)
         self.mapcount = np.zeros(FIRST_PFN, np.int64)
         # By pfn: of a backing, not anonymous; the first pfn of its huge page or 0;
-        # whether anything was written to it; whether it is PG_anon_exclusive; the
-        # slot it is cached for, or 0.
+        # whether anything was written to it; whether it is PG_anon_exclusive; whether
+        # MADV_FREE was the last that was done to it; the slot it is cached for, or 0.
         self._file = np.zeros(FIRST_PFN, np.int64)
         self._head = np.zeros(FIRST_PFN, np.int64)
         self._written = np.zeros(FIRST_PFN, np.int64)
         self._exclusive = np.zeros(FIRST_PFN, np.int64)
+        self._lazy = np.zeros(FIRST_PFN, np.int64)
         self._slot = np.zeros(FIRST_PFN, np.int64)
         # By slot: how many swap entries name it; the page in the swap cache, or 0;
         # whether anything was written to what is in it.
@@ -98,11 +99,13 @@ class Physical:
         self._head = _grown(self._head, size)
         self._written = _grown(self._written, size)
         self._exclusive = _grown(self._exclusive, size)
+        self._lazy = _grown(self._lazy, size)
         self._slot = _grown(self._slot, size)
         self.mapcount[pfns] = 0
         self._file[pfns] = file
         self._head[pfns] = 0
         self._written[pfns] = 0
+        self._lazy[pfns] = 0
         self._exclusive[pfns] = not file
         self._slot[pfns] = 0
 
@@ -169,6 +172,19 @@ class Physical:
     def write(self, pfns: U64) -> None:
         """Note that something other than zeros is in these pages."""
         self._written[pfns] = 1
+
+    def free_lazily(self, pfns: U64) -> None:
+        """Let pages that nobody else needs be dropped by reclaim: MADV_FREE."""
+        alone = (self.mapcount[pfns] == 1) & ~self.shared(pfns)
+        self._lazy[pfns[alone]] = 1
+
+    def keep(self, pfns: U64) -> None:
+        """Note that PTEs are dirty: reclaim has to keep what is in the pages."""
+        self._lazy[pfns] = 0
+
+    def lazy(self, pfns: U64) -> Bools:
+        """Tell which pages reclaim may drop."""
+        return np.asarray(self._lazy[pfns] != 0)
 
     def copy(self, source: U64, target: U64) -> None:
         """Note that pages have the content of others."""

@@ -45,11 +45,18 @@ def pageout(mm: Mm, vma: Vma, first: int, stop: int) -> None:
         if leaf.zero or mm.physical.shared(pfns).any():
             continue
         whole = first <= base and base + mm.pages_per_leaf <= stop
+        if whole and mm.physical.lazy(pfns).all() and mm.release >= (6, 11):
+            mm.drop_leaf(base)  # unmap_huge_pmd_locked()
+            mm.tables.discard(base)
+            continue
         # Whole, its PTE is split by try_to_unmap_one(), else before the page is.
         mm.split_leaf(base, frozen=not (whole and mm.thp_swap))
     _split_folios(mm, vma, _present(mm, first, stop), rows_stay=mm.thp_swap)
     entries = _present(mm, first, stop)
     entries = entries.take(_alone(mm, entries))
+    lazy = mm.physical.lazy(entries.value)
+    _drop(mm, entries.take(lazy))
+    entries = entries.take(~lazy)
     file = mm.physical.file(entries.value)
     _swap_out(mm, entries.take(~file))
     _evict(mm, vma, entries.take(file))
@@ -148,14 +155,22 @@ def dontneed(mm: Mm, vma: Vma, first: int, stop: int) -> None:
 def free(mm: Mm, vma: Vma, first: int, stop: int) -> None:
     """MADV_FREE: swap entries go; pages stay, until memory is short.
 
-    madvise_free_pte_range(), madvise_free_huge_pmd(). That a page marked so is dropped
-    instead of swapped out is not modelled.
+    madvise_free_pte_range(), madvise_free_huge_pmd(). `pageout` drops the pages that
+    nothing was written to since.
     """
     if not vma.anonymous:
         raise OSError(errno.EINVAL, f"the VMA at vpn {vma.start:#x} is not anonymous")
     _split_parts(mm, first, stop)
     _split_folios(mm, vma, _present(mm, first, stop), rows_stay=True)
+    for base in mm.leaves_within(first, stop):
+        if not mm.leaves[base].zero:
+            mm.physical.free_lazily(mm.leaf_pfns(mm.leaves[base]))
+    mm.physical.free_lazily(_present(mm, first, stop).value)
     entries = mm.entries(first, stop)
-    entries = entries.take(~entries.present & (entries.value != mm.marker))
+    _drop(mm, entries.take(~entries.present & (entries.value != mm.marker)))
+
+
+def _drop(mm: Mm, entries: Entries) -> None:
+    """Take PTEs away, and what they map or name."""
     mm.forget(entries)
     mm.clear(entries.vpn)
