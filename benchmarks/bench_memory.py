@@ -8,6 +8,7 @@ import pytest
 
 from extmeta import workload
 from extmeta.capture import load_capture, shipped
+from extmeta.checks import must, same
 
 
 @pytest.fixture(scope="module")
@@ -19,11 +20,14 @@ def captured():
 
 
 def bench_memory(benchmark, bench, captured, encoding, point, shipped_name):
-    benchmark.group = f"RAM, {point} flagged"
+    benchmark.group = f"the call of memory(), {point} flagged; bytes are below"
     space = captured[shipped_name]
     _base, other = bench.filled(space, encoding, point)
     held = benchmark.pedantic(other.table.memory, rounds=1)
     row = other.ram(encoding, point)
-    assert held.total == row.total
-    assert np.array_equal(other.table.load(space.vpns), other.load.words)
+    same(held.total, row.total)
+    must(
+        np.array_equal(other.table.load(space.vpns), other.load.words),
+        "false: np.array_equal(other.table.load(space.vpns), other.load.word",
+    )
     bench.remember(benchmark, other, row)

@@ -6,6 +6,7 @@ All but some nanoseconds of it are Python's: the same PTE each time, in cache.
 import pytest
 
 from extmeta import workload
+from extmeta.checks import must, same
 from extmeta.measure import Task
 
 
@@ -18,8 +19,8 @@ def point_load(filled):
     vpn, expected = int(filled.load.space.vpns[7]), filled.load.words[7]
 
     def check(_vpn, found):
-        assert isinstance(found, int)
-        assert found == expected
+        must(isinstance(found, int), "false: isinstance(found, int)")
+        same(found, expected)
 
     return Task(lambda: vpn, filled.table.load, check)
 

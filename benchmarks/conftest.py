@@ -54,15 +54,29 @@ def pytest_generate_tests(metafunc):
     if "point" in names:
         quick = metafunc.config.getoption("quick")
         chosen = POINTS_QUICK if quick else POINTS
-        metafunc.parametrize("point", chosen, ids=point_id)
+        # By name, since pytest-benchmark writes parameters as JSON.
+        metafunc.parametrize("point", [*map(point_id, chosen)], indirect=True)
     if "end" in names:
-        metafunc.parametrize("end", ENDS, ids=point_id)
+        metafunc.parametrize("end", [*map(point_id, ENDS)], indirect=True)
     if "shipped_name" in names:
         metafunc.parametrize("shipped_name", shipped())
 
 
 def point_id(point):
     return str(point).replace(" ", "-")
+
+
+def _point_named(request):
+    return {point_id(p): p for p in (*POINTS, *POINTS_QUICK, *ENDS)}[request.param]
+
+
+point = pytest.fixture(_point_named, name="point")
+end = pytest.fixture(_point_named, name="end")
+
+
+def pytest_configure(config):
+    if config.getoption("numprocesses", None):
+        raise pytest.UsageError("benchmarks are timed one at a time: leave out -n")
 
 
 class Results:

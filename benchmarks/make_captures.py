@@ -75,9 +75,7 @@ def child(
         env=os.environ | environment,
     )
     try:
-        assert process.stdin is not None
-        assert process.stdout is not None
-        if ready and process.stdout.readline() != "ready\n":
+        if ready and process.stdout and process.stdout.readline() != "ready\n":
             raise SystemExit(f"{command[0]} did not get ready")
         yield process
     finally:

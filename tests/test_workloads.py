@@ -601,6 +601,7 @@ def test_interrupted_the_command_prints_what_it_has(tmp_path):
             seen += os.read(leader, 4096).decode(errors="replace")
     os.close(leader)
     assert process.returncode == cli.INTERRUPTED
-    assert told.startswith("fork-server: ")
+    assert told.startswith(cli.INCOMPLETE)
+    assert "\nfork-server: " in told
     assert "\ncompact " in told
     assert not json.loads(path.read_text())["complete"]

@@ -31,6 +31,8 @@ from extmeta.python_encoding import PythonEncoding
 from extmeta.space import AddressSpace, Refused, UserFault
 from extmeta.trace_file import Trace, load_trace
 
+__version__ = "0.1.0"
+
 __all__ = [
     "Adaptive",
     "AddressSpace",

@@ -10,11 +10,11 @@ stdout has gone.
 import argparse
 import contextlib
 import dataclasses
+import json
 import os
 import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from importlib import metadata
 from pathlib import Path
 from typing import NamedTuple, NoReturn
 
@@ -23,6 +23,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from extmeta import (
+    __version__,
     compare,
     demands,
     instructions,
@@ -75,6 +76,11 @@ ALL_ARCHES = "all"
 QUICK_FRACTIONS = "0,0.01,1"
 QUICK_PLACEMENT = "random"
 
+# What precedes the text of results that are not all.
+INCOMPLETE = (
+    "INCOMPLETE: the run was interrupted. What it had not come to is missing below.\n"
+)
+
 # Of `trace --interval`: a day.
 MAX_SECONDS = 86_400
 
@@ -83,6 +89,9 @@ CANNOT_WRITE = 1
 DOES_NOT_FIT = 1
 INTERRUPTED = 128 + signal.SIGINT
 PIPE_CLOSED = 128 + signal.SIGPIPE
+
+# Where "-" stands for a file.
+STDOUT = "/dev/stdout"
 
 Shown = Callable[[int, int, str], None]
 
@@ -123,7 +132,7 @@ def _parts(text: str) -> list[str]:
 
 
 def fields_of(text: str) -> Fields:
-    """Return the fields of "NAME=BITS,...".
+    """Return the fields of "NAME=BITS,...", of 1 bit where none is said.
 
     Raises
     ------
@@ -132,21 +141,19 @@ def fields_of(text: str) -> Fields:
     """
     widths: dict[str, int] = {}
     for part in _parts(text):
-        name, _equals, bits = part.partition("=")
-        if not name.isidentifier() or not (bits.isascii() and bits.isdigit()):
-            raise ValueError(f"{part!r} is not NAME=BITS")
+        name, bits = field_of(part)
         if name in widths:
             raise ValueError(f"field {name!r} is there twice")
-        widths[name] = int(bits)
+        widths[name] = bits
     return Fields(**widths)
 
 
 def field_of(text: str) -> tuple[str, int]:
-    """Return the name and width of "NAME" or "NAME:BITS"."""
-    name, colon, bits = text.partition(":")
-    if not name.isidentifier() or (colon and not (bits.isascii() and bits.isdigit())):
-        raise ValueError(f"{text!r} is not NAME or NAME:BITS")
-    return name, int(bits) if colon else 1
+    """Return the name and width of "NAME" or "NAME=BITS", which may be "NAME:BITS"."""
+    name, equals, bits = text.replace(":", "=", 1).partition("=")
+    if not name.isidentifier() or (equals and not (bits.isascii() and bits.isdigit())):
+        raise ValueError(f"{text!r} is not NAME or NAME=BITS")
+    return name, int(bits) if equals else 1
 
 
 def fractions_of(text: str) -> list[float]:
@@ -393,6 +400,38 @@ def write(path: str, text: str) -> None:
         raise CannotWriteError(f"{path}: {error.strerror}") from None
 
 
+@contextlib.contextmanager
+def writing(path: str) -> Iterator[None]:
+    """Say of a file that can't be written that it can't, and why."""
+    try:
+        yield
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise CannotWriteError(f"{path}: {error.strerror}") from None
+
+
+def output_of(args: argparse.Namespace) -> str:
+    """Return the path of -o, which is stdout's for "-"; refuse one not to be written.
+
+    Raises
+    ------
+    BadInputError
+    """
+    if args.output != "-":
+        must_be_writable(args.output, args.force)
+        return str(args.output)
+    if sys.stdout.isatty():
+        raise BadInputError("-o -: stdout is a terminal; give a file, or pipe it on")
+    return STDOUT
+
+
+def tell_of(path: str, found: object) -> None:
+    """Print what was written, unless stdout has it."""
+    if path != STDOUT:
+        say(f"{path}: {report.plain(repr(found)[1:-1])}")
+
+
 # -- the verbs -------------------------------------------------------------------
 
 
@@ -496,10 +535,10 @@ def run_compare(args: argparse.Namespace) -> int:
         if args.what:
             raise BadInputError(f"--from {args.stored} and {args.what[0]}: one of them")
         if played := _stored_workload(args.stored):
-            _workload_result(*played, args.json, complete=True)
+            _workload_result(*played, args.json, _was_complete(args.stored))
             return 0
         rows, provenance = _stored(args.stored)
-        _result(rows, provenance, args.json, complete=True)
+        _result(rows, provenance, args.json, _was_complete(args.stored))
         return 0
     rows = []
     complete = False
@@ -555,7 +594,8 @@ def _sweeps(args: argparse.Namespace, shown: Shown) -> Iterator[Row]:
             )
         if not alone:
             # Not of the space: of full tables.
-            yield from demands.demanded(forms, args.fields, spaces[0].arch, kind)
+            able = compare.able(forms, args.fields, spaces[0].arch)
+            yield from demands.demanded(able, args.fields, spaces[0].arch, kind)
 
 
 def _calibration() -> dict[str, object]:
@@ -671,6 +711,12 @@ def _played(
     )
 
 
+def _was_complete(path: str) -> bool:
+    """Tell whether the run that wrote a file of results came to its end."""
+    with open(path, encoding="utf-8") as file:
+        return json.load(file).get("complete") is not False
+
+
 def _stored_workload(
     path: str,
 ) -> tuple[list[comparison.Row], dict[str, object]] | None:
@@ -688,11 +734,26 @@ def _workload_result(
     path: str | None,
     complete: bool,
 ) -> None:
-    if path != "-":
-        say(workload_report.text(rows, provenance))
+    document = workload_report.to_json(rows, provenance, complete)
+    _told(workload_report.text(rows, provenance), document, path, complete)
+
+
+def _told(text: str, document: str, path: str | None, complete: bool) -> None:
+    """Write the JSON first: whoever reads the text may stop reading at any time."""
+    if path == "-":
+        say(document)
+        return
+    failed = None
     if path:
-        document = workload_report.to_json(rows, provenance, complete)
-        say(document) if path == "-" else write(path, document + "\n")
+        try:
+            write(path, document + "\n")
+        except CannotWriteError as error:
+            failed = error
+    if not complete:
+        say(INCOMPLETE)
+    say(text)
+    if failed:
+        raise failed
 
 
 def _stored(path: str) -> tuple[list[Row], dict[str, object]]:
@@ -708,11 +769,8 @@ def _stored(path: str) -> tuple[list[Row], dict[str, object]]:
 def _result(
     rows: list[Row], provenance: dict[str, object], path: str | None, complete: bool
 ) -> None:
-    if path != "-":
-        say(report.text(rows, provenance))
-    if path:
-        document = report.to_json(rows, provenance, complete)
-        say(document) if path == "-" else write(path, document + "\n")
+    document = report.to_json(rows, provenance, complete)
+    _told(report.text(rows, provenance), document, path, complete)
 
 
 def capture_arguments(parser: argparse.ArgumentParser) -> None:
@@ -727,13 +785,11 @@ def capture_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run_capture(args: argparse.Namespace) -> int:
     """Write a process's page tables to a file."""
-    must_be_writable(args.output, args.force)
+    path = output_of(args)
     found = captured(args.pid, args.stop)
-    try:
-        found.save(args.output, pfns=args.pfns)
-    except OSError as error:
-        raise CannotWriteError(f"{args.output}: {error.strerror}") from None
-    say(f"{args.output}: {report.plain(repr(found)[1:-1])}")
+    with writing(path):
+        found.save(path, pfns=args.pfns)
+    tell_of(path, found)
     if not found.settled:
         print(
             f"extmeta capture: process {args.pid} changed while it was read; "
@@ -770,7 +826,7 @@ def run_trace(args: argparse.Namespace) -> int:
 
     Interrupted, or if the process ends, it keeps the rounds there are.
     """
-    must_be_writable(args.output, args.force)
+    path = output_of(args)
     ended, interrupted = "", False
     with trace.until_told(), progress() as shown:
         try:
@@ -789,11 +845,9 @@ def run_trace(args: argparse.Namespace) -> int:
     if found is None:
         print("extmeta trace: no round was recorded", file=sys.stderr)
         return INTERRUPTED if interrupted else CANNOT_WRITE
-    try:
-        found.save(args.output)
-    except OSError as error:
-        raise CannotWriteError(f"{args.output}: {error.strerror}") from None
-    say(f"{args.output}: {report.plain(repr(found)[1:-1])}")
+    with writing(path):
+        found.save(path)
+    tell_of(path, found)
     if interrupted:
         print(
             f"extmeta trace: interrupted after {found.nr_rounds} of {args.rounds} "
@@ -902,7 +956,7 @@ def plan_arguments(parser: argparse.ArgumentParser) -> None:
         "fields",
         nargs="+",
         type=_refusing(field_of),
-        metavar="FIELD[:BITS]",
+        metavar="FIELD[=BITS]",
         help="a part of a word, of 1 bit unless said",
     )
     add("--arch", default="x86_64", metavar="NAME", help=f"of {', '.join(ARCHES)}")
@@ -990,7 +1044,7 @@ def _parser() -> Parser:
     parser = Parser(
         prog="extmeta", description="Metadata words beside page-table entries."
     )
-    version = f"extmeta {metadata.version('extmeta')}"
+    version = f"extmeta {__version__}"
     parser.add_argument("--version", action="version", version=version)
     verbs = parser.add_subparsers(dest="verb", metavar="|".join(VERBS), required=True)
     for name, verb in VERBS.items():

@@ -6,6 +6,7 @@ is timed in pairs with the baseline, words in the PTE. The baseline is compared
 with a second one of itself too: the noise floor.
 """
 
+import contextlib
 from collections.abc import Callable, Iterator, Sequence
 
 from extmeta import measure
@@ -225,6 +226,16 @@ def left_out(text: str, error: Exception, where: str = "") -> Refused:
     if text == CONTROL or built_in(text.partition(":")[0]):
         raise error
     return Refused(text, f"{where}{type(error).__name__}: {error}")
+
+
+def able(forms: Sequence[str], fields: Fields, arch: str) -> list[str]:
+    """Return the forms that can hold the fields on an architecture."""
+    found = []
+    for text in forms:
+        with contextlib.suppress(Exception):  # what it is, `sweep` has said
+            PageTable(form(text), fields, arch)
+            found.append(text)
+    return found
 
 
 def sweep(

@@ -216,6 +216,10 @@ def demands(
         yield Demand(name, operation, aside, moved / TABLES)
 
 
+# What a refusal is about: the table of demands only.
+ASKED = "what it asks of a kernel: "
+
+
 def _aside(table: PageTable) -> int:
     reserved = table.reserved
     return reserved.side + reserved.index
@@ -241,5 +245,9 @@ def demanded(
             continue
         try:
             yield from demands(form(text), text, fields, of, kind)
+        except MemoryError:
+            yield Refused(
+                text, f"{ASKED}an operation allocates what can't be set aside"
+            )
         except Exception as error:  # noqa: BLE001 (left_out raises ours)
-            yield left_out(text, error)
+            yield left_out(text, error, ASKED)

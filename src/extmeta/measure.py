@@ -27,6 +27,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from extmeta.checks import same
+
 Floats = npt.NDArray[np.float64]
 Clock = Callable[[], int]
 
@@ -454,7 +456,7 @@ def reading(nbytes: int) -> Task:
 
 
 def _assert_last(array: npt.NDArray[np.uint64], result: int) -> None:
-    assert result == len(array) - 1
+    same(result, len(array) - 1)
 
 
 def provenance(command: Sequence[str], seed: int) -> dict[str, Any]:

@@ -254,7 +254,10 @@ def _head(c: _Comparison) -> str:
             f"{BASELINE} can't hold them: {plain(s.baseline_lacks)}. As denominator it "
             f"has {_fields(s.baseline_fields)}: {instead}."
         )
-    lines += [f"{plain(r.encoding)} is left out: {plain(r.why)}." for r in c.refused]
+    measured = {name for _point, name in c.ram}
+    for row in c.refused:
+        how = "is left out in part" if row.encoding in measured else "is left out"
+        lines.append(f"{plain(row.encoding)} {how}: {plain(row.why)}.")
     return "\n".join(_wrapped(line, indent=2) for line in lines)
 
 

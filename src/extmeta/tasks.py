@@ -26,6 +26,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from extmeta.checks import must
 from extmeta.fields import Fields
 from extmeta.measure import Ram, Task
 from extmeta.pagetable import PageTable
@@ -199,7 +200,7 @@ class Filled:
 
 def _must_have(table: PageTable, vpns: U64, expected: U64) -> None:
     found = table.load(vpns)
-    assert np.array_equal(found, expected), "words differ from what was stored"
+    must(np.array_equal(found, expected), "words differ from what was stored")
 
 
 def load(f: Filled) -> Task:
@@ -207,7 +208,7 @@ def load(f: Filled) -> Task:
     vpns, expected = f.load.space.vpns, f.load.words
 
     def check(_state: U64, found: U64) -> None:
-        assert np.array_equal(found, expected), "words differ from what was stored"
+        must(np.array_equal(found, expected), "words differ from what was stored")
 
     return Task(lambda: vpns, f.table.load, check)
 
@@ -259,7 +260,7 @@ def scan(f: Filled) -> Task:
     expected = f.load.having(bit)
 
     def check(_table: PageTable, found: U64) -> None:
-        assert np.array_equal(found, expected), "other vpns than those that match"
+        must(np.array_equal(found, expected), "other vpns than those that match")
 
     return Task(
         lambda: f.table,
@@ -273,9 +274,9 @@ def fork(f: Filled) -> Task:
     vpns, expected, table = f.load.space.vpns, f.load.words, f.table
 
     def check(children: list[PageTable], _result: None) -> None:
-        assert len(children) == 1, "no child"
+        must(len(children) == 1, "no child")
         child = children[0]
-        assert len(child) == len(table), "the child lacks PTEs"
+        must(len(child) == len(table), "the child lacks PTEs")
         _must_have(child, vpns, expected)
 
     return Task(
@@ -294,8 +295,8 @@ def unmap(f: Filled) -> Task:
 
     def check(table: PageTable, _result: None) -> None:
         held = table.memory()
-        assert len(table) == 0, "PTEs are left"
-        assert held.side == held.index == held.pte == 0, f"memory is left: {held}"
+        must(len(table) == 0, "PTEs are left")
+        must(held.side == held.index == held.pte == 0, f"memory is left: {held}")
 
     return Task(f.copy, lambda table: table.unmap(span.start, count), check, each=True)
 

@@ -390,8 +390,7 @@ class AddressSpace:
         """Have somebody resolve a write fault: handle_userfault()."""
         address = vpn << self._shift
         uffd = vma.uffd
-        assert uffd is not None
-        if uffd.handler is not None:
+        if uffd is not None and uffd.handler is not None:
             uffd.handler(self, address)
         if self._waits(vpn):
             raise UserFault(address)

@@ -140,8 +140,8 @@ def pages_of(vma: Vma, vpns: U64) -> U64:
 
 def _map_backing(mm: Mm, vma: Vma, vpns: U64) -> None:
     """Map pages of the backing where there is nothing: finish_fault()."""
-    assert vma.backing is not None
-    mm.map(vma, vpns, vma.backing.get(pages_of(vma, vpns)))
+    if vma.backing is not None:
+        mm.map(vma, vpns, vma.backing.get(pages_of(vma, vpns)))
 
 
 def _fault_around(mm: Mm, vma: Vma, absent: U64) -> None:

@@ -146,8 +146,7 @@ class Scan:
             self._flush()
             if not full or not self.vec_len or self.found_pages == self.max_pages:
                 break
-            assert self.walk_end is not None
-            at = self.walk_end
+            at = stop if self.walk_end is None else self.walk_end
         return self._regions
 
     def _flush(self) -> None:

@@ -10,6 +10,7 @@ import pytest
 from hypothesis.stateful import run_state_machine_as_test
 
 import extmeta as em
+from extmeta.checks import must, same
 from extmeta.encoding import Encoding
 from extmeta.fields import Fields
 from extmeta.frames import fail_after
@@ -115,8 +116,8 @@ def its_config_makes_it_again(make):
     """A page table, and a fork of it, has an encoding made from `config`."""
     bound = make().encoding
     again = type(bound)(**bound.config)
-    assert repr(again) == repr(bound)
-    assert again.config == bound.config
+    same(repr(again), repr(bound))
+    same(again.config, bound.config)
 
 
 def everywhere(table):
@@ -161,16 +162,19 @@ def as_ints(words):
 def bulk_in_any_order(make):
     table, vpns, words = filled(make)
     order = np.random.default_rng(2).permutation(len(vpns))
-    assert as_ints(table.load(vpns[order])) == [words[i] for i in order]
-    assert as_ints(table.load(slice(0x3FF00, 0x42000)))[:0x100] == [
-        dict(zip(vpns.tolist(), words, strict=True)).get(v, 0)
-        for v in range(0x3FF00, 0x40000)
-    ]
+    same(as_ints(table.load(vpns[order])), [words[i] for i in order])
+    same(
+        as_ints(table.load(slice(0x3FF00, 0x42000)))[:0x100],
+        [
+            dict(zip(vpns.tolist(), words, strict=True)).get(v, 0)
+            for v in range(0x3FF00, 0x40000)
+        ],
+    )
     reverse = words[::-1]
     table.store(
         vpns[order], as_argument([reverse[i] for i in order], table.encoding.lanes)
     )
-    assert as_ints(table.load(vpns)) == reverse
+    same(as_ints(table.load(vpns)), reverse)
     table.check()
 
 
@@ -181,21 +185,21 @@ def words_of_zero_give_side_memory_back(make):
     empty.map(vpns)
     table.store(vpns, 0)
     table.check()
-    assert table.memory() == empty.memory()
-    assert not table.flagged(vpns).any()
+    same(table.memory(), empty.memory())
+    must(not table.flagged(vpns).any(), "false: not table.flagged(vpns).any()")
 
 
 @check
 def last_of_duplicates_wins(make):
     table = make()
     table.map([5, 600, 5], pfns=[1, 2, 3])
-    assert len(table) == 2
-    assert pfn_of(table, 5) == 3
+    same(len(table), 2)
+    same(pfn_of(table, 5), 3)
     table.store([5, 600, 5], as_argument([1, 1, 0], table.encoding.lanes))
-    assert table.flagged([5, 600]).tolist() == [False, True]
+    same(table.flagged([5, 600]).tolist(), [False, True])
     table.swap_out([5, 5], [7, 8])
     table.swap_in([5, 5], [9, 10])
-    assert pfn_of(table, 5) == 10
+    same(pfn_of(table, 5), 10)
     table.check()
 
 
@@ -207,8 +211,8 @@ def move_within_a_table_keeps_the_room_made_for_its_neighbour(make):
     table.map([size - 1, size])
     table.store(size, 1)
     table.move(size - 1, 0, 2)
-    assert table.load(1) == 1
-    assert len(table) == 2
+    same(table.load(1), 1)
+    same(len(table), 2)
     table.check()
 
 
@@ -220,7 +224,7 @@ def child_outlives_its_parent(make):
     del table
     child.store(vpns, 0)
     del child
-    assert as_ints(grandchild.load(vpns)) == words
+    same(as_ints(grandchild.load(vpns)), words)
     grandchild.check()
 
 
@@ -228,14 +232,14 @@ def child_outlives_its_parent(make):
 def children_are_apart(make):
     table, vpns, words = filled(make)
     child = forked(table)
-    assert dump(child) == dump(table)
+    same(dump(child), dump(table))
     child.update(everywhere(child), clear=(1 << table.fields.bits) - 1)
     table.update(vpns[:10], clear=(1 << table.fields.bits) - 1, set=1)
-    assert as_ints(table.load(vpns[10:])) == words[10:]
-    assert not child.flagged(vpns).any()
+    same(as_ints(table.load(vpns[10:])), words[10:])
+    must(not child.flagged(vpns).any(), "false: not child.flagged(vpns).any()")
     child.unmap(0, child.arch.nr_vpns)
-    assert len(child) == 0
-    assert len(table) == len(vpns)
+    same(len(child), 0)
+    same(len(table), len(vpns))
 
 
 # The first vpn of a huge page, and PTEs in swap.
@@ -289,14 +293,14 @@ def memory_that_cannot_be_had(operation, make):
                 failures += 1
             fail_after()
             table.check()
-            assert dump(table) == before
+            same(dump(table), before)
     finally:
         fail_after()
     table.check()
-    assert contents(child) == other
+    same(contents(child), other)
     child.check()
     if operation in ("map", "map_huge", "fork", "copy", "move"):
-        assert failures > 0
+        must(failures > 0, "false: failures > 0")
 
 
 for _operation in OPERATIONS:
@@ -318,6 +322,6 @@ def rounds_leak_nothing(make, rounds=10_000):
         if round_ & 7 == 0:
             table.store(vpn, 1)
         table.unmap(vpn, 1)
-    assert table.memory() == before
-    assert np.asarray(table.frames_view()).shape == room
+    same(table.memory(), before)
+    same(np.asarray(table.frames_view()).shape, room)
     table.check()

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from extmeta.checks import CheckError, must
 from extmeta.encoding import Encoding
 from extmeta.fields import Fields
 from extmeta.pagetable import PageTable
@@ -161,9 +162,10 @@ def _must_equal(op: Operation, answer: Any) -> None:
     """Raise AssertionError unless an answer is the one that was noted."""
     found, noted = np.atleast_1d(answer), np.atleast_1d(op.answer)
     what = f"{op.name} in phase {op.phase!r}"
-    assert len(found) == len(noted), f"{what}: {len(found)} answers, not {len(noted)}"
-    at = int(np.argmax(found != noted)) if len(found) else 0
-    assert np.array_equal(found, noted), f"{what}: {found[at]} at {at}, not {noted[at]}"
+    must(len(found) == len(noted), f"{what}: {len(found)} answers, not {len(noted)}")
+    if not np.array_equal(found, noted):
+        at = int(np.argmax(found != noted))
+        raise CheckError(f"{what}: {found[at]} at {at}, not {noted[at]}")
 
 
 class Replay:
