@@ -114,6 +114,42 @@ NATIVE = (
         "            self._protect(vpns[matches & written & upto])",
         "            self._protect(vpns[written & upto])",
     ),
+    Mutant(
+        "COLD and FREE of a part leave a huge page whole",
+        "reclaim.py",
+        "            mm.split_leaf(base, frozen=True)",
+        "            pass",
+    ),
+    Mutant(
+        "COLLAPSE inside a huge page succeeds",
+        "faults.py",
+        "    failed = errno.EINVAL if end < start else 0",
+        "    failed = 0",
+    ),
+    Mutant(
+        "FREE marks no page",
+        "reclaim.py",
+        "    mm.physical.free_lazily(_present(mm, first, stop).value)",
+        "    pass",
+    ),
+    Mutant(
+        "a write leaves a page freed",
+        "faults.py",
+        "    mm.physical.keep(mm.entries(first, stop).value)",
+        "    pass",
+    ),
+    Mutant(
+        "DONTFORK is copied",
+        "mm.py",
+        "            if not vma.copied:",
+        "            if False:",
+    ),
+    Mutant(
+        "WIPEONFORK keeps the pages",
+        "mm.py",
+        "            if vma.wiped or (",
+        "            if (",
+    ),
 )
 GUEST = (
     Mutant(
