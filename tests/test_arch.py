@@ -124,7 +124,10 @@ def test_a_release_that_has_devmap_has_a_free_bit_less(name):
     assert (old.name, old.release) == (f"{name}@6.12", "6.12")
     assert arch_named(old.name) == old == arch_named(old.name, release="6.12")
     assert arch_named(name, "6.16").free == old.free
-    assert dataclasses.replace(new, name=name, release="6.18") == ARCHES[name]
+    same = dataclasses.replace(
+        new, name=name, release="6.18", unflushed=ARCHES[name].unflushed
+    )
+    assert same == ARCHES[name]
     assert arch_named(f"{name}@6.18") is ARCHES[name] is arch_named(name)
 
 

@@ -130,6 +130,9 @@ class Arch:
     unflushed : tuple of int
         Software bits that pte_needs_flush() ignores: when mprotect changes them
         alone, the TLB is not flushed.
+    unflushed_last : tuple of int
+        `unflushed` in the last release that was read, if it has more there; since which
+        release is not known, so the row of that one alone has them.
     flush : str
         What a change of another software bit does there.
     moves_tables : bool
@@ -183,6 +186,7 @@ class Arch:
     devmap: int = -1
     cleared: tuple[int, ...] = ()
     unflushed: tuple[int, ...] = ()
+    unflushed_last: tuple[int, ...] = ()
     flush: str = "flushes the TLB, as any change does"
     moves_tables: bool = True
     contpte: int = 0
@@ -344,6 +348,7 @@ _ARM64_4K = Arch(
     pfn_bits=36,
     free=(57, 63),
     devmap=57,
+    unflushed_last=(55, 56, 57, 58, 63),
     contpte=16,
     owned={"uffd_wp": (58, 3)},
     flag=57,
@@ -386,9 +391,10 @@ _ARM64_4K = Arch(
     source="Linux 6.12.117 arch/arm64/include/asm/pgtable-prot.h:16-39, 20 (DEVMAP), "
     "pgtable-hwdef.h:154-172 (PTE_SWBITS_MASK: 55-58 and 63), 174-187 (address), "
     "pgtable.h:1151-1173 (pte_modify), 1423-1444 (swap), Kconfig:304-308 "
-    "(contiguous blocks); 7.3.4, the same files: DEVMAP is gone; 48-bit addresses, "
-    "four levels",
-    unverified=f"59 and 63 under FEAT_MEC; {_DEVMAP_GONE}",
+    "(contiguous blocks); 7.3.4, the same files: DEVMAP is gone, tlbflush.h:695-713: a "
+    "change of software bits flushes nothing; 48-bit addresses, four levels",
+    unverified="59 and 63 under FEAT_MEC; since when software bits change without a flush: "
+    f"not 6.12, but 7.3; {_DEVMAP_GONE}",
     notes=(_CONT.format(16), _VA52),
 )
 
@@ -864,6 +870,8 @@ def _in_release(arch: Arch, release: tuple[int, int]) -> Arch:
     if text == DEFAULT:
         return arch
     arch = replace(arch, name=f"{arch.name}@{text}", release=text)
+    if release == LAST and arch.unflushed_last:
+        arch = replace(arch, unflushed=arch.unflushed_last)
     if release >= DEVMAP_GONE or arch.devmap < 0:
         return arch
     free = tuple(bit for bit in arch.free if bit != arch.devmap)
