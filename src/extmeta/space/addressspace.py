@@ -265,6 +265,9 @@ class AddressSpace:
     def mprotect(self, addr: int, length: int, prot: str) -> None:
         """Change what may be done with pages.
 
+        Words and flags are kept. Linux as it is would clear those in `Arch.cleared`,
+        which a kernel that keeps words there has to add to _PAGE_CHG_MASK.
+
         Raises
         ------
         OSError
