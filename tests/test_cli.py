@@ -209,7 +209,7 @@ def test_all_architectures_are_one_table_and_nothing_is_timed(small, capsys):
     given = ["--arch", "all", "--fractions", "0,0.5", "--placement", "tables"]
     assert cli.main(["compare", *given, "--json", "-", small]) == 0
     rows = json.loads(capsys.readouterr().out)["rows"]
-    assert {row["row"] for row in rows} == {"Subject", "Refused", "Ram"}
+    assert {row["row"] for row in rows} == {"Subject", "Refused", "Ram", "Blocks"}
     assert {row.get("fraction", 0) for row in rows} == {0, 0.5}
 
 

@@ -36,7 +36,7 @@ from extmeta import (
     whole_file,
     workload,
 )
-from extmeta.arch import ARCHES, arch_named
+from extmeta.arch import ARCHES, Arch, arch_named
 from extmeta.calibration import costs, guest, host
 from extmeta.calibration import report as calibration_report
 from extmeta.capture import Capture, CaptureError, capture, load_capture, shipped
@@ -44,6 +44,7 @@ from extmeta.encodings import encodings
 from extmeta.fields import Fields
 from extmeta.measure import Row
 from extmeta.plan import plan
+from extmeta.release import DEFAULT
 from extmeta.trace_file import load_trace
 from extmeta.workload import Space
 from extmeta.workloads import (
@@ -218,6 +219,15 @@ def workload_of(text: str) -> tuple[str, str]:
 def arches_of(text: str) -> list[str]:
     """Return the architecture of that name, or with "all" every one."""
     return list(ARCHES) if text == ALL_ARCHES else [arch_named(text).name]
+
+
+def _add_release(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--release",
+        metavar="6.12",
+        help="of Linux, on which the free bits depend; default: "
+        f"{DEFAULT}, or that of NAME@6.12",
+    )
 
 
 def count_of(text: str) -> int:
@@ -486,6 +496,7 @@ def compare_arguments(parser: argparse.ArgumentParser) -> None:
         help="as that architecture would have it, by default as it is; all: RAM "
         f"alone, at one point unless said, on each of {', '.join(ARCHES)}",
     )
+    _add_release(parser)
     add(
         "--workload",
         type=_refusing(workload_of),
@@ -540,6 +551,10 @@ def run_compare(args: argparse.Namespace) -> int:
         rows, provenance = _stored(args.stored)
         _result(rows, provenance, args.json, _was_complete(args.stored))
         return 0
+    if args.release is not None:
+        names = args.arch or [workload.DEFAULT_ARCH]
+        args.arch = [arch.name for arch in _in_release(names, args.release)]
+    args.arch = _comparable(args.arch, args.fields)
     rows = []
     complete = False
     calibration = _calibration()
@@ -558,6 +573,21 @@ def run_compare(args: argparse.Namespace) -> int:
         print("extmeta compare: interrupted; this is not all", file=sys.stderr)
         return INTERRUPTED
     return 0
+
+
+def _comparable(arches: Sequence[str], fields: Fields) -> list[str]:
+    """Return those that have a bit in a PTE for the baseline; say which have none."""
+    found = []
+    for name in arches:
+        try:
+            compare.fitting(fields, arch_named(name), has_swap=False)
+        except ValueError as error:
+            if len(arches) == 1:
+                raise BadInputError(str(error)) from None
+            print(f"extmeta compare: left out: {error}", file=sys.stderr)
+        else:
+            found.append(name)
+    return found
 
 
 def _sweeps(args: argparse.Namespace, shown: Shown) -> Iterator[Row]:
@@ -639,6 +669,7 @@ def _play(args: argparse.Namespace) -> int:
     for given, option in (
         (args.crossover, "--crossover"),
         (args.arch, "--arch"),
+        (args.release, "--release"),
         (args.fractions, "--fractions"),
         (args.placement, "--placement"),
         (args.words, "--words"),
@@ -960,6 +991,7 @@ def plan_arguments(parser: argparse.ArgumentParser) -> None:
         help="a part of a word, of 1 bit unless said",
     )
     add("--arch", default="x86_64", metavar="NAME", help=f"of {', '.join(ARCHES)}")
+    _add_release(parser)
     for option, dest, help_ in (
         ("--exclude", "excludes", "at most one of these is non-zero in a PTE"),
         ("--imply", "implies", "where A is non-zero, B is"),
@@ -989,7 +1021,8 @@ def run_plan(args: argparse.Namespace) -> int:
         widths[name] = bits
     try:
         found = plan(
-            Fields(**widths), args.arch, args.excludes, args.implies, args.per_vma
+            *(Fields(**widths), args.arch, args.excludes, args.implies, args.per_vma),
+            args.release,
         )
     except (ValueError, KeyError) as error:
         # Not str(): a KeyError's has quotes around it.
@@ -1003,16 +1036,27 @@ def arch_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "arch",
         nargs="?",
-        type=_refusing(arch_named),
         metavar="NAME",
         help="one of them, bit by bit; default: a table of all",
     )
+    _add_release(parser)
 
 
 def run_arch(args: argparse.Namespace) -> int:
     """Print what architectures' page-table entries leave to software."""
-    say(ruler.text(args.arch) if args.arch else ruler.overview(ARCHES))
+    names = [args.arch] if args.arch else list(ARCHES)
+    found = _in_release(names, args.release)
+    say(ruler.text(found[0]) if args.arch else ruler.overview(found))
     return 0
+
+
+def _in_release(names: Sequence[str], release: str | None) -> list[Arch]:
+    """Return architectures by name, or raise BadInputError."""
+    try:
+        return [arch_named(name, release) for name in names]
+    except (ValueError, KeyError) as error:
+        # Not str(): a KeyError's has quotes around it.
+        raise BadInputError(str(error.args[0])) from None
 
 
 class Verb(NamedTuple):

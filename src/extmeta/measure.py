@@ -86,6 +86,9 @@ class Subject:
     words : str
     note : str
         How the address space differs from what was captured; empty if it does not.
+    cleared : str
+        Bits that have the baseline's words, or the flag, and that mprotect clears, as
+        in "52-57"; empty if it keeps them.
     """
 
     name: str
@@ -100,6 +103,7 @@ class Subject:
     baseline_lacks: str
     words: str
     note: str = ""
+    cleared: str = ""
 
 
 @dataclass(frozen=True)
@@ -232,7 +236,38 @@ class Demand:
     repointings: float
 
 
-Row = Subject | Bound | Refused | Ram | Cpu | Counted | Demand
+@dataclass(frozen=True)
+class Blocks:
+    """The contiguous blocks of arm64 that words leave whole.
+
+    Attributes
+    ----------
+    encoding : str
+    fraction : float
+    placement : str
+    size : int
+        PTEs of a block.
+    without, whole : int
+        Blocks there would be without words, and with them.
+    known_by : str
+        "PFNs", or "alignment" if these are not known: then both are upper bounds.
+    """
+
+    encoding: str
+    fraction: float
+    placement: str
+    size: int
+    without: int
+    whole: int
+    known_by: str
+
+    @property
+    def broken(self) -> int:
+        """Blocks that words break."""
+        return self.without - self.whole
+
+
+Row = Subject | Bound | Refused | Ram | Cpu | Counted | Demand | Blocks
 
 
 def _nothing(_state: Any) -> None:

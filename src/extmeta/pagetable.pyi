@@ -4,6 +4,7 @@ from typing import Any, SupportsIndex, TypeAlias, overload
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from extmeta.arch import Arch
 from extmeta.encoding import Encoding
 from extmeta.fields import Fields
 from extmeta.memory import Memory
@@ -20,7 +21,7 @@ class PageTable(Operations):
         self,
         encoding: str | Encoding = "linked",
         fields: Fields | None = None,
-        arch: str = "x86_64",
+        arch: str | Arch = "x86_64",
     ) -> None: ...
     def adopt(self, encoding: Encoding, fields: Fields) -> None: ...
     def __len__(self) -> int: ...

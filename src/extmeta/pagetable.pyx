@@ -29,7 +29,9 @@ from extmeta.operations cimport (
 )
 from extmeta.vpns cimport Span, Vpns, vpn_at
 
-from extmeta.arch import arch_named
+from dataclasses import replace
+
+from extmeta.arch import arch_of
 from extmeta.at_fork import register
 from extmeta.encodings import recipe
 from extmeta.fields import Fields
@@ -65,15 +67,16 @@ cdef class PageTable(Operations):
     fields : Fields, optional
         The named parts of a word. By default ``Fields(meta=64)``, or as wide as
         the encoding was asked to be.
-    arch : str, default "x86_64"
-        A name from :data:`extmeta.arch.ARCHES`, or a plain one such as "arm64".
+    arch : str or Arch, default "x86_64"
+        A name from :data:`extmeta.arch.ARCHES`, or a plain one such as "arm64";
+        "arm64@6.12" is that of another Linux release.
 
     Raises
     ------
     KeyError
         If there is no such encoding or architecture.
     TypeError
-        If ``fields`` is no Fields.
+        If ``fields`` is no Fields, or ``arch`` neither text nor Arch.
     ValueError
         If the fields are wider than the encoding can hold.
     MemoryError
@@ -86,7 +89,11 @@ cdef class PageTable(Operations):
             fields = Fields(meta=getattr(made, "asked", None) or 64)
         if not isinstance(fields, Fields):
             raise TypeError(f"fields: {fields!r} is no Fields, as in Fields(age=8)")
-        self.plant(made.shape(arch_named(arch)))
+        arch = arch_of(arch)
+        shaped = made.shape(arch)
+        if shaped is not arch:
+            shaped = replace(shaped, leaf_ptes=arch.ptrs_per_pte)
+        self.plant(shaped)
         self.adopt(made, fields)
         self.encoding.start()
 
@@ -309,7 +316,7 @@ cdef class PageTable(Operations):
 
     def huge_ptes(self):
         """Return how many PTEs a huge page stands for."""
-        return arch_named(self.arch.name).ptrs_per_pte
+        return self.arch.leaf_ptes or self.arch.ptrs_per_pte
 
     def unmap(self, first, count):
         """Drop PTEs [first, first + count) and their words.

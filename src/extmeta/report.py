@@ -24,7 +24,17 @@ from extmeta.calibration import report as real
 from extmeta.calibration.costs import Calibration
 from extmeta.compare import BASELINE, CONTROL, smallest
 from extmeta.demands import SET_ASIDE
-from extmeta.measure import Bound, Counted, Cpu, Demand, Ram, Refused, Row, Subject
+from extmeta.measure import (
+    Blocks,
+    Bound,
+    Counted,
+    Cpu,
+    Demand,
+    Ram,
+    Refused,
+    Row,
+    Subject,
+)
 from extmeta.tasks import OPERATIONS
 from extmeta.workload import EACH, Point
 
@@ -47,7 +57,8 @@ LEAST = "*"
 FORMAT = "extmeta comparison 1"
 
 KINDS: dict[str, type] = {
-    kind.__name__: kind for kind in (Subject, Bound, Refused, Ram, Cpu, Counted, Demand)
+    kind.__name__: kind
+    for kind in (Subject, Bound, Refused, Ram, Cpu, Counted, Demand, Blocks)
 }
 
 # What `workload.words` calls kinds of words.
@@ -155,6 +166,7 @@ class _Comparison:
         default_factory=dict
     )
     demands: dict[tuple[str, str], Demand] = dataclasses.field(default_factory=dict)
+    blocks: dict[tuple[Point, str], Blocks] = dataclasses.field(default_factory=dict)
 
     @property
     def points(self) -> list[Point]:
@@ -194,6 +206,8 @@ def _comparisons(rows: Iterable[Row]) -> list[_Comparison]:
             found[-1].counted[at] = row.instructions
         elif isinstance(row, Demand):
             found[-1].demands[row.encoding, row.operation] = row
+        elif isinstance(row, Blocks):
+            found[-1].blocks[Point(row.fraction, row.placement), row.encoding] = row
         else:
             point = Point(row.fraction, row.placement)
             found[-1].cpu[point, row.encoding, row.operation] = row
@@ -224,7 +238,7 @@ def text(rows: Iterable[Row], provenance: dict[str, Any]) -> str:
         elif any(point.placement == EACH for point in c.points):
             parts += _crossover(c)
         else:
-            parts += [_head(c), *_ram(c), *_cpu(c), _read_bound(c)]
+            parts += [_head(c), *_ram(c), *_blocks(c), *_cpu(c), _read_bound(c)]
             parts += _demands(c)
             parts += [*_of_the_kernels(c, provenance), *_counted(c, provenance)]
     parts += [_notes(found), _made(provenance)]
@@ -253,6 +267,12 @@ def _head(c: _Comparison) -> str:
         lines.append(
             f"{BASELINE} can't hold them: {plain(s.baseline_lacks)}. As denominator it "
             f"has {_fields(s.baseline_fields)}: {instead}."
+        )
+    if s.cleared:
+        lines.append(
+            f"mprotect clears {plain(s.cleared)} of a present PTE, where {BASELINE} has "
+            "words or others have the flag. A kernel that uses these bits has to add "
+            "them to _PAGE_CHG_MASK, which is one line."
         )
     measured = {name for _point, name in c.ram}
     for row in c.refused:
@@ -380,6 +400,29 @@ def _ram_table(c: _Comparison, points: Sequence[Point]) -> str:
             ],
         )
     return _render(table)
+
+
+def _blocks(c: _Comparison) -> Iterator[str]:
+    if not c.blocks:
+        return
+    row = next(iter(c.blocks.values()))
+    bound = "" if row.known_by == "PFNs" else ", at most: PFNs are not known"
+    yield _wrapped(
+        f"Contiguous blocks of {row.size} PTEs that words break, of {row.without:,}"
+        f"{bound}. Linux folds PTEs that are alike, so a flag or a word in some of them "
+        "costs the block its one TLB entry.",
+        indent=2,
+    )
+    for at in range(0, len(c.points), POINTS_ACROSS):
+        points = c.points[at : at + POINTS_ACROSS]
+        heads = [plain(str(point)).replace(" ", "\n") for point in points]
+        table = _table("encoding", heads, 17, 9)
+        for name in (BASELINE, *c.encodings):
+            rows = [c.blocks.get((point, name)) for point in points]
+            cells = ["" if r is None else share(r.broken, r.without) for r in rows]
+            if any(rows):
+                _row(table, name, cells)
+        yield _render(table)
 
 
 def _alike(found: Iterable[_Comparison]) -> list[list[_Comparison]]:

@@ -69,7 +69,7 @@ def state_of(table: PageTable) -> State:
     return State(
         encoding=table.encoding,
         fields=table.fields,
-        arch=arch.name,
+        arch=f"{arch.name}@{arch.release}",
         vpns=named,
         values=np.where(present, pfn, kind | offset),
         present=present,

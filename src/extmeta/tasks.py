@@ -26,9 +26,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from extmeta import contpte
 from extmeta.checks import must
 from extmeta.fields import Fields
-from extmeta.measure import Ram, Task
+from extmeta.measure import Blocks, Ram, Task
 from extmeta.pagetable import PageTable
 from extmeta.workload import (
     U64,
@@ -191,6 +192,27 @@ class Filled:
             slack=held.slack,
             repointings=self._repointings(),
         )
+
+    def blocks(self, encoding: str, point: Point) -> list[Blocks]:
+        """Return the contiguous blocks that are left; nothing if there are none."""
+        size, pfns = self.table.arch.contpte, self.load.space.pfns
+        if not size:
+            return []
+        vpns, prot = contpte.alike(self.table)
+        if pfns is not None:
+            pfns = pfns[np.searchsorted(self.load.space.vpns, vpns)]
+        without = contpte.blocks(*contpte.alike(self.bare), size, pfns)
+        return [
+            Blocks(
+                encoding=encoding,
+                fraction=point.fraction,
+                placement=point.placement,
+                size=size,
+                without=without,
+                whole=contpte.blocks(vpns, prot, size, pfns),
+                known_by="alignment" if pfns is None else "PFNs",
+            )
+        ]
 
     def _repointings(self) -> int | None:
         if getattr(self.table.encoding, "when", None) != "needed":

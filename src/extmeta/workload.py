@@ -7,6 +7,7 @@ table, 1 % in whole tables touches 1 % of them. `words` gives the flagged PTEs
 their words.
 """
 
+import functools
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
@@ -18,7 +19,7 @@ from extmeta.capture import Capture, CaptureError
 from extmeta.encoding import Encoding
 from extmeta.fields import Fields
 from extmeta.pagetable import PageTable
-from extmeta.pagewords import PAGE_BYTES, PAGE_SHIFT, present
+from extmeta.pagewords import PAGE_BYTES, PAGE_SHIFT, PFN_MASK, present
 
 U64 = npt.NDArray[np.uint64]
 Bools = npt.NDArray[np.bool_]
@@ -69,6 +70,8 @@ class Space:
         ``build(encoding, fields)`` returns the PageTable.
     note : str
         How it differs from what was captured; empty if it does not.
+    pfns : (n,) uint64 ndarray, optional
+        The machine's pages, of present PTEs, if the capture has them.
     """
 
     name: str
@@ -80,6 +83,7 @@ class Space:
     sha256: str
     build: Callable[[str | Encoding, Fields], PageTable]
     note: str = ""
+    pfns: U64 | None = None
 
     @property
     def range(self) -> slice:
@@ -101,15 +105,17 @@ def captured(capture: Capture, name: str, arch: str | None = None) -> Space:
     capture : Capture
     name : str
     arch : str, optional
-        By default the capture's. For another one it is `ported`.
+        By default the capture's, "NAME@RELEASE" for another Linux release. For another
+        architecture it is `ported`.
 
     Raises
     ------
     CaptureError
         If there is no PTE in it.
     """
-    if arch is not None and arch_named(arch).name != capture.arch:
-        return ported(capture, name, arch_named(arch))
+    made = arch_named(arch or capture.arch)
+    if made.name.partition("@")[0] != capture.arch:
+        return ported(capture, name, made)
     plain = capture.build("inpte", Fields(bit=1))
     vpns = plain.scan(0, plain.arch.nr_vpns, 0, 0)
     if not len(vpns):
@@ -120,9 +126,9 @@ def captured(capture: Capture, name: str, arch: str | None = None) -> Space:
         present_bytes=capture.nr_present * PAGE_BYTES,
         nr_huge=len(capture.huge_vpn),
         has_swap=capture.nr_swapped + capture.nr_markers > 0,
-        arch=capture.arch,
+        arch=made.name,
         sha256=capture.sha256,
-        build=capture.build,
+        build=functools.partial(capture.build, arch=made.name),
     )
 
 
@@ -154,7 +160,8 @@ def ported(capture: Capture, name: str, arch: Arch) -> Space:
         raise CaptureError(f"{name}: no PTE, so nothing to compare")
     shift = np.uint64(arch.page_shift - PAGE_SHIFT)
     vpns, first = np.unique(parts >> shift, return_index=True)
-    here = present(capture.entry[np.searchsorted(capture.vpn, parts)])
+    entry = capture.entry[np.searchsorted(capture.vpn, parts)]
+    here = present(entry)
     here = np.logical_or.reduceat(here, first)
     writable = np.logical_or.reduceat(_writable(capture, parts), first)
     notes = []
@@ -186,6 +193,7 @@ def ported(capture: Capture, name: str, arch: Arch) -> Space:
         arch=arch.name,
         sha256=capture.sha256,
         build=build,
+        pfns=entry & np.uint64(PFN_MASK) if capture.has_pfns and not shift else None,
         note="; ".join((f"from a capture of {capture.arch}", *notes)),
     )
 

@@ -14,12 +14,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from extmeta.arch import arch_named
+from extmeta.arch import FIRST, Arch, arch_of
 from extmeta.encoding import Encoding
 from extmeta.fields import Fields
 from extmeta.integers import is_whole, whole
 from extmeta.kernel import PageIs
 from extmeta.pagetable import PageTable
+from extmeta.release import DEFAULT, RELEASES, release_named, release_text
 from extmeta.space import faults, move, mux, protect, reclaim, scan
 from extmeta.space.mm import Mm
 from extmeta.space.physical import Physical
@@ -29,8 +30,8 @@ from extmeta.space.vma import Prot, Vma
 # vm.mmap_min_addr, as distributions have it.
 MIN_ADDRESS = 65536
 
-# What the kernel of the semantics is where nothing else is said.
-RELEASE = "6.18"
+# The semantics of later releases were not looked at.
+LAST = (6, 19)
 
 _TYPES = {"private", "shared"}
 _KINDS = {"anonymous", "file"}
@@ -78,15 +79,6 @@ def _bits(name: str, value: Any, names: type[IntFlag]) -> int:
     return bits
 
 
-def _version(release: str) -> tuple[int, int]:
-    """Return (6, 12) of "6.12.117"."""
-    try:
-        major, minor = release.split(".")[:2]
-        return int(major), int(minor.split("-")[0])
-    except ValueError:
-        raise ValueError(f"release {release!r} is no version such as '6.18'") from None
-
-
 class AddressSpace:
     """A process's memory with Linux's semantics, over an encoding of words.
 
@@ -101,14 +93,15 @@ class AddressSpace:
     ----------
     fields : Fields
     encoding : str or Encoding, default "linked"
-    arch : str, default "x86_64"
+    arch : str or Arch, default "x86_64"
+        A name is that of `release`; before 6.12 its bits are those of 6.12.
     thp : {"madvise", "always", "never"}
         Which anonymous VMAs get huge pages.
     thp_swap : bool, default False
         Huge pages go to swap whole, as with THP_SWAP and swap on a solid-state
         device; else they are split, and what of them is all zeros is freed.
     release : str, default "6.18"
-        Of the kernel, where versions since 6.12 differ.
+        Of the kernel, from 6.7 to 6.19, where they differ.
 
     Attributes
     ----------
@@ -133,20 +126,22 @@ class AddressSpace:
         self,
         fields: Fields,
         encoding: str | Encoding = "linked",
-        arch: str = "x86_64",
+        arch: str | Arch = "x86_64",
         *,
         thp: str = "madvise",
         thp_swap: bool = False,
-        release: str = RELEASE,
+        release: str = DEFAULT,
     ) -> None:
         for name in ("uffd_wp", "soft_dirty"):
             if isinstance(fields, Fields) and fields.get(name, 1) != 1:
                 raise ValueError(f"field {name!r} is one bit, not {fields[name]}")
         if thp not in ("madvise", "always", "never"):
             raise ValueError(f"thp: {thp!r} is not 'madvise', 'always' or 'never'")
-        version = _version(release)
+        version = release_named(release, RELEASES[0], LAST)
+        if not isinstance(arch, Arch):
+            arch = arch_of(arch, release_text(max(version, FIRST)))
         table = PageTable(encoding, fields, arch)
-        self._adopt(Mm(table, arch_named(arch), Physical(), version, thp, thp_swap))
+        self._adopt(Mm(table, arch, Physical(), version, thp, thp_swap))
 
     def _adopt(self, mm: Mm) -> None:
         self._mm = mm
@@ -265,6 +260,9 @@ class AddressSpace:
 
     def mprotect(self, addr: int, length: int, prot: str) -> None:
         """Change what may be done with pages.
+
+        Words and flags are kept. Linux as it is would clear those in `Arch.cleared`,
+        which a kernel that keeps words there has to add to _PAGE_CHG_MASK.
 
         Raises
         ------

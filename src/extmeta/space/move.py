@@ -1,8 +1,9 @@
 """mremap: VMAs moved, with what is in them.
 
 Linux mm/mremap.c. A PTE that is moved becomes soft-dirty (move_soft_dirty_pte());
-a table that is moved as a whole is not looked at (move_normal_pmd()). Protection by
-a userfaultfd without EVENT_REMAP does not move.
+a table that is moved as a whole is not looked at (move_normal_pmd()); which
+architectures move them is `Arch.moves_tables`. Protection by a userfaultfd without
+EVENT_REMAP does not move.
 """
 
 import errno
@@ -77,7 +78,8 @@ def _move(mm: Mm, vma: Vma, src: int, old: int, new: int, dst: int) -> None:
         moved.pgoff = dst
     loses = vma.uffd is not None and "EVENT_REMAP" not in vma.uffd.features
     aligned = (src - dst) % mm.pages_per_leaf == 0
-    wholes = set() if loses or not aligned else _whole_tables(mm, vma, src, old, dst)
+    whole = aligned and not loses and mm.arch.moves_tables
+    wholes = _whole_tables(mm, vma, src, old, dst) if whole else set()
     new_vma = mm.vmas.add(moved)
     if wholes and new_vma.start != dst and mm.leaf_of(src) != src:
         # try_realign_addr(): not where the new VMA has joined one before it.
