@@ -24,6 +24,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from extmeta import whole_file
 from extmeta.capture import Capture, capture, load_capture
 
 DATA = Path(__file__).resolve().parent.parent / "src" / "extmeta" / "data"
@@ -225,7 +226,7 @@ def main() -> None:
         digests.append(f"    {made.sha256}  {program.name}")
         print(f"{path.stat().st_size:>9,} bytes  {made}")
     text = README.format(rows="\n".join(rows), digests="\n".join(digests))
-    (folder / "README.md").write_text(text)
+    whole_file.replace(folder / "README.md", text.encode())
 
 
 if __name__ == "__main__":

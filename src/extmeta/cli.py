@@ -376,8 +376,12 @@ def must_be_writable(path: str, force: bool = True) -> None:
         raise BadInputError(f"{path}: there is no directory {folder}")
     if os.path.isfile(path) and not force:
         raise BadInputError(f"{path}: exists; --force replaces it")
-    if not os.access(path if os.path.exists(path) else folder, os.W_OK):
+    if os.path.exists(path) and not os.access(path, os.W_OK):
         raise BadInputError(f"{path}: permission denied")
+    # A file is made beside the one that it replaces. A device or a pipe is written to.
+    regular = os.path.isfile(path) or not os.path.exists(path)
+    if regular and not os.access(folder, os.W_OK):
+        raise BadInputError(f"{path}: permission denied to make files in {folder}")
 
 
 def write(path: str, text: str) -> None:
