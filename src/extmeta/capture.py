@@ -8,7 +8,7 @@ bytes, a file 2, or 4 with PFNs.
 The file is numpy's .npz with plain arrays, never pickles::
 
     file     = zip archive of members, stored or deflated, in any order
-    member   = key ".npy": numpy format 1.0 or 2.0, either byte order
+    member   = key ".npy": numpy format 1.0, 2.0 or 3.0, either byte order
     V        = number of VMAs          N = number of entries
     rows     = vma_start   uint64 (V,)  first byte, page-aligned, ascending
                vma_end     uint64 (V,)  byte past the end, not past the next start
