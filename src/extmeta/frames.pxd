@@ -23,7 +23,8 @@ cdef struct Ptdesc:
     # Where several tables share a page, and its struct ptdesc, they don't fit:
     # see Encoding.reach.
     uint64_t* parent      # the upper entry that points here
-    uintptr_t link        # the word that belongs to the encoding
+    uintptr_t link        # the word that belongs to the encoding; of a table of huge
+                          # leaves and of deposited tables: the next deposited table
     uint64_t vpn          # of entry 0
     uint32_t seq          # lock and count of changes of a PTE table: see sync.pxd
     uint16_t flagged      # entries whose flag is set
@@ -117,6 +118,7 @@ cdef enum:
     # is at least 256 bytes, so they are below its address.
     TABLE_BITS = 0x67     # present, writable, user, accessed, dirty
     LEAF = 0x80           # _PAGE_PSE: maps a huge page, has no table below
+    DEPOSITED = 0x08      # the model's own: a PTE table is kept for when it is split
     ENTRY_BITS = 0xff
 
 

@@ -114,8 +114,13 @@ cdef class Operations(Radix):
         self, uint64_t first, uint64_t n, const uint64_t* pfns, const Write* w,
         uint64_t bits) except -1 nogil
     cdef Ptdesc* split_one(
-        self, uint64_t vpn, uint64_t leaf, const uint64_t* pfns, const Write* w,
+        self, uint64_t vpn, uint64_t* slot, const uint64_t* pfns, const Write* w,
         uint64_t bits) noexcept nogil
+    # Map a huge page at ``vpn``, where nothing is mapped or a huge page that was named
+    # before; False if no memory can be had.
+    cdef bint put_leaf(self, uint64_t vpn, uint64_t pfn, bint deposit) noexcept nogil
+    cdef Ptdesc* new_table(self, int order) noexcept nogil
+    cdef bint deposit_one(self, uint64_t* slot) noexcept nogil
     cdef void unmake(self, Ptdesc* t) noexcept nogil
     # Have set aside what one operation on each of n tables may need; see
     # Encoding.set_aside.

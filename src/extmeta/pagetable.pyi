@@ -25,7 +25,12 @@ class PageTable(Operations):
         self, vpns: _VpnsLike, pfns: ArrayLike | None = None, writable: bool = True
     ) -> None: ...
     def refuse_hopeless(self, v: Any) -> None: ...
-    def map_huge(self, vpns: _VpnsLike, pfns: ArrayLike | None = None) -> None: ...
+    def map_huge(
+        self,
+        vpns: _VpnsLike,
+        pfns: ArrayLike | None = None,
+        deposit: bool = False,
+    ) -> None: ...
     def split_huge(
         self,
         vpn: SupportsIndex,

@@ -12,9 +12,8 @@ import numpy as np
 
 from extmeta.encoding cimport LOCKED, MAX_LANES, Write
 from extmeta.frames cimport (
-    LEAF,
+    DEPOSITED,
     PTE,
-    TABLE_BITS,
     UPPER,
     Ptdesc,
     pthread_mutex_t,
@@ -22,7 +21,6 @@ from extmeta.frames cimport (
     upper_entry,
 )
 from extmeta.operations cimport Operations
-from extmeta.sync cimport publish
 from extmeta.vpns cimport Span, Vpns, vpn_at
 
 from extmeta.arch import arch_named
@@ -150,7 +148,7 @@ cdef class PageTable(Operations):
             raise MemoryError(f"{need} bytes of PTE tables for {v.span.n} vpns; "
                               f"{have} bytes are available")
 
-    def map_huge(self, vpns, pfns=None):
+    def map_huge(self, vpns, pfns=None, deposit=False):
         """Map huge pages: leaves one level above the PTE tables.
 
         They have no PTE, so no metadata word, and don't count in ``len``.
@@ -161,6 +159,11 @@ cdef class PageTable(Operations):
             First vpn of each, a multiple of the entries that the architecture's
             PTE table has. Where `wide` halves that, a huge page takes two leaves.
         pfns : int or (n,) array_like of int, optional
+        deposit : bool, default False
+            Keep a PTE table for each leaf, as Linux does for anonymous memory
+            (pgtable_trans_huge_deposit(), mm/huge_memory.c, v6.12). ``memory().pte``
+            counts it, `split_huge` uses it, `unmap` frees it, and a child or copy
+            gets its own.
 
         Raises
         ------
@@ -174,8 +177,8 @@ cdef class PageTable(Operations):
         cdef Py_ssize_t i, j
         cdef uint64_t* slot
         cdef uint64_t size = self.huge_ptes()
-        cdef uint64_t leaf, vpn
-        cdef bint failed = False
+        cdef uint64_t vpn, pfn
+        cdef bint keeps = deposit
         if pfns is not None:
             pfns = one_each("pfns", pfns, v, 1 << <object>self.arch.pfn_bits)
         for i in range(v.span.n):
@@ -199,22 +202,13 @@ cdef class PageTable(Operations):
                     raise ValueError(f"vpn {vpn:#x} is mapped already")
             for i in range(v.span.n):
                 vpn = vpn_at(&v.span, i)
-                slot = self.leaf_slot(vpn, True)
-                failed = slot is NULL
-                if failed:
-                    break
-                leaf = numbers[i] if pfns is not None else self.next_pfn
-                if slot[0] == 0:
-                    self.nr_leaves += 1
-                    self.holder(slot, self.levels - 2).used += 1
+                pfn = numbers[i] if pfns is not None else self.next_pfn
+                if not self.put_leaf(vpn, pfn, keeps):
+                    for j in range(i):
+                        self.clear_leaf(self.leaf_slot(vpn_at(&v.span, j), False))
+                    raise MemoryError(f"{self.frames.frame_bytes} bytes for a table")
                 if pfns is None:
                     self.next_pfn += <uint64_t>self.encoding.entries
-                publish(
-                    slot, leaf << self.encoding.pte.pfn_shift | TABLE_BITS | LEAF)
-            if failed:
-                for j in range(i):
-                    self.clear_leaf(self.leaf_slot(vpn_at(&v.span, j), False))
-                raise MemoryError(f"{self.frames.frame_bytes} bytes for a table")
         finally:
             self.leave()
 
@@ -222,7 +216,8 @@ cdef class PageTable(Operations):
         """Let PTEs map what a huge page did, all with one word.
 
         As a kernel does it under the page-table lock (mm/huge_memory.c,
-        __split_huge_pmd_locked(), v6.12): no memory is needed after ``reserve(1)``, or
+        __split_huge_pmd_locked(), v6.12): the PTE table is the one that `map_huge`
+        deposited, if it did. No other memory is needed after ``reserve(1)``, or
         ``reserve(2)`` with `wide`, which has two tables for a huge page.
 
         Parameters
@@ -1032,9 +1027,37 @@ cdef class PageTable(Operations):
                 raise AssertionError(f"{where}: {self.encoding!r}: {reason.decode()}")
         if ptes != self.nr_ptes:
             raise AssertionError(f"{ptes} PTEs, {self.nr_ptes} counted")
+        self.check_leaves()
         reason = self.frames.fault()
         if reason is not NULL:
             raise AssertionError(f"frames: {reason.decode()}")
+
+    cdef int check_leaves(self) except -1:
+        """Raise AssertionError if huge leaves or deposited tables are miscounted."""
+        cdef uint64_t at = 0
+        cdef uint64_t leaves = 0
+        cdef Py_ssize_t owed = 0
+        cdef uint64_t* slot = self.next_leaf(&at, self.nr_vpns)
+        cdef Ptdesc* holder
+        cdef Ptdesc* t = NULL
+        while slot is not NULL:
+            holder = self.holder(slot, self.levels - 2)
+            leaves += 1
+            owed += slot[0] & DEPOSITED != 0
+            at = (at | <uint64_t>(self.encoding.entries - 1)) + 1
+            slot = self.next_leaf(&at, self.nr_vpns)
+            if slot is not NULL and self.holder(slot, self.levels - 2) is holder:
+                continue
+            t = <Ptdesc*>holder.link
+            while t is not NULL and owed > 0 and t.kind == PTE and t.used == 0:
+                owed -= 1
+                t = <Ptdesc*>t.link
+            if owed or t is not NULL:
+                raise AssertionError(f"below vpn {at:#x}: a deposited table too few or "
+                                     "too many")
+        if leaves != self.nr_leaves:
+            raise AssertionError(f"{leaves} leaves, {self.nr_leaves} counted")
+        return 0
 
     # -- the edge: what callers give, as C needs it -------------------------
 
