@@ -94,6 +94,7 @@ KEYS = {
     "comm": Key("U"),
     "huge_vpn": Key("u", MAX_ENTRIES, ascending=True, required=False),
     "vma_unlocated_kb": Key("u", MAX_VMAS, required=False),
+    "vma_anon_huge_kb": Key("u", MAX_VMAS, required=False),
     "settled": Key("b", required=False),
 }
 

@@ -548,6 +548,7 @@ def _sweeps(args: argparse.Namespace, shown: Shown) -> Iterator[Row]:
             given = (space, forms, args.fields, points)
             if alone:
                 yield from compare.ram(*given, seed=args.seed, kind=kind)
+                yield from demands.splits(space, forms, args.fields, kind)
                 continue
             yield from compare.sweep(
                 *given,
@@ -557,6 +558,7 @@ def _sweeps(args: argparse.Namespace, shown: Shown) -> Iterator[Row]:
                 kind=kind,
                 progress=shown,
             )
+            yield from demands.splits(space, forms, args.fields, kind)
         if not alone:
             # Not of the space: of full tables.
             yield from demands.demanded(forms, args.fields, spaces[0].arch, kind)

@@ -181,6 +181,9 @@ def subject_of(
         baseline_lacks=lack(fields, bare.arch, space.has_swap),
         words=kind,
         note=space.note,
+        nr_deposited=len(space.deposited),
+        nr_unplaced=space.nr_unplaced,
+        nr_unmarked=space.nr_unmarked,
     )
 
 

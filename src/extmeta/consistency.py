@@ -44,7 +44,8 @@ def _lengths(c: "Capture") -> str | None:
     for first, *others in ROWS:
         wanted = len(getattr(c, first))
         for key in others:
-            if (found := len(getattr(c, key))) != wanted:
+            value = getattr(c, key)
+            if value is not None and (found := len(value)) != wanted:
                 return f"{key} has {found} elements, {first} {wanted}"
     return None
 

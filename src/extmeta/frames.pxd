@@ -21,10 +21,10 @@ cdef struct Ptdesc:
     # `flagged` and `vpn` fit words that struct ptdesc has and x86 leaves unused
     # below the root (__page_mapping, pt_index), so they are not counted as RAM.
     # Where several tables share a page, and its struct ptdesc, they don't fit:
-    # see Encoding.reach.
+    # see Encoding.reach. `link` of a PMD table starts its list of deposited PTE tables,
+    # and `link` of a deposited table is the next one.
     uint64_t* parent      # the upper entry that points here
-    uintptr_t link        # the word that belongs to the encoding; of a table of huge
-                          # leaves and of deposited tables: the next deposited table
+    uintptr_t link        # the word that belongs to the encoding
     uint64_t vpn          # of entry 0
     uint32_t seq          # lock and count of changes of a PTE table: see sync.pxd
     uint16_t flagged      # entries whose flag is set

@@ -84,6 +84,10 @@ class Subject:
     words : str
     note : str
         How the address space differs from what was captured; empty if it does not.
+    nr_deposited : int
+        Of `nr_huge`: anonymous ones, each with a deposited PTE table.
+    nr_unplaced, nr_unmarked : int
+        See `workload.Space`.
     """
 
     name: str
@@ -98,6 +102,9 @@ class Subject:
     baseline_lacks: str
     words: str
     note: str = ""
+    nr_deposited: int = 0
+    nr_unplaced: int = 0
+    nr_unmarked: int = 0
 
 
 @dataclass(frozen=True)
@@ -230,7 +237,25 @@ class Demand:
     repointings: float
 
 
-Row = Subject | Bound | Refused | Ram | Cpu | Counted | Demand
+@dataclass(frozen=True)
+class Split:
+    """What the split of anonymous huge pages takes, each word going to all its PTEs.
+
+    Attributes
+    ----------
+    encoding : str
+    leaves : int
+        Huge pages that were split.
+    nbytes : int
+        Memory that the page table grew by. The deposited PTE tables are used.
+    """
+
+    encoding: str
+    leaves: int
+    nbytes: int
+
+
+Row = Subject | Bound | Refused | Ram | Cpu | Counted | Demand | Split
 
 
 def _nothing(_state: Any) -> None:

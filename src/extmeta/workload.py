@@ -8,7 +8,7 @@ their words.
 """
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
@@ -18,7 +18,7 @@ from extmeta.capture import Capture, CaptureError
 from extmeta.encoding import Encoding
 from extmeta.fields import Fields
 from extmeta.pagetable import PageTable
-from extmeta.pagewords import PAGE_BYTES, PAGE_SHIFT, present
+from extmeta.pagewords import LEAF_KB, PAGE_BYTES, PAGE_SHIFT, present
 
 U64 = npt.NDArray[np.uint64]
 Bools = npt.NDArray[np.bool_]
@@ -59,7 +59,7 @@ class Space:
     present_bytes : int
         Memory that is mapped and present, huge pages included.
     nr_huge : int
-        2 MiB leaves, which have no PTE.
+        Huge pages of 2 MiB mapped by leaves, which have no PTE.
     has_swap : bool
         Whether some PTEs are swap entries or markers.
     arch : str
@@ -69,6 +69,11 @@ class Space:
         ``build(encoding, fields)`` returns the PageTable.
     note : str
         How it differs from what was captured; empty if it does not.
+    deposited : (n,) uint64 ndarray
+        First vpns of the anonymous huge pages, which have a deposited PTE table.
+    nr_unplaced, nr_unmarked : int
+        Huge pages taken for 512 PTEs each, since their places are not known: so many,
+        and perhaps up to so many more (`Capture.unmarked`).
     """
 
     name: str
@@ -80,6 +85,9 @@ class Space:
     sha256: str
     build: Callable[[str | Encoding, Fields], PageTable]
     note: str = ""
+    deposited: U64 = field(default_factory=lambda: np.empty(0, np.uint64))
+    nr_unplaced: int = 0
+    nr_unmarked: int = 0
 
     @property
     def range(self) -> slice:
@@ -123,6 +131,9 @@ def captured(capture: Capture, name: str, arch: str | None = None) -> Space:
         arch=capture.arch,
         sha256=capture.sha256,
         build=capture.build,
+        deposited=capture.deposited_vpn,
+        nr_unplaced=capture.unplaced_kb // LEAF_KB,
+        nr_unmarked=capture.unmarked,
     )
 
 
