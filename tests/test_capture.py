@@ -803,6 +803,18 @@ def test_smaps_text():
     assert vmas.pmd_mapped_kb.tolist() == [2048, 2048]
 
 
+def test_smaps_tells_anonymous_huge_pages():
+    text = smaps((0x1000, 0x3000), (0x5000, 0x6000))
+    assert procfs.parse_smaps(text).anon_huge_kb.tolist() == [0, 0]
+    line = b"AnonHugePages:   %d kB\nShmemPmd"
+    first, second = text.split(b"ShmemPmd", 1)
+    told = first + line % 2048 + second.replace(b"ShmemPmd", line % 4096)
+    assert procfs.parse_smaps(told).anon_huge_kb.tolist() == [2048, 4096]
+    # Told of one VMA only: the other is cut short.
+    with pytest.raises(procfs.GoneError):
+        procfs.parse_smaps(first + line % 2048 + second)
+
+
 def test_smaps_of_old_kernels_has_no_pmd_lines():
     text = smaps((0x1000, 0x3000)).replace(b"FilePmd", b"Other")
     assert procfs.parse_smaps(text).pmd_mapped_kb.tolist() == [0]
