@@ -250,7 +250,7 @@ def test_made_by_hand(tmp_path):
         vpn=np.arange(A, C + LEAF, dtype=np.uint64),
         entry=np.uint64(PRESENT) | bits,
         huge_vpn=np.array([A, B, C], np.uint64),
-        vma_anon_huge_kb=np.zeros(1, np.uint64),
+        huge_marked=True,
         vma_name=np.array(["file"]),
         vmpte_kb=4 * (2 + 1 + 1),
     )
@@ -267,7 +267,7 @@ def test_made_by_hand(tmp_path):
     cap.save(tmp_path / "a")
     again = load_capture(tmp_path / "a")
     assert again.sha256 == cap.sha256
-    assert again.vma_anon_huge_kb.tolist() == [0]
+    assert again.huge_marked
 
 
 def test_pfns_of_leaves_are_kept():
@@ -282,15 +282,14 @@ def test_pfns_of_leaves_are_kept():
 
 
 def test_a_capture_without_marks_says_so():
-    """Files of before have no `vma_anon_huge_kb`."""
+    """Files of before have no `huge_marked`. Their digest is what it was."""
     cap = load_capture(shipped()["redis"])
-    assert cap.vma_anon_huge_kb is None
+    assert not cap.huge_marked
     assert cap.unmarked > 0
+    assert cap.sha256 in (shipped()["redis"].parent / "README.md").read_text()
     text = summary.text(summary.summary(cap, "redis"))
     assert f"perhaps up to {cap.unmarked:,} more, which are not marked" in text
-    marked = dataclasses.replace(
-        cap, vma_anon_huge_kb=np.zeros(len(cap.vma_start), np.uint64)
-    )
+    marked = dataclasses.replace(cap, huge_marked=True)
     assert marked.unmarked == 0
     assert marked.sha256 != cap.sha256
     assert "perhaps" not in summary.text(summary.summary(marked, "redis"))
@@ -307,7 +306,7 @@ def test_compare_tells_what_a_split_takes(form):
         vpn=np.arange(A, C + 1, dtype=np.uint64),
         entry=np.full(2 * LEAF + 1, PRESENT, np.uint64) | np.append(bits, np.uint64(0)),
         huge_vpn=np.array([A, B], np.uint64),
-        vma_anon_huge_kb=np.zeros(1, np.uint64),
+        huge_marked=True,
     )
     space = workload.captured(cap, "two")
     fields = em.Fields(uffd_wp=1)

@@ -28,8 +28,9 @@ The file is numpy's .npz with plain arrays, never pickles::
                                         places that the kernel did not tell
                                         (absent: 0)
                vma_anon_huge_kb
-                           uint64 (V,)  the same of anonymous memory (absent: its
-                                        leaves were not marked, nor counted)
+                           uint64 (V,)  the same of anonymous memory (absent: 0)
+               huge_marked bool   ()    anonymous leaves are in huge_vpn or counted
+                                        above (absent: false, they look like PTEs)
                settled     bool   ()    nothing moved meanwhile (absent: true)
     entry    = bit 63 present, bits 0-54 PFN, 0 if hidden
              | bit 62 swapped, bits 0-4 swap type, bits 5-54 offset
@@ -170,11 +171,13 @@ class Capture:
         has no PAGEMAP_SCAN, smaps (FilePmdMapped, ShmemPmdMapped) has only the sums.
         Their words then look like 512 PTEs each, `tables_needed` takes their
         PTE tables off, and `build` makes one PTE table too many for each.
-    vma_anon_huge_kb : (V,) uint64 ndarray or None, optional
+    vma_anon_huge_kb : (V,) uint64 ndarray, optional
         KiB of anonymous memory that leaves map at places not known (AnonHugePages).
-        `build` makes 512 PTEs of each, in the table that Linux has deposited. None
-        in captures from before anonymous leaves were marked; then `unmarked` leaves
-        at most are taken for PTEs.
+        `build` makes 512 PTEs of each, in the table that Linux has deposited.
+    huge_marked : bool, optional
+        All anonymous leaves are in `huge_vpn` or counted in `vma_anon_huge_kb`. False
+        in captures from before they were; then `unmarked` leaves at most are taken
+        for PTEs.
     settled : bool, optional
         The VMAs and VmPTE were the same before and after the reading.
 
@@ -203,24 +206,27 @@ class Capture:
     comm: str
     huge_vpn: U64 = None  # type: ignore[assignment]
     vma_unlocated_kb: U64 = None  # type: ignore[assignment]
-    vma_anon_huge_kb: U64 | None = None
+    vma_anon_huge_kb: U64 = None  # type: ignore[assignment]
+    huge_marked: bool = False
     settled: bool = True
 
     def __post_init__(self) -> None:
         put = object.__setattr__
         if self.huge_vpn is None:
             put(self, "huge_vpn", np.empty(0, np.uint64))
-        if self.vma_unlocated_kb is None:
-            put(self, "vma_unlocated_kb", np.zeros(len(self.vma_start), np.uint64))
+        for key in ("vma_unlocated_kb", "vma_anon_huge_kb"):
+            if getattr(self, key) is None:
+                put(self, key, np.zeros(len(self.vma_start), np.uint64))
         for key, spec in capture_file.KEYS.items():
             value = getattr(self, key)
-            if spec.limit and value is not None:
+            if spec.limit:
                 put(self, key, _array(key, value))
             elif spec.kind == "i":
                 put(self, key, _kib(key, value))
         put(self, "kernel", str(self.kernel))
         put(self, "comm", str(self.comm))
-        put(self, "settled", bool(self.settled))
+        for key in ("huge_marked", "settled"):
+            put(self, key, bool(getattr(self, key)))
         put(self, "vma_perms", _perms(self.vma_perms, self.vma_flags))
         if why := consistency.fault(self):
             raise CaptureError(why)
@@ -238,10 +244,7 @@ class Capture:
     @property
     def unplaced_kb(self) -> int:
         """KiB that leaves map at places not known: their words are taken for PTEs."""
-        kib = int(self.vma_unlocated_kb.sum())
-        if self.vma_anon_huge_kb is not None:
-            kib += int(self.vma_anon_huge_kb.sum())
-        return kib
+        return int(self.vma_unlocated_kb.sum() + self.vma_anon_huge_kb.sum())
 
     @property
     def unmarked(self) -> int:
@@ -331,7 +334,8 @@ class Capture:
         digest = hashlib.sha256()
         for key, spec in capture_file.KEYS.items():
             value = getattr(self, key)
-            if value is None:
+            # Those of before have the digest that they had.
+            if not self.huge_marked and key in ("vma_anon_huge_kb", "huge_marked"):
                 continue
             if spec.kind == "u":
                 raw = value.astype("<u8", copy=False).tobytes()
@@ -368,8 +372,7 @@ class Capture:
         OSError
             If there is no space, no permission and the like.
         """
-        values = {key: getattr(self, key) for key in capture_file.KEYS}
-        arrays = {key: value for key, value in values.items() if value is not None}
+        arrays = {key: getattr(self, key) for key in capture_file.KEYS}
         if not pfns:
             hidden = np.where(present(self.entry), np.uint64(PFN_MASK), np.uint64(0))
             arrays["entry"] = self.entry & ~hidden
@@ -546,6 +549,7 @@ def _captured(reading: procfs.Reading) -> Capture:
         huge_vpn=leaves,
         vma_unlocated_kb=unlocated,
         vma_anon_huge_kb=anonymous,
+        huge_marked=True,
         settled=reading.settled,
     )
 

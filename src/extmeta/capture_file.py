@@ -95,6 +95,7 @@ KEYS = {
     "huge_vpn": Key("u", MAX_ENTRIES, ascending=True, required=False),
     "vma_unlocated_kb": Key("u", MAX_VMAS, required=False),
     "vma_anon_huge_kb": Key("u", MAX_VMAS, required=False),
+    "huge_marked": Key("b", required=False),
     "settled": Key("b", required=False),
 }
 

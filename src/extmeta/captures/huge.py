@@ -133,7 +133,7 @@ def unmarked(capture: "Capture") -> int:
 
     0 if it says of each VMA how much it has of them.
     """
-    if capture.vma_anon_huge_kb is not None:
+    if capture.huge_marked:
         return 0
     bounds = vpn_bounds(capture.vma_start, capture.vma_end)
     leaves = possible(bounds, capture.vpn, capture.entry)
