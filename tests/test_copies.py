@@ -57,6 +57,7 @@ def filled(encoding="linked", arch="x86_64"):
         table.store(swapped, [1, 2])
     table.store(range(10, 20), [1, 2, 4, 1, 2, 4, 1, 2, 4, 0])
     table.map_huge(12 * size, pfns=size)
+    table.map_huge(13 * size, pfns=2 * size, deposit=True)
     return table
 
 

@@ -88,7 +88,7 @@ class UnderTheLock(AgainstDict):
             table.unmap(base, size)
             model.unmap(base, size)
             return
-        table.map_huge(base, 7)
+        table.map_huge(base, 7, deposit=seed % 2)
         self.without_memory(UnderTheLock.split_at, pair, base, size, seed)
 
     def split_at(self, pair, base, size, seed):

@@ -28,7 +28,7 @@ assert_type(table.unchanged(vpns, ptes, words), NDArray[np.bool_])
 assert_type(table.snapshot(5), tuple[int, int])
 assert_type(table.memory().total, int)
 assert_type(table.fork().copy(), em.PageTable)
-leaf_vpns, _pfns = table.leaves()
+leaf_vpns, _pfns, _deposited = table.leaves()
 first: np.uint64 = leaf_vpns.sum() + table.tables[0x1000][0]
 capture = em.load_capture(em.shipped()["redis"])
 assert_type(capture.build("linked", fields), em.PageTable)

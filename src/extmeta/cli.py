@@ -393,8 +393,12 @@ def must_be_writable(path: str, force: bool = True) -> None:
         raise BadInputError(f"{path}: there is no directory {folder}")
     if os.path.isfile(path) and not force:
         raise BadInputError(f"{path}: exists; --force replaces it")
-    if not os.access(path if os.path.exists(path) else folder, os.W_OK):
+    if os.path.exists(path) and not os.access(path, os.W_OK):
         raise BadInputError(f"{path}: permission denied")
+    # A file is made beside the one that it replaces. A device or a pipe is written to.
+    regular = os.path.isfile(path) or not os.path.exists(path)
+    if regular and not os.access(folder, os.W_OK):
+        raise BadInputError(f"{path}: permission denied to make files in {folder}")
 
 
 def write(path: str, text: str) -> None:
@@ -613,6 +617,7 @@ def _sweeps(args: argparse.Namespace, shown: Shown) -> Iterator[Row]:
             given = (space, forms, args.fields, points)
             if alone:
                 yield from compare.ram(*given, seed=args.seed, kind=kind)
+                yield from demands.splits(space, forms, args.fields, kind)
                 continue
             yield from compare.sweep(
                 *given,
@@ -622,6 +627,7 @@ def _sweeps(args: argparse.Namespace, shown: Shown) -> Iterator[Row]:
                 kind=kind,
                 progress=shown,
             )
+            yield from demands.splits(space, forms, args.fields, kind)
         if not alone:
             # Not of the space: of full tables.
             able = compare.able(forms, args.fields, spaces[0].arch)

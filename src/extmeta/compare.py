@@ -185,6 +185,9 @@ def subject_of(
         words=kind,
         note=space.note,
         cleared=runs({*arch.cleared} & {*places(bare.fields, arch)[0], arch.flag}),
+        nr_deposited=len(space.deposited),
+        nr_unplaced=space.nr_unplaced,
+        nr_unmarked=space.nr_unmarked,
     )
 
 

@@ -21,7 +21,8 @@ cdef struct Ptdesc:
     # `flagged` and `vpn` fit words that struct ptdesc has and x86 leaves unused
     # below the root (__page_mapping, pt_index), so they are not counted as RAM.
     # Where several tables share a page, and its struct ptdesc, they don't fit:
-    # see Encoding.reach.
+    # see Encoding.reach. `link` of a PMD table starts its list of deposited PTE tables,
+    # and `link` of a deposited table is the next one.
     uint64_t* parent      # the upper entry that points here
     uintptr_t link        # the word that belongs to the encoding
     uint64_t vpn          # of entry 0
@@ -119,6 +120,7 @@ cdef enum:
     # is at least 256 bytes, so they are below its address.
     TABLE_BITS = 0x67     # present, writable, user, accessed, dirty
     LEAF = 0x80           # _PAGE_PSE: maps a huge page, has no table below
+    DEPOSITED = 0x08      # the model's own: a PTE table is kept for when it is split
     ENTRY_BITS = 0xff
 
 

@@ -89,6 +89,10 @@ class Subject:
     cleared : str
         Bits that have the baseline's words, or the flag, and that mprotect clears, as
         in "52-57"; empty if it keeps them.
+    nr_deposited : int
+        Of `nr_huge`: anonymous ones, each with a deposited PTE table.
+    nr_unplaced, nr_unmarked : int
+        See `workload.Space`.
     """
 
     name: str
@@ -104,6 +108,9 @@ class Subject:
     words: str
     note: str = ""
     cleared: str = ""
+    nr_deposited: int = 0
+    nr_unplaced: int = 0
+    nr_unmarked: int = 0
 
 
 @dataclass(frozen=True)
@@ -267,7 +274,25 @@ class Blocks:
         return self.without - self.whole
 
 
-Row = Subject | Bound | Refused | Ram | Cpu | Counted | Demand | Blocks
+@dataclass(frozen=True)
+class Split:
+    """What the split of anonymous huge pages takes, each word going to all its PTEs.
+
+    Attributes
+    ----------
+    encoding : str
+    leaves : int
+        Huge pages that were split.
+    nbytes : int
+        Memory that the page table grew by. The deposited PTE tables are used.
+    """
+
+    encoding: str
+    leaves: int
+    nbytes: int
+
+
+Row = Subject | Bound | Refused | Ram | Cpu | Counted | Demand | Blocks | Split
 
 
 def _nothing(_state: Any) -> None:

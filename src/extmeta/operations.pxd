@@ -128,9 +128,10 @@ cdef class Operations(Radix):
         self, const Span* s, const uint64_t* mask, const uint64_t* value,
         Found* found) noexcept nogil
     cdef int find_tables(self, Found* found) noexcept nogil
-    # First vpn and pfn of each leaf.
+    # First vpn and pfn of each leaf, and whether it has a deposited table.
     cdef int find_leaves(self, Found* found) noexcept nogil
-    cdef int put_leaves(self, const Span* s, const uint64_t* pfns) noexcept nogil
+    cdef int put_leaves(
+        self, const Span* s, const uint64_t* pfns, bint deposit) noexcept nogil
     cdef void begin(self, const Span* s) noexcept nogil
     cdef void read(self, const Span* s, uint64_t* words) noexcept nogil
     # 1 where a PTE has a word; `flags` is 0.
@@ -148,8 +149,13 @@ cdef class Operations(Radix):
         self, uint64_t first, uint64_t n, const uint64_t* pfns, const Write* w,
         uint64_t bits) noexcept nogil
     cdef Ptdesc* split_one(
-        self, uint64_t vpn, uint64_t leaf, const uint64_t* pfns, const Write* w,
+        self, uint64_t vpn, uint64_t* slot, const uint64_t* pfns, const Write* w,
         uint64_t bits) noexcept nogil
+    # Map a huge page at ``vpn``, where nothing is mapped or a huge page that was named
+    # before; False if no memory can be had.
+    cdef bint put_leaf(self, uint64_t vpn, uint64_t pfn, bint deposit) noexcept nogil
+    cdef Ptdesc* new_table(self, int order) noexcept nogil
+    cdef bint deposit_one(self, uint64_t* slot) noexcept nogil
     cdef void unmake(self, Ptdesc* t) noexcept nogil
     # Have set aside what one operation on each of n tables may need; see
     # Encoding.set_aside.

@@ -14,6 +14,7 @@ from libc.string cimport memcpy, memset
 from extmeta.encoding cimport ALONE, ALWAYS, FLAGGED, MAX_LANES, WHEN_ADDING, Write
 from extmeta.epoch cimport enter_epoch, leave_epoch
 from extmeta.frames cimport (
+    DEPOSITED,
     LEAF,
     PTE,
     TABLE_BITS,
@@ -380,28 +381,23 @@ cdef class Operations(Radix):
             at[0] = pte
         return made
 
-    cdef int put_leaves(self, const Span* s, const uint64_t* pfns) noexcept nogil:
+    cdef int put_leaves(
+            self, const Span* s, const uint64_t* pfns, bint deposit) noexcept nogil:
         cdef Py_ssize_t i, j
-        cdef uint64_t vpn, pfn
+        cdef uint64_t pfn
         cdef uint64_t* slot
         for i in range(s.n):
             slot = self.leaf_slot(vpn_at(s, i), False)
             if slot is not NULL and slot[0]:
                 return refuse_for(NONE, vpn_at(s, i))
         for i in range(s.n):
-            vpn = vpn_at(s, i)
-            slot = self.leaf_slot(vpn, True)
-            if slot is NULL:
+            pfn = pfns[i] if pfns is not NULL else self.next_pfn
+            if not self.put_leaf(vpn_at(s, i), pfn, deposit):
                 for j in range(i):
                     self.clear_leaf(self.leaf_slot(vpn_at(s, j), False))
                 return no_memory(self.frames.frame_bytes)
-            pfn = pfns[i] if pfns is not NULL else self.next_pfn
-            if slot[0] == 0:
-                self.nr_leaves += 1
-                self.holder(slot, self.levels - 2).used += 1
             if pfns is NULL:
                 self.next_pfn += <uint64_t>self.encoding.entries
-            publish(slot, pfn << self.encoding.pte.pfn_shift | TABLE_BITS | LEAF)
         return 0
 
     cdef int split(
@@ -409,12 +405,14 @@ cdef class Operations(Radix):
             uint64_t bits) noexcept nogil:
         cdef uint64_t size = <uint64_t>self.encoding.entries
         cdef Ptdesc* made[MOST_LEAVES]
+        cdef Ptdesc* unused
+        cdef uint64_t* slot
         cdef uint64_t at = first
         cdef int nr = 0
         cdef int i
         while at < first + n:
             made[nr] = self.split_one(
-                at, self.leaf_slot(at, False)[0],
+                at, self.leaf_slot(at, False),
                 pfns + (at - first) if pfns is not NULL else NULL, w, bits)
             if made[nr] is NULL:
                 for i in range(nr):
@@ -425,33 +423,44 @@ cdef class Operations(Radix):
             at += size
         # Readers without a lock see the leaf until they see a table with its words.
         for i in range(nr):
-            made[i].parent = self.leaf_slot(made[i].vpn, False)
-            publish(made[i].parent, upper_entry(self.frames, made[i]))
+            slot = self.leaf_slot(made[i].vpn, False)
+            unused = self.withdraw(slot)
+            made[i].parent = slot
+            publish(slot, upper_entry(self.frames, made[i]))
+            if unused is not NULL:
+                self.frames.free(unused)
         self.encoding.end()
         self.nr_leaves -= <uint64_t>nr
         self.nr_ptes += n
         return 0
 
     cdef Ptdesc* split_one(
-            self, uint64_t vpn, uint64_t leaf, const uint64_t* pfns, const Write* w,
+            self, uint64_t vpn, uint64_t* slot, const uint64_t* pfns, const Write* w,
             uint64_t bits) noexcept nogil:
         """Return a PTE table for what a leaf maps, not hooked yet, or NULL."""
         cdef const PteLayout* a = &self.encoding.pte
         cdef Py_ssize_t last_entry = self.encoding.entries - 1
         cdef uint64_t pfn_mask = (<uint64_t>1 << a.pfn_bits) - 1
-        cdef uint64_t pfn = leaf >> a.pfn_shift & pfn_mask
+        cdef uint64_t pfn = slot[0] >> a.pfn_shift & pfn_mask
         cdef bint worded = False
         cdef uint64_t* entry
         cdef Ptdesc* t
         cdef Run r
-        cdef int lane
+        cdef int lane, order
         for lane in range(self.encoding.lanes):
             worded |= w.add[lane] != 0
-        t = self.frames.alloc(
-            self.encoding.worded_order if worded else self.encoding.order, PTE, True)
+        order = self.encoding.worded_order if worded else self.encoding.order
+        t = self.withdraw(slot)
+        if t is not NULL and t.order != order:
+            self.deposit(slot, t)
+            t = NULL
+        if t is not NULL:
+            # For `unmake`: where it belongs.
+            t.parent = slot
+        else:
+            t = self.new_table(order)
         if t is NULL:
             return NULL
-        self.fill(t)
         t.vpn = vpn
         r.first = 0
         r.n = self.encoding.entries
@@ -481,10 +490,46 @@ cdef class Operations(Radix):
         return t
 
     cdef void unmake(self, Ptdesc* t) noexcept nogil:
-        """Free a table that was not hooked."""
+        """Free a table that was not hooked, or deposit it again."""
         self.encoding.zap(t, 0, self.encoding.entries)
         self.encoding.settle(t)
-        self.frames.free(t)
+        if t.parent is NULL:
+            self.frames.free(t)
+            return
+        memset(entries(self.frames, t), 0, self.frames.frame_bytes)
+        self.fill(t)
+        t.used = 0
+        self.deposit(t.parent, t)
+
+    cdef Ptdesc* new_table(self, int order) noexcept nogil:
+        """Return an empty PTE table, not hooked, or NULL."""
+        cdef Ptdesc* t = self.frames.alloc(order, PTE, True)
+        self.fill(t)
+        return t
+
+    cdef bint put_leaf(self, uint64_t vpn, uint64_t pfn, bint deposit) noexcept nogil:
+        cdef uint64_t* slot = self.leaf_slot(vpn, True)
+        cdef uint64_t kept = 0
+        cdef Ptdesc* t
+        if slot is NULL:
+            return False
+        t = self.holder(slot, self.levels - 2)
+        if slot[0] == 0:
+            if deposit and not self.deposit_one(slot):
+                self.prune(t)
+                return False
+            self.nr_leaves += 1
+            t.used += 1
+        kept = slot[0] & DEPOSITED
+        publish(slot, pfn << self.encoding.pte.pfn_shift | TABLE_BITS | LEAF | kept)
+        return True
+
+    cdef bint deposit_one(self, uint64_t* slot) noexcept nogil:
+        """Deposit a new table; False if no memory can be had."""
+        cdef Ptdesc* t = self.new_table(self.encoding.order)
+        if t is not NULL:
+            self.deposit(slot, t)
+        return t is not NULL
 
     cdef bint set_aside(self, size_t n) noexcept nogil:
         cdef size_t before = self.frames.nr_aside
@@ -647,6 +692,9 @@ cdef class Operations(Radix):
     cdef void clear_leaf(self, uint64_t* slot) noexcept nogil:
         cdef Ptdesc* t
         if slot is not NULL and slot[0] & LEAF:
+            t = self.withdraw(slot)
+            if t is not NULL:
+                self.frames.free(t)
             t = self.holder(slot, self.levels - 2)
             publish(slot, 0)
             t.used -= 1
@@ -858,11 +906,12 @@ cdef class Operations(Radix):
             slot = self.next_leaf(&at, self.nr_vpns)
             if slot is NULL:
                 break
-            if room_for(found, 2):
+            if room_for(found, 3):
                 return -1
             found.vpns[found.n] = at
             found.vpns[found.n + 1] = slot[0] >> self.encoding.pte.pfn_shift & mask
-            found.n += 2
+            found.vpns[found.n + 2] = slot[0] & DEPOSITED != 0
+            found.n += 3
             at = (at | <uint64_t>(self.encoding.entries - 1)) + 1
         return 0
 
@@ -1054,10 +1103,13 @@ cdef class Operations(Radix):
             slot = self.leaf_slot(at, True)
             if slot is NULL:
                 return no_memory(self.frames.frame_bytes)
-            slot[0] = leaf[0]
+            slot[0] = leaf[0] & ~<uint64_t>DEPOSITED
             t = self.holder(slot, self.levels - 2)
             t.used += 1
             self.nr_leaves += 1
+            # The kernel deposits a table of the child's own: copy_huge_pmd().
+            if leaf[0] & DEPOSITED and not self.deposit_one(slot):
+                return no_memory(self.frames.frame_bytes << self.encoding.order)
             at = (at | <uint64_t>(self.encoding.entries - 1)) + 1
         self.nr_ptes = parent.nr_ptes
         self.next_pfn = parent.next_pfn

@@ -19,3 +19,4 @@ cdef class PageTable(Operations):
     cdef PageTable grafted(self, bint shared)
     cdef bint stored_one(self, vpn, word)
     cdef size_t share_of_side(self) noexcept nogil
+    cdef int check_leaves(self) except -1

@@ -13,6 +13,7 @@ import numpy as np
 
 from extmeta.encoding cimport LOCKED, MAX_LANES, Write
 from extmeta.frames cimport (
+    DEPOSITED,
     PTE,
     UPPER,
     Ptdesc,
@@ -157,7 +158,7 @@ cdef class PageTable(Operations):
         if failed:
             self.raise_refusal()
 
-    def map_huge(self, vpns, pfns=None):
+    def map_huge(self, vpns, pfns=None, deposit=False):
         """Map huge pages: leaves one level above the PTE tables.
 
         They have no PTE, so no metadata word, and don't count in ``len``.
@@ -168,6 +169,11 @@ cdef class PageTable(Operations):
             First vpn of each, a multiple of the entries that the architecture's
             PTE table has. Where `wide` halves that, a huge page takes two leaves.
         pfns : int or (n,) array_like of int, optional
+        deposit : bool, default False
+            Keep a PTE table for each leaf, as Linux does for anonymous memory
+            (pgtable_trans_huge_deposit(), mm/huge_memory.c, v6.12). ``memory().pte``
+            counts it, `split_huge` uses it, `unmap` frees it, and a child or copy
+            gets its own.
 
         Raises
         ------
@@ -183,6 +189,7 @@ cdef class PageTable(Operations):
         cdef uint64_t size = self.huge_ptes()
         cdef uint64_t vpn
         cdef int failed
+        cdef bint keeps = deposit
         if pfns is not None:
             pfns = one_each("pfns", pfns, v, 1 << <object>self.arch.pfn_bits)
         for i in range(v.span.n):
@@ -200,7 +207,7 @@ cdef class PageTable(Operations):
             first = &numbers[0]
         self.enter()
         with nogil:
-            failed = self.put_leaves(&v.span, first)
+            failed = self.put_leaves(&v.span, first, keeps)
         self.leave()
         if failed:
             self.raise_refusal()
@@ -209,7 +216,8 @@ cdef class PageTable(Operations):
         """Let PTEs map what a huge page did, all with one word.
 
         As a kernel does it under the page-table lock (mm/huge_memory.c,
-        __split_huge_pmd_locked(), v6.12): no memory is needed after ``reserve(1)``, or
+        __split_huge_pmd_locked(), v6.12): the PTE table is the one that `map_huge`
+        deposited, if it did. No other memory is needed after ``reserve(1)``, or
         ``reserve(2)`` with `wide`, which has two tables for a huge page.
 
         Parameters
@@ -947,6 +955,8 @@ cdef class PageTable(Operations):
         vpns, pfns : (n,) uint64 ndarray
             First vpn, ascending, and first page frame number of each leaf. Where
             `wide` halves a PTE table's entries, a huge page has two leaves.
+        deposited : (n,) bool ndarray
+            Whether a PTE table is deposited with it.
         """
         cdef Found found
         cdef uint64_t[:, ::1] out
@@ -959,11 +969,11 @@ cdef class PageTable(Operations):
         try:
             if failed:
                 self.raise_refusal()
-            pairs = np.empty((found.n // 2, 2), np.uint64)
+            rows = np.empty((found.n // 3, 3), np.uint64)
             if found.n:
-                out = pairs
+                out = rows
                 memcpy(&out[0, 0], found.vpns, found.n * sizeof(uint64_t))
-            return pairs[:, 0].copy(), pairs[:, 1].copy()
+            return rows[:, 0].copy(), rows[:, 1].copy(), rows[:, 2] != 0
         finally:
             free(found.vpns)
 
@@ -1016,9 +1026,37 @@ cdef class PageTable(Operations):
                 raise AssertionError(f"{where}: {self.encoding!r}: {reason.decode()}")
         if ptes != self.nr_ptes:
             raise AssertionError(f"{ptes} PTEs, {self.nr_ptes} counted")
+        self.check_leaves()
         reason = self.frames.fault()
         if reason is not NULL:
             raise AssertionError(f"frames: {reason.decode()}")
+
+    cdef int check_leaves(self) except -1:
+        """Raise AssertionError if huge leaves or deposited tables are miscounted."""
+        cdef uint64_t at = 0
+        cdef uint64_t leaves = 0
+        cdef Py_ssize_t owed = 0
+        cdef uint64_t* slot = self.next_leaf(&at, self.nr_vpns)
+        cdef Ptdesc* holder
+        cdef Ptdesc* t = NULL
+        while slot is not NULL:
+            holder = self.holder(slot, self.levels - 2)
+            leaves += 1
+            owed += slot[0] & DEPOSITED != 0
+            at = (at | <uint64_t>(self.encoding.entries - 1)) + 1
+            slot = self.next_leaf(&at, self.nr_vpns)
+            if slot is not NULL and self.holder(slot, self.levels - 2) is holder:
+                continue
+            t = <Ptdesc*>holder.link
+            while t is not NULL and owed > 0 and t.kind == PTE and t.used == 0:
+                owed -= 1
+                t = <Ptdesc*>t.link
+            if owed or t is not NULL:
+                raise AssertionError(f"below vpn {at:#x}: a deposited table too few or "
+                                     "too many")
+        if leaves != self.nr_leaves:
+            raise AssertionError(f"{leaves} leaves, {self.nr_leaves} counted")
+        return 0
 
     # -- the edge: what callers give, as C needs it -------------------------
 

@@ -40,10 +40,6 @@ CHUNK_PAGES = 1 << 17
 # takes about as long to read as a pread to call (10 us).
 GAP_PAGES = 1 << 12
 
-# A 2 MiB leaf without a PTE table. PAGE_IS_FILE is said of any page that is not
-# anonymous, hugetlb's and shmem's too; an anonymous leaf has a table deposited.
-LEAF = PageIs.FILE | PageIs.HUGE
-
 # How long SIGSTOP may take to stop every thread.
 STOP_SECONDS = 5.0
 
@@ -55,6 +51,7 @@ _VMA = re.compile(
 )
 _FLAGS = re.compile(rb"^VmFlags: *(.*?) *$", re.MULTILINE)
 _PAGE_SIZE = re.compile(rb"^KernelPageSize: *(\d+) kB$", re.MULTILINE)
+_ANON_HUGE = re.compile(rb"^AnonHugePages: *(\d+) kB$", re.MULTILINE)
 # Two lines, one below the other: Linux fs/proc/task_mmu.c __show_smap().
 _PMD_MAPPED = re.compile(
     rb"^ShmemPmdMapped: *(\d+) kB\nFilePmdMapped: *(\d+) kB$", re.MULTILINE
@@ -97,6 +94,7 @@ class Vmas(NamedTuple):
     name: npt.NDArray[np.str_]
     page_kb: U64
     pmd_mapped_kb: U64
+    anon_huge_kb: U64
 
     @property
     def user(self) -> npt.NDArray[np.bool_]:
@@ -232,7 +230,10 @@ def parse_smaps(text: bytes) -> Vmas:
     sizes = _PAGE_SIZE.findall(text)
     # Absent before Linux 5.4; then no file could be mapped by PMDs.
     mapped = _PMD_MAPPED.findall(text) or [(b"0", b"0")] * len(rows)
-    if not rows or not len(rows) == len(flags) == len(sizes) == len(mapped):
+    # Absent before Linux 2.6.38, which had no huge pages but hugetlb's.
+    anonymous = _ANON_HUGE.findall(text) or [b"0"] * len(rows)
+    lengths = {len(found) for found in (rows, flags, sizes, mapped, anonymous)}
+    if not rows or len(lengths) > 1:
         raise GoneError
     vmas = Vmas(
         start=np.array([int(row[0], 16) for row in rows], np.uint64),
@@ -242,6 +243,7 @@ def parse_smaps(text: bytes) -> Vmas:
         name=np.array([_base_name(row[3]) for row in rows]),
         page_kb=np.array([int(size) for size in sizes], np.uint64),
         pmd_mapped_kb=np.array([int(a) + int(b) for a, b in mapped], np.uint64),
+        anon_huge_kb=np.array([int(kib) for kib in anonymous], np.uint64),
     )
     # The kernel writes smaps piece by piece. A VMA that grew between two
     # pieces is listed again, overlapping: keep what is new of it.
@@ -270,15 +272,13 @@ def populated(fd: int, vmas: Vmas) -> tuple[U64, U64] | None:
     ranges : (R, 2) uint64 ndarray
         Bytes [first, end) of present, swapped and marker PTEs.
     huge_vpn : (H,) uint64 ndarray
-        First vpns of the 2 MiB leaves that map files, shmem or hugetlb.
+        First vpns of the 2 MiB leaves: huge pages that one PMD maps, hugetlb's too.
     or None, where the kernel (before 6.7) has no PAGEMAP_SCAN.
     """
     user = vmas.user
     if not user.any():
         return np.empty((0, 2), np.uint64), np.empty(0, np.uint64)
     try:
-        # Not FILE at once: it has the kernel look at the struct page of every
-        # PTE, which took 24 ns for each instead of 6.
         found = kernel.pagemap_scan(
             fd,
             int(vmas.start[user][0]),
@@ -286,16 +286,11 @@ def populated(fd: int, vmas: Vmas) -> tuple[U64, U64] | None:
             anyof=PageIs.PRESENT | PageIs.SWAPPED,
             returned=PageIs.HUGE,
         )
-        huge = found[:0]
-        for start, end in found[found[:, 2] == PageIs.HUGE, :2].tolist():
-            leaves = kernel.pagemap_scan(
-                fd, start, end, anyof=PageIs.PRESENT, returned=LEAF
-            )
-            huge = np.concatenate((huge, leaves[leaves[:, 2] == LEAF]))
     except OSError as error:
         if error.errno in (errno.ENOTTY, errno.EINVAL, errno.ENOSYS):
             return None
         raise
+    huge = found[found[:, 2] == PageIs.HUGE]
     first = huge[:, 0] >> LEAF_SHIFT
     count = ((huge[:, 1] >> LEAF_SHIFT) - first).astype(np.int64)
     # 0 1 2 0 1 0 1 2 ... : the place of each leaf in its range.

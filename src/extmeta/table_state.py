@@ -31,6 +31,7 @@ class State(NamedTuple):
     present, writable : (n,) bool ndarray
     words : (n,) or (n, lanes) uint64 ndarray
     leaf_vpns, leaf_pfns : (m,) uint64 ndarray
+    deposited : (m,) bool ndarray
     """
 
     encoding: Encoding
@@ -43,6 +44,7 @@ class State(NamedTuple):
     words: U64
     leaf_vpns: U64
     leaf_pfns: U64
+    deposited: NDArray[np.bool_]
 
 
 def _bits(raw: U64, shift: int, width: int) -> U64:
@@ -75,8 +77,7 @@ def state_of(table: PageTable) -> State:
         present=present,
         writable=write != 0,
         words=table.load(named),
-        leaf_vpns=table.leaves()[0],
-        leaf_pfns=table.leaves()[1],
+        **dict(zip(State._fields[-3:], table.leaves(), strict=True)),
     )
 
 
@@ -95,7 +96,8 @@ def rebuilt(*state: Any) -> PageTable:
         table.map(s.vpns[chosen], s.values[chosen], writable=may_write)
     if len(s.leaf_vpns):
         step = table.huge_ptes()
-        whole = s.leaf_vpns % np.uint64(step) == 0
-        table.map_huge(s.leaf_vpns[whole], s.leaf_pfns[whole])
+        for deposited in (False, True):
+            whole = (s.leaf_vpns % np.uint64(step) == 0) & (s.deposited == deposited)
+            table.map_huge(s.leaf_vpns[whole], s.leaf_pfns[whole], deposited)
     table.store(s.vpns, s.words)
     return table

@@ -9,7 +9,7 @@ their words.
 
 import functools
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
@@ -19,7 +19,7 @@ from extmeta.capture import Capture, CaptureError
 from extmeta.encoding import Encoding
 from extmeta.fields import Fields
 from extmeta.pagetable import PageTable
-from extmeta.pagewords import PAGE_BYTES, PAGE_SHIFT, PFN_MASK, present
+from extmeta.pagewords import LEAF_KB, PAGE_BYTES, PAGE_SHIFT, PFN_MASK, present
 
 U64 = npt.NDArray[np.uint64]
 Bools = npt.NDArray[np.bool_]
@@ -60,7 +60,7 @@ class Space:
     present_bytes : int
         Memory that is mapped and present, huge pages included.
     nr_huge : int
-        2 MiB leaves, which have no PTE.
+        Huge pages of 2 MiB mapped by leaves, which have no PTE.
     has_swap : bool
         Whether some PTEs are swap entries or markers.
     arch : str
@@ -72,6 +72,11 @@ class Space:
         How it differs from what was captured; empty if it does not.
     pfns : (n,) uint64 ndarray, optional
         The machine's pages, of present PTEs, if the capture has them.
+    deposited : (n,) uint64 ndarray
+        First vpns of the anonymous huge pages, which have a deposited PTE table.
+    nr_unplaced, nr_unmarked : int
+        Huge pages taken for 512 PTEs each, since their places are not known: so many,
+        and perhaps up to so many more (`Capture.unmarked`).
     """
 
     name: str
@@ -84,6 +89,9 @@ class Space:
     build: Callable[[str | Encoding, Fields], PageTable]
     note: str = ""
     pfns: U64 | None = None
+    deposited: U64 = field(default_factory=lambda: np.empty(0, np.uint64))
+    nr_unplaced: int = 0
+    nr_unmarked: int = 0
 
     @property
     def range(self) -> slice:
@@ -129,6 +137,9 @@ def captured(capture: Capture, name: str, arch: str | None = None) -> Space:
         arch=made.name,
         sha256=capture.sha256,
         build=functools.partial(capture.build, arch=made.name),
+        deposited=capture.deposited_vpn,
+        nr_unplaced=capture.unplaced_kb // LEAF_KB,
+        nr_unmarked=capture.unmarked,
     )
 
 

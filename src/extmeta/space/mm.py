@@ -312,7 +312,7 @@ class Mm:
 
     def put_leaf(self, base: int, leaf: Leaf) -> None:
         """Map a huge page where there is nothing, counted by the caller."""
-        self.table.map_huge(base, leaf.pfn)
+        self.table.map_huge(base, leaf.pfn, deposit=True)
         self.leaves[base] = leaf
         self.tables.discard(base)
 

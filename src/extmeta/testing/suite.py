@@ -242,8 +242,9 @@ def children_are_apart(make):
     same(len(table), len(vpns))
 
 
-# The first vpn of a huge page, and PTEs in swap.
+# The first vpns of huge pages, the second one's PTE table deposited; PTEs in swap.
 HUGE = 0x200000
+DEPOSITED = 0x400000
 SWAPPED = [0x50000, 0x5FFFF]
 
 
@@ -255,6 +256,7 @@ def some_bits(table):
 OPERATIONS = {
     "map": lambda t, v: t.map(np.arange(0x90000, 0x90800, dtype=np.uint64)),
     "map_huge": lambda t, v: t.map_huge([0x80000, 0x1000000]),
+    "map_huge and deposit": lambda t, v: t.map_huge([0x80000, 0x1000000], deposit=True),
     "store": lambda t, v: t.store(v, 1),
     "store one": lambda t, v: t.store(int(v[-1]), 1),
     "update": lambda t, v: t.update(
@@ -266,6 +268,7 @@ OPERATIONS = {
     "clear": lambda t, v: t.update(slice(0x3FF00, 0x40100), clear=some_bits(t)),
     "scan and clear": lambda t, v: t.scan(0, t.arch.nr_vpns, 0, 0, some_bits(t)),
     "split": lambda t, v: t.split_huge(HUGE, 1),
+    "split deposited": lambda t, v: t.split_huge(DEPOSITED, 1),
     "swap in": lambda t, v: t.swap_in(SWAPPED, [3, 4]),
     "fork": lambda t, v: t.fork(),
     "copy": lambda t, v: t.copy(),
@@ -278,10 +281,12 @@ def memory_that_cannot_be_had(operation, make):
     table, vpns, _words = filled(make, 600)
     table.update(vpns[400:], clear=(1 << table.fields.bits) - 1)
     table.map_huge(HUGE)
+    table.map_huge(DEPOSITED, deposit=True)
     table.map(SWAPPED)
     table.swap_out(SWAPPED, [max(1, table.arch.first_slot)] * 2)
     child = forked(table)
     before, other = dump(table), contents(child)
+    held = table.memory().pte
     failures = 0
     try:
         while True:
@@ -294,6 +299,7 @@ def memory_that_cannot_be_had(operation, make):
             fail_after()
             table.check()
             same(dump(table), before)
+            same(table.memory().pte, held)
     finally:
         fail_after()
     table.check()
