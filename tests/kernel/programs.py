@@ -24,6 +24,7 @@ class Kind(enum.Enum):
     FLAGS = "flags of mmap"
     ADVICE = "advice"
     FEATURES = "features of userfaultfd"
+    MODE = "mode of an ioctl of userfaultfd"
     SCAN_FLAGS = "flags of PAGEMAP_SCAN"
     CATEGORIES = "categories"
 
@@ -41,9 +42,18 @@ OPERATIONS: dict[str, dict[str, Kind]] = {
     "mremap": {"old": N, "old_len": N, "new_len": N, "new_addr": N},
     "fork": {},
     "exit": {},
-    "uffd_register": {"addr": N, "length": N, "features": Kind.FEATURES},
+    "uffd_register": {
+        "addr": N,
+        "length": N,
+        "features": Kind.FEATURES,
+        "mode": Kind.MODE,
+    },
     "uffd_unregister": {"addr": N, "length": N},
     "uffd_writeprotect": {"addr": N, "length": N, "on": N},
+    "uffd_copy": {"addr": N, "length": N, "mode": Kind.MODE},
+    "uffd_zeropage": {"addr": N, "length": N, "mode": Kind.MODE},
+    "uffd_move": {"dst": N, "src": N, "length": N, "mode": Kind.MODE},
+    "uffd_wake": {"addr": N, "length": N},
     "clear_refs": {},
     "pagemap": {"addr": N, "length": N},
     "pagemap_scan": {
@@ -190,6 +200,7 @@ class Menu:
         "EVENT_FORK",
         "WP_ASYNC|EVENT_REMAP",
     )
+    modes: tuple[str, ...] = ("WP",)
     processes: int = 3
 
     def without(self, *names: str) -> "Menu":
@@ -236,6 +247,33 @@ HUGE = Menu(
     maps=("private|anonymous",),
 )
 
+# Missing pages, brought by COPY, ZEROPAGE and MOVE, and events.
+FILLS = {
+    **dict(WEIGHTS, uffd_copy=9, uffd_zeropage=5, uffd_move=9, uffd_wake=1),
+    "uffd_register": 5,
+}
+FILL_FEATURES = (
+    "-",
+    "SIGBUS",
+    "SIGBUS|WP_ASYNC|WP_UNPOPULATED",
+    "SIGBUS|WP_UNPOPULATED",
+    "WP_ASYNC|WP_UNPOPULATED",
+    "WP_UNPOPULATED|MISSING_SHMEM|MOVE",
+    "EVENT_FORK|EVENT_REMAP|EVENT_REMOVE|EVENT_UNMAP",
+    "SIGBUS|EVENT_FORK|EVENT_REMAP|EVENT_REMOVE|EVENT_UNMAP",
+    "WP_ASYNC|EVENT_REMOVE|EVENT_UNMAP",
+)
+FILL_MODES = ("MISSING|WP", "MISSING|WP", "MISSING", "MISSING", "WP")
+MISSING = replace(
+    PAGES,
+    weights=FILLS,
+    advice=(*PAGES.advice, "DONTNEED", "FREE"),
+    maps=("private|anonymous",) * 4 + ("shared|anonymous", "private|file"),
+    features=FILL_FEATURES,
+    modes=FILL_MODES,
+)
+MISSING_HUGE = replace(HUGE, weights=FILLS, features=FILL_FEATURES, modes=FILL_MODES)
+
 SCANS = (
     # flags, inverted, mask, anyof, return
     ("-", "-", "-", "-", "ALL"),
@@ -252,6 +290,9 @@ SCANS = (
     ("-", "-", "WPALLOWED", "-", "WPALLOWED|WRITTEN"),
 )
 ALL_CATEGORIES = "WPALLOWED|WRITTEN|FILE|PRESENT|SWAPPED|PFNZERO|HUGE|SOFT_DIRTY"
+
+# Operations that do something only where a userfaultfd is.
+OF_REGISTERED = ("uffd_writeprotect", "uffd_copy", "uffd_zeropage", "uffd_move")
 
 Choose = Callable[[Sequence[Any]], Any]
 Range = tuple[int, int]  # address, length
@@ -311,6 +352,7 @@ class Maker:
         self.choose = choose
         self.menu = menu
         self.features = choose(menu.features)
+        self.mode = choose(menu.modes)
         self.memory = {0: Memory(set(), set())}
         self.forks = 0
         self.operations: list[Operation] = []
@@ -330,7 +372,7 @@ class Maker:
     def range(self, process: int, name: str) -> Range:
         """Choose a range for an operation: mostly where something is."""
         choose, menu = self.choose, self.menu
-        runs = self.memory[process].runs(name == "uffd_writeprotect")
+        runs = self.memory[process].runs(name in OF_REGISTERED)
         if not runs or choose((False, False, False, False, False, False, True)):
             runs = list(menu.windows)
         start, length = choose(runs)
@@ -365,7 +407,17 @@ class Maker:
             places = range(0, size - length + 1, granule) or (0,)
             return addr, length, length, start + choose(places[:9])
         if name == "uffd_register":
-            return addr, length, self.features
+            return addr, length, self.features, choose((self.mode, *menu.modes))
+        if name in ("uffd_copy", "uffd_zeropage"):
+            modes = ("-", "-", "WP", "DONTWAKE", "WP|DONTWAKE")
+            return addr, length, choose(modes if name == "uffd_copy" else modes[::3])
+        if name == "uffd_move":
+            runs = [r for r in self.memory[process].runs(False) if r[1] >= length]
+            start, size = choose(runs or menu.windows)
+            granule = PMD if length >= PMD else PAGE
+            places = range(0, size - length + 1, granule) or (0,)
+            modes = ("-", "-", "ALLOW_SRC_HOLES", "ALLOW_SRC_HOLES", "DONTWAKE")
+            return addr, start + choose(places), length, choose(modes)
         if name == "uffd_writeprotect":
             return addr, length, choose((1, 1, 0))
         if name == "pagemap_scan":
@@ -390,7 +442,10 @@ def make(choose: Choose, menu: Menu = PAGES, longest: int = 16) -> Program:
     if "HUGEPAGE" in menu.advice and choose((True, True, False)):
         maker.add(0, "madvise", *whole, "HUGEPAGE")
     if "uffd_register" in menu.weights and choose((True, True, True, False)):
-        maker.add(0, "uffd_register", *whole, maker.features)
+        maker.add(0, "uffd_register", *whole, maker.features, maker.mode)
+    if "uffd_move" in menu.weights and choose((True, False)):
+        maker.add(0, "mmap", *menu.windows[1], "rw", choose(menu.maps))
+        maker.add(0, "write", menu.windows[1][0], choose(menu.lengths))
     for _ in range(choose(range(1, longest + 1))):
         process, name = choose(list(maker.memory)), choose(names)
         if (name == "fork" and maker.forks + 1 >= menu.processes) or (
@@ -408,7 +463,7 @@ def programs(draw: st.DrawFn, menu: Menu = PAGES, longest: int = 16) -> Program:
 
 
 # One in twenty with huge pages: they take ten times as long to compare.
-MENUS = (PAGES,) * 19 + (HUGE,)
+MENUS = (PAGES,) * 24 + (MISSING,) * 14 + (HUGE, MISSING_HUGE)
 
 
 def random_programs(seed: int, menus: Sequence[Menu] = MENUS) -> Iterator[Program]:
@@ -477,10 +532,12 @@ def _simpler(operation: Operation) -> Iterator[Operation]:
                 if not 0 < less < value:
                     continue
                 # mremap's new length too, so that it goes on moving only.
-                lengths = {1: less, 2: less} if name == "old_len" else {1: less}
+                lengths = {1: less, 2: less} if name == "old_len" else {i: less}
                 # From the end, then from the start: either page may matter.
                 yield _with(operation, lengths)
-                yield _with(operation, {**lengths, 0: int(values[0]) + value - less})
+                starts = (0, 1) if operation.name == "uffd_move" else (0,)
+                shifted = {k: int(values[k]) + value - less for k in starts}
+                yield _with(operation, {**lengths, **shifted})
         elif name == "max_pages" and value:
             yield _with(operation, {i: 0})
 

@@ -51,7 +51,7 @@ START = f"""0 mmap {HERE:#x} 0x8000 rw private|anonymous
 0 write {HERE:#x} 0x4000
 0 read {HERE + 0x4000:#x} 0x1000
 0 uffd_register {HERE:#x} 0x8000 """
-WP_ON = f"\n0 uffd_writeprotect {HERE:#x} 0x8000 1"
+WP_ON = f" WP\n0 uffd_writeprotect {HERE:#x} 0x8000 1"
 
 
 def last(run, body, process=0):
