@@ -267,7 +267,7 @@ FILL_MODES = ("MISSING|WP", "MISSING|WP", "MISSING", "MISSING", "WP")
 MISSING = replace(
     PAGES,
     weights=FILLS,
-    advice=(*PAGES.advice, "DONTNEED", "FREE"),
+    advice=(*PAGES.advice, "DONTNEED"),
     maps=("private|anonymous",) * 4 + ("shared|anonymous", "private|file"),
     features=FILL_FEATURES,
     modes=FILL_MODES,

@@ -302,7 +302,9 @@ def write_vma(mm: Mm, vma: Vma, first: int, stop: int, content: bool) -> None:
     if vma.wp:
         # WP_ASYNC: the bit goes by itself (do_wp_page()).
         mm.change_words(slice(first, stop), mm.uffd_wp)
-    if not vma.shared:
+    if vma.shared and vma.backing is not None:
+        vma.backing.dirty(pages_of(vma, np.arange(first, stop, dtype=np.uint64)))
+    else:
         _copy_on_write(mm, vma, mm.entries(first, stop))
     mm.change_words(slice(first, stop), 0, mm.soft_dirty)
     written = [mm.entries(first, stop).value] if content else []

@@ -53,7 +53,9 @@ def fill(
     mm.clear(entries.vpn)  # markers
     if vma.shared:
         assert vma.backing is not None
-        pfns = vma.backing.get(pages_of(vma, vpns))
+        pages = pages_of(vma, vpns)
+        pfns = vma.backing.get(pages)
+        vma.backing.dirty(pages)
     elif zeros:
         pfns = np.full(len(vpns), ZERO_PFN, np.uint64)
     else:

@@ -277,6 +277,7 @@ class Backing:
         # pfn by page; 0 where it is not in memory: a hole, or swapped out.
         self._cache = np.zeros(pages, np.uint64)
         self._swapped = np.zeros(pages, np.bool_)
+        self._dirty = np.zeros(pages, np.bool_)
 
     def __len__(self) -> int:
         return len(self._cache)
@@ -299,6 +300,13 @@ class Backing:
         return pfns
 
     def evict(self, pages: U64) -> None:
-        """Let pages leave memory; what is in them is kept elsewhere."""
+        """Let pages leave memory, to swap; one that nobody wrote is a hole again.
+
+        Linux mm/vmscan.c shrink_folio_list(): a clean folio is just removed.
+        """
         self._cache[pages] = 0
-        self._swapped[pages] = True
+        self._swapped[pages] = self._dirty[pages]
+
+    def dirty(self, pages: U64) -> None:
+        """Note that pages were written: folio_mark_dirty()."""
+        self._dirty[pages] = True
