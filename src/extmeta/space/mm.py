@@ -312,7 +312,10 @@ class Mm:
         entries = self.entries(first, stop)
         stay = np.empty(0, np.uint64)
         if keep_markers and not vma.anonymous:
-            stay = entries.vpn[self.protected(entries.vpn)] if vma.wp else stay
+            # A marker stays also if nobody uses it any more: zap_drop_markers().
+            marked = ~entries.present & (entries.value == self.marker)
+            kept = self.protected(entries.vpn) if vma.wp else marked
+            stay = entries.vpn[kept]
         self.forget(entries)
         self.table.unmap(first, stop - first)
         self.mark(stay)
