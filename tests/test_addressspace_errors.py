@@ -73,7 +73,7 @@ def test_what_the_kernel_refuses(space, call, arguments, name):
         ("mmap", (A, 1 << 64), ValueError, "length"),
         ("madvise", (A, PAGE, "NOTHING"), ValueError, "'NOTHING'"),
         ("madvise", (A, PAGE, 4), TypeError, "advice: 4"),
-        ("uffd_register", (A, PAGE, ("MISSING_SHMEM",)), ValueError, "MISSING_SHMEM"),
+        ("uffd_register", (A, PAGE, ("MINOR_SHMEM",)), ValueError, "MINOR_SHMEM"),
         ("pagemap_scan", (A, A, "WP"), ValueError, "'WP'"),
         ("pagemap_scan", (A, A, 0, "MINE"), ValueError, "'MINE'"),
         ("pagemap_scan", (A, A, 0, 0, 2.0), TypeError, "category_mask: 2.0"),

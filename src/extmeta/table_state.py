@@ -68,6 +68,7 @@ def state_of(table: PageTable) -> State:
     pfn = _bits(raw, arch.pfn_shift, arch.pfn_bits)
     write = np.where(present, _bits(raw, arch.write, 1), _bits(raw, swap.exclusive, 1))
     named = np.concatenate(vpns)
+    leaf_vpns, leaf_pfns, deposited = table.leaves()
     return State(
         encoding=table.encoding,
         fields=table.fields,
@@ -77,7 +78,9 @@ def state_of(table: PageTable) -> State:
         present=present,
         writable=write != 0,
         words=table.load(named),
-        **dict(zip(State._fields[-3:], table.leaves(), strict=True)),
+        leaf_vpns=leaf_vpns,
+        leaf_pfns=leaf_pfns,
+        deposited=deposited,
     )
 
 

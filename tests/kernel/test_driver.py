@@ -51,7 +51,8 @@ START = f"""0 mmap {HERE:#x} 0x8000 rw private|anonymous
 0 write {HERE:#x} 0x4000
 0 read {HERE + 0x4000:#x} 0x1000
 0 uffd_register {HERE:#x} 0x8000 """
-WP_ON = f"\n0 uffd_writeprotect {HERE:#x} 0x8000 1"
+PROTECT = f"\n0 uffd_writeprotect {HERE:#x} 0x8000 1"
+WP_ON = " WP" + PROTECT
 
 
 def last(run, body, process=0):
@@ -124,13 +125,13 @@ class TestKnownFacts:
 
     def test_the_bit_is_set_and_cleared_while_swapped(self, with_swap):
         out = f"\n0 madvise {HERE:#x} 0x8000 PAGEOUT"
-        body = START + ASYNC + out + WP_ON
+        body = START + ASYNC + " WP" + out + PROTECT
         assert last(native.run, body)[0] == SWAP | WP
         off = f"\n0 uffd_writeprotect {HERE:#x} 0x1000 0"
         assert last(native.run, body + off)[:2] == [SWAP, SWAP | WP]
 
     def test_a_pages_exclusiveness_comes_back_when_the_child_ends(self):
-        body = START + ASYNC + "\n0 fork"
+        body = START + ASYNC + " WP\n0 fork"
         assert last(native.run, body)[0] == PRESENT
         assert last(native.run, body + "\n1 exit")[0] == PRESENT | EXCLUSIVE
         wrote = played(native.run, body + f"\n1 write {HERE:#x} 1")[-1][1]
@@ -140,7 +141,7 @@ class TestKnownFacts:
     def test_a_scan_that_protects_what_it_finds(self):
         scan = f"0 pagemap_scan {HERE:#x} {HERE + 0x8000:#x}"
         text = f"""program t
-            {START}{ASYNC}
+            {START}{ASYNC} WP
             {scan} WP_MATCHING|CHECK_WPASYNC - WRITTEN - WRITTEN 0 100
             {scan} - - WRITTEN - WRITTEN 0 100
             0 write {HERE + 0x1000:#x} 1

@@ -74,7 +74,7 @@ SOFT_DIRTY_FACTS = {
     "POPULATE_READ leaves it": (POPULATE + "POPULATE_READ", PRESENT),
     "POPULATE_WRITE sets it": (POPULATE + "POPULATE_WRITE", DIRTY),
     "uffd-wp beside it": (
-        f"{CLEARED}0 uffd_register {HERE:#x} 0x4000 WP_ASYNC\n{PROTECT}",
+        f"{CLEARED}0 uffd_register {HERE:#x} 0x4000 WP_ASYNC WP\n{PROTECT}",
         CLEAN | WP,
     ),
 }

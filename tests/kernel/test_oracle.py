@@ -298,7 +298,7 @@ class TestComparison:
             "0 mmap 0x3fffc000 0x4000 rw private|anonymous",
             "0x3fffd000 0x1000",
         )
-        text = f"{start}\n0 read {page}\n0 uffd_register 0x3fffc000 0x4000 -\n"
+        text = f"{start}\n0 read {page}\n0 uffd_register 0x3fffc000 0x4000 - WP\n"
         protect = f"0 uffd_writeprotect {page} 1\n"
         assert self.agree(text + protect + f"0 write {page}", space) is None
         assert resolved == [0x3FFFD000]

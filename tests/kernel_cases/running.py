@@ -88,7 +88,7 @@ class Running:
         if handler is not None:
             self.writer_waits()
         wanted = "|".join(sorted(set(features) - IMPLIED)) or "-"
-        self._add("uffd_register", addr, length, wanted)
+        self._add("uffd_register", addr, length, wanted, "WP")
 
     def uffd_unregister(self, addr, length):
         self._add("uffd_unregister", addr, length)

@@ -24,7 +24,15 @@ from extmeta.release import DEFAULT, RELEASES, release_named, release_text
 from extmeta.space import faults, move, mux, protect, reclaim, scan
 from extmeta.space.mm import Mm
 from extmeta.space.physical import Physical
-from extmeta.space.userfault import FEATURES, Handler, UserFault, Userfaultfd
+from extmeta.space.uffdio import Uffdio
+from extmeta.space.userfault import (
+    FEATURES,
+    Handler,
+    Listener,
+    Mode,
+    UffdEvent,
+    Userfaultfd,
+)
 from extmeta.space.vma import Prot, Vma
 
 # vm.mmap_min_addr, as distributions have it.
@@ -79,7 +87,7 @@ def _bits(name: str, value: Any, names: type[IntFlag]) -> int:
     return bits
 
 
-class AddressSpace:
+class AddressSpace(Uffdio):
     """A process's memory with Linux's semantics, over an encoding of words.
 
     The trackers of the modelled kernel are the fields: `uffd_wp` for userfaultfd
@@ -151,6 +159,8 @@ class AddressSpace:
         self._end = (mm.arch.nr_vpns // 2 << self._shift) - self._page
         # Those of this process, the one used last at the end.
         self._uffds: list[Userfaultfd] = []
+        self._asleep: set[int] = set()
+        mm.tell = self._tell
 
     @property
     def table(self) -> PageTable:
@@ -244,6 +254,7 @@ class AddressSpace:
         )
         # "New (or expanded) vma": the one it has joined, too (mmap_region()).
         vma.soft_dirty = bool(mm.soft_dirty)
+        mm.tell_notes()
 
     def munmap(self, addr: int, length: int) -> None:
         """Unmap what is mapped in a range.
@@ -257,6 +268,7 @@ class AddressSpace:
         if first == stop:
             raise OSError(errno.EINVAL, "no length")
         self._mm.unmap(first, stop)
+        self._mm.tell_notes()
 
     def mprotect(self, addr: int, length: int, prot: str) -> None:
         """Change what may be done with pages.
@@ -288,7 +300,10 @@ class AddressSpace:
         dst, dst_stop = self._whole_pages(new_addr, new_len, errno.EINVAL)
         if dst == dst_stop:
             raise OSError(errno.EINVAL, "no new length")
-        move.mremap(self._mm, src, src_stop - src, dst_stop - dst, dst)
+        try:
+            move.mremap(self._mm, src, src_stop - src, dst_stop - dst, dst)
+        finally:
+            self._mm.tell_notes()
 
     def madvise(self, addr: int, length: int, advice: str) -> None:
         """Give advice.
@@ -307,7 +322,7 @@ class AddressSpace:
             mapped; the rest has been done. EBUSY: COLLAPSE with a page missing
             under a userfaultfd.
         UserFault
-            POPULATE_WRITE as `write`.
+            POPULATE_READ as `read`, POPULATE_WRITE as `write`.
         """
         if not isinstance(advice, str):
             raise TypeError(f"advice: {advice!r} is not a name")
@@ -347,7 +362,7 @@ class AddressSpace:
             if write:
                 faults.write(self._mm, at, end, self._event, content=False)
             else:
-                faults.read(self._mm, at, end)
+                faults.read(self._mm, at, end, self._event)
             at = end
 
     # -- accesses -----------------------------------------------------------
@@ -363,11 +378,14 @@ class AddressSpace:
         Raises
         ------
         OSError
-            EFAULT, where a process would get SIGSEGV or SIGBUS. The pages before
+            EFAULT, where a process would get SIGSEGV or SIGBUS (as under a
+            userfaultfd with SIGBUS).
+        UserFault
+            At a missing page that no handler brings. In every case the pages before
             have been read.
         """
         first, stop = self._touched(addr, length)
-        faults.read(self._mm, first, stop)
+        faults.read(self._mm, first, stop, self._event)
 
     def write(self, addr: int, length: int = 1) -> None:
         """Write to every page that has a byte of a range.
@@ -377,30 +395,12 @@ class AddressSpace:
         OSError
             EFAULT, where a process would get SIGSEGV or SIGBUS.
         UserFault
-            At a page protected by a userfaultfd without WP_ASYNC and without a
-            handler, or whose handler left it protected. In every case the pages
-            before have been written.
+            At a page protected by a userfaultfd without WP_ASYNC, or missing under
+            one, without a handler, or whose handler left it so or woke nobody. In
+            every case the pages before have been written.
         """
         first, stop = self._touched(addr, length)
         faults.write(self._mm, first, stop, self._event)
-
-    def _event(self, vma: Vma, vpn: int) -> None:
-        """Have somebody resolve a write fault: handle_userfault()."""
-        address = vpn << self._shift
-        uffd = vma.uffd
-        if uffd is not None and uffd.handler is not None:
-            uffd.handler(self, address)
-        if self._waits(vpn):
-            raise UserFault(address)
-
-    def _waits(self, vpn: int) -> bool:
-        """Tell whether a write to a page still can't go on."""
-        vma = self._mm.vmas.find(vpn)
-        if vma is None or vma.uffd is None or vma.uffd.asynchronous:
-            return False
-        leaf = self._mm.leaves.get(self._mm.leaf_of(vpn))
-        word = leaf.word if leaf is not None else self.table.load(vpn)
-        return bool(word & self._mm.uffd_wp)
 
     # -- processes ----------------------------------------------------------
 
@@ -419,15 +419,19 @@ class AddressSpace:
         child._adopt(self._mm.copy())
         kept = (vma for vma in self._mm.vmas if vma.copied)
         for vma, copied in zip(kept, child._mm.vmas, strict=True):
-            if vma.uffd is not None and copied.uffd is None:
+            if vma.wp and not copied.wp:
                 mux.give(child._mm, copied.start, copied.stop, "soft_dirty")
         uffds = dict.fromkeys(vma.uffd for vma in child._mm.vmas if vma.uffd)
         child._uffds = list(uffds)
+        for uffd in dict.fromkeys(vma.uffd for vma in self._mm.vmas):
+            if uffd and uffd.listener and "EVENT_FORK" in uffd.features:
+                uffd.listener(self, UffdEvent("FORK", child=child))
         return child
 
     def exit(self) -> None:
         """Unmap everything, as a process's end does."""
         self._mm.unmap(0, self._end >> self._shift)
+        self._mm.notes.clear()  # exit_mmap() tells nobody
         self._uffds = []
 
     # -- the two trackers ---------------------------------------------------
@@ -438,9 +442,12 @@ class AddressSpace:
         length: int,
         features: Iterable[str] = ("WP_ASYNC", "WP_UNPOPULATED"),
         *,
+        mode: str | Iterable[str] = "WP",
         handler: Handler | None = None,
+        missing_handler: Handler | None = None,
+        listener: Listener | None = None,
     ) -> None:
-        """Have a userfaultfd track writes: UFFDIO_REGISTER_MODE_WP.
+        """Have a userfaultfd told of faults: UFFDIO_REGISTER.
 
         There is one userfaultfd for each set of features; the one that was
         registered last is also used to unregister.
@@ -449,31 +456,59 @@ class AddressSpace:
         ----------
         features : iterable of str
             UFFD_FEATURE_* without the prefix, or text joined by "|".
+        mode : str or iterable of str
+            WP: writes are tracked. MISSING: it is to bring pages that are not there.
         handler : callable, optional
             ``handler(space, address)`` is called at a write to a protected page,
             without WP_ASYNC, and should unprotect it.
+        missing_handler : callable, optional
+            ``missing_handler(space, address)`` is called at an access to a missing
+            page and should bring it, by `uffd_copy` for example.
+        listener : callable, optional
+            ``listener(space, event)`` is called with a :class:`UffdEvent` for each
+            event of the features EVENT_*. REMOVE comes before pages go, the others
+            when the call is done.
 
         Raises
         ------
         OSError
-            EINVAL: no whole pages, nothing mapped, or there is no field `uffd_wp`.
-            EBUSY: another userfaultfd is there.
+            EINVAL: no mode, no whole pages, nothing mapped, a feature that this
+            release has not, or WP without a field `uffd_wp`. EBUSY: another
+            userfaultfd is there.
         Refused
             The two trackers have one bit by VMA, and `soft_dirty` holds it since
             clear_refs.
         """
         names = frozenset(_names("features", features))
-        if unknown := names - FEATURES:
+        if unknown := names - FEATURES.keys():
             raise ValueError(f"features: {sorted(unknown)} are not modelled")
-        if handler is not None and not callable(handler):
-            raise TypeError(f"handler: {handler!r} can't be called")
-        first, stop = self._uffd_range(addr, length)
-        mine = [uffd for uffd in self._uffds if uffd.features == names]
-        uffd = mine[0] if mine else Userfaultfd(names)
-        protect.register(self._mm, uffd, first, stop)
-        if handler is not None:
-            uffd.handler = handler
-        self._uffds = [*(other for other in self._uffds if other is not uffd), uffd]
+        callbacks = {
+            "handler": handler,
+            "missing_handler": missing_handler,
+            "listener": listener,
+        }
+        for name, called in callbacks.items():
+            if called is not None and not callable(called):
+                raise TypeError(f"{name}: {called!r} can't be called")
+        modes = Mode(_bits("mode", _names("mode", mode), Mode))
+        for name in sorted(names):
+            if self._mm.release < FEATURES[name]:
+                raise OSError(errno.EINVAL, f"no {name} in {self._mm.release}")
+        if not modes:
+            raise OSError(errno.EINVAL, f"mode {mode!r}: none")
+        uffd = self._uffd(names)
+        protect.register(self._mm, uffd, modes, *self._uffd_range(addr, length))
+        self._uffds = [one for one in self._uffds if one is not uffd] + [uffd]
+        for name, called in callbacks.items():
+            if called is not None:
+                setattr(uffd, name, called)
+
+    def _uffd(self, features: frozenset[str]) -> Userfaultfd:
+        """Return the userfaultfd of these features, a new one if there is none."""
+        for uffd in self._uffds:
+            if uffd.features == features:
+                return uffd
+        return Userfaultfd(features)
 
     def uffd_unregister(self, addr: int, length: int) -> None:
         """Take protection off and stop tracking: UFFDIO_UNREGISTER.
@@ -485,7 +520,9 @@ class AddressSpace:
             that is not the one registered last.
         """
         uffd = self._uffds[-1] if self._uffds else None
-        protect.unregister(self._mm, uffd, *self._uffd_range(addr, length))
+        first, stop = self._uffd_range(addr, length)
+        protect.unregister(self._mm, uffd, first, stop)
+        self._wake(first, stop)
 
     def uffd_writeprotect(self, addr: int, length: int, on: bool | int) -> None:
         """Protect pages, or take protection off: UFFDIO_WRITEPROTECT.
@@ -496,7 +533,10 @@ class AddressSpace:
             EINVAL: no whole pages. ENOENT: a part is not tracked, or nothing is
             mapped; what is before it has been changed.
         """
-        protect.writeprotect(self._mm, *self._uffd_range(addr, length), on=bool(on))
+        first, stop = self._uffd_range(addr, length)
+        protect.writeprotect(self._mm, first, stop, on=bool(on))
+        if not on:
+            self._wake(first, stop)
 
     def clear_refs(self) -> None:
         """Clear the soft-dirty bits: a 4 written to /proc/PID/clear_refs.

@@ -24,6 +24,7 @@ from extmeta.space.physical import (
     Backing,
     Physical,
 )
+from extmeta.space.userfault import Userfaultfd
 from extmeta.space.vma import Vma, Vmas
 
 U64 = npt.NDArray[np.uint64]
@@ -36,6 +37,10 @@ MARKER_UFFD_WP = 1
 
 # From here on all tables are listed, instead of being asked for one by one.
 LIST_FROM = 4096
+
+
+def _nobody(*_event: Any) -> None:
+    """Tell nobody of an event."""
 
 
 class Refused(ValueError):
@@ -135,6 +140,10 @@ class Mm:
         self.thp = thp
         self.thp_swap = thp_swap
         self.vmas = Vmas(release)
+        # Events that are told when a call is done: userfaultfd, name, vpns.
+        self.notes: list[tuple[Userfaultfd, str, tuple[int, ...]]] = []
+        # What tells them; an AddressSpace sets it.
+        self.tell: Callable[[Userfaultfd, str, tuple[int, ...]], None] = _nobody
         self.leaves: dict[int, Leaf] = {}
         self.tables: set[int] = set()
         fields = table.fields
@@ -302,8 +311,11 @@ class Mm:
             self.drop_leaf(base)
         entries = self.entries(first, stop)
         stay = np.empty(0, np.uint64)
-        if keep_markers and not vma.anonymous and vma.uffd is not None:
-            stay = entries.vpn[self.protected(entries.vpn)]
+        if keep_markers and not vma.anonymous:
+            # A marker stays also if nobody uses it any more: zap_drop_markers().
+            marked = ~entries.present & (entries.value == self.marker)
+            kept = self.protected(entries.vpn) if vma.wp else marked
+            stay = entries.vpn[kept]
         self.forget(entries)
         self.table.unmap(first, stop - first)
         self.mark(stay)
@@ -369,9 +381,34 @@ class Mm:
     def unmap(self, first: int, stop: int) -> None:
         """Take away the VMAs of [first, stop) and what is in them: do_munmap()."""
         gone = self.vmas.cut(first, stop)
+        for vma in {vma.uffd: vma for vma in gone}.values():
+            self.note(vma, "UNMAP", first, stop)
         for vma in gone:
             self.zap(vma, vma.start, vma.stop)
         self.free_tables(first, stop)
+
+    # -- events -------------------------------------------------------------
+
+    def note(self, vma: Vma, kind: str, *vpns: int) -> None:
+        """Have a VMA's userfaultfd told when the call is done, if it wants that."""
+        if vma.uffd is not None and f"EVENT_{kind}" in vma.uffd.features:
+            self.notes.append((vma.uffd, kind, vpns))
+
+    def tell_now(self, vma: Vma, kind: str, *vpns: int) -> None:
+        """Have a VMA's userfaultfd told, if it wants that, before the call goes on."""
+        if vma.uffd is not None and f"EVENT_{kind}" in vma.uffd.features:
+            self.tell(vma.uffd, kind, vpns)
+
+    def tell_notes(self) -> None:
+        """Tell what happened in a call, what was moved before what was unmapped.
+
+        But for what was unmapped at the place to move to: mremap()'s uf_unmap_early.
+        """
+        notes, self.notes = self.notes, []
+        moved = {vpns[2] for _uffd, kind, vpns in notes if kind == "REMAP"}
+        notes.sort(key=lambda note: (note[1] == "UNMAP") - 2 * (note[2][0] in moved))
+        for note in notes:
+            self.tell(*note)
 
     def free_tables(self, first: int, stop: int) -> None:
         """Free the PTE tables of [first, stop) that no VMA needs: free_pgtables()."""
@@ -413,11 +450,11 @@ class Mm:
                 if "EVENT_FORK" in vma.uffd.features:
                     copied.uffd = contexts.setdefault(vma.uffd, vma.uffd.copy())
             child.vmas.insert(copied)
-            if vma.wiped or (copied.uffd is None and vma.anon_vma is None):
+            if vma.wiped or (not copied.wp and vma.anon_vma is None):
                 child.forget_range(vma.start, vma.stop)
                 continue
             child.tables.update(self.tables_within(vma.start, vma.stop))
-            if copied.uffd is None:
+            if not copied.wp:
                 child.disown(vma.start, vma.stop)
             else:
                 child.renew_markers(vma.start, vma.stop)

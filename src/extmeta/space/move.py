@@ -87,8 +87,10 @@ def _move(mm: Mm, vma: Vma, src: int, old: int, new: int, dst: int) -> None:
     _move_entries(mm, src, old, dst, wholes, loses)
     if loses:
         new_vma.uffd = None
-        mux.give(mm, new_vma.start, new_vma.stop, "soft_dirty")
-    mux.give(mm, dst + old, dst + new, "uffd_wp" if new_vma.uffd else "soft_dirty")
+        if vma.wp:
+            mux.give(mm, new_vma.start, new_vma.stop, "soft_dirty")
+    mm.note(new_vma, "REMAP", src, src + old, dst)
+    mux.give(mm, dst + old, dst + new, "uffd_wp" if new_vma.wp else "soft_dirty")
     mm.unmap(src, src + old)
 
 

@@ -85,10 +85,12 @@ class Physical:
         self._lazy = np.zeros(FIRST_PFN, np.int64)
         self._slot = np.zeros(FIRST_PFN, np.int64)
         # By slot: how many swap entries name it; the page in the swap cache, or 0;
-        # whether anything was written to what is in it.
+        # whether anything was written to what is in it; whether its entry is
+        # pte_swp_exclusive().
         self._swapcount = np.zeros(FIRST_SLOT, np.int64)
         self._cached = np.zeros(FIRST_SLOT, np.int64)
         self._kept = np.zeros(FIRST_SLOT, np.int64)
+        self._alone = np.zeros(FIRST_SLOT, np.int64)
 
     # -- pages --------------------------------------------------------------
 
@@ -214,6 +216,7 @@ class Physical:
         self._swapcount = _grown(self._swapcount, self._slots.top)
         self._cached = _grown(self._cached, self._slots.top)
         self._kept = _grown(self._kept, self._slots.top)
+        self._alone = _grown(self._alone, self._slots.top)
         return slots
 
     def give_slots(self, slots: U64) -> None:
@@ -230,6 +233,7 @@ class Physical:
         self._swapcount[slots] += 1
         self._cached[slots] = np.where(whole, pfns.astype(np.int64), 0)
         self._kept[slots] = self._written[pfns]
+        self._alone[slots] = self._exclusive[pfns]
         self._slot[pfns] = np.where(whole, slots.astype(np.int64), 0)
         self.unmap(pfns)
 
@@ -246,13 +250,21 @@ class Physical:
         self._cached[slots] = pfns
         self._slot[pfns] = slots
         self.map(pfns)
+        self._exclusive[pfns] = self._alone[slots]
         self.drop_slots(slots)
-        self._exclusive[pfns] = ~self.shared(pfns)
         return pfns
+
+    def exclusive_slots(self, slots: U64) -> Bools:
+        """Tell which swap entries nobody shares since their page was written.
+
+        pte_swp_exclusive()
+        """
+        return np.asarray(self._alone[slots] != 0)
 
     def share_slots(self, slots: U64) -> None:
         """Count one more swap entry for each: swap_duplicate()."""
         self._swapcount[slots] += 1
+        self._alone[slots] = 0
 
     def drop_slots(self, slots: U64) -> None:
         """Count one swap entry less for each; slots without any are free."""
@@ -278,8 +290,10 @@ class Backing:
 
     def __init__(self, physical: Physical, pages: int) -> None:
         self._physical = physical
-        # pfn by page; 0 where it is not in memory (a hole, or swapped out).
+        # pfn by page; 0 where it is not in memory: a hole, or swapped out.
         self._cache = np.zeros(pages, np.uint64)
+        self._swapped = np.zeros(pages, np.bool_)
+        self._dirty = np.zeros(pages, np.bool_)
 
     def __len__(self) -> int:
         return len(self._cache)
@@ -288,14 +302,27 @@ class Backing:
         """Tell which pages of [first, stop) are in memory."""
         return np.asarray(self._cache[first:stop] != 0)
 
+    def has(self, pages: U64) -> Bools:
+        """Tell which pages are no holes: in memory, or swapped out."""
+        return np.asarray((self._cache[pages] != 0) | self._swapped[pages])
+
     def get(self, pages: U64) -> U64:
         """Return the pfns of pages, brought in if need be."""
         pfns = self._cache[pages]
         absent = np.flatnonzero(pfns == 0)
         pfns[absent] = self._physical.allocate(len(absent), file=True)
         self._cache[pages] = pfns
+        self._swapped[pages] = False
         return pfns
 
     def evict(self, pages: U64) -> None:
-        """Let pages leave memory; what is in them is kept elsewhere."""
+        """Let pages leave memory, to swap; one that nobody wrote is a hole again.
+
+        Linux mm/vmscan.c shrink_folio_list(): a clean folio is just removed.
+        """
         self._cache[pages] = 0
+        self._swapped[pages] = self._dirty[pages]
+
+    def dirty(self, pages: U64) -> None:
+        """Note that pages were written: folio_mark_dirty()."""
+        self._dirty[pages] = True

@@ -98,15 +98,21 @@ def _split_folios(mm: Mm, vma: Vma, entries: Entries, *, rows_stay: bool) -> Non
         mapped = entries.take(heads == head)
         if rows_stay and _in_one_row(mm, mapped):
             continue
-        if len(mapped.vpn) < mm.pages_per_leaf:
-            # Wherever mremap may have put the rest.
-            mapped = _present(mm, 0, mm.arch.nr_vpns)
-            mapped = mapped.take(mm.physical.heads(mapped.value) == head)
-        zeros = mapped.take(~mm.physical.written(mapped.value))
-        pfns = np.full(len(zeros.vpn), ZERO_PFN, np.uint64)
-        mm.replace(vma, zeros.vpn, pfns)
-        mm.physical.unmap(zeros.value)
-        mm.physical.split(head, mm.pages_per_leaf)
+        whole = len(mapped.vpn) == mm.pages_per_leaf
+        split_folio(mm, vma, head, mapped if whole else None)
+
+
+def split_folio(mm: Mm, vma: Vma, head: int, mapped: Entries | None = None) -> None:
+    """Split a huge page, of which all is in `mapped` if that is given."""
+    if mapped is None:
+        # Wherever mremap may have put it.
+        mapped = _present(mm, 0, mm.arch.nr_vpns)
+        mapped = mapped.take(mm.physical.heads(mapped.value) == head)
+    zeros = mapped.take(~mm.physical.written(mapped.value))
+    pfns = np.full(len(zeros.vpn), ZERO_PFN, np.uint64)
+    mm.replace(vma, zeros.vpn, pfns)
+    mm.physical.unmap(zeros.value)
+    mm.physical.split(head, mm.pages_per_leaf)
 
 
 def _in_one_row(mm: Mm, mapped: Entries) -> bool:
@@ -133,7 +139,7 @@ def _evict(mm: Mm, vma: Vma, entries: Entries) -> None:
     """Unmap pages of a backing, which leave memory."""
     if vma.backing is None or not len(entries.vpn):
         return
-    stay = entries.vpn[mm.protected(entries.vpn)] if vma.uffd else entries.vpn[:0]
+    stay = entries.vpn[mm.protected(entries.vpn)] if vma.wp else entries.vpn[:0]
     mm.forget(entries)
     mm.clear(entries.vpn)
     mm.mark(stay)
@@ -142,6 +148,7 @@ def _evict(mm: Mm, vma: Vma, entries: Entries) -> None:
 
 def dontneed(mm: Mm, vma: Vma, first: int, stop: int) -> None:
     """MADV_DONTNEED: pages are gone, the next touch brings fresh ones."""
+    mm.tell_now(vma, "REMOVE", first, stop)
     mm.zap(vma, first, stop, keep_markers=True)
     if mm.release < (6, 14):
         return
@@ -158,6 +165,7 @@ def free(mm: Mm, vma: Vma, first: int, stop: int) -> None:
     madvise_free_pte_range(), madvise_free_huge_pmd(). `pageout` drops the pages that
     nothing was written to since.
     """
+    mm.tell_now(vma, "REMOVE", first, stop)
     if not vma.anonymous:
         raise OSError(errno.EINVAL, f"the VMA at vpn {vma.start:#x} is not anonymous")
     _split_parts(mm, first, stop)

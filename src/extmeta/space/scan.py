@@ -171,7 +171,7 @@ class Scan:
 
     def _test(self, vma: Vma) -> int | None:
         """Return a VMA's categories, or None: pagemap_scan_test_walk()."""
-        allowed = vma.uffd is not None and vma.uffd.asynchronous
+        allowed = vma.wp and vma.asynchronous
         if not allowed:
             if self.flags & CHECK_WPASYNC:
                 raise OSError(
@@ -235,7 +235,7 @@ class Scan:
 
     def _hole(self, vma: Vma, category: int, first: int, stop: int) -> bool:
         """Pages without a table: pagemap_scan_pte_hole()."""
-        if vma.uffd is not None:
+        if vma.wp:
             category |= PageIs.WRITTEN
         if not self._matches(np.array([category], np.uint64))[0]:
             return False
