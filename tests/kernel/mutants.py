@@ -150,6 +150,8 @@ NATIVE = (
         "mm.py",
         "            if vma.wiped or (",
         "            if (",
+    ),
+    Mutant(
         "UFFDIO_COPY_MODE_WP protects nothing",
         "fill.py",
         "(mm.uffd_wp if protect else 0)",
