@@ -130,13 +130,13 @@ NATIVE = (
     Mutant(
         "FREE marks no page",
         "reclaim.py",
-        "    mm.physical.free_lazily(_present(mm, first, stop).value)",
+        "    mm.free_lazily(_present(mm, first, stop).value)",
         "    pass",
     ),
     Mutant(
         "a write leaves a page freed",
         "faults.py",
-        "    mm.physical.keep(mm.entries(first, stop).value)",
+        "    mm.keep(mm.entries(first, stop).value)",
         "    pass",
     ),
     Mutant(

@@ -423,7 +423,7 @@ class AddressSpace(Uffdio):
                 mux.give(child._mm, copied.start, copied.stop, "soft_dirty")
         uffds = dict.fromkeys(vma.uffd for vma in child._mm.vmas if vma.uffd)
         child._uffds = list(uffds)
-        for uffd in dict.fromkeys(vma.uffd for vma in self._mm.vmas):
+        for uffd in dict.fromkeys(vma.uffd for vma in self._mm.vmas if vma.copied):
             if uffd and uffd.listener and "EVENT_FORK" in uffd.features:
                 uffd.listener(self, UffdEvent("FORK", child=child))
         return child

@@ -307,12 +307,12 @@ def write_vma(mm: Mm, vma: Vma, first: int, stop: int, content: bool) -> None:
     else:
         _copy_on_write(mm, vma, mm.entries(first, stop))
     mm.change_words(slice(first, stop), 0, mm.soft_dirty)
-    mm.physical.keep(mm.entries(first, stop).value)
+    mm.keep(mm.entries(first, stop).value)
     written = [mm.entries(first, stop).value] if content else []
     for base in mm.leaves_within(first, stop):
         leaf = mm.leaves[base]
         leaf.word |= mm.settable(base, mm.soft_dirty)
-        mm.physical.keep(mm.leaf_pfns(leaf))
+        mm.keep(mm.leaf_pfns(leaf))
         if content:
             low, high = max(first - base, 0), min(stop - base, mm.pages_per_leaf)
             written.append(mm.leaf_pfns(leaf)[low:high])

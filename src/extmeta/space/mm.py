@@ -145,6 +145,8 @@ class Mm:
         # What tells them; an AddressSpace sets it.
         self.tell: Callable[[Userfaultfd, str, tuple[int, ...]], None] = _nobody
         self.leaves: dict[int, Leaf] = {}
+        # By pfn: this address space's PTE is clean since MADV_FREE.
+        self._clean = np.zeros(0, np.bool_)
         self.tables: set[int] = set()
         fields = table.fields
         self.uffd_wp = fields.mask("uffd_wp") if "uffd_wp" in fields else 0
@@ -228,6 +230,26 @@ class Mm:
         if not self.uffd_wp or not len(vpns):
             return np.zeros(len(vpns), np.bool_)
         return np.asarray(self.table.load(vpns, "uffd_wp") != 0)
+
+    # -- what MADV_FREE leaves to reclaim -------------------------------------
+
+    def free_lazily(self, pfns: U64) -> None:
+        """Let pages go when memory is short, unless they are written before."""
+        if len(missing := self.physical.mapcount[len(self._clean) :]):
+            self._clean = np.append(self._clean, np.zeros(len(missing), np.bool_))
+        self._clean[self.physical.free_lazily(pfns)] = True
+
+    def keep(self, pfns: U64) -> None:
+        """Note that PTEs are dirty: reclaim has to keep what is in the pages."""
+        self._clean[pfns[pfns < len(self._clean)]] = False
+
+    def droppable(self, pfns: U64) -> Bools:
+        """Tell which pages, mapped here alone, reclaim drops instead of swapping."""
+        found = self.physical.lazy(pfns)
+        known = pfns < len(self._clean)
+        found[~known] = False
+        found[known] &= self._clean[pfns[known]]
+        return found
 
     # -- changing entries ---------------------------------------------------
 
@@ -434,6 +456,7 @@ class Mm:
             *(self.table.fork(), self.arch, self.physical, self.release),
             *(self.thp, self.thp_swap),
         )
+        child._clean = self._clean.copy()
         child.leaves = {base: replace(leaf) for base, leaf in self.leaves.items()}
         contexts: dict[Any, Any] = {}
         for vma in self.vmas:

@@ -175,17 +175,18 @@ class Physical:
         """Note that something other than zeros is in these pages."""
         self._written[pfns] = 1
 
-    def free_lazily(self, pfns: U64) -> None:
-        """Let pages that nobody else needs be dropped by reclaim: MADV_FREE."""
-        alone = (self.mapcount[pfns] == 1) & ~self.shared(pfns)
-        self._lazy[pfns[alone]] = 1
+    def free_lazily(self, pfns: U64) -> U64:
+        """Let pages be dropped by reclaim if no PTE is dirty: folio_mark_lazyfree().
 
-    def keep(self, pfns: U64) -> None:
-        """Note that PTEs are dirty: reclaim has to keep what is in the pages."""
-        self._lazy[pfns] = 0
+        Returns those that are: not what others have in the swap cache.
+        """
+        in_cache = self._slot[pfns] != 0
+        found = pfns[~(in_cache & ((self.mapcount[pfns] > 1) | self.shared(pfns)))]
+        self._lazy[found] = 1
+        return np.asarray(found)
 
     def lazy(self, pfns: U64) -> Bools:
-        """Tell which pages reclaim may drop."""
+        """Tell which pages MADV_FREE was the last advice for."""
         return np.asarray(self._lazy[pfns] != 0)
 
     def copy(self, source: U64, target: U64) -> None:

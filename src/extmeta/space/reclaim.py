@@ -45,7 +45,7 @@ def pageout(mm: Mm, vma: Vma, first: int, stop: int) -> None:
         if leaf.zero or mm.physical.shared(pfns).any():
             continue
         whole = first <= base and base + mm.pages_per_leaf <= stop
-        if whole and mm.physical.lazy(pfns).all() and mm.release >= (6, 11):
+        if whole and mm.droppable(pfns).all() and mm.release >= (6, 11):
             mm.drop_leaf(base)  # unmap_huge_pmd_locked()
             mm.tables.discard(base)
             continue
@@ -54,7 +54,7 @@ def pageout(mm: Mm, vma: Vma, first: int, stop: int) -> None:
     _split_folios(mm, vma, _present(mm, first, stop), rows_stay=mm.thp_swap)
     entries = _present(mm, first, stop)
     entries = entries.take(_alone(mm, entries))
-    lazy = mm.physical.lazy(entries.value)
+    lazy = mm.droppable(entries.value)
     _drop(mm, entries.take(lazy))
     entries = entries.take(~lazy)
     file = mm.physical.file(entries.value)
@@ -172,8 +172,8 @@ def free(mm: Mm, vma: Vma, first: int, stop: int) -> None:
     _split_folios(mm, vma, _present(mm, first, stop), rows_stay=True)
     for base in mm.leaves_within(first, stop):
         if not mm.leaves[base].zero:
-            mm.physical.free_lazily(mm.leaf_pfns(mm.leaves[base]))
-    mm.physical.free_lazily(_present(mm, first, stop).value)
+            mm.free_lazily(mm.leaf_pfns(mm.leaves[base]))
+    mm.free_lazily(_present(mm, first, stop).value)
     entries = mm.entries(first, stop)
     _drop(mm, entries.take(~entries.present & (entries.value != mm.marker)))
 
