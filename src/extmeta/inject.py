@@ -50,6 +50,8 @@ _ELFCLASS32 = 1
 # How long a thread may take to stop: one in an uninterruptible sleep does not.
 STOP_SECONDS = 5.0
 POLL_SECONDS = 0.0005
+# How many threads that end before they stop are passed over.
+TRIES = 8
 
 _MAX_ERRNO = 4095
 _MMAP, _MUNMAP = 9, 11
@@ -266,6 +268,8 @@ class Thread:
     def _close(self) -> None:
         if self._memory >= 0:
             os.close(self._memory)
+        with contextlib.suppress(OSError, InjectError):
+            self._ptrace(_DETACH)
 
 
 def _number(pid: int, tid: int, key: bytes) -> int:
@@ -285,6 +289,21 @@ def _not_permitted(pid: int, tid: int, options: int) -> str:
         f"process {pid} may not be traced by this user: it is another's, or "
         "kernel.yama.ptrace_scope forbids it"
     )
+
+
+def _attached(pid: int) -> Thread:
+    """Return a thread of a process, stopped."""
+    for _try in range(TRIES):
+        thread = Thread(pid, _thread(pid))
+        try:
+            thread._attach()
+            return thread
+        except (GoneError, procfs.GoneError, FileNotFoundError, ProcessLookupError):
+            thread._close()  # it has ended; another one may live
+        except BaseException:
+            thread._close()
+            raise
+    raise GoneError(f"process {pid} has ended")
 
 
 @contextlib.contextmanager
@@ -308,14 +327,13 @@ def stopped(pid: int) -> Iterator[Thread]:
     """
     if why := refusal(pid):
         raise InjectError(why)
-    thread = Thread(pid, _thread(pid))
     # An exception halfway would leave it with the wrong registers.
     held = signal.pthread_sigmask(
         signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM, signal.SIGHUP}
     )
     try:
+        thread = _attached(pid)
         try:
-            thread._attach()
             try:
                 yield thread
             finally:
@@ -323,7 +341,5 @@ def stopped(pid: int) -> Iterator[Thread]:
                     thread._let_go()
         finally:
             thread._close()
-            with contextlib.suppress(OSError, InjectError):
-                thread._ptrace(_DETACH)
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, held)
