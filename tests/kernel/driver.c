@@ -109,6 +109,10 @@ static const struct name ADVICE[] = {
 	{"PAGEOUT", 21}, {"POPULATE_READ", 22}, {"POPULATE_WRITE", 23},
 	{"COLLAPSE", 25}, {NULL, 0},
 };
+static const struct name REMAPS[] = {
+	{"MAYMOVE", MREMAP_MAYMOVE}, {"FIXED", MREMAP_FIXED}, {"DONTUNMAP", 4},
+	{NULL, 0},
+};
 #define PAGEOUT 21
 #define COLLAPSE 25
 
@@ -155,7 +159,8 @@ static const struct {
 	[READ] = {"read", {NUMBER, NUMBER}},
 	[WRITE] = {"write", {NUMBER, NUMBER}},
 	[MADVISE] = {"madvise", {NUMBER, NUMBER, ADVICE}},
-	[MREMAP] = {"mremap", {NUMBER, NUMBER, NUMBER, NUMBER}},
+	/* old old_len new_len new_addr flags */
+	[MREMAP] = {"mremap", {NUMBER, NUMBER, NUMBER, NUMBER, REMAPS}},
 	[FORK] = {"fork", {NULL}},
 	[EXIT] = {"exit", {NULL}},
 	[UFFD_REGISTER] = {"uffd_register", {NUMBER, NUMBER, FEATURES, MODES}},
@@ -402,8 +407,8 @@ static void obey(int self, int commands[][2], int replies)
 				: madvise((void *)a[0], a[1], a[2]);
 			break;
 		case MREMAP:
-			if (mremap((void *)a[0], a[1], a[2],
-				   MREMAP_MAYMOVE | MREMAP_FIXED, a[3]) == MAP_FAILED)
+			if (mremap((void *)a[0], a[1], a[2], (int)a[4], a[3]) ==
+			    MAP_FAILED)
 				answer.result = -1;
 			break;
 		case FORK:
@@ -530,6 +535,7 @@ static void add_process(int number, int pid)
 	struct process *p = &processes[number];
 
 	p->pid = pid;
+	p->uffd = 0;
 	p->pagemap = proc_open(pid, "pagemap", O_RDONLY);
 	p->pidfd = (int)syscall(SYS_pidfd_open, pid, 0);
 	if (p->pagemap < 0 || p->pidfd < 0)

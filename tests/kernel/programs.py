@@ -27,6 +27,7 @@ class Kind(enum.Enum):
     MODE = "mode of an ioctl of userfaultfd"
     SCAN_FLAGS = "flags of PAGEMAP_SCAN"
     CATEGORIES = "categories"
+    REMAP = "flags of mremap"
 
 
 N, C = Kind.NUMBER, Kind.CATEGORIES
@@ -39,7 +40,13 @@ OPERATIONS: dict[str, dict[str, Kind]] = {
     "read": {"addr": N, "length": N},
     "write": {"addr": N, "length": N},
     "madvise": {"addr": N, "length": N, "advice": Kind.ADVICE},
-    "mremap": {"old": N, "old_len": N, "new_len": N, "new_addr": N},
+    "mremap": {
+        "old": N,
+        "old_len": N,
+        "new_len": N,
+        "new_addr": N,
+        "flags": Kind.REMAP,
+    },
     "fork": {},
     "exit": {},
     "uffd_register": {
@@ -236,6 +243,7 @@ PAGES = Menu(
     advice=(
         *("DONTNEED", "DONTNEED", "PAGEOUT", "PAGEOUT"),
         *("POPULATE_READ", "POPULATE_READ", "POPULATE_WRITE", "POPULATE_WRITE"),
+        *("REMOVE", "REMOVE"),
         *("FREE", "COLD", "DONTFORK", "DOFORK", "WIPEONFORK", "KEEPONFORK"),
     ),
 )
@@ -299,6 +307,8 @@ SCANS = (
     ("WP_MATCHING", "-", "-", "WRITTEN|SOFT_DIRTY", "ALL"),
     ("-", "-", "WPALLOWED", "-", "WPALLOWED|WRITTEN"),
 )
+# What mremap does: mostly it moves.
+REMAPS = ("MAYMOVE|FIXED",) * 4 + ("MAYMOVE|FIXED|DONTUNMAP",) * 2 + ("-", "-")
 ALL_CATEGORIES = "WPALLOWED|WRITTEN|FILE|PRESENT|SWAPPED|PFNZERO|HUGE|SOFT_DIRTY"
 
 # Operations that do something only where a userfaultfd is.
@@ -351,12 +361,15 @@ class Memory:
         elif name == "uffd_unregister":
             self.registered -= pages
         elif name == "mremap" and pages <= self.mapped:
-            self.mapped -= pages
-            self.registered -= pages
-            self.mapped |= pages_of((values[3], values[1]))
-            if pages & self.present:
-                self.present |= pages_of((values[3], values[1]))
+            if "DONTUNMAP" not in values[4]:
+                self.mapped -= pages
+                self.registered -= pages
+            start = values[3] if "FIXED" in values[4] else values[0]
+            self.mapped |= pages_of((start, values[2]))
+            was_there = bool(pages & self.present)
             self.present -= pages
+            if was_there:
+                self.present |= pages_of((start, min(values[1:3])))
 
     def fork(self, features: str) -> "Memory":
         """Return what the child has."""
@@ -420,6 +433,23 @@ class Maker:
             return start + choose(near), size
         return start + choose(places), size
 
+    def remap(self, process: int, addr: int, length: int) -> tuple[int | str, ...]:
+        """Choose mremap's arguments: where to, how long, and what stays."""
+        choose, menu = self.choose, self.menu
+        flags = choose(REMAPS)
+        longer, shorter = length + 3 * PAGE, max(length - PAGE, PAGE)
+        if flags == "-":
+            runs = self.memory[process].runs(self.memory[process].mapped)
+            if runs and choose((True, True, False)):  # up to where a VMA ends
+                start, size = choose(runs)
+                addr = max(start, start + size - length)
+            return addr, length, choose((longer, shorter, length, longer)), 0, flags
+        new = choose((length,) * 8 + (longer, shorter))
+        start, size = choose(menu.windows[1:] * 2 + menu.windows[:1])
+        granule = PMD if length >= PMD else PAGE
+        places = range(0, size - length + 1, granule) or (0,)
+        return addr, length, new, start + choose(places[:9]), flags
+
     def arguments(self, process: int, name: str) -> tuple[int | str, ...]:
         """Choose an operation's arguments."""
         if not OPERATIONS[name]:
@@ -437,10 +467,7 @@ class Maker:
                 return addr & -PMD, PMD, advice
             return addr, length, advice
         if name == "mremap":
-            start, size = choose(menu.windows[1:] * 2 + menu.windows[:1])
-            granule = PMD if length >= PMD else PAGE
-            places = range(0, size - length + 1, granule) or (0,)
-            return addr, length, length, start + choose(places[:9])
+            return self.remap(process, addr, length)
         if name == "uffd_register":
             return addr, length, self.features, choose((self.mode, *menu.modes))
         if name in ("uffd_copy", "uffd_zeropage"):

@@ -98,9 +98,10 @@ class TestKnownFacts:
     )
     def test_mremap_keeps_the_bits_only_by_event_remap(self, features, kept):
         away = HERE + 0x10000000
-        body = f"{START}{features}{WP_ON}\n0 mremap {HERE:#x} 0x8000 0x8000 {away:#x}"
-        back = f"\n0 mremap {away:#x} 0x8000 0x8000 {HERE:#x}"
-        words = last(native.run, body + back)
+        body = START + features + WP_ON
+        for old, new in ((HERE, away), (away, HERE)):
+            body += f"\n0 mremap {old:#x} 0x8000 0x8000 {new:#x} MAYMOVE|FIXED"
+        words = last(native.run, body)
         assert words[0] == PRESENT | EXCLUSIVE | (WP if kept else 0)
         assert words[5] == (MARKER if kept else 0)
 
@@ -162,7 +163,7 @@ class TestKnownFacts:
             ("munmap 0x50000001 0x1000", "EINVAL"),
             ("madvise 0x50000000 0x1000 DONTNEED", "ENOMEM"),
             ("mprotect 0x50000000 0x1000 r", "ENOMEM"),
-            ("mremap 0x50000000 0x1000 0x1000 0x60000000", "EFAULT"),
+            ("mremap 0x50000000 0x1000 0x1000 0x60000000 MAYMOVE|FIXED", "EFAULT"),
             ("uffd_writeprotect 0x50000000 0x1000 1", "ENOENT"),
             ("pagemap_scan 0 0x1000 - - - - 0x200 0 1", "EINVAL"),
         ],

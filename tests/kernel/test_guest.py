@@ -29,8 +29,8 @@ DIRTY, CLEAN = PRESENT | EXCLUSIVE | SOFT_DIRTY, PRESENT | EXCLUSIVE
 
 def there_and_back(away):
     return (
-        f"{CLEARED}0 mremap {HERE:#x} 0x4000 0x4000 {away:#x}\n"
-        f"0 mremap {away:#x} 0x4000 0x4000 {HERE:#x}"
+        f"{CLEARED}0 mremap {HERE:#x} 0x4000 0x4000 {away:#x} MAYMOVE|FIXED\n"
+        f"0 mremap {away:#x} 0x4000 0x4000 {HERE:#x} MAYMOVE|FIXED"
     )
 
 
@@ -54,7 +54,7 @@ SOFT_DIRTY_FACTS = {
         CLEAN,
     ),
     "mremap of pages forces it": (
-        f"{CLEARED}0 mremap {HERE + 0x2000:#x} 0x1000 0x1000 {HERE:#x}",
+        f"{CLEARED}0 mremap {HERE + 0x2000:#x} 0x1000 0x1000 {HERE:#x} MAYMOVE|FIXED",
         DIRTY,
     ),
     # Linux v6.12 mm/mremap.c move_normal_pmd(), after try_realign_addr(): what

@@ -60,7 +60,7 @@ class Running:
         self._add("mprotect", addr, length, prot)
 
     def mremap(self, old, old_len, new_len, new_addr):
-        self._add("mremap", old, old_len, new_len, new_addr)
+        self._add("mremap", old, old_len, new_len, new_addr, "MAYMOVE|FIXED")
 
     def madvise(self, addr, length, advice):
         if advice == "PAGEOUT" and self._swapless:

@@ -45,6 +45,14 @@ _TYPES = {"private", "shared"}
 _KINDS = {"anonymous", "file"}
 
 
+class _RemapFlags(IntFlag):
+    """MREMAP_*: include/uapi/linux/mman.h."""
+
+    MAYMOVE = 1
+    FIXED = 2
+    DONTUNMAP = 4
+
+
 class _ScanFlags(IntFlag):
     WP_MATCHING = scan.WP_MATCHING
     CHECK_WPASYNC = scan.CHECK_WPASYNC
@@ -286,22 +294,54 @@ class AddressSpace(Uffdio):
         first, stop = self._whole_pages(addr, length, errno.ENOMEM)
         protect.mprotect(self._mm, first, stop, bits)
 
-    def mremap(self, old: int, old_len: int, new_len: int, new_addr: int) -> None:
-        """Move a mapping, in place of what is there: MAYMOVE|FIXED.
+    def mremap(
+        self,
+        old: int,
+        old_len: int,
+        new_len: int,
+        new_addr: int = 0,
+        flags: int | str = "MAYMOVE|FIXED",
+    ) -> None:
+        """Move a mapping, in place of what is there, or resize it where it is.
+
+        Parameters
+        ----------
+        new_addr : int
+            With FIXED.
+        flags : int or str
+            "MAYMOVE|FIXED" moves; with "|DONTUNMAP" the pages move and an empty mapping
+            stays; "" grows or shrinks the mapping where it is. A place that the
+            kernel would choose (MAYMOVE or DONTUNMAP without FIXED) is not modelled.
 
         Raises
         ------
         OSError
-            EINVAL: not aligned, no new length, beyond the address space, or the
-            ranges overlap. EFAULT: the old range is not mapped, or not one VMA
-            where that is needed.
+            EINVAL: not aligned, no new length, beyond the address space, the
+            ranges overlap, or DONTUNMAP with another length. EFAULT: the old range
+            is not mapped, or not one VMA where that is needed. ENOMEM: no room to
+            grow where it is.
         """
+        bits = _bits("flags", flags, _RemapFlags)
+        fixed = bits & _RemapFlags.FIXED
+        if bits >> len(_RemapFlags) or (fixed and not bits & _RemapFlags.MAYMOVE):
+            raise OSError(errno.EINVAL, f"flags {bits:#x} don't go together")
+        if bits and not fixed:
+            raise ValueError(f"flags: {flags!r} has no FIXED: no place is chosen here")
+        to = whole("new_addr", new_addr)
         src, src_stop = self._whole_pages(old, old_len, errno.EFAULT)
-        dst, dst_stop = self._whole_pages(new_addr, new_len, errno.EINVAL)
+        dst, dst_stop = self._whole_pages(to if fixed else 0, new_len, errno.EINVAL)
         if dst == dst_stop:
             raise OSError(errno.EINVAL, "no new length")
+        keep = bool(bits & _RemapFlags.DONTUNMAP)
+        if keep and dst_stop - dst != src_stop - src:
+            raise OSError(errno.EINVAL, "DONTUNMAP does not change the length")
+        count, wanted = src_stop - src, dst_stop - dst
         try:
-            move.mremap(self._mm, src, src_stop - src, dst_stop - dst, dst)
+            if fixed:
+                move.mremap(self._mm, src, count, wanted, dst, keep=keep)
+            else:
+                end = self._end >> self._shift
+                move.resize(self._mm, src, count, wanted, end)
         finally:
             self._mm.tell_notes()
 
@@ -311,14 +351,15 @@ class AddressSpace(Uffdio):
         Parameters
         ----------
         advice : str
-            DONTNEED, FREE, COLD, PAGEOUT, POPULATE_READ, POPULATE_WRITE, HUGEPAGE,
+            DONTNEED, FREE, REMOVE, COLD, PAGEOUT, POPULATE_READ, POPULATE_WRITE, HUGEPAGE,
             NOHUGEPAGE, COLLAPSE, DONTFORK, DOFORK, WIPEONFORK or KEEPONFORK. NORMAL
             and WILLNEED change nothing.
 
         Raises
         ------
         OSError
-            EINVAL: not aligned, or not for this memory. ENOMEM: a part is not
+            EINVAL: not aligned, or not for this memory. EACCES: REMOVE of private
+            memory. ENOMEM: a part is not
             mapped; the rest has been done. EBUSY: COLLAPSE with a page missing
             under a userfaultfd.
         UserFault
@@ -622,8 +663,8 @@ class AddressSpace(Uffdio):
         }
         categories = {name: _bits(name, value, PageIs) for name, value in masks.items()}
         known = sum(int(one) for one in PageIs)
-        if self._mm.release < (6, 15):
-            known -= int(PageIs.GUARD)
+        for one, since in ((PageIs.SOFT_DIRTY, (6, 8)), (PageIs.GUARD, (6, 15))):
+            known -= int(one) if self._mm.release < since else 0
         if bits >> len(_ScanFlags) or any(
             mask & ~known for mask in categories.values()
         ):
@@ -667,6 +708,7 @@ _ADVICE: dict[str, Callable[[Mm, Vma, int, int], None]] = {
     "WIPEONFORK": partial(protect.advise_wipe, wiped=True),
     "KEEPONFORK": partial(protect.advise_wipe, wiped=False),
     "DONTNEED": reclaim.dontneed,
+    "REMOVE": reclaim.remove,
     "FREE": reclaim.free,
     "PAGEOUT": reclaim.pageout,
     "COLLAPSE": faults.collapse,

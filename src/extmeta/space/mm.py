@@ -144,6 +144,7 @@ class Mm:
         self.notes: list[tuple[Userfaultfd, str, tuple[int, ...]]] = []
         # What tells them; an AddressSpace sets it.
         self.tell: Callable[[Userfaultfd, str, tuple[int, ...]], None] = _nobody
+        physical.spaces.add(self)
         self.leaves: dict[int, Leaf] = {}
         # By pfn: this address space's PTE is clean since MADV_FREE.
         self._clean = np.zeros(0, np.bool_)

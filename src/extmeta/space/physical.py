@@ -5,6 +5,9 @@ maps, nor needs from swap, is free. pagemap calls a page exclusive that is
 mapped once (Linux fs/proc/task_mmu.c, folio_precise_page_mapcount()).
 """
 
+from typing import Any
+from weakref import WeakSet
+
 import numpy as np
 import numpy.typing as npt
 
@@ -67,11 +70,14 @@ class Physical:
 
     Attributes
     ----------
+    spaces : WeakSet of Mm
+        Those that may map pages.
     mapcount : int64 ndarray, by pfn
         How many PTEs map the page; one of a huge page counts for each page.
     """
 
     def __init__(self) -> None:
+        self.spaces: WeakSet[Any] = WeakSet()
         self._pfns = Numbers(FIRST_PFN)
         self._slots = Numbers(FIRST_SLOT)
         self.mapcount = np.zeros(FIRST_PFN, np.int64)
@@ -323,6 +329,11 @@ class Backing:
         """
         self._cache[pages] = 0
         self._swapped[pages] = self._dirty[pages]
+
+    def punch(self, pages: U64) -> None:
+        """Make holes: shmem_fallocate() with FALLOC_FL_PUNCH_HOLE."""
+        self._dirty[pages] = False
+        self.evict(pages)
 
     def dirty(self, pages: U64) -> None:
         """Note that pages were written: folio_mark_dirty()."""

@@ -139,11 +139,39 @@ def _evict(mm: Mm, vma: Vma, entries: Entries) -> None:
     """Unmap pages of a backing, which leave memory."""
     if vma.backing is None or not len(entries.vpn):
         return
-    stay = entries.vpn[mm.protected(entries.vpn)] if vma.wp else entries.vpn[:0]
-    mm.forget(entries)
-    mm.clear(entries.vpn)
-    mm.mark(stay)
+    _unmap_file(mm, vma, entries)
     vma.backing.evict(entries.vpn - np.uint64(vma.start) + np.uint64(vma.pgoff))
+
+
+def _unmap_file(mm: Mm, vma: Vma, entries: Entries) -> None:
+    """Unmap pages of a backing; protection leaves markers."""
+    stay = entries.vpn[mm.protected(entries.vpn)] if vma.wp else entries.vpn[:0]
+    _drop(mm, entries)
+    mm.mark(stay)
+
+
+def remove(mm: Mm, vma: Vma, first: int, stop: int) -> None:
+    """MADV_REMOVE: make a hole in shared memory, for everybody who maps it.
+
+    vfs_fallocate(), unmap_mapping_range(): what processes copied to write it stays,
+    and protection leaves a marker.
+    """
+    if vma.backing is None:
+        raise OSError(errno.EINVAL, f"the VMA at vpn {vma.start:#x} is anonymous")
+    if not vma.shared:
+        raise OSError(errno.EACCES, f"the VMA at vpn {vma.start:#x} is private")
+    mm.tell_now(vma, "REMOVE", first, stop)
+    low = first - vma.start + vma.pgoff
+    high = min(stop - vma.start + vma.pgoff, len(vma.backing))
+    for other in mm.physical.spaces:
+        for one in other.vmas:
+            if one.backing is vma.backing:
+                at = one.start - one.pgoff
+                start, end = max(one.start, at + low), min(one.stop, at + high)
+                entries = _present(other, start, max(start, end))
+                file = other.physical.file(entries.value)
+                _unmap_file(other, one, entries.take(file))
+    vma.backing.punch(np.arange(low, max(low, high), dtype=np.uint64))
 
 
 def dontneed(mm: Mm, vma: Vma, first: int, stop: int) -> None:
