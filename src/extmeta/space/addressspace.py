@@ -299,15 +299,15 @@ class AddressSpace(Uffdio):
         old: int,
         old_len: int,
         new_len: int,
-        new_addr: int = 0,
+        new_addr: int | None = None,
         flags: int | str = "MAYMOVE|FIXED",
     ) -> None:
         """Move a mapping, in place of what is there, or resize it where it is.
 
         Parameters
         ----------
-        new_addr : int
-            With FIXED.
+        new_addr : int, optional
+            Needed with FIXED.
         flags : int or str
             "MAYMOVE|FIXED" moves; with "|DONTUNMAP" the pages move and an empty mapping
             stays; "" grows or shrinks the mapping where it is. A place that the
@@ -327,17 +327,19 @@ class AddressSpace(Uffdio):
             raise OSError(errno.EINVAL, f"flags {bits:#x} don't go together")
         if bits and not fixed:
             raise ValueError(f"flags: {flags!r} has no FIXED: no place is chosen here")
-        to = whole("new_addr", new_addr)
+        to = whole("new_addr", new_addr) if fixed else 0
         src, src_stop = self._whole_pages(old, old_len, errno.EFAULT)
-        dst, dst_stop = self._whole_pages(to if fixed else 0, new_len, errno.EINVAL)
-        if dst == dst_stop:
+        count, wanted = src_stop - src, -(-whole("new_len", new_len) // self._page)
+        if fixed:
+            self._whole_pages(to, new_len, errno.EINVAL)
+        if not wanted:
             raise OSError(errno.EINVAL, "no new length")
         keep = bool(bits & _RemapFlags.DONTUNMAP)
-        if keep and dst_stop - dst != src_stop - src:
+        if keep and wanted != count:
             raise OSError(errno.EINVAL, "DONTUNMAP does not change the length")
-        count, wanted = src_stop - src, dst_stop - dst
         try:
             if fixed:
+                dst = to >> self._shift
                 move.mremap(self._mm, src, count, wanted, dst, keep=keep)
             else:
                 end = self._end >> self._shift

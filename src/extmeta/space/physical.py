@@ -98,6 +98,12 @@ class Physical:
         self._kept = np.zeros(FIRST_SLOT, np.int64)
         self._alone = np.zeros(FIRST_SLOT, np.int64)
 
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "spaces": list(self.spaces)}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state, spaces=WeakSet(state["spaces"]))
+
     # -- pages --------------------------------------------------------------
 
     def _reset(self, pfns: U64, file: bool) -> None:
