@@ -234,7 +234,8 @@ def _fault_around(mm: Mm, vma: Vma, absent: U64) -> None:
 
 def _map_around(mm: Mm, vma: Vma, vpn: int) -> None:
     """Map what is in memory around a page that is not: do_fault_around()."""
-    assert vma.backing is not None
+    if vma.backing is None:
+        return
     around = FAULT_AROUND_BYTES >> mm.arch.page_shift
     start = vpn // around * around
     low = max(start, vma.start)

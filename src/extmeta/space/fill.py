@@ -51,8 +51,7 @@ def fill(
     vpns = np.arange(first, end, dtype=np.uint64)
     entries = mm.entries(first, end)
     mm.clear(entries.vpn)  # markers
-    if vma.shared:
-        assert vma.backing is not None
+    if vma.shared and vma.backing is not None:
         pages = pages_of(vma, vpns)
         pfns = vma.backing.get(pages)
         vma.backing.dirty(pages)

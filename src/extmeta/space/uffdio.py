@@ -171,8 +171,7 @@ class Uffdio:
     def _event(self, vma: Vma, vpn: int, missing: bool) -> None:
         """Have somebody resolve a fault: handle_userfault()."""
         address = vpn << self._shift
-        uffd = vma.uffd
-        assert uffd is not None
+        uffd = vma.uffd or Userfaultfd(())
         if "SIGBUS" in uffd.features:
             raise OSError(errno.EFAULT, f"SIGBUS at {address:#x}: UFFD_FEATURE_SIGBUS")
         handler = uffd.missing_handler if missing else uffd.handler
