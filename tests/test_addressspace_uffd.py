@@ -5,10 +5,8 @@ The text of pages is that of test_addressspace.py.
 """
 
 import copy
-import doctest
 import errno
 import pickle
-from pathlib import Path
 
 import pytest
 from spaces import ENCODINGS, PAGE, PMD, A, B, make, shown, tidy, unprotect
@@ -422,10 +420,3 @@ def test_a_handler_of_one_kind_is_not_asked_the_other(space):
     space.uffd_copy(A, PAGE, "WP")
     space.write(A)
     assert shown(space, A, 1) == "PXD"
-
-
-def test_the_example_of_the_document():
-    path = Path(__file__).parents[1] / "docs" / "semantics.md"
-    found = doctest.testfile(str(path), module_relative=False)
-    assert found.attempted >= 10
-    assert found.failed == 0

@@ -90,6 +90,7 @@ EXAMPLES = {
     "PythonEncoding": (Doubles, lambda e: (repr(e), type(e))),
     "Refused": (lambda: em.Refused("no bit"), str),
     "Trace": (trace, lambda t: (t.vpns.tolist(), t.comm, t.interval)),
+    "UffdEvent": (lambda: em.UffdEvent("REMAP", 1, 2, 3), tuple),
     "UserFault": (lambda: em.UserFault(4096), lambda e: (str(e), e.address)),
     **{
         type(recipe).__name__: (lambda recipe=recipe: recipe, repr)

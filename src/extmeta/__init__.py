@@ -28,7 +28,7 @@ from extmeta.memory import Memory
 from extmeta.pagetable import PageTable
 from extmeta.plan import Plan, PlanConflict, plan
 from extmeta.python_encoding import PythonEncoding
-from extmeta.space import AddressSpace, Refused, UserFault
+from extmeta.space import AddressSpace, Refused, UffdEvent, UserFault
 from extmeta.trace_file import Trace, load_trace
 
 __version__ = "0.1.0"
@@ -52,6 +52,7 @@ __all__ = [
     "PythonEncoding",
     "Refused",
     "Trace",
+    "UffdEvent",
     "UserFault",
     "Wide",
     "XArray",
