@@ -203,6 +203,8 @@ def test_benchmarks_write_their_parameters(tmp_path):
     written = (f"--benchmark-json={path}", f"--benchmark-histogram={tmp_path}/h")
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *chosen, *written],
+        # Not those of a worker that this test runs in.
+        env={k: v for k, v in os.environ.items() if not k.startswith("PYTEST_")},
         capture_output=True,
         text=True,
         cwd=ROOT,

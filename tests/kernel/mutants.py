@@ -57,8 +57,8 @@ NATIVE = (
     Mutant(
         "a shared page given back leaves no marker",
         "mm.py",
-        "if keep_markers and not vma.anonymous and",
-        "if keep_markers and vma.anonymous and",
+        "self.protected(entries.vpn) if vma.wp else marked",
+        "marked & False",
     ),
     Mutant(
         "an anonymous page in swap loses its protection",
@@ -88,14 +88,14 @@ NATIVE = (
     Mutant(
         "a write does not resolve asynchronously",
         "faults.py",
-        "    mm.change_words(slice(first, stop), mm.uffd_wp)\n    if not vma.shared",
-        "    if not vma.shared",
+        "        mm.change_words(slice(first, stop), mm.uffd_wp)\n    if vma.shared",
+        "        pass\n    if vma.shared",
     ),
     Mutant(
         "a page read where its marker was is not protected",
         "faults.py",
-        "        mm.change_words(entries.vpn[marked], 0, mm.uffd_wp)",
-        "        pass",
+        "    mm.change_words(entries.vpn[marked], 0, mm.uffd_wp)",
+        "    pass",
     ),
     Mutant(
         "copy on write takes a shared page for its own",
