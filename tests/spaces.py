@@ -60,7 +60,8 @@ def state(space):
         if isinstance(thing, (set, frozenset)):
             return {"set": sorted(map(walk, thing))}
         if isinstance(thing, WeakSet):
-            return [walk(one) for one in sorted(thing, key=id)]
+            # One that has exited stays until the garbage collector comes.
+            return [walk(one) for one in sorted(thing, key=id) if list(one.vmas)]
         if isinstance(thing, (list, tuple)):
             return [walk(one) for one in thing]
         if id(thing) in numbers:
