@@ -25,6 +25,7 @@ import pytest
 from conftest import alone
 
 import extmeta as em
+from extmeta.checks import must_equal
 from extmeta.measure import Task
 from extmeta.vpnhash import VpnHash
 from extmeta.workload import SYNTHETIC_FIRST
@@ -66,7 +67,7 @@ def bytes_of_cykhash(vpns, words):
     held = cykhash.Int64toInt64Map_from_buffers(vpns, words)
     traces = tracemalloc.take_snapshot().filter_traces([domain]).traces
     tracemalloc.stop()
-    assert len(held) == len(vpns)
+    must_equal(len(held), len(vpns), "words held")
     return sum(trace.size for trace in traces)
 
 
@@ -149,12 +150,12 @@ class Both:
         return theirs, Task(list, ours, self.all_in, list.clear, each=True)
 
     def all_in(self, made, _result):
-        assert len(made[0]) == len(self.vpns)
+        must_equal(len(made[0]), len(self.vpns), "words held")
 
 
 def same_as(expected):
     def check(_state, found):
-        assert np.array_equal(found.astype(np.int64), expected)
+        must_equal(found.astype(np.int64), expected, "words found")
 
     return check
 

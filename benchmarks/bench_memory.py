@@ -3,11 +3,11 @@
 Nothing is timed but the question itself, so that the answer is in the JSON.
 """
 
-import numpy as np
 import pytest
 
 from extmeta import workload
 from extmeta.capture import load_capture, shipped
+from extmeta.checks import must_equal
 
 
 @pytest.fixture(scope="module")
@@ -24,6 +24,6 @@ def bench_memory(benchmark, bench, captured, encoding, point, shipped_name):
     _base, other = bench.filled(space, encoding, point)
     held = benchmark.pedantic(other.table.memory, rounds=1)
     row = other.ram(encoding, point)
-    assert held.total == row.total
-    assert np.array_equal(other.table.load(space.vpns), other.load.words)
+    must_equal(held.total, row.total, "memory in total")
+    must_equal(other.table.load(space.vpns), other.load.words, "words")
     bench.remember(benchmark, other, row)

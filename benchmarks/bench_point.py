@@ -6,6 +6,7 @@ All but some nanoseconds of it are Python's: the same PTE each time, in cache.
 import pytest
 
 from extmeta import workload
+from extmeta.checks import must, must_equal
 from extmeta.measure import Task
 
 
@@ -18,8 +19,8 @@ def point_load(filled):
     vpn, expected = int(filled.load.space.vpns[7]), filled.load.words[7]
 
     def check(_vpn, found):
-        assert isinstance(found, int)
-        assert found == expected
+        must(isinstance(found, int), f"{found!r} is not an int")
+        must_equal(found, int(expected), "the word")
 
     return Task(lambda: vpn, filled.table.load, check)
 

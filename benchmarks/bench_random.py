@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from extmeta import workload
+from extmeta.checks import must_equal
 from extmeta.measure import Task
 
 NR_TABLES = (64 << 30) // (2 << 20)
@@ -43,7 +44,7 @@ def random_load(filled):
 
     def check(_turns, result):
         vpns, found = result
-        assert np.array_equal(found, words[vpns - np.uint64(space.range.start)])
+        must_equal(found, words[vpns - np.uint64(space.range.start)], "words loaded")
 
     return Task(lambda: turns, run, check)
 

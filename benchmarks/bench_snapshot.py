@@ -8,6 +8,7 @@ import pytest
 from conftest import alone
 
 from extmeta import workload
+from extmeta.checks import must_equal
 from extmeta.measure import Task
 
 
@@ -20,7 +21,7 @@ def sides(table, vpns, expected):
     """Return tasks: to load words, and to take a snapshot of them."""
 
     def check_load(_state, found):
-        assert (found == expected).all() if hasattr(found, "all") else found == expected
+        must_equal(found, expected, "words")
 
     return (
         Task(lambda: vpns, table.load, check_load),

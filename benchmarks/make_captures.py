@@ -25,6 +25,7 @@ from typing import NamedTuple
 import numpy as np
 
 from extmeta.capture import Capture, capture, load_capture
+from extmeta.checks import there
 
 DATA = Path(__file__).resolve().parent.parent / "src" / "extmeta" / "data"
 SECONDS = 60.0
@@ -75,9 +76,7 @@ def child(
         env=os.environ | environment,
     )
     try:
-        assert process.stdin is not None
-        assert process.stdout is not None
-        if ready and process.stdout.readline() != "ready\n":
+        if ready and there(process.stdout).readline() != "ready\n":
             raise SystemExit(f"{command[0]} did not get ready")
         yield process
     finally:

@@ -172,7 +172,7 @@ def test_a_comparison_goes_on_without_the_broken(installed):
     assert refused["picky"] == "OSError: not today"
     assert "no_such_module" in refused["bad"]
     assert refused["sizeless"] == "50% random: RuntimeError: no idea"
-    assert "AssertionError: words differ" in refused["wrong"]
+    assert "WrongResultError: words differ" in refused["wrong"]
     whole = {"inpte again", "good", "good:7", "linked"}
     assert whole <= {r.encoding for r in rows if isinstance(r, Cpu)}
     assert whole - {"inpte again"} <= {r.encoding for r in rows if isinstance(r, Ram)}
@@ -218,7 +218,7 @@ def test_the_suite_runs_without_pytest_and_says_what_failed():
         "try: conformance(Nothing)\n"
         "except AssertionError as error: print(error)"
     )
-    assert "Nothing'>: against_dict: AssertionError" in said
+    assert "Nothing'>: against_dict: WrongResultError" in said
 
 
 @pytest.mark.parametrize("missing", ["hypothesis", "pytest"])

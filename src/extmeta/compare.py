@@ -269,7 +269,7 @@ def sweep(
     ------
     ValueError
         If a form is none, or the baseline can hold no bit of the fields.
-    AssertionError
+    WrongResultError
         If an encoding of this package does not do what was asked of it.
     """
     made = {text: form(text) for text in forms if text != BASELINE}

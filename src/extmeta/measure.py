@@ -27,6 +27,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from extmeta.checks import must_equal
+
 Floats = npt.NDArray[np.float64]
 Clock = Callable[[], int]
 
@@ -449,12 +451,8 @@ def reading(nbytes: int) -> Task:
     return Task(
         ready=lambda: array,
         run=np.max,
-        check=lambda a, result: _assert_last(a, int(result)),
+        check=lambda a, result: must_equal(int(result), len(a) - 1, "the largest"),
     )
-
-
-def _assert_last(array: npt.NDArray[np.uint64], result: int) -> None:
-    assert result == len(array) - 1
 
 
 def provenance(command: Sequence[str], seed: int) -> dict[str, Any]:

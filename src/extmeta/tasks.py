@@ -26,6 +26,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from extmeta.checks import must_equal
 from extmeta.fields import Fields
 from extmeta.measure import Ram, Task
 from extmeta.pagetable import PageTable
@@ -197,9 +198,11 @@ class Filled:
         return self.table.encoding.repointings
 
 
+DIFFER = "words differ from what was stored"
+
+
 def _must_have(table: PageTable, vpns: U64, expected: U64) -> None:
-    found = table.load(vpns)
-    assert np.array_equal(found, expected), "words differ from what was stored"
+    must_equal(table.load(vpns), expected, DIFFER)
 
 
 def load(f: Filled) -> Task:
@@ -207,7 +210,7 @@ def load(f: Filled) -> Task:
     vpns, expected = f.load.space.vpns, f.load.words
 
     def check(_state: U64, found: U64) -> None:
-        assert np.array_equal(found, expected), "words differ from what was stored"
+        must_equal(found, expected, DIFFER)
 
     return Task(lambda: vpns, f.table.load, check)
 
@@ -259,7 +262,7 @@ def scan(f: Filled) -> Task:
     expected = f.load.having(bit)
 
     def check(_table: PageTable, found: U64) -> None:
-        assert np.array_equal(found, expected), "other vpns than those that match"
+        must_equal(found, expected, "vpns differ from those that match")
 
     return Task(
         lambda: f.table,
@@ -273,9 +276,9 @@ def fork(f: Filled) -> Task:
     vpns, expected, table = f.load.space.vpns, f.load.words, f.table
 
     def check(children: list[PageTable], _result: None) -> None:
-        assert len(children) == 1, "no child"
+        must_equal(len(children), 1, "children")
         child = children[0]
-        assert len(child) == len(table), "the child lacks PTEs"
+        must_equal(len(child), len(table), "PTEs of the child")
         _must_have(child, vpns, expected)
 
     return Task(
@@ -294,8 +297,9 @@ def unmap(f: Filled) -> Task:
 
     def check(table: PageTable, _result: None) -> None:
         held = table.memory()
-        assert len(table) == 0, "PTEs are left"
-        assert held.side == held.index == held.pte == 0, f"memory is left: {held}"
+        must_equal(len(table), 0, "PTEs left")
+        left = held.side, held.index, held.pte
+        must_equal(left, (0, 0, 0), "bytes left of side, index and PTE tables")
 
     return Task(f.copy, lambda table: table.unmap(span.start, count), check, each=True)
 

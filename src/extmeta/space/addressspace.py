@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from extmeta.arch import arch_named
+from extmeta.checks import there
 from extmeta.encoding import Encoding
 from extmeta.fields import Fields
 from extmeta.kernel import PageIs
@@ -392,8 +393,7 @@ class AddressSpace:
     def _event(self, vma: Vma, vpn: int) -> None:
         """Have somebody resolve a write fault: handle_userfault()."""
         address = vpn << self._shift
-        uffd = vma.uffd
-        assert uffd is not None
+        uffd = there(vma.uffd)
         if uffd.handler is not None:
             uffd.handler(self, address)
         if self._waits(vpn):

@@ -9,6 +9,7 @@ from collections.abc import Callable
 
 import numpy as np
 
+from extmeta.checks import there
 from extmeta.space.mm import U64, Bools, Entries, Leaf, Mm
 from extmeta.space.physical import FIRST_PFN, HUGE_ZERO_PFN, ZERO_PFN
 from extmeta.space.vma import Prot, Vma
@@ -140,8 +141,7 @@ def pages_of(vma: Vma, vpns: U64) -> U64:
 
 def _map_backing(mm: Mm, vma: Vma, vpns: U64) -> None:
     """Map pages of the backing where there is nothing: finish_fault()."""
-    assert vma.backing is not None
-    mm.map(vma, vpns, vma.backing.get(pages_of(vma, vpns)))
+    mm.map(vma, vpns, there(vma.backing).get(pages_of(vma, vpns)))
 
 
 def _fault_around(mm: Mm, vma: Vma, absent: U64) -> None:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from extmeta.checks import there
 from extmeta.kernel import VEC_LEN, PageIs
 from extmeta.pagewords import (
     PRESENT,
@@ -146,8 +147,7 @@ class Scan:
             self._flush()
             if not full or not self.vec_len or self.found_pages == self.max_pages:
                 break
-            assert self.walk_end is not None
-            at = self.walk_end
+            at = there(self.walk_end)
         return self._regions
 
     def _flush(self) -> None:

@@ -15,6 +15,7 @@ from hypothesis.stateful import (
 )
 
 import extmeta as em
+from extmeta.checks import must, must_equal
 from extmeta.testing.model import Model
 
 # Windows across the edges of PTE tables and of the tables above them. A vpn is
@@ -75,6 +76,7 @@ def legal(fields, config, word):
     )
 
 
+REFUSED_CHANGES = "the table after a refused call"
 REFUSED = "no place for bits|has no place in|exclude each|implies|no bit in this VMA"
 
 
@@ -173,7 +175,7 @@ class AgainstDict(RuleBasedStateMachine):
             before = dump(table)
             with pytest.raises(ValueError, match="mapped already"):
                 table.map(at, numbers, writable=writable)
-            assert dump(table) == before
+            must_equal(dump(table), before, REFUSED_CHANGES)
             return
         table.map(at, numbers, writable=writable)
         model.map(at, numbers, writable)
@@ -207,7 +209,7 @@ class AgainstDict(RuleBasedStateMachine):
             # Or an earlier one's word is refused by its swap entry.
             with pytest.raises(ValueError, match=f"is not mapped|{REFUSED}"):
                 table.store(at, argument)
-            assert dump(table) == before
+            must_equal(dump(table), before, REFUSED_CHANGES)
             at = [v for v in at if v in model.ptes]
             words = words[: len(at)]
             argument = argument[: len(at)]
@@ -215,7 +217,7 @@ class AgainstDict(RuleBasedStateMachine):
             before = dump(table)
             with pytest.raises(ValueError, match=REFUSED):
                 table.store(at, argument)
-            assert dump(table) == before
+            must_equal(dump(table), before, REFUSED_CHANGES)
             return
         table.store(at, argument)
         model.store(at, words)
@@ -231,9 +233,9 @@ class AgainstDict(RuleBasedStateMachine):
     def unfit(self, table, v, word, swapped):
         why = table.encoding.unfit(v, word, swapped)
         if not legal(self.fields, table.encoding.config, word):
-            assert why is not None
+            must(why is not None, f"word {word:#x} is illegal and was not refused")
         elif not swapped:
-            assert why is None
+            must(why is None, f"word {word:#x} is legal and was refused: {why}")
         return why is not None
 
     @rule(pair=tables, at=vpns, seed=seeds, data=st.data())
@@ -254,7 +256,7 @@ class AgainstDict(RuleBasedStateMachine):
             before = dump(table)
             with pytest.raises(ValueError, match=REFUSED):
                 table.store(at, **{name: as_argument(values, lanes)})
-            assert dump(table) == before
+            must_equal(dump(table), before, REFUSED_CHANGES)
             return
         table.store(at, **{name: as_argument(values, lanes)})
         model.store_field(at, name, values)
@@ -269,7 +271,7 @@ class AgainstDict(RuleBasedStateMachine):
             before = dump(table)
             with pytest.raises(ValueError, match=REFUSED):
                 table.update(at, clear=clear, set=set_)
-            assert dump(table) == before
+            must_equal(dump(table), before, REFUSED_CHANGES)
             return
         table.update(at, clear=clear, set=set_)
         model.update(at, clear, set_)
@@ -283,7 +285,7 @@ class AgainstDict(RuleBasedStateMachine):
             before = dump(table)
             with pytest.raises(ValueError, match=REFUSED):
                 table.update(slice(0, self.shape.nr_vpns), clear=clear, set=set_)
-            assert dump(table) == before
+            must_equal(dump(table), before, REFUSED_CHANGES)
             return
         table.update(slice(0, self.shape.nr_vpns), clear=clear, set=set_)
         model.update(list(model.ptes), clear, set_)
@@ -295,7 +297,8 @@ class AgainstDict(RuleBasedStateMachine):
         mask, value = self.words(seed, 2)
         for wanted in (value, value & mask, 0):
             found = table.scan(min(a, b), max(a, b), mask, wanted)
-            assert found.tolist() == model.scan(min(a, b), max(a, b), mask, wanted)
+            expected = model.scan(min(a, b), max(a, b), mask, wanted)
+            must_equal(found.tolist(), expected, "vpns scanned")
 
     @rule(pair=tables, src=vpn, dst=vpn, count=st.integers(0, 40))
     def move(self, pair, src, dst, count):
@@ -308,7 +311,7 @@ class AgainstDict(RuleBasedStateMachine):
             before = dump(table)
             with pytest.raises(ValueError, match="overlap" if overlap else "mapped"):
                 table.move(src, dst, count)
-            assert dump(table) == before
+            must_equal(dump(table), before, REFUSED_CHANGES)
             return
         table.move(src, dst, count)
         model.move(src, dst, count)
@@ -323,7 +326,7 @@ class AgainstDict(RuleBasedStateMachine):
             before = dump(table)
             with pytest.raises(ValueError, match=REFUSED):
                 table.swap_out(at, max(1, self.shape.first_slot))
-            assert dump(table) == before
+            must_equal(dump(table), before, REFUSED_CHANGES)
         at = [v for v in at if v not in lost]
         slots = self.shape.first_slot, self.shape.nr_slots
         numbers = np.random.default_rng(seed).integers(*slots, len(at)).tolist()
@@ -343,11 +346,13 @@ class AgainstDict(RuleBasedStateMachine):
     def same_words(self):
         for table, model in self.live:
             expected = [model.load(v) for v in self.vpns]
-            assert [as_int(w) for w in table.load(self.vpns)] == expected
-            assert table.flagged(self.vpns).tolist() == [w != 0 for w in expected]
-            assert len(table) == len(model.ptes)
+            found = [as_int(w) for w in table.load(self.vpns)]
+            must_equal(found, expected, "words")
+            flagged = table.flagged(self.vpns).tolist()
+            must_equal(flagged, [w != 0 for w in expected], "flagged")
+            must_equal(len(table), len(model.ptes), "PTEs")
             for v, word in zip(self.vpns[::7], expected[::7], strict=True):
-                assert table.load(v) == word
+                must_equal(table.load(v), word, f"the word of vpn {v:#x}")
 
     @invariant()
     def same_ptes(self):
@@ -358,19 +363,21 @@ class AgainstDict(RuleBasedStateMachine):
         last = arch.ptrs_per_pte - 1
         for table, model in self.live:
             views = dict(table.tables)
-            assert set(views) == {v & ~last for v in model.ptes}
+            must_equal(set(views), {v & ~last for v in model.ptes}, "PTE tables")
             for v, pte in model.ptes.items():
                 raw = int(views[v & ~last][v & last])
                 if pte.slot is None:
-                    assert raw >> arch.present & 1
-                    assert raw >> arch.pfn_shift & 2**arch.pfn_bits - 1 == pte.pfn
-                    assert bool(raw >> arch.write & 1) == pte.writable
+                    pfn = raw >> arch.pfn_shift & 2**arch.pfn_bits - 1
+                    found = raw >> arch.present & 1, pfn, raw >> arch.write & 1
+                    expected = 1, pte.pfn, int(pte.writable)
+                    must_equal(found, expected, f"present, pfn, write of PTE {v:#x}")
                     continue
                 offset = raw >> swap.offset_shift & offset_mask ^ inverted
                 device = raw >> swap.type_shift & 2**swap.type_bits - 1
-                assert not raw >> arch.present & 1
-                assert device << swap.offset_bits | offset == pte.slot
-                assert bool(raw >> swap.exclusive & 1) == pte.writable
+                slot = device << swap.offset_bits | offset
+                found = raw >> arch.present & 1, slot, raw >> swap.exclusive & 1
+                expected = 0, pte.slot, int(pte.writable)
+                must_equal(found, expected, f"present, slot, exclusive of PTE {v:#x}")
 
     @invariant()
     def sound(self):
@@ -391,14 +398,15 @@ class AgainstDict(RuleBasedStateMachine):
                 for size, those in zip(arch.table_bytes, tables, strict=True)
             ]
             if arch.frame_bytes == arch.page_bytes:
-                assert (memory.upper, memory.pte) == (sum(need[:-1]), need[-1])
+                found = memory.upper, memory.pte
+                must_equal(found, (sum(need[:-1]), need[-1]), "bytes of tables")
             else:
                 # Pages, however many fragments of them are in use.
-                assert memory.upper >= sum(need[:-1])
-                assert memory.pte >= need[-1]
-                assert memory.upper % arch.page_bytes == 0
+                must(memory.upper >= sum(need[:-1]), f"upper is too small: {memory}")
+                must(memory.pte >= need[-1], f"pte is too small: {memory}")
+                whole = f"not whole pages: {memory}"
+                must(memory.upper % arch.page_bytes == 0, whole)
                 if memory.index == 0:
-                    assert (memory.pte + memory.side) % arch.page_bytes == 0
-            assert memory.total == sum(
-                (memory.upper, memory.pte, memory.side, memory.index)
-            )
+                    must((memory.pte + memory.side) % arch.page_bytes == 0, whole)
+            parts = memory.upper, memory.pte, memory.side, memory.index
+            must_equal(memory.total, sum(parts), "memory in total")

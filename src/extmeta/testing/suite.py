@@ -10,6 +10,7 @@ import pytest
 from hypothesis.stateful import run_state_machine_as_test
 
 import extmeta as em
+from extmeta.checks import must, must_equal
 from extmeta.encoding import Encoding
 from extmeta.fields import Fields
 from extmeta.frames import fail_after
@@ -115,8 +116,8 @@ def its_config_makes_it_again(make):
     """A page table, and a fork of it, has an encoding made from `config`."""
     bound = make().encoding
     again = type(bound)(**bound.config)
-    assert repr(again) == repr(bound)
-    assert again.config == bound.config
+    must_equal(repr(again), repr(bound), "what its config makes")
+    must_equal(again.config, bound.config, "its config")
 
 
 def everywhere(table):
@@ -161,16 +162,20 @@ def as_ints(words):
 def bulk_in_any_order(make):
     table, vpns, words = filled(make)
     order = np.random.default_rng(2).permutation(len(vpns))
-    assert as_ints(table.load(vpns[order])) == [words[i] for i in order]
-    assert as_ints(table.load(slice(0x3FF00, 0x42000)))[:0x100] == [
-        dict(zip(vpns.tolist(), words, strict=True)).get(v, 0)
-        for v in range(0x3FF00, 0x40000)
-    ]
+    must_equal(
+        as_ints(table.load(vpns[order])), [words[i] for i in order], "words, unordered"
+    )
+    stored = dict(zip(vpns.tolist(), words, strict=True))
+    must_equal(
+        as_ints(table.load(slice(0x3FF00, 0x42000)))[:0x100],
+        [stored.get(v, 0) for v in range(0x3FF00, 0x40000)],
+        "words of a range",
+    )
     reverse = words[::-1]
     table.store(
         vpns[order], as_argument([reverse[i] for i in order], table.encoding.lanes)
     )
-    assert as_ints(table.load(vpns)) == reverse
+    must_equal(as_ints(table.load(vpns)), reverse, "words stored unordered")
     table.check()
 
 
@@ -181,21 +186,21 @@ def words_of_zero_give_side_memory_back(make):
     empty.map(vpns)
     table.store(vpns, 0)
     table.check()
-    assert table.memory() == empty.memory()
-    assert not table.flagged(vpns).any()
+    must_equal(table.memory(), empty.memory(), "memory without a word")
+    must(not table.flagged(vpns).any(), "PTEs are flagged that have no word")
 
 
 @check
 def last_of_duplicates_wins(make):
     table = make()
     table.map([5, 600, 5], pfns=[1, 2, 3])
-    assert len(table) == 2
-    assert pfn_of(table, 5) == 3
+    must_equal(len(table), 2, "PTEs")
+    must_equal(pfn_of(table, 5), 3, "the pfn that was mapped last")
     table.store([5, 600, 5], as_argument([1, 1, 0], table.encoding.lanes))
-    assert table.flagged([5, 600]).tolist() == [False, True]
+    must_equal(table.flagged([5, 600]).tolist(), [False, True], "flagged")
     table.swap_out([5, 5], [7, 8])
     table.swap_in([5, 5], [9, 10])
-    assert pfn_of(table, 5) == 10
+    must_equal(pfn_of(table, 5), 10, "the pfn that was swapped in last")
     table.check()
 
 
@@ -207,8 +212,8 @@ def move_within_a_table_keeps_the_room_made_for_its_neighbour(make):
     table.map([size - 1, size])
     table.store(size, 1)
     table.move(size - 1, 0, 2)
-    assert table.load(1) == 1
-    assert len(table) == 2
+    must_equal(table.load(1), 1, "the word that was moved")
+    must_equal(len(table), 2, "PTEs")
     table.check()
 
 
@@ -220,7 +225,7 @@ def child_outlives_its_parent(make):
     del table
     child.store(vpns, 0)
     del child
-    assert as_ints(grandchild.load(vpns)) == words
+    must_equal(as_ints(grandchild.load(vpns)), words, "words of the grandchild")
     grandchild.check()
 
 
@@ -228,14 +233,14 @@ def child_outlives_its_parent(make):
 def children_are_apart(make):
     table, vpns, words = filled(make)
     child = forked(table)
-    assert dump(child) == dump(table)
+    must_equal(dump(child), dump(table), "the child's content")
     child.update(everywhere(child), clear=(1 << table.fields.bits) - 1)
     table.update(vpns[:10], clear=(1 << table.fields.bits) - 1, set=1)
-    assert as_ints(table.load(vpns[10:])) == words[10:]
-    assert not child.flagged(vpns).any()
+    must_equal(as_ints(table.load(vpns[10:])), words[10:], "words of the parent")
+    must(not child.flagged(vpns).any(), "the child has words that it cleared")
     child.unmap(0, child.arch.nr_vpns)
-    assert len(child) == 0
-    assert len(table) == len(vpns)
+    must_equal(len(child), 0, "PTEs left in the child")
+    must_equal(len(table), len(vpns), "PTEs of the parent")
 
 
 # The first vpn of a huge page, and PTEs in swap.
@@ -289,14 +294,14 @@ def memory_that_cannot_be_had(operation, make):
                 failures += 1
             fail_after()
             table.check()
-            assert dump(table) == before
+            must_equal(dump(table), before, "the table after a MemoryError")
     finally:
         fail_after()
     table.check()
-    assert contents(child) == other
+    must_equal(contents(child), other, "the child's content")
     child.check()
     if operation in ("map", "map_huge", "fork", "copy", "move"):
-        assert failures > 0
+        must(failures > 0, "nothing was allocated")
 
 
 for _operation in OPERATIONS:
@@ -318,6 +323,6 @@ def rounds_leak_nothing(make, rounds=10_000):
         if round_ & 7 == 0:
             table.store(vpn, 1)
         table.unmap(vpn, 1)
-    assert table.memory() == before
-    assert np.asarray(table.frames_view()).shape == room
+    must_equal(table.memory(), before, "memory")
+    must_equal(np.asarray(table.frames_view()).shape, room, "room for frames")
     table.check()

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from extmeta.checks import must_equal
 from extmeta.encoding import Encoding
 from extmeta.fields import Fields
 from extmeta.pagetable import PageTable
@@ -160,10 +161,7 @@ def _kept(answer: Any) -> Any:
 def _must_equal(op: Operation, answer: Any) -> None:
     """Raise AssertionError unless an answer is the one that was noted."""
     found, noted = np.atleast_1d(answer), np.atleast_1d(op.answer)
-    what = f"{op.name} in phase {op.phase!r}"
-    assert len(found) == len(noted), f"{what}: {len(found)} answers, not {len(noted)}"
-    at = int(np.argmax(found != noted)) if len(found) else 0
-    assert np.array_equal(found, noted), f"{what}: {found[at]} at {at}, not {noted[at]}"
+    must_equal(found, noted, f"answers of {op.name} in phase {op.phase!r}")
 
 
 class Replay:
