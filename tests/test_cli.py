@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 import extmeta as em
-from extmeta import cli, compare, report
+from extmeta import cli, compare, output, report
 from extmeta.arch import ARCHES
 
 COMMAND = [sys.executable, "-m", "extmeta"]
@@ -144,6 +144,7 @@ def test_interrupted_it_prints_what_it_has_and_exits_130(small, tmp_path):
         process.send_signal(signal.SIGINT)
         out, err = process.communicate(timeout=60)
     assert process.returncode == 130
+    assert out.startswith("INCOMPLETE: stopped before the end. Missing: small.npz: ")
     assert "CPU, 0%" in out
     assert "CPU, 100%" not in out
     assert "Traceback" not in err
@@ -269,7 +270,7 @@ def test_progress_is_a_bar_on_a_terminal(small):
 
 
 def test_progress_lines_are_one_a_stage(capsys):
-    shown = cli._lines()
+    shown = output._lines()
     for done, what in enumerate(["a: x", "a: y", "b: x", "a: x"]):
         shown(done, 4, what)
     assert capsys.readouterr().err == "0 of 4: a\n2 of 4: b\n3 of 4: a\n"

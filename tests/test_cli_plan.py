@@ -120,8 +120,8 @@ def test_json_holds_the_plan(capsys):
 @pytest.mark.parametrize(
     ("arguments", "parts"),
     [
-        ([], ["FIELD[:BITS]"]),
-        (["a:x"], ["'a:x' is not NAME or NAME:BITS"]),
+        ([], ["NAME[=BITS]"]),
+        (["a:x"], ["'a:x' is not NAME=BITS"]),
         (["a:"], ["'a:'"]),
         (["a-b"], ["'a-b'"]),
         (["a:0"], ["'a'", "below 1"]),

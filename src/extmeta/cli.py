@@ -11,28 +11,27 @@ import argparse
 import contextlib
 import dataclasses
 import os
+import re
 import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from importlib import metadata
 from pathlib import Path
-from typing import NamedTuple, NoReturn
-
-from rich.console import Console
-from rich.markup import escape
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from types import ModuleType
+from typing import Any, NamedTuple, NoReturn, TypeVar
 
 from extmeta import (
     compare,
     demands,
     instructions,
     measure,
+    missing,
+    output,
     plan_report,
     report,
     ruler,
     summary,
     trace,
-    whole_file,
     workload,
 )
 from extmeta.arch import ARCHES, arch_named
@@ -42,6 +41,17 @@ from extmeta.capture import Capture, CaptureError, capture, load_capture, shippe
 from extmeta.encodings import encodings
 from extmeta.fields import Fields
 from extmeta.measure import Row
+from extmeta.missing import Stage
+from extmeta.output import (
+    STANDARD,
+    BadInputError,
+    CannotWriteError,
+    Shown,
+    progress,
+    say,
+    tell,
+    write,
+)
 from extmeta.plan import plan
 from extmeta.trace_file import load_trace
 from extmeta.workload import Space
@@ -84,15 +94,8 @@ DOES_NOT_FIT = 1
 INTERRUPTED = 128 + signal.SIGINT
 PIPE_CLOSED = 128 + signal.SIGPIPE
 
-Shown = Callable[[int, int, str], None]
 
-
-class BadInputError(Exception):
-    """What the user gave can't be used; the message is one line."""
-
-
-class CannotWriteError(Exception):
-    """A result has no place; the message is one line."""
+Loaded = TypeVar("Loaded")
 
 
 class Parser(argparse.ArgumentParser):
@@ -100,6 +103,11 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         self.exit(BAD_INPUT, f"{self.prog}: {report.plain(message)}\n")
+
+    def _print_message(self, message: str, file: Any = None) -> None:
+        # argparse's own does not tell if stdout can't be written to.
+        if message:
+            (say if file is sys.stdout else tell)(message.removesuffix("\n"))
 
 
 # -- what is given on the command line ----------------------------------------
@@ -132,8 +140,8 @@ def fields_of(text: str) -> Fields:
     """
     widths: dict[str, int] = {}
     for part in _parts(text):
-        name, _equals, bits = part.partition("=")
-        if not name.isidentifier() or not (bits.isascii() and bits.isdigit()):
+        name, bits = field_of(part)
+        if not bits:
             raise ValueError(f"{part!r} is not NAME=BITS")
         if name in widths:
             raise ValueError(f"field {name!r} is there twice")
@@ -141,12 +149,18 @@ def fields_of(text: str) -> Fields:
     return Fields(**widths)
 
 
-def field_of(text: str) -> tuple[str, int]:
-    """Return the name and width of "NAME" or "NAME:BITS"."""
-    name, colon, bits = text.partition(":")
-    if not name.isidentifier() or (colon and not (bits.isascii() and bits.isdigit())):
-        raise ValueError(f"{text!r} is not NAME or NAME:BITS")
-    return name, int(bits) if colon else 1
+def field_of(text: str) -> tuple[str, str]:
+    """Return the name and the width of "NAME=BITS" or "NAME:BITS"; of "NAME" "".
+
+    Raises
+    ------
+    ValueError
+        If it is none of that.
+    """
+    name, *bits = re.split("[=:]", text, maxsplit=1)
+    if not name.isidentifier() or not all(b.isascii() and b.isdigit() for b in bits):
+        raise ValueError(f"{text!r} is not NAME=BITS")
+    return name, "".join(bits)
 
 
 def fractions_of(text: str) -> list[float]:
@@ -253,12 +267,24 @@ def capture_of(given: str) -> tuple[Capture, str]:
     path = given
     if given in shipped() and not os.path.exists(given):
         path = str(shipped()[given])
-    try:
-        return load_capture(path), os.path.basename(given)
-    except CaptureError as error:
-        raise BadInputError(str(error)) from None
-    except OSError as error:
-        raise BadInputError(f"{path}: {error.strerror}") from None
+    found, name = _loaded(path, load_capture)
+    return found, name if path == given else given
+
+
+def _loaded(given: str, load: Callable[[str], Loaded]) -> tuple[Loaded, str]:
+    """Return what is in a file, "-" being stdin, and the file's name.
+
+    Raises
+    ------
+    BadInputError
+    """
+    with output.readable(given) as path:
+        try:
+            return load(path), "stdin" if given == STANDARD else os.path.basename(given)
+        except CaptureError as error:
+            raise BadInputError(str(error).replace(path, given)) from None
+        except OSError as error:
+            raise BadInputError(f"{given}: {error.strerror}") from None
 
 
 def captured(pid: int, stop: bool) -> Capture:
@@ -317,58 +343,18 @@ def spaces_of(given: str, arches: Sequence[str]) -> list[Space]:
 # -- where results go ----------------------------------------------------------
 
 
-@contextlib.contextmanager
-def progress() -> Iterator[Shown]:
-    """Give a callable (done, total, what): on a terminal a bar, else lines."""
-    console = Console(stderr=True)
-    if not console.is_terminal:
-        yield _lines()
-        return
-    columns = (BarColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
-    # No thread that draws meanwhile: it would be measured.
-    with Progress(*columns, console=console, auto_refresh=False, transient=True) as bar:
-        task = bar.add_task("")
-
-        def drawn(done: int, total: int, what: str) -> None:
-            text = escape(report.plain(what))
-            bar.update(task, completed=done, total=total, description=text)
-            bar.refresh()
-
-        yield drawn
-
-
-def _lines() -> Shown:
-    last = ""
-
-    def shown(done: int, total: int, what: str) -> None:
-        nonlocal last
-        # What precedes the colon: the rest changes too often for lines.
-        stage = report.plain(what.partition(":")[0])
-        if stage != last:
-            last = stage
-            print(f"{done:,} of {total:,}: {stage}", file=sys.stderr, flush=True)
-
-    return shown
-
-
-def say(text: str) -> None:
-    """Print a result."""
-    encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
-    try:
-        text.encode(encoding)
-    except UnicodeEncodeError:
-        text = text.replace("±", "+-").encode(encoding, "replace").decode(encoding)
-    print(text)
-
-
 def must_be_writable(path: str, force: bool = True) -> None:
     """Refuse an output file before anything is measured for it.
 
     Raises
     ------
     BadInputError
-        If it can't be written, or is there and not to be replaced.
+        If it can't be written, or is there and not to be replaced. If it is "-":
+        stdout is a terminal.
     """
+    if path == STANDARD:
+        output.must_be_binary_stdout()
+        return
     folder = os.path.dirname(os.path.realpath(path))
     if os.path.isdir(path):
         raise BadInputError(f"{path}: is a directory")
@@ -378,19 +364,6 @@ def must_be_writable(path: str, force: bool = True) -> None:
         raise BadInputError(f"{path}: exists; --force replaces it")
     if not os.access(path if os.path.exists(path) else folder, os.W_OK):
         raise BadInputError(f"{path}: permission denied")
-
-
-def write(path: str, text: str) -> None:
-    """Write a text file, all of it or nothing.
-
-    Raises
-    ------
-    CannotWriteError
-    """
-    try:
-        whole_file.replace(path, text.encode())
-    except OSError as error:
-        raise CannotWriteError(f"{path}: {error.strerror}") from None
 
 
 # -- the verbs -------------------------------------------------------------------
@@ -493,35 +466,125 @@ def run_compare(args: argparse.Namespace) -> int:
     if args.trace:
         raise BadInputError(f"--trace {args.trace}: a --workload is needed too")
     if args.stored:
-        if args.what:
-            raise BadInputError(f"--from {args.stored} and {args.what[0]}: one of them")
-        if played := _stored_workload(args.stored):
-            _workload_result(*played, args.json, complete=True)
-            return 0
-        rows, provenance = _stored(args.stored)
-        _result(rows, provenance, args.json, complete=True)
-        return 0
-    rows = []
+        return _again(args)
+    provenance = measure.provenance(args.command, args.seed)
+    provenance["calibration"] = _calibration()
+    stages: list[Stage] = []
+
+    def measured(shown: Shown) -> Iterator[Row]:
+        if args.crossover:
+            yield from _crossovers(args, stages)
+        else:
+            yield from _sweeps(args, shown, stages)
+        yield from _instructions(args, shown)
+
+    return _measured(args, report, measured, progress, stages, provenance)
+
+
+def _measured(
+    args: argparse.Namespace,
+    of: ModuleType,
+    measured: Callable[[Shown], Iterator[Any]],
+    shown_by: Callable[[], contextlib.AbstractContextManager[Shown]],
+    stages: list[Stage],
+    provenance: dict[str, Any],
+) -> int:
+    """Store and print rows, also if a signal or an error ends the measuring early."""
+    rows: list[Any] = []
     complete = False
-    calibration = _calibration()
-    with contextlib.suppress(KeyboardInterrupt), progress() as shown:
-        # One by one: what is there when interrupted is kept.
-        for row in _crossovers(args) if args.crossover else _sweeps(args, shown):
-            rows.append(row)
-        for row in _instructions(args, shown):
-            rows.append(row)
-        complete = True
-    if rows:
-        provenance = measure.provenance(args.command, args.seed)
-        provenance["calibration"] = calibration
-        _result(rows, provenance, args.json, complete)
+    status = 0
+    with output.Stop() as stop:
+        try:
+            with shown_by() as shown:
+                # One by one: what is there at an early end is kept.
+                for row in measured(shown):
+                    rows.append(row)  # noqa: PERF402
+            complete = True
+        except KeyboardInterrupt:
+            pass
+        finally:
+            stop.spare()
+            if rows:
+                lacks = None if complete else missing.missing(rows, stages)
+                status = _result(args, of, rows, provenance, lacks)
     if not complete:
-        print("extmeta compare: interrupted; this is not all", file=sys.stderr)
-        return INTERRUPTED
+        tell("extmeta compare: interrupted; this is not all")
+        return 128 + (stop.signal or signal.SIGINT)
+    return status
+
+
+def _written(args: argparse.Namespace, path: str, document: str) -> int:
+    """Write a file; return the exit status, having said why it can't be written."""
+    try:
+        write(path, document)
+    except CannotWriteError as error:
+        tell(f"extmeta {args.verb}: {report.plain(str(error))}")
+        return CANNOT_WRITE
     return 0
 
 
-def _sweeps(args: argparse.Namespace, shown: Shown) -> Iterator[Row]:
+def _result(
+    args: argparse.Namespace,
+    of: ModuleType,
+    rows: list[Any],
+    provenance: dict[str, Any],
+    lacks: list[str] | None,
+) -> int:
+    """Write JSON, then print the text, also if the JSON can't be written.
+
+    Parameters
+    ----------
+    args
+    of : module
+        Makes text and JSON of these rows.
+    rows, provenance
+    lacks : list of str or None
+        What is missing; None if the rows are complete.
+    """
+    document = of.to_json(rows, provenance, lacks is None, missing=lacks or ())
+    if args.json == STANDARD:
+        say(document)
+        return 0
+    status = _written(args, args.json, document + "\n") if args.json else 0
+    text = of.text(rows, provenance)
+    say(text if lacks is None else f"{missing.told(lacks)}\n\n{text}")
+    return status
+
+
+def _again(args: argparse.Namespace) -> int:
+    """Print what --json has written."""
+    for given, option in (
+        (args.what and args.what[0], ""),
+        (args.crossover, "--crossover"),
+        (args.instructions, "--instructions"),
+        (args.encodings, "--encodings"),
+        (args.arch, "--arch"),
+        (args.fractions, "--fractions"),
+        (args.placement, "--placement"),
+        (args.words, "--words"),
+    ):
+        if given:
+            raise BadInputError(
+                f"--from {args.stored} and {option or given}: one of them"
+            )
+    try:
+        with output.readable(args.stored) as path, open(path, encoding="utf-8") as file:
+            document = file.read()
+        of = workload_report if f'"{workload_report.FORMAT}"' in document else report
+        rows, provenance = of.from_json(document)
+        lacks = missing.stored(document)
+    except OSError as error:
+        raise BadInputError(f"{args.stored}: {error.strerror}") from None
+    except ValueError as error:
+        raise BadInputError(f"{args.stored}: {error}") from None
+    if not rows:
+        raise BadInputError(f"{args.stored}: there are no rows")
+    return _result(args, of, rows, provenance, lacks)
+
+
+def _sweeps(
+    args: argparse.Namespace, shown: Shown, stages: list[Stage]
+) -> Iterator[Row]:
     forms = args.encodings or compare.default_forms()
     quick = args.quick
     alone = len(args.arch) > 1
@@ -539,7 +602,18 @@ def _sweeps(args: argparse.Namespace, shown: Shown) -> Iterator[Row]:
         for what in args.what or [next(iter(shipped()))]
         for space in spaces_of(what, args.arch)
     ]
-    for kind in args.words or ["different"]:
+    kinds = args.words or ["different"]
+    for kind in kinds:
+        at = len(stages) and stages[-1].subject + 1
+        for subject, space in enumerate(spaces, at):
+            name = space.name
+            name += f" on {space.arch}" if alone else ""
+            name += f", words {kind}" if len(kinds) > 1 else ""
+            stages += [Stage(subject, name, point) for point in points]
+        if not alone:
+            stages.append(Stage(at + len(spaces) - 1, "full tables", missing.DEMANDS))
+    _add_instructions(args, stages)
+    for kind in kinds:
         for space in spaces:
             given = (space, forms, args.fields, points)
             if alone:
@@ -564,21 +638,26 @@ def _calibration() -> dict[str, object]:
     try:
         parts |= costs.load(costs.cache() / costs.FILE)
     except costs.CalibrationError as error:
-        print(f"extmeta compare: {report.plain(str(error))}", file=sys.stderr)
+        tell(f"extmeta compare: {report.plain(str(error))}")
     return {name: dataclasses.asdict(part) for name, part in parts.items()}
+
+
+def _add_instructions(args: argparse.Namespace, stages: list[Stage]) -> None:
+    if args.instructions:
+        stages.append(Stage(stages[-1].subject + 1, "instructions", missing.WHOLE))
 
 
 def _instructions(args: argparse.Namespace, shown: Shown) -> Iterator[Row]:
     if not args.instructions:
         return
     if why := instructions.missing():
-        print(f"extmeta compare: --instructions: {why}", file=sys.stderr)
+        tell(f"extmeta compare: --instructions: {why}")
         return
     forms = args.encodings or compare.default_forms()
     yield from instructions.counted(forms, progress=shown)
 
 
-def _crossovers(args: argparse.Namespace) -> Iterator[Row]:
+def _crossovers(args: argparse.Namespace, stages: list[Stage]) -> Iterator[Row]:
     for given, option in (
         (args.what, "CAPTURE|PID"),
         (args.fractions, "--fractions"),
@@ -587,11 +666,18 @@ def _crossovers(args: argparse.Namespace) -> Iterator[Row]:
         if given:
             raise BadInputError(f"--crossover and {option} {given[0]}: one of them")
     forms = args.encodings or compare.default_forms()
-    for arch in args.arch or [workload.DEFAULT_ARCH]:
-        for kind in args.words or CROSSOVER_WORDS:
-            yield from compare.crossover(
-                forms, args.fields, arch=arch, seed=args.seed, kind=kind
-            )
+    given = [
+        (arch, kind)
+        for arch in args.arch or [workload.DEFAULT_ARCH]
+        for kind in args.words or CROSSOVER_WORDS
+    ]
+    for subject, (arch, kind) in enumerate(given):
+        stages.append(Stage(subject, f"{arch}, words {kind}", missing.WHOLE))
+    _add_instructions(args, stages)
+    for arch, kind in given:
+        yield from compare.crossover(
+            forms, args.fields, arch=arch, seed=args.seed, kind=kind
+        )
 
 
 def _play(args: argparse.Namespace) -> int:
@@ -612,43 +698,34 @@ def _play(args: argparse.Namespace) -> int:
         load = WORKLOADS[name].of_text(parameters, args.seed)
     except ValueError as error:
         raise BadInputError(str(error)) from None
-    rows: list[comparison.Row] = []
-    complete = False
-    with contextlib.suppress(KeyboardInterrupt), _seen() as shown:
-        for process in _processes(args):
-            # One by one: what is there when interrupted is kept.
-            for row in _played(args, name, load, process, shown):
-                rows.append(row)  # noqa: PERF402
-        complete = True
-    if rows:
-        provenance = measure.provenance(args.command, args.seed)
-        _workload_result(rows, provenance, args.json, complete)
-    if not complete:
-        print("extmeta compare: interrupted; this is not all", file=sys.stderr)
-        return INTERRUPTED
-    return 0
+    # All before the first is played: a bad one is refused before anything is measured.
+    processes = list(_processes(args))
+    forms = args.encodings or [*compare.default_forms(), *load.forms]
+    stages = [
+        Stage(subject, f"{name} on {process.name}", text)
+        for subject, process in enumerate(processes)
+        for text in dict.fromkeys([compare.CONTROL, *forms])
+        if text != compare.BASELINE
+    ]
 
+    def measured(shown: Shown) -> Iterator[comparison.Row]:
+        for process in processes:
+            yield from _played(args, name, load, process, forms, shown)
 
-@contextlib.contextmanager
-def _seen() -> Iterator[Shown]:
-    """Give `progress` on a terminal, and elsewhere one that says nothing."""
-    if not sys.stderr.isatty():
-        yield lambda _done, _total, _what: None
-        return
-    with progress() as shown:
-        yield shown
+    provenance = measure.provenance(args.command, args.seed)
+    shown_by = output.progress_on_a_terminal
+    return _measured(args, workload_report, measured, shown_by, stages, provenance)
 
 
 def _processes(args: argparse.Namespace) -> Iterator[Process]:
     try:
         if args.trace:
-            yield of_trace(load_trace(args.trace), os.path.basename(args.trace))
+            found, name = _loaded(args.trace, load_trace)
+            yield of_trace(found, name)
         for given in args.what:
             yield of_capture(*found_of(given))
     except CaptureError as error:
         raise BadInputError(str(error)) from None
-    except OSError as error:
-        raise BadInputError(f"{args.trace}: {error.strerror}") from None
     if not (args.trace or args.what):
         yield synthetic(QUICK_WORKLOAD_PAGES if args.quick else WORKLOAD_PAGES)
 
@@ -658,61 +735,18 @@ def _played(
     name: str,
     load: Workload,
     process: Process,
+    forms: Sequence[str],
     shown: Shown,
 ) -> Iterator[comparison.Row]:
     return comparison.compare(
         name,
         load,
         process,
-        args.encodings or [*compare.default_forms(), *load.forms],
+        forms,
         rounds=measure.QUICK_ROUNDS if args.quick else measure.ROUNDS,
         budget_ns=measure.QUICK_BUDGET_NS if args.quick else measure.BUDGET_NS,
         progress=lambda done, total, what: shown(done, total, f"{name}: {what}"),
     )
-
-
-def _stored_workload(
-    path: str,
-) -> tuple[list[comparison.Row], dict[str, object]] | None:
-    """Return what a workload's --json has written; None if it is none of that."""
-    try:
-        with open(path, encoding="utf-8") as file:
-            return workload_report.from_json(file.read())
-    except (OSError, ValueError):
-        return None
-
-
-def _workload_result(
-    rows: list[comparison.Row],
-    provenance: dict[str, object],
-    path: str | None,
-    complete: bool,
-) -> None:
-    if path != "-":
-        say(workload_report.text(rows, provenance))
-    if path:
-        document = workload_report.to_json(rows, provenance, complete)
-        say(document) if path == "-" else write(path, document + "\n")
-
-
-def _stored(path: str) -> tuple[list[Row], dict[str, object]]:
-    try:
-        with open(path, encoding="utf-8") as file:
-            return report.from_json(file.read())
-    except OSError as error:
-        raise BadInputError(f"{path}: {error.strerror}") from None
-    except ValueError as error:
-        raise BadInputError(f"{path}: {error}") from None
-
-
-def _result(
-    rows: list[Row], provenance: dict[str, object], path: str | None, complete: bool
-) -> None:
-    if path != "-":
-        say(report.text(rows, provenance))
-    if path:
-        document = report.to_json(rows, provenance, complete)
-        say(document) if path == "-" else write(path, document + "\n")
 
 
 def capture_arguments(parser: argparse.ArgumentParser) -> None:
@@ -729,18 +763,23 @@ def run_capture(args: argparse.Namespace) -> int:
     """Write a process's page tables to a file."""
     must_be_writable(args.output, args.force)
     found = captured(args.pid, args.stop)
-    try:
-        found.save(args.output, pfns=args.pfns)
-    except OSError as error:
-        raise CannotWriteError(f"{args.output}: {error.strerror}") from None
-    say(f"{args.output}: {report.plain(repr(found)[1:-1])}")
+    output.save(args.output, lambda path: found.save(path, pfns=args.pfns))
+    _saved(args, found)
     if not found.settled:
-        print(
+        tell(
             f"extmeta capture: process {args.pid} changed while it was read; "
-            "--stop holds it",
-            file=sys.stderr,
+            "--stop holds it"
         )
     return 0
+
+
+def _saved(args: argparse.Namespace, found: object) -> None:
+    """Say what was saved; on stderr if stdout has it."""
+    text = report.plain(repr(found)[1:-1])
+    if args.output == STANDARD:
+        tell(f"extmeta {args.verb}: {text}")
+    else:
+        say(f"{args.output}: {text}")
 
 
 def trace_arguments(parser: argparse.ArgumentParser) -> None:
@@ -784,21 +823,17 @@ def run_trace(args: argparse.Namespace) -> int:
         finally:
             left = recorder.close()
     for what in filter(None, (ended, *recorder.said(), left)):
-        print(f"extmeta trace: {report.plain(what)}", file=sys.stderr)
+        tell(f"extmeta trace: {report.plain(what)}")
     found = recorder.trace()
     if found is None:
-        print("extmeta trace: no round was recorded", file=sys.stderr)
+        tell("extmeta trace: no round was recorded")
         return INTERRUPTED if interrupted else CANNOT_WRITE
-    try:
-        found.save(args.output)
-    except OSError as error:
-        raise CannotWriteError(f"{args.output}: {error.strerror}") from None
-    say(f"{args.output}: {report.plain(repr(found)[1:-1])}")
+    output.save(args.output, found.save)
+    _saved(args, found)
     if interrupted:
-        print(
+        tell(
             f"extmeta trace: interrupted after {found.nr_rounds} of {args.rounds} "
-            "rounds, which are kept",
-            file=sys.stderr,
+            "rounds, which are kept"
         )
         return INTERRUPTED
     return 0
@@ -839,31 +874,32 @@ def run_calibrate(args: argparse.Namespace) -> int:
         raise BadInputError(
             f"--rounds {args.rounds}: {host.MIN_ROUNDS} are needed for an interval"
         )
-    path = costs.cache() / costs.FILE
-    if args.output:
-        path = Path(args.output)
-    else:
-        try:
+    parts = {}
+    path = Path(args.output) if args.output else costs.cache() / costs.FILE
+    if args.output != STANDARD:
+        if not args.output:
             path.parent.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise CannotWriteError(f"{error.filename}: {error.strerror}") from None
-    must_be_writable(str(path))
-    try:
-        parts = costs.load(path)
-    except costs.CalibrationError as error:
-        if args.output:
-            raise BadInputError(f"{error}; it is not replaced") from None
-        print(f"extmeta calibrate: {error}; it is replaced", file=sys.stderr)
-        parts = {}
+        must_be_writable(str(path))
+        try:
+            parts = costs.load(path)
+        except costs.CalibrationError as error:
+            if args.output:
+                raise BadInputError(f"{error}; it is not replaced") from None
+            tell(f"extmeta calibrate: {report.plain(str(error))}; it is replaced")
     try:
         found = _calibrated(args)
     except KeyboardInterrupt:
-        print("extmeta calibrate: interrupted; nothing is stored", file=sys.stderr)
+        tell("extmeta calibrate: interrupted; nothing is stored")
         return INTERRUPTED
-    write(str(path), costs.to_json({**parts, "guest" if args.guest else "host": found}))
+    document = costs.to_json({**parts, "guest" if args.guest else "host": found})
+    if args.output == STANDARD:
+        say(document.removesuffix("\n"))
+        return 0
+    status = _written(args, str(path), document)
     say(calibration_report.text(found))
-    say(f"\nstored in {report.plain(str(path))}")
-    return 0
+    if not status:
+        say(f"\nstored in {report.plain(str(path))}")
+    return status
 
 
 def _calibrated(args: argparse.Namespace) -> costs.Calibration:
@@ -902,7 +938,7 @@ def plan_arguments(parser: argparse.ArgumentParser) -> None:
         "fields",
         nargs="+",
         type=_refusing(field_of),
-        metavar="FIELD[:BITS]",
+        metavar="NAME[=BITS]",
         help="a part of a word, of 1 bit unless said",
     )
     add("--arch", default="x86_64", metavar="NAME", help=f"of {', '.join(ARCHES)}")
@@ -932,7 +968,7 @@ def run_plan(args: argparse.Namespace) -> int:
     for name, bits in args.fields:
         if name in widths:
             raise BadInputError(f"field {name!r} is there twice")
-        widths[name] = bits
+        widths[name] = int(bits or 1)
     try:
         found = plan(
             Fields(**widths), args.arch, args.excludes, args.implies, args.per_vma
@@ -1010,11 +1046,17 @@ def _run(argv: Sequence[str]) -> int:
     args.command = ["extmeta", *argv]
     try:
         status: int = args.run(args)
+        return status
+    except output.StdoutError:
+        raise
     except (BadInputError, CannotWriteError, MemoryError) as error:
         why = report.plain(str(error)) or "out of memory"
-        print(f"extmeta {args.verb}: {why}", file=sys.stderr)
-        return BAD_INPUT if isinstance(error, BadInputError) else CANNOT_WRITE
-    return status
+        bad = isinstance(error, BadInputError)
+    except OSError as error:
+        why = report.plain(f"{error.filename or 'error'}: {error.strerror or error}")
+        bad = False
+    tell(f"extmeta {args.verb}: {why}")
+    return BAD_INPUT if bad else CANNOT_WRITE
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -1025,18 +1067,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     argv : sequence of str, optional
         By default the process's own.
     """
+    status = INTERRUPTED
     try:
-        status = _run(sys.argv[1:] if argv is None else argv)
-        if sys.stdout:
-            sys.stdout.flush()
-    except KeyboardInterrupt:
-        return INTERRUPTED
-    except OSError as error:
-        # Of stdout: nobody reads it any more, or its disk is full.
-        with contextlib.suppress(OSError):
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        if isinstance(error, BrokenPipeError):
+        with contextlib.suppress(KeyboardInterrupt):
+            status = _run(sys.argv[1:] if argv is None else argv)
+        with output.told_of_stdout():
+            if sys.stdout:
+                sys.stdout.flush()
+    except output.StdoutError as error:
+        output.discard(sys.stdout)
+        if isinstance(error.__cause__, BrokenPipeError):
             return PIPE_CLOSED
-        print(f"extmeta: stdout: {error.strerror}", file=sys.stderr)
+        tell(f"extmeta: stdout: {error.strerror}")
         return CANNOT_WRITE
     return status

@@ -769,6 +769,7 @@ def to_json(
     provenance: dict[str, Any],
     complete: bool = True,
     format: str = FORMAT,
+    missing: Sequence[str] = (),
 ) -> str:
     """Return rows and their provenance as JSON, bytes and ns as they are.
 
@@ -780,10 +781,13 @@ def to_json(
         False if the sweep was interrupted.
     format : str, optional
         Of other rows.
+    missing : sequence of str, optional
+        What rows lack that are not complete.
     """
     document = {
         "format": format,
         "complete": complete,
+        **({} if complete else {"missing": [*missing]}),
         "provenance": provenance,
         "rows": [
             {"row": type(row).__name__, **dataclasses.asdict(row)} for row in rows

@@ -1,0 +1,104 @@
+"""What a comparison lacks that was stopped before its end."""
+
+import json
+import textwrap
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+
+from extmeta.measure import Cpu, Demand, Ram, Refused, Subject
+from extmeta.report import COLUMNS, plain
+from extmeta.workload import Point
+from extmeta.workloads.comparison import Load, Peak
+
+# What a stage is about that is no point: all of a subject, or its demands.
+WHOLE = "all"
+DEMANDS = "what operations ask of a kernel"
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A part of a comparison, measured in one go.
+
+    Attributes
+    ----------
+    subject : int
+        Which subject it is about, counted from 0.
+    name : str
+        Of the subject.
+    what : Point or str
+        A point, the name of an encoding, `DEMANDS` or `WHOLE`.
+    """
+
+    subject: int
+    name: str
+    what: Point | str
+
+
+def missing(rows: Iterable[object], stages: Sequence[Stage]) -> list[str]:
+    """Return what the rows lack of the stages, which follow one another.
+
+    Returns
+    -------
+    list of str
+        A line for each subject. Of the last stage that has rows some may be missing.
+    """
+    begun: set[tuple[int, Point | str]] = set()
+    subject = -1
+    for row in rows:
+        if isinstance(row, Subject | Load):
+            subject += 1
+            begun.add((subject, WHOLE))
+        elif isinstance(row, Demand):
+            begun.add((subject, DEMANDS))
+        elif isinstance(row, Ram | Cpu):
+            begun.add((subject, Point(row.fraction, row.placement)))
+        if isinstance(row, Refused | Peak | Cpu):
+            begun.add((subject, row.encoding))
+    last = max(
+        (at for at, s in enumerate(stages) if (s.subject, s.what) in begun), default=-1
+    )
+    lines = []
+    # What is about an earlier subject than the last one is complete.
+    if last >= 0 and stages[last].subject == subject:
+        lines.append(f"{stages[last].name}: the rest of {stages[last].what}")
+    for (_subject, name), of in groupby(
+        stages[last + 1 :], key=lambda stage: (stage.subject, stage.name)
+    ):
+        lines.append(f"{name}: {', '.join(str(stage.what) for stage in of)}")
+    return lines
+
+
+def told(lines: Sequence[str]) -> str:
+    """Return the first lines of a text about an incomplete comparison."""
+    what = "; ".join(map(plain, lines)) or "the file does not say what"
+    return textwrap.fill(
+        f"INCOMPLETE: stopped before the end. Missing: {what}.",
+        COLUMNS,
+        subsequent_indent="  ",
+    )
+
+
+def stored(document: str) -> list[str] | None:
+    """Return what JSON says is missing; None if it is complete.
+
+    Parameters
+    ----------
+    document : str
+        Of `report.to_json`.
+
+    Raises
+    ------
+    ValueError
+        If it says neither.
+    """
+    match json.loads(document):
+        case {"complete": True}:
+            return None
+        case {"complete": False, "missing": list(lines)} if all(
+            isinstance(line, str) for line in lines
+        ):
+            return lines
+        case {"complete": False, **more} if "missing" not in more:
+            return []
+    raise ValueError("it does not say whether it is complete, and what is missing")
