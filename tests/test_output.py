@@ -14,8 +14,9 @@ import pytest
 
 import extmeta as em
 from extmeta import cli, compare, missing, output
+from extmeta.demands import ABOUT as DEMANDS
 from extmeta.measure import Cpu, Demand, Ram, Subject
-from extmeta.missing import DEMANDS, WHOLE, Stage
+from extmeta.missing import WHOLE, Stage
 from extmeta.workload import Point
 
 COMMAND = [sys.executable, "-m", "extmeta"]

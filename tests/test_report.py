@@ -250,7 +250,7 @@ numpy, on 3 architectures: RAM beyond inpte's
 Words of uffd_wp=1, soft_dirty=1, age=8 (10 bits), words all different as far as their bits allow.
 All but x86_64: ported.
 On s390x: cut.
-All: tiny is left out: no bit on x86_64.
+All: on x86_64, for example, tiny is left out: no bit on x86_64.
 
 RAM, 1% random              linked   xarray
 % of page tables
@@ -516,3 +516,26 @@ def test_summary_without_a_table_says_so():
     text = summary.text(summary.summary(capture, "none"))
     assert text.endswith("  no PTE table")
     assert "tables    none, and the root" in text
+
+
+def test_what_an_encoding_lacks_is_said_once_and_where():
+    rows = [
+        SUBJECT,
+        Refused("bare", "no bit"),
+        Refused("bare", "no bit", "what operations ask of a kernel"),
+        Refused("some", "out of memory", "0%"),
+        Refused("some", "out of memory", "1% random, load"),
+        Refused("some", "too slow", "1% random, load"),
+        ram("inpte", 0.01, "random", 200),
+        ram("some", 0.01, "random", 200),
+    ]
+    text = report.text(rows, PROVENANCE)
+    assert text.count("bare ") == 1
+    assert "bare is left out: no bit." in text
+    assert "some lacks figures for 0%; 1% random, load: out of memory." in text
+    assert "some lacks figures for 1% random, load: too slow." in text
+    assert report.from_json(report.to_json(rows, {}))[0] == rows
+    # As a file of extmeta 0.1 has it.
+    document = json.loads(report.to_json(rows[:2], {}))
+    del document["rows"][1]["where"]
+    assert report.from_json(json.dumps(document))[0] == rows[:2]

@@ -611,7 +611,7 @@ def _sweeps(
             name += f", words {kind}" if len(kinds) > 1 else ""
             stages += [Stage(subject, name, point) for point in points]
         if not alone:
-            stages.append(Stage(at + len(spaces) - 1, "full tables", missing.DEMANDS))
+            stages.append(Stage(at + len(spaces) - 1, "full tables", demands.ABOUT))
     _add_instructions(args, stages)
     for kind in kinds:
         for space in spaces:

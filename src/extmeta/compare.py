@@ -213,18 +213,18 @@ def cpu_of(
 
 
 def left_out(text: str, error: Exception, where: str = "") -> Refused:
-    """Return the row of an encoding that can't be compared, or raise ``error``.
+    """Return the row of an encoding that can't be compared there, or raise ``error``.
 
     An encoding of this package refuses by ValueError, or lacks memory, and all
     else is a bug of ours; of another package's, whatever it raises is its reason.
     """
     if isinstance(error, ValueError):
-        return Refused(text, f"{where}{error}")
+        return Refused(text, str(error), where)
     if isinstance(error, MemoryError):
-        return Refused(text, f"{where}out of memory")
+        return Refused(text, str(error) or "out of memory", where)
     if text == CONTROL or built_in(text.partition(":")[0]):
         raise error
-    return Refused(text, f"{where}{type(error).__name__}: {error}")
+    return Refused(text, f"{type(error).__name__}: {error}", where)
 
 
 def sweep(
@@ -291,7 +291,7 @@ def sweep(
                 other = Filled(table, ours if text == CONTROL else theirs)
                 held = other.ram(text, point)
             except Exception as error:  # noqa: BLE001 (left_out raises ours)
-                yield left_out(text, error, f"{point}: ")
+                yield left_out(text, error, str(point))
                 done += len(OPERATIONS)
                 continue
             if text != CONTROL:
@@ -309,7 +309,7 @@ def sweep(
                         seed=seed,
                     )
                 except Exception as error:  # noqa: BLE001 (left_out raises ours)
-                    yield left_out(text, error, f"{point}: {operation}: ")
+                    yield left_out(text, error, f"{point}, {operation}")
                     continue
                 yield cpu_of(text, operation, point, len(space.vpns), found)
     if progress:
@@ -382,7 +382,7 @@ class Held:
             try:
                 rows.append(Filled(table, theirs).ram(text, point))
             except Exception as error:  # noqa: BLE001 (left_out raises ours)
-                rows.append(left_out(text, error, f"{point}: "))
+                rows.append(left_out(text, error, str(point)))
         return rows
 
 

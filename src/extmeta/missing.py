@@ -6,14 +6,14 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
+from extmeta.demands import ABOUT
 from extmeta.measure import Cpu, Demand, Ram, Refused, Subject
 from extmeta.report import COLUMNS, plain
 from extmeta.workload import Point
 from extmeta.workloads.comparison import Load, Peak
 
-# What a stage is about that is no point: all of a subject, or its demands.
+# What a stage is about that is no point: all of a subject.
 WHOLE = "all"
-DEMANDS = "what operations ask of a kernel"
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class Stage:
     name : str
         Of the subject.
     what : Point or str
-        A point, the name of an encoding, `DEMANDS` or `WHOLE`.
+        A point, the name of an encoding, `demands.ABOUT` or `WHOLE`.
     """
 
     subject: int
@@ -50,7 +50,7 @@ def missing(rows: Iterable[object], stages: Sequence[Stage]) -> list[str]:
             subject += 1
             begun.add((subject, WHOLE))
         elif isinstance(row, Demand):
-            begun.add((subject, DEMANDS))
+            begun.add((subject, ABOUT))
         elif isinstance(row, Ram | Cpu):
             begun.add((subject, Point(row.fraction, row.placement)))
         if isinstance(row, Refused | Peak | Cpu):

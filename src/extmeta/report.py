@@ -254,8 +254,22 @@ def _head(c: _Comparison) -> str:
             f"{BASELINE} can't hold them: {plain(s.baseline_lacks)}. As denominator it "
             f"has {_fields(s.baseline_fields)}: {instead}."
         )
-    lines += [f"{plain(r.encoding)} is left out: {plain(r.why)}." for r in c.refused]
+    lines += _refused(c.refused)
     return "\n".join(_wrapped(line, indent=2) for line in lines)
+
+
+def _refused(rows: Sequence[Refused]) -> Iterator[str]:
+    """Yield a sentence for each encoding and reason."""
+    whole = {row.encoding for row in rows if not row.where}
+    places: dict[tuple[str, str], list[str]] = {}
+    for row in rows:
+        if not row.where or row.encoding not in whole:
+            places.setdefault((row.encoding, row.why), []).append(row.where)
+    for (name, why), where in places.items():
+        lacks = "is left out"
+        if all(where):
+            lacks = f"lacks figures for {'; '.join(map(plain, dict.fromkeys(where)))}"
+        yield f"{plain(name)} {lacks}: {plain(why)}."
 
 
 def _words(s: Subject) -> str:
@@ -408,20 +422,24 @@ def _arches(found: Sequence[_Comparison]) -> Iterator[str]:
     ]
     # What is said of several architectures is said once.
     notes: dict[str, list[str]] = {}
-    refused: dict[str, list[str]] = {}
-    why: dict[str, str] = {}
+    refused: dict[tuple[str, str], list[Refused]] = {}
+    on: dict[tuple[str, str], list[str]] = {}
     for c in found:
         for note in filter(None, c.subject.note.split("; ")):
             notes.setdefault(note, []).append(c.subject.arch)
         for row in c.refused:
-            refused.setdefault(row.encoding, []).append(c.subject.arch)
-            why.setdefault(row.encoding, row.why)
+            key = row.encoding, row.where
+            refused.setdefault(key, []).append(row)
+            on.setdefault(key, []).append(c.subject.arch)
     there = [c.subject.arch for c in found]
     for note, arches in notes.items():
         lines.append(f"{_of(arches, there)}: {plain(note)}.")
-    for name, arches in refused.items():
-        where = _of(arches, there)
-        lines.append(f"{where}: {plain(name)} is left out: {plain(why[name])}.")
+    for key, rows in refused.items():
+        reasons = len({row.why for row in rows})
+        example = f"on {on[key][0]}, for example, " if reasons > 1 else ""
+        lines += [
+            f"{_of(on[key], there)}: {example}{line}" for line in _refused(rows[:1])
+        ]
     yield "\n".join(_wrapped(line, indent=2) for line in lines)
     names = list(dict.fromkeys(name for c in found for name in c.encodings))
     for point in found[0].points:
