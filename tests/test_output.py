@@ -202,8 +202,8 @@ def test_an_incomplete_file_says_so_first(small, tmp_path, monkeypatch, capsys):
     out = capsys.readouterr().out
     head = " ".join(out.partition("\n\n")[0].split())
     assert head == (
-        "INCOMPLETE: stopped before the end. Missing: small.npz: the rest of 0%; "
-        f"small.npz: 100%; redis: 0%, 100%; full tables: {DEMANDS}."
+        "INCOMPLETE: stopped before the end. Missing: small.npz: the rest of 0%, 100%; "
+        f"redis: 0%, 100%; full tables: {DEMANDS}."
     )
     assert cli.main(["compare", "--from", str(path), "--json", str(again)]) == 0
     assert capsys.readouterr().out == out

@@ -1,10 +1,10 @@
 """The command: ``extmeta compare | capture | info | plan | arch | calibrate | trace``.
 
-Results go to stdout, progress and errors to stderr. Exit status: 0; 2 with one
-line for bad input; 1 with one line where output can't be written, and without
-one where `plan` finds that fields don't fit; 130 when
-interrupted, after `compare` has printed what it had; 141 where the reader of
-stdout has gone.
+Results go to stdout, progress and errors to stderr. Files are written before anything
+is printed. Exit status: 0; 2 with one line for bad input; 1 with one line if output
+can't be written, and without one if `plan` finds that fields don't fit; 128 and its
+number if a signal ended the work, after `compare` has printed what it had, so 130 for
+Ctrl-C; 141, as of a process that SIGPIPE has ended, if the reader of stdout has gone.
 """
 
 import argparse
@@ -42,6 +42,7 @@ from extmeta.encodings import encodings
 from extmeta.fields import Fields
 from extmeta.measure import Row
 from extmeta.missing import Stage
+from extmeta.names import unknown
 from extmeta.output import (
     STANDARD,
     BadInputError,
@@ -181,8 +182,7 @@ def placements_of(text: str) -> list[str]:
     """Return the names of a list, each of a placement."""
     for part in _parts(text):
         if part not in workload.PLACEMENTS:
-            there = ", ".join(workload.PLACEMENTS)
-            raise ValueError(f"no placement {part!r}; there are {there}")
+            raise ValueError(unknown("placement", part, workload.PLACEMENTS))
     return list(dict.fromkeys(_parts(text)))
 
 
@@ -197,8 +197,7 @@ def words_of(text: str) -> list[str]:
     """Return the names of a list, each of a kind of words."""
     for part in _parts(text):
         if part not in workload.WORDS:
-            there = ", ".join(workload.WORDS)
-            raise ValueError(f"no kind of words {part!r}; there are {there}")
+            raise ValueError(unknown("kind of words", part, workload.WORDS))
     return list(dict.fromkeys(_parts(text)))
 
 
@@ -213,8 +212,7 @@ def workload_of(text: str) -> tuple[str, str]:
     name, _colon, parameters = text.partition(":")
     if name != LIST:
         if name not in WORKLOADS:
-            there = ", ".join(WORKLOADS)
-            raise ValueError(f"no workload {name!r}; there are {there}")
+            raise ValueError(unknown("workload", name, WORKLOADS))
         try:
             WORKLOADS[name].of_text(parameters)
         except ValueError as error:
@@ -232,6 +230,20 @@ def count_of(text: str) -> int:
     if not (text.isascii() and text.isdigit()):
         raise ValueError(f"{text!r} is no number from 0 on")
     return int(text)
+
+
+def pid_of(text: str) -> int:
+    """Return the id of a process."""
+    if not (text.isascii() and text.isdigit() and int(text)):
+        raise ValueError(f"{text!r} is no process id: a number above 0")
+    return int(text)
+
+
+def path_of(text: str) -> str:
+    """Return a file's name; "-" stands for stdin or stdout."""
+    if not text:
+        raise ValueError("'' is no file name")
+    return text
 
 
 def seconds_of(text: str) -> float:
@@ -265,8 +277,14 @@ def capture_of(given: str) -> tuple[Capture, str]:
         If there is none, or it is damaged.
     """
     path = given
-    if given in shipped() and not os.path.exists(given):
-        path = str(shipped()[given])
+    if given not in (STANDARD, "") and not os.path.exists(given):
+        if given in shipped():
+            path = str(shipped()[given])
+        elif os.path.basename(given) == given:
+            raise BadInputError(
+                f"{given}: No such file or directory, and "
+                f"{unknown('shipped capture', given, shipped())}"
+            )
     found, name = _loaded(path, load_capture)
     return found, name if path == given else given
 
@@ -298,7 +316,7 @@ def captured(pid: int, stop: bool) -> Capture:
     with progress() as shown:
 
         def reading(done: int, total: int) -> None:
-            shown(done, total, f"process {pid}: bytes of pagemap")
+            shown(done, total, f"bytes of the pagemap of process {pid}")
 
         try:
             return capture(pid, stop=stop, progress=reading)
@@ -375,83 +393,110 @@ def compare_arguments(parser: argparse.ArgumentParser) -> None:
     add(
         "what",
         nargs="*",
+        type=_refusing(path_of),
         metavar="CAPTURE|PID",
-        help="a capture's file or shipped name, or a process; default: "
-        f"{next(iter(shipped()))}, of {', '.join(shipped())}",
+        help="a capture file, a shipped capture by its name (one of "
+        f"{', '.join(shipped())}), or the id of a running process; - is a file on "
+        f"stdin; default: {next(iter(shipped()))}",
     )
     add(
         "--encodings",
         type=_refusing(forms_of),
         metavar="A,B",
-        help="names, or NAME:ARGUMENT as in linked:16; default: all of "
-        f"{', '.join(encodings())}, and what else they offer",
+        help="encodings by name, or with an argument as in linked:16; default: all of "
+        f"{', '.join(encodings())}, and the other forms that these offer",
     )
     add(
         "--fields",
         type=_refusing(fields_of),
         default=DEFAULT_FIELDS,
         metavar="NAME=BITS,...",
-        help="the parts of a word; default: %(default)s",
+        help="the fields of a word and their widths; default: %(default)s",
     )
     add(
         "--fractions",
         type=_refusing(fractions_of),
-        metavar="0,0.01",
-        help=f"of PTEs flagged; default: {DEFAULT_FRACTIONS}",
+        metavar="0,0.01,...",
+        help="which fractions of the PTEs are flagged, each from 0 to 1; default: "
+        f"{DEFAULT_FRACTIONS}",
     )
     add(
         "--placement",
         type=_refusing(placements_of),
         metavar="random,...",
-        help=f"how they lie; default: {','.join(workload.PLACEMENTS)}",
+        help="how the flagged PTEs lie; default: all, which are "
+        f"{','.join(workload.PLACEMENTS)}",
     )
     add(
         "--words",
         type=_refusing(words_of),
         metavar="different,...",
-        help="how the words differ, one after the other: "
-        f"{', '.join(workload.WORDS)}; default: different",
+        help="how the words differ from each other; a comparison for each of "
+        f"{', '.join(workload.WORDS)} that is named; default: different",
     )
     add(
         "--arch",
         type=_refusing(arches_of),
         default=[],
         metavar="NAME|all",
-        help="as that architecture would have it, by default as it is; all: RAM "
-        f"alone, at one point unless said, on each of {', '.join(ARCHES)}",
+        help="build the page tables as that architecture has them; default: the "
+        "capture's own; all: compare RAM only, on each of the architectures that "
+        f"`extmeta arch` lists, at {compare.ONE_POINT} unless --fractions or "
+        "--placement say otherwise".replace("%", "%%"),
     )
     add(
         "--workload",
         type=_refusing(workload_of),
         metavar="NAME[:PARAMETER=VALUE,...]",
-        help=f"play it instead, on {WORKLOAD_PAGES:,} made-up pages unless something "
-        f"is named: {', '.join(WORKLOADS)}; {LIST}: what they are",
+        help="play what a tracker does, instead of the operations one by one: "
+        f"{', '.join(WORKLOADS)}; on {WORKLOAD_PAGES:,} made-up pages unless a capture, "
+        f"a process or a trace is named; --workload {LIST} tells what they are",
     )
     add(
         "--trace",
+        type=_refusing(path_of),
         metavar="FILE",
-        help="what a real process wrote: play the workload on that",
+        help="play the workload on the writes that `extmeta trace` has recorded",
     )
     add(
         "--crossover",
         action="store_true",
-        help="RAM alone, in synthetic tables: bytes for each flagged PTE by how many "
-        "a table has, and which encoding is the smallest; default of --words: "
-        f"{','.join(CROSSOVER_WORDS)}",
+        help="compare RAM only, in full tables: bytes for each flagged PTE, by the "
+        "number of flagged PTEs in a table, and which encoding is the smallest; "
+        f"--words is then {','.join(CROSSOVER_WORDS)} by default",
     )
     add(
         "--instructions",
         action="store_true",
-        help="instructions too, counted by valgrind, beside the kernel's own",
+        help="count instructions too, by valgrind, and compare with the kernel's own",
     )
-    add("--quick", action="store_true", help="fewer points, fewer pairs")
-    add("--seed", type=_refusing(count_of), default=0, help="default: 0")
+    add(
+        "--quick",
+        action="store_true",
+        help=f"measure fewer points ({QUICK_FRACTIONS}, {QUICK_PLACEMENT}), and each of "
+        "them less often",
+    )
+    add(
+        "--seed",
+        type=_refusing(count_of),
+        default=0,
+        metavar="N",
+        help="of what is drawn at random; default: 0",
+    )
     add(
         "--json",
+        type=_refusing(path_of),
         metavar="FILE|-",
-        help="write rows and provenance there; - is stdout, without the text",
+        help="write the results and where they come from to FILE, before the text is "
+        "printed; - is stdout, instead of the text",
     )
-    add("--from", dest="stored", metavar="FILE", help="print what --json has written")
+    add(
+        "--from",
+        dest="stored",
+        type=_refusing(path_of),
+        metavar="FILE|-",
+        help="print what --json has written, and measure nothing; - is stdin",
+    )
 
 
 def run_compare(args: argparse.Namespace) -> int:
@@ -749,13 +794,29 @@ def _played(
     )
 
 
+def _add_pid_and_output(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("pid", type=_refusing(pid_of), metavar="PID", help="id of the process")
+    add(
+        "-o",
+        "--output",
+        type=_refusing(path_of),
+        required=True,
+        metavar="FILE",
+        help="the file, in numpy's .npz format, whatever its name; - is stdout",
+    )
+
+
 def capture_arguments(parser: argparse.ArgumentParser) -> None:
     """Add what `capture` takes."""
     add = parser.add_argument
-    add("pid", type=_refusing(count_of), metavar="PID")
-    add("-o", "--output", required=True, metavar="FILE", help="an .npz, named in full")
+    _add_pid_and_output(parser)
     add("--pfns", action="store_true", help="keep page frame numbers (needs root)")
-    add("--stop", action="store_true", help="hold the process by SIGSTOP meanwhile")
+    add(
+        "--stop",
+        action="store_true",
+        help="stop the process by SIGSTOP while it is read, so that nothing changes",
+    )
     add("--force", action="store_true", help="replace FILE if it is there")
 
 
@@ -785,8 +846,7 @@ def _saved(args: argparse.Namespace, found: object) -> None:
 def trace_arguments(parser: argparse.ArgumentParser) -> None:
     """Add what `trace` takes."""
     add = parser.add_argument
-    add("pid", type=_refusing(count_of), metavar="PID")
-    add("-o", "--output", required=True, metavar="FILE", help="an .npz, named in full")
+    _add_pid_and_output(parser)
     add(
         "--rounds",
         type=_refusing(above_0_of(count_of)),
@@ -807,7 +867,7 @@ def trace_arguments(parser: argparse.ArgumentParser) -> None:
 def run_trace(args: argparse.Namespace) -> int:
     """Record which pages a running process writes, round by round.
 
-    Interrupted, or if the process ends, it keeps the rounds there are.
+    If it is interrupted, or the process ends, the rounds so far are kept.
     """
     must_be_writable(args.output, args.force)
     ended, interrupted = "", False
@@ -846,29 +906,31 @@ def calibrate_arguments(parser: argparse.ArgumentParser) -> None:
         "--guest",
         action="store_true",
         help="count instructions on a stock Debian kernel in a virtual machine, "
-        "instead of ns on this one",
+        "instead of measuring ns on this kernel",
     )
     add(
         "--rounds",
         type=_refusing(count_of),
         default=host.ROUNDS,
         metavar="N",
-        help=f"on this kernel, {host.MIN_ROUNDS} at least; default: %(default)s",
+        help="how often each operation is timed on this kernel, "
+        f"{host.MIN_ROUNDS} times at least; default: %(default)s",
     )
     add(
         "-o",
         "--output",
+        type=_refusing(path_of),
         metavar="FILE",
-        help=f"where it is stored; default: {costs.FILE} in ~/.cache/extmeta, where "
-        "`compare` looks",
+        help="where the result is stored; - is stdout, without the text; default: "
+        f"{costs.FILE} in ~/.cache/extmeta, where `extmeta compare` looks for it",
     )
 
 
 def run_calibrate(args: argparse.Namespace) -> int:
-    """Measure what the kernel's own operations cost a PTE, and store it.
+    """Measure what the kernel's own operations cost for each PTE, and store it.
 
-    The file keeps what was measured here and what was counted in a guest, each
-    until it is made again.
+    A file has up to two parts: what was measured here, and what was counted in a
+    guest. A new measurement replaces its part and keeps the other one.
     """
     if args.rounds < host.MIN_ROUNDS:
         raise BadInputError(
@@ -920,8 +982,14 @@ def _calibrated(args: argparse.Namespace) -> costs.Calibration:
 
 def info_arguments(parser: argparse.ArgumentParser) -> None:
     """Add what `info` takes."""
-    parser.add_argument("file", metavar="FILE", help="a capture, or a shipped name")
-    parser.add_argument("--json", action="store_true", help="as JSON")
+    parser.add_argument(
+        "file",
+        type=_refusing(path_of),
+        metavar="FILE",
+        help="a capture file, or a shipped capture by its name (one of "
+        f"{', '.join(shipped())}); - is a file on stdin",
+    )
+    parser.add_argument("--json", action="store_true", help="print JSON")
 
 
 def run_info(args: argparse.Namespace) -> int:
@@ -939,13 +1007,18 @@ def plan_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         type=_refusing(field_of),
         metavar="NAME[=BITS]",
-        help="a part of a word, of 1 bit unless said",
+        help="a field of a word and its width; default of BITS: 1",
     )
-    add("--arch", default="x86_64", metavar="NAME", help=f"of {', '.join(ARCHES)}")
+    add(
+        "--arch",
+        default="x86_64",
+        metavar="NAME",
+        help="an architecture that `extmeta arch` lists; default: %(default)s",
+    )
     for option, dest, help_ in (
-        ("--exclude", "excludes", "at most one of these is non-zero in a PTE"),
-        ("--imply", "implies", "where A is non-zero, B is"),
-        ("--per-vma", "per_vma", "a VMA uses one of these, the others are 0 there"),
+        ("--exclude", "excludes", "at most one of these fields is non-zero in a PTE"),
+        ("--imply", "implies", "B is non-zero in every PTE in which A is"),
+        ("--per-vma", "per_vma", "in each VMA all but one of these fields are 0"),
     ):
         add(
             option,
@@ -956,13 +1029,13 @@ def plan_arguments(parser: argparse.ArgumentParser) -> None:
             metavar="A,B",
             help=f"{help_}; may be given again",
         )
-    add("--json", action="store_true", help="as JSON")
+    add("--json", action="store_true", help="print JSON")
 
 
 def run_plan(args: argparse.Namespace) -> int:
-    """Find the fewest PTE bits for fields that don't all go together.
+    """Find the fewest bits of a PTE that hold fields, given which go together.
 
-    The exit status is 1 where a present PTE has fewer.
+    The exit status is 1 if a present PTE has fewer free bits.
     """
     widths: dict[str, int] = {}
     for name, bits in args.fields:
@@ -987,12 +1060,12 @@ def arch_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="?",
         type=_refusing(arch_named),
         metavar="NAME",
-        help="one of them, bit by bit; default: a table of all",
+        help="print one architecture's entries bit by bit; default: a table of all",
     )
 
 
 def run_arch(args: argparse.Namespace) -> int:
-    """Print what architectures' page-table entries leave to software."""
+    """Print which bits of page-table entries an architecture leaves to software."""
     say(ruler.text(args.arch) if args.arch else ruler.overview(ARCHES))
     return 0
 
@@ -1024,7 +1097,11 @@ VERBS = {
 
 def _parser() -> Parser:
     parser = Parser(
-        prog="extmeta", description="Metadata words beside page-table entries."
+        prog="extmeta",
+        description="Metadata words beside page-table entries.",
+        epilog="Exit status: 0; 2 for bad input; 1 if a result can't be written, or if "
+        "`plan` finds that the fields don't fit; 130 when interrupted (128 and the "
+        "signal's number); 141 if the reader of stdout has gone.",
     )
     version = f"extmeta {metadata.version('extmeta')}"
     parser.add_argument("--version", action="version", version=version)

@@ -15,6 +15,7 @@ from extmeta.encodings import built_in, encodings, factory_of
 from extmeta.encodings.inpte import places
 from extmeta.fields import Fields
 from extmeta.measure import Bound, Cpu, Ram, Refused, Row, Subject
+from extmeta.names import unknown
 from extmeta.pagetable import PageTable
 from extmeta.tasks import OPERATIONS, Filled, workloads
 from extmeta.workload import EACH, Point, Space, full_tables
@@ -50,7 +51,7 @@ def form(text: str) -> str | Encoding:
     """
     name, colon, argument = text.partition(":")
     if name not in encodings():
-        raise ValueError(f"no encoding named {name!r}; there are {encodings()}")
+        raise ValueError(unknown("encoding named", name, encodings()))
     if not colon:
         return name
     try:

@@ -44,6 +44,7 @@ def missing(rows: Iterable[object], stages: Sequence[Stage]) -> list[str]:
         A line for each subject. Of the last stage that has rows some may be missing.
     """
     begun: set[tuple[int, Point | str]] = set()
+    refused: set[tuple[int, Point | str]] = set()
     subject = -1
     for row in rows:
         if isinstance(row, Subject | Load):
@@ -55,18 +56,21 @@ def missing(rows: Iterable[object], stages: Sequence[Stage]) -> list[str]:
             begun.add((subject, Point(row.fraction, row.placement)))
         if isinstance(row, Refused | Peak | Cpu):
             begun.add((subject, row.encoding))
+        if isinstance(row, Refused):
+            refused.add((subject, row.encoding))
     last = max(
         (at for at, s in enumerate(stages) if (s.subject, s.what) in begun), default=-1
     )
-    lines = []
+    lacks = [(s.subject, s.name, str(s.what)) for s in stages[last + 1 :]]
     # What is about an earlier subject than the last one is complete.
     if last >= 0 and stages[last].subject == subject:
-        lines.append(f"{stages[last].name}: the rest of {stages[last].what}")
-    for (_subject, name), of in groupby(
-        stages[last + 1 :], key=lambda stage: (stage.subject, stage.name)
-    ):
-        lines.append(f"{name}: {', '.join(str(stage.what) for stage in of)}")
-    return lines
+        s = stages[last]
+        if (s.subject, s.what) not in refused:
+            lacks.insert(0, (s.subject, s.name, f"the rest of {s.what}"))
+    return [
+        f"{name}: {', '.join(what for _subject, _name, what in of)}"
+        for (_subject, name), of in groupby(lacks, key=lambda lack: lack[:2])
+    ]
 
 
 def told(lines: Sequence[str]) -> str:

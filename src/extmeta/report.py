@@ -843,7 +843,7 @@ def rows_of(
     except (ValueError, RecursionError) as error:
         raise ValueError(f"not JSON: {error}") from None
     if not isinstance(found, dict) or found.get("format") != format:
-        raise ValueError(f"not an {format}")
+        raise ValueError(f"not an {format}: no JSON that `compare --json` has written")
     match found:
         case {"provenance": dict(provenance), "rows": list(raw)}:
             rows = [_read_row(number, row, kinds) for number, row in enumerate(raw)]
