@@ -52,10 +52,10 @@ KINDS: dict[str, type] = {
 
 # What `workload.words` calls kinds of words.
 WORDS = {
-    "one": "one word for all",
-    "few": "one of eight words for each",
+    "one": "the same word for all PTEs",
+    "few": "one of eight words for each PTE",
     "byte": "random words of 8 bits",
-    "different": "words all different as far as their bits allow",
+    "different": "all different as far as their bits allow",
 }
 
 NOT_MODELLED = (
@@ -246,13 +246,13 @@ def _head(c: _Comparison) -> str:
         lines.append(f"{plain(s.note)[:1].upper()}{plain(s.note)[1:]}.")
     if s.baseline_lacks:
         instead = (
-            "the same PTEs flagged, their words cut to that, none of them to 0"
+            "The same PTEs are flagged. Their words are cut to these bits, none to 0"
             if s.baseline_fields.keys() <= s.fields.keys()
-            else "a tracker that Linux owns there, set where a PTE is flagged"
+            else "It is a tracker that Linux owns there, set if a PTE is flagged"
         )
         lines.append(
             f"{BASELINE} can't hold them: {plain(s.baseline_lacks)}. As denominator it "
-            f"has {_fields(s.baseline_fields)}: {instead}."
+            f"has {_fields(s.baseline_fields)}. {instead}."
         )
     lines += _refused(c.refused)
     return "\n".join(_wrapped(line, indent=2) for line in lines)
@@ -584,9 +584,10 @@ def _read_bound(c: _Comparison) -> str:
     if not c.bound or not any(op == "scan" for _p, _e, op in c.cpu):
         return ""
     return _wrapped(
-        f"read bound: {size(c.bound.table_bytes)} of PTE tables at "
-        f"{size(c.bound.near_bytes_per_s)}/s, an array of that size being read again "
-        f"and again; one of 64 MiB: {size(c.bound.far_bytes_per_s)}/s."
+        f"read bound: the time to read {size(c.bound.table_bytes)} of PTE tables at "
+        f"{size(c.bound.near_bytes_per_s)}/s. An array of that size is read so fast "
+        f"if it is read again and again, one of 64 MiB at "
+        f"{size(c.bound.far_bytes_per_s)}/s."
     )
 
 
@@ -613,8 +614,8 @@ def _of_the_kernels(c: _Comparison, provenance: dict[str, Any]) -> Iterator[str]
     host = calibrations(provenance).get("host")
     if host is None:
         yield _wrapped(
-            "`extmeta calibrate` measures what the kernel's own operations cost here; "
-            "then this prints the extra as a share of them."
+            "`extmeta calibrate` measures what the kernel's own operations cost on this "
+            "machine. After it, the extra time is printed as a share of that too."
         )
         return
 
@@ -669,14 +670,15 @@ def _demands(c: _Comparison) -> Iterator[str]:
         cells = ["" if row is None else f"{row.repointings:g}" for row in found]
         _row(table, f"  {name}", cells)
     lines = [
-        "what a kernel has to have at hand for each PTE table, all of whose PTEs have a "
-        "word, since it allocates nothing under the page-table lock: what is set aside "
-        "so that any operation can be done, and what each takes of it, besides the PTE "
-        f"table of a split. Nothing in any encoding: {', '.join(silent)}; fork and move "
-        "may allocate. "
+        "Memory that a kernel sets aside, because it can't allocate under the "
+        "page-table lock. The table has the bytes for one PTE table all of whose PTEs "
+        "have a word: what is set aside so that any operation can be done, and what "
+        "each operation takes of it. The PTE table of a split comes on top. These take "
+        f"nothing in any encoding: {', '.join(silent) or '-'}. fork and move may "
+        "allocate. "
         + (
-            "Each table re-pointed is a TLB flush beyond those of the operation; other "
-            "encodings need none."
+            "Each table that is re-pointed takes one TLB flush more than the operation "
+            "itself does. Encodings without a row there re-point none."
             if moved
             else "No table is re-pointed, which would take a TLB flush."
         )
@@ -760,8 +762,8 @@ def _notes(found: Sequence[_Comparison]) -> str:
     slack = max((row.slack for c in found for row in c.ram.values()), default=0)
     if slack:
         lines.append(
-            f"Room in pages of side memory for what comes next, up to {size(slack)}, is "
-            "not counted; the JSON has it."
+            "Side memory is allocated in pages. What is free in them for further words, "
+            f"up to {size(slack)}, is not counted. The JSON has it."
         )
     huge = any(c.subject.nr_huge for c in found)
     lines.append(f"{NOT_MODELLED} {HUGE if huge else NO_HUGE}")
