@@ -8,6 +8,9 @@ import resource
 import signal
 import subprocess
 import sys
+import tomllib
+from importlib import metadata
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -378,9 +381,15 @@ def test_memory_that_can_not_be_had_is_one_line_and_1(small, monkeypatch, capsys
     one_line(capsys.readouterr().err, "out of memory")
 
 
+def test_the_version_is_that_of_the_package():
+    text = (Path(__file__).parent.parent / "pyproject.toml").read_text()
+    assert em.__version__ == tomllib.loads(text)["project"]["version"]
+    assert em.__version__ == metadata.version("extmeta")
+
+
 def test_version_and_help():
     done = run("--version")
-    assert done.stdout.startswith("extmeta 0.")
+    assert done.stdout == f"extmeta {em.__version__}\n"
     assert done.returncode == 0
     for verb in cli.VERBS:
         done = run(verb, "--help")

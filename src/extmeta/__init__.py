@@ -11,6 +11,9 @@
 1024
 """
 
+# In step with pyproject.toml, which a test compares. Also without an installation.
+__version__ = "0.1.0"
+
 from extmeta.capture import Capture, CaptureError, capture, load_capture, shipped
 from extmeta.encodings import encodings, register
 from extmeta.encodings.adaptive import Adaptive
@@ -53,6 +56,7 @@ __all__ = [
     "UserFault",
     "Wide",
     "XArray",
+    "__version__",
     "capture",
     "encodings",
     "load_capture",

@@ -15,12 +15,12 @@ import re
 import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from importlib import metadata
 from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple, NoReturn, TypeVar
 
 from extmeta import (
+    __version__,
     compare,
     demands,
     instructions,
@@ -1103,7 +1103,7 @@ def _parser() -> Parser:
         "`plan` finds that the fields don't fit; 130 when interrupted (128 and the "
         "signal's number); 141 if the reader of stdout has gone.",
     )
-    version = f"extmeta {metadata.version('extmeta')}"
+    version = f"extmeta {__version__}"
     parser.add_argument("--version", action="version", version=version)
     verbs = parser.add_subparsers(dest="verb", metavar="|".join(VERBS), required=True)
     for name, verb in VERBS.items():

@@ -20,13 +20,13 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from extmeta import __version__
 from extmeta.checks import must_equal
 
 Floats = npt.NDArray[np.float64]
@@ -475,7 +475,7 @@ def provenance(command: Sequence[str], seed: int) -> dict[str, Any]:
     seed : int
     """
     return {
-        "extmeta": metadata.version("extmeta"),
+        "extmeta": __version__,
         "commit": commit(),
         "kernel": platform.release(),
         "machine": platform.machine(),
