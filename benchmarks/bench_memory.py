@@ -1,6 +1,7 @@
 """How much RAM do the words take, in the page tables of real processes?
 
-Nothing is timed but the question itself, so that the answer is in the JSON.
+The answer is in the section at the end, and in the JSON's `extra_info`. The time is
+that of memory() itself, since pytest-benchmark stores nothing without a time.
 """
 
 import pytest
@@ -19,7 +20,7 @@ def captured():
 
 
 def bench_memory(benchmark, bench, captured, encoding, point, shipped_name):
-    benchmark.group = f"RAM, {point} flagged"
+    benchmark.group = f"time of memory(), {point} flagged; bytes are told at the end"
     space = captured[shipped_name]
     _base, other = bench.filled(space, encoding, point)
     held = benchmark.pedantic(other.table.memory, rounds=1)

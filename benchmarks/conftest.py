@@ -47,6 +47,22 @@ def pytest_addoption(parser):
     group.addoption("--seed", type=int, default=0)
 
 
+def pytest_configure(config):
+    """Refuse, before anything is timed, what would lose the results."""
+    if getattr(config.option, "dist", "no") != "no":
+        raise pytest.UsageError(
+            "benchmarks are timed one at a time, each with the machine to itself: leave "
+            "out -n (pytest-xdist)"
+        )
+    if getattr(config.option, "benchmark_histogram", None):
+        try:
+            import pygal  # noqa: F401
+        except ImportError:
+            raise pytest.UsageError(
+                "--benchmark-histogram needs pygal: pip install 'extmeta[bench]'"
+            ) from None
+
+
 def pytest_generate_tests(metafunc):
     names = metafunc.fixturenames
     if "encoding" in names:
@@ -54,15 +70,31 @@ def pytest_generate_tests(metafunc):
     if "point" in names:
         quick = metafunc.config.getoption("quick")
         chosen = POINTS_QUICK if quick else POINTS
-        metafunc.parametrize("point", chosen, ids=point_id)
+        _parametrize(metafunc, "point", chosen)
     if "end" in names:
-        metafunc.parametrize("end", ENDS, ids=point_id)
+        _parametrize(metafunc, "end", ENDS)
     if "shipped_name" in names:
         metafunc.parametrize("shipped_name", shipped())
 
 
-def point_id(point):
-    return str(point).replace(" ", "-")
+def _parametrize(metafunc, name, points):
+    # By their text, which pytest-benchmark stores; the fixtures return points.
+    metafunc.parametrize(
+        name,
+        [*map(str, points)],
+        ids=lambda text: text.replace(" ", "-"),
+        indirect=True,
+    )
+
+
+@pytest.fixture
+def point(request):
+    return next(each for each in POINTS if str(each) == request.param)
+
+
+@pytest.fixture
+def end(request):
+    return next(each for each in ENDS if str(each) == request.param)
 
 
 class Results:
