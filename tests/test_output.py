@@ -272,6 +272,23 @@ def test_one_signal_ends_the_work_and_not_the_writing(
     assert err.endswith("interrupted; this is not all\n")
 
 
+def test_a_capture_that_is_ended_lets_its_process_go_on(given, tmp_path, monkeypatch):
+    arguments, out = given("capture")
+    whole = cli.capture
+
+    def capture(pid, **options):
+        def progress(_done, _total):
+            signal.raise_signal(signal.SIGTERM)
+
+        return whole(pid, **{**options, "progress": progress})
+
+    monkeypatch.setattr(cli, "capture", capture)
+    assert cli.main([*arguments, "--stop"]) == 128 + signal.SIGTERM
+    assert not os.path.exists(out)
+    with open(f"/proc/{arguments[1]}/stat") as stat:
+        assert stat.read().rpartition(")")[2].split()[0] != "T"
+
+
 def test_a_stop_lets_the_third_signal_through():
     with output.Stop() as stop:
         with pytest.raises(KeyboardInterrupt):

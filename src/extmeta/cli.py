@@ -235,7 +235,7 @@ def count_of(text: str) -> int:
 def pid_of(text: str) -> int:
     """Return the id of a process."""
     if not (text.isascii() and text.isdigit() and int(text)):
-        raise ValueError(f"{text!r} is no process id: a number above 0")
+        raise ValueError(f"{text!r} is no number above 0, as process ids are")
     return int(text)
 
 
@@ -823,7 +823,9 @@ def capture_arguments(parser: argparse.ArgumentParser) -> None:
 def run_capture(args: argparse.Namespace) -> int:
     """Write a process's page tables to a file."""
     must_be_writable(args.output, args.force)
-    found = captured(args.pid, args.stop)
+    # A signal must not leave the process stopped.
+    with output.Stop():
+        found = captured(args.pid, args.stop)
     output.save(args.output, lambda path: found.save(path, pfns=args.pfns))
     _saved(args, found)
     if not found.settled:
@@ -1144,10 +1146,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     argv : sequence of str, optional
         By default the process's own.
     """
-    status = INTERRUPTED
     try:
-        with contextlib.suppress(KeyboardInterrupt):
+        try:
             status = _run(sys.argv[1:] if argv is None else argv)
+        except KeyboardInterrupt as told:
+            status = 128 + (told.args or (signal.SIGINT,))[0]
         with output.told_of_stdout():
             if sys.stdout:
                 sys.stdout.flush()

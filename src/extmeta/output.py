@@ -239,4 +239,4 @@ class Stop:
         self.signal = self.signal or number
         spared, self.spared = self.spared, not self.spared
         if not spared:
-            raise KeyboardInterrupt
+            raise KeyboardInterrupt(number)
