@@ -8,13 +8,28 @@ PIP := $(PY) -m pip install --quiet --disable-pip-version-check
 JOBS ?= $(shell nproc)
 BUILD_NEEDS := "cython>=3.1" "setuptools>=77" "numpy>=2.0"
 
-.PHONY: compare test bench lint sanitize tsan snapshots build captures oracle models clean
+.PHONY: compare test smoke check bench lint sanitize tsan snapshots build captures oracle models clean
 
 compare: build
 	@$(PY) -m extmeta compare $(ARGS)
 
+# Each file runs on one worker, since its tests share what they set up.
+PYTEST := $(PY) -m pytest -n $(JOBS) --dist loadfile
+
 test: build $(VENV)/test-ready
-	$(PY) -m pytest tests -n $(JOBS) --dist loadfile --cov --cov-report=term:skip-covered --cov-fail-under=95 $(ARGS)
+	$(PYTEST) tests -q -m "not slow" --cov --cov-report= $(ARGS)
+
+# What takes a minute: no programs for the kernel, no commands.
+smoke: build $(VENV)/test-ready
+	EXTMETA_TESTS=smoke $(PYTEST) -q -m "not slow" tests $(SMOKE) $(ARGS)
+
+SMOKE := --ignore tests/kernel --ignore tests/kernel_cases --ignore tests/test_cli.py
+
+# `test`, then the long campaigns: the kernel as oracle, a guest, instruction counts,
+# packages. Together they have to cover the Python code.
+check: test
+	EXTMETA_TESTS=full $(PYTEST) tests -q -m slow --cov --cov-append \
+		--cov-report=term:skip-covered --cov-fail-under=93 $(ARGS)
 
 bench: build $(VENV)/test-ready
 	$(PY) -m pytest benchmarks $(ARGS)
@@ -36,7 +51,7 @@ sanitize: $(VENV)/test-ready
 	EXTMETA_DEBUG=1 $(PY) setup.py -q build --build-base build/sanitize --build-lib $(SANITIZED)
 	LD_PRELOAD="$$($(CC) -print-file-name=libasan.so) $$($(CC) -print-file-name=libubsan.so)" \
 	ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 \
-	PYTHONMALLOC=malloc PYTHONPATH=$(SANITIZED) EXTMETA_TESTS=sanitized \
+	PYTHONMALLOC=malloc PYTHONPATH=$(SANITIZED) EXTMETA_TESTS=brief \
 	$(PY) -m pytest -q -n $(JOBS) --dist loadfile -p no:cacheprovider -m "not slow" tests/test_sanitized.py tests/test_conformance.py \
 		tests/test_pagetable.py tests/test_encodings.py tests/test_python_encoding.py tests/test_fields.py \
 		tests/test_vpnhash.py tests/test_page_ext.py tests/test_xarray.py tests/test_hash.py \
@@ -48,7 +63,7 @@ TSANNED := build/tsanned
 tsan: $(VENV)/test-ready
 	EXTMETA_DEBUG=thread $(PY) setup.py -q build --build-base build/tsan --build-lib $(TSANNED)
 	LD_PRELOAD="$$($(CC) -print-file-name=libtsan.so)" TSAN_OPTIONS=halt_on_error=1:history_size=4 \
-	PYTHONPATH=$(TSANNED) EXTMETA_TESTS=sanitized \
+	PYTHONPATH=$(TSANNED) EXTMETA_TESTS=brief \
 	$(PY) -m pytest -q -p no:cacheprovider --capture=sys tests/test_sanitized.py tests/test_threads.py tests/test_snapshot.py tests/test_faults.py $(ARGS)
 
 # Snapshots against two writers, N of them; goes on where it was stopped.
@@ -83,9 +98,9 @@ $(VENV)/ready: pyproject.toml setup.py
 	@$(PYTHON) -c 'import sysconfig, os, sys; sys.exit(not os.path.exists(sysconfig.get_path("include") + "/Python.h"))' || \
 		{ echo "extmeta needs Python's headers: apt install python3-dev"; exit 1; }
 	@test -x $(PY) || $(PYTHON) -m venv $(VENV)
-	@echo "extmeta: installing cython, numpy and rich into $(VENV), compiling (a minute or two)"
+	@echo "extmeta: installing cython, numpy and rich into $(VENV), then compiling (about a minute)"
 	@$(PIP) $(BUILD_NEEDS)
-	@$(PIP) --no-build-isolation --editable .
+	@EXTMETA_EXTENSIONS=0 $(PIP) --no-build-isolation --editable .
 	@touch $@
 
 # What pyproject.toml names for this; `--editable '.[$(1)]'` would compile all again.

@@ -1,27 +1,51 @@
 """Compile every .pyx under src/: a new encoding needs no edit here."""
 
 import os
+import sys
 from pathlib import Path
 
 from Cython.Build import cythonize
 from Cython.Compiler import Options
 from setuptools import Extension, setup
+from setuptools.command.build_ext import build_ext
 
-# `make sanitize`: bounds checks, AddressSanitizer, UBSan, and no warning passes;
-# `make tsan`: ThreadSanitizer. Both abort on an allocation under a table's lock.
-# benchmarks/locking.py: without tables' locks, for one thread only.
+# EXTMETA_DEBUG=1 (`make sanitize`) turns on bounds checks, AddressSanitizer and
+# UBSan, and makes each warning an error. EXTMETA_DEBUG=thread (`make tsan`) turns on
+# ThreadSanitizer. Both abort on an allocation under a table's lock.
+# EXTMETA_DEBUG=unlocked (benchmarks/locking.py) leaves out the tables' locks.
 KIND = os.environ.get("EXTMETA_DEBUG", "")
 SANITIZERS = {"": "", "1": "address,undefined", "thread": "thread", "unlocked": ""}[
     KIND
 ]
 DEBUG = bool(SANITIZERS)
 UNLOCKED = KIND == "unlocked"
-# Unless whoever packages it asks for something else.
-OPTIMIZE = [] if "-O" in os.environ.get("CFLAGS", "") else ["-O3"]
+# EXTMETA_EXTENSIONS=0 installs the package's Python alone. `make` does that once and
+# then compiles in place, so that nothing is compiled twice.
+COMPILED = os.environ.get("EXTMETA_EXTENSIONS") != "0"
+# Whoever packages extmeta may ask for another level, or for debug information, which
+# makes the extensions eight times as large.
+CFLAGS = os.environ.get("CFLAGS", "").split()
+OPTIMIZE = [] if any(flag.startswith("-O") for flag in CFLAGS) else ["-O3"]
+OPTIMIZE += [] if any(flag.startswith("-g") for flag in CFLAGS) else ["-g0"]
 SRC = Path("src")
 JOBS = os.cpu_count() or 1
 
 Options.warning_errors = DEBUG
+
+
+class BuildExt(build_ext):
+    """Compile side by side, and say how far it is."""
+
+    visited = 0
+
+    def build_extension(self, ext: Extension) -> None:
+        built = Path(self.get_ext_fullpath(ext.name))
+        before = built.stat().st_mtime_ns if built.exists() else None
+        super().build_extension(ext)
+        self.visited += 1
+        if built.stat().st_mtime_ns != before:
+            done = f"{self.visited} of {len(self.extensions)}"
+            print(f"extmeta: {done}: compiled {ext.name}", file=sys.stderr, flush=True)
 
 
 def extension(pyx: Path) -> Extension:
@@ -37,13 +61,15 @@ def extension(pyx: Path) -> Extension:
     )
 
 
-setup(
-    options={"build_ext": {"parallel": JOBS}},
-    ext_modules=cythonize(
-        [extension(pyx) for pyx in sorted(SRC.rglob("*.pyx"))],
-        # Apart: the two builds differ in what the generated C checks.
+def extensions() -> list[Extension]:
+    # The largest come first, so that no processor ends up with one of them alone.
+    sources = sorted(SRC.rglob("*.pyx"), key=lambda pyx: -pyx.stat().st_size)
+    return cythonize(
+        [extension(pyx) for pyx in sources],
+        # The two kinds of build differ in what the generated C checks.
         build_dir="build/cython-debug" if DEBUG else "build/cython",
         nthreads=JOBS,
+        quiet=True,
         compiler_directives={
             "language_level": 3,
             "freethreading_compatible": True,
@@ -53,5 +79,11 @@ setup(
             "initializedcheck": DEBUG,
             "embedsignature": True,
         },
-    ),
+    )
+
+
+setup(
+    cmdclass={"build_ext": BuildExt},
+    options={"build_ext": {"parallel": JOBS}},
+    ext_modules=extensions() if COMPILED else [],
 )

@@ -25,7 +25,7 @@ import pytest
 from conftest import alone
 
 import extmeta as em
-from extmeta.checks import must_equal
+from extmeta.checks import must, same
 from extmeta.measure import Task
 from extmeta.vpnhash import VpnHash
 from extmeta.workload import SYNTHETIC_FIRST
@@ -67,7 +67,7 @@ def bytes_of_cykhash(vpns, words):
     held = cykhash.Int64toInt64Map_from_buffers(vpns, words)
     traces = tracemalloc.take_snapshot().filter_traces([domain]).traces
     tracemalloc.stop()
-    must_equal(len(held), len(vpns), "words held")
+    same(len(held), len(vpns))
     return sum(trace.size for trace in traces)
 
 
@@ -150,12 +150,15 @@ class Both:
         return theirs, Task(list, ours, self.all_in, list.clear, each=True)
 
     def all_in(self, made, _result):
-        must_equal(len(made[0]), len(self.vpns), "words held")
+        same(len(made[0]), len(self.vpns))
 
 
 def same_as(expected):
     def check(_state, found):
-        must_equal(found.astype(np.int64), expected, "words found")
+        must(
+            np.array_equal(found.astype(np.int64), expected),
+            "false: np.array_equal(found.astype(np.int64), expected)",
+        )
 
     return check
 

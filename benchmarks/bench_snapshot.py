@@ -8,7 +8,7 @@ import pytest
 from conftest import alone
 
 from extmeta import workload
-from extmeta.checks import must_equal
+from extmeta.checks import must
 from extmeta.measure import Task
 
 
@@ -21,7 +21,10 @@ def sides(table, vpns, expected):
     """Return tasks: to load words, and to take a snapshot of them."""
 
     def check_load(_state, found):
-        must_equal(found, expected, "words")
+        must(
+            (found == expected).all() if hasattr(found, "all") else found == expected,
+            'not so: (found == expected).all() if hasattr(found, "all") else foun',
+        )
 
     return (
         Task(lambda: vpns, table.load, check_load),

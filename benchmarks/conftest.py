@@ -47,22 +47,6 @@ def pytest_addoption(parser):
     group.addoption("--seed", type=int, default=0)
 
 
-def pytest_configure(config):
-    """Refuse, before anything is timed, what would lose the results."""
-    if getattr(config.option, "dist", "no") != "no":
-        raise pytest.UsageError(
-            "benchmarks are timed one at a time, each with the machine to itself: leave "
-            "out -n (pytest-xdist)"
-        )
-    if getattr(config.option, "benchmark_histogram", None):
-        try:
-            import pygal  # noqa: F401
-        except ImportError:
-            raise pytest.UsageError(
-                "--benchmark-histogram needs pygal: pip install 'extmeta[bench]'"
-            ) from None
-
-
 def pytest_generate_tests(metafunc):
     names = metafunc.fixturenames
     if "encoding" in names:
@@ -70,31 +54,29 @@ def pytest_generate_tests(metafunc):
     if "point" in names:
         quick = metafunc.config.getoption("quick")
         chosen = POINTS_QUICK if quick else POINTS
-        _parametrize(metafunc, "point", chosen)
+        # By name, since pytest-benchmark writes parameters as JSON.
+        metafunc.parametrize("point", [*map(point_id, chosen)], indirect=True)
     if "end" in names:
-        _parametrize(metafunc, "end", ENDS)
+        metafunc.parametrize("end", [*map(point_id, ENDS)], indirect=True)
     if "shipped_name" in names:
         metafunc.parametrize("shipped_name", shipped())
 
 
-def _parametrize(metafunc, name, points):
-    # By their text, which pytest-benchmark stores; the fixtures return points.
-    metafunc.parametrize(
-        name,
-        [*map(str, points)],
-        ids=lambda text: text.replace(" ", "-"),
-        indirect=True,
-    )
+def point_id(point):
+    return str(point).replace(" ", "-")
 
 
-@pytest.fixture
-def point(request):
-    return next(each for each in POINTS if str(each) == request.param)
+def _point_named(request):
+    return {point_id(p): p for p in (*POINTS, *POINTS_QUICK, *ENDS)}[request.param]
 
 
-@pytest.fixture
-def end(request):
-    return next(each for each in ENDS if str(each) == request.param)
+point = pytest.fixture(_point_named, name="point")
+end = pytest.fixture(_point_named, name="end")
+
+
+def pytest_configure(config):
+    if config.getoption("numprocesses", None):
+        raise pytest.UsageError("benchmarks are timed one at a time: leave out -n")
 
 
 class Results:

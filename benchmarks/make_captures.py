@@ -24,8 +24,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from extmeta import whole_file
 from extmeta.capture import Capture, capture, load_capture
-from extmeta.checks import there
 
 DATA = Path(__file__).resolve().parent.parent / "src" / "extmeta" / "data"
 SECONDS = 60.0
@@ -76,7 +76,7 @@ def child(
         env=os.environ | environment,
     )
     try:
-        if ready and there(process.stdout).readline() != "ready\n":
+        if ready and process.stdout and process.stdout.readline() != "ready\n":
             raise SystemExit(f"{command[0]} did not get ready")
         yield process
     finally:
@@ -176,13 +176,19 @@ the format. All of them are made by
     python benchmarks/make_captures.py
 
 | capture | what ran | version | kernel | entries | PTE, PMD, PUD tables | \
-entries a table | VmPTE, KiB | empty tables |
-|---|---|---|---|---|---|---|---|---|
+entries a table | VmPTE, KiB | empty tables | anonymous huge pages |
+|---|---|---|---|---|---|---|---|---|---|
 {rows}
 
 VmPTE is 4 KiB for each of these tables: what the kernel itself says the tables
 take, without the root. Empty tables are those that VmPTE counts and no entry
-needs. sha256 of the contents (`Capture.sha256`):
+needs.
+
+Anonymous huge pages are 2 MiB leaves, for each of which Linux deposits a PTE table.
+"Not marked" are those of captures from before extmeta told them from 512 PTEs; the
+number is how many there may be at most.
+
+sha256 of the contents (`Capture.sha256`):
 
 {digests}
 """
@@ -201,6 +207,9 @@ def row(program: Program, made: Capture) -> str:
         f"{len(made.vpn) / need.pte:.0f}",
         f"{made.vmpte_kb:,}",
         f"{made.empty_tables}",
+        f"not marked, at most {made.unmarked}"
+        if made.unmarked
+        else f"{len(made.deposited_vpn)}",
     )
     return f"| {' | '.join(cells)} |"
 
@@ -224,7 +233,7 @@ def main() -> None:
         digests.append(f"    {made.sha256}  {program.name}")
         print(f"{path.stat().st_size:>9,} bytes  {made}")
     text = README.format(rows="\n".join(rows), digests="\n".join(digests))
-    (folder / "README.md").write_text(text)
+    whole_file.replace(folder / "README.md", text.encode())
 
 
 if __name__ == "__main__":

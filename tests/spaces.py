@@ -1,6 +1,9 @@
 """Address spaces to test: how they are made, and what is seen of them."""
 
 import functools
+from weakref import WeakSet
+
+import numpy as np
 
 import extmeta as em
 
@@ -36,3 +39,48 @@ make = functools.partial(em.AddressSpace, FIELDS)
 def unprotect(space, address):
     """Resolve a write fault as a monitor does, one page at a time."""
     space.uffd_writeprotect(address, PAGE, False)
+
+
+def state(space):
+    """Return all that an address space and its relatives consist of, as plain data.
+
+    Every attribute of every object of `extmeta.space`; an object that is met again
+    is its number, so that who shares what is told too. Of the PageTable its
+    entries, words and memory.
+    """
+    numbers = {}
+
+    def walk(thing):
+        if thing is None or isinstance(thing, (bool, int, str)):
+            return thing
+        if isinstance(thing, np.ndarray):
+            return thing.dtype.str, thing.tobytes()
+        if isinstance(thing, dict):
+            return {"dict": [(walk(k), walk(v)) for k, v in sorted(thing.items())]}
+        if isinstance(thing, (set, frozenset)):
+            return {"set": sorted(map(walk, thing))}
+        if isinstance(thing, WeakSet):
+            return [walk(one) for one in sorted(thing, key=id)]
+        if isinstance(thing, (list, tuple)):
+            return [walk(one) for one in thing]
+        if id(thing) in numbers:
+            return numbers[id(thing)]
+        numbers[id(thing)] = len(numbers)
+        if isinstance(thing, em.PageTable):
+            return _table(thing)
+        if type(thing).__module__.startswith("extmeta.space"):
+            return type(thing).__name__, walk(vars(thing))
+        return id(thing)  # what nothing changes: an encoding, a handler
+
+    return walk(space)
+
+
+def _table(table):
+    """Return the entries of a table, their words, and what they take."""
+    entries = []
+    for base in table.table_vpns().tolist():
+        ptes = table.table_at(base)
+        vpns = base + np.flatnonzero(ptes)
+        words = table.load(vpns) if len(vpns) else ()
+        entries.append((base, ptes.tobytes(), np.asarray(words).tobytes()))
+    return entries, len(table), str(table.memory())

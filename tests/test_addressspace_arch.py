@@ -69,6 +69,34 @@ def test_huge_pages_are_of_the_tables_size(space):
     assert words == ["-"] * nr + ["PXD"] * nr
 
 
+# Linux 6.12.117: arch/{x86,arm64,riscv}/Kconfig select HAVE_MOVE_PMD; powerpc's
+# arch_supports_page_table_move() is radix_enabled(), arch/powerpc/include/asm/tlb.h:87.
+MOVES_EACH_PTE = {"s390x", "ppc64_hash_64k", "loongarch64"}
+
+
+def test_mremap_of_a_whole_table_makes_ptes_soft_dirty_where_they_are_moved(space):
+    at, huge = space.at, space.huge
+    nr = huge // space.page
+    space.mmap(at, huge)
+    space.write(at, huge)
+    space.clear_refs()
+    assert space.shown(at, nr).split() == ["PX"] * nr
+    space.mremap(at, huge, huge, at + 4 * huge)
+    moved = "PXD" if space.table.arch.name in MOVES_EACH_PTE else "PX"
+    assert space.shown(at + 4 * huge, nr).split() == [moved] * nr
+
+
+def test_a_release_is_the_architectures_too():
+    assert em.AddressSpace(FIELDS, release="6.12").table.arch.name == "x86_64@6.12"
+    assert em.AddressSpace(FIELDS, release="6.7").table.arch.name == "x86_64@6.12"
+    arch = ARCHES["arm64_64k"]
+    assert em.AddressSpace(FIELDS, arch=arch, release="6.12").table.arch is arch
+    with pytest.raises(ValueError, match=r"'x86_64@6\.12' is not of release '6\.18'"):
+        em.AddressSpace(FIELDS, arch="x86_64@6.12")
+    with pytest.raises(ValueError, match=r"'7\.3' is not known; 6\.7 to 6\.19 are"):
+        em.AddressSpace(FIELDS, release="7.3")
+
+
 def test_a_read_maps_64_kib_around(space):
     at, page = space.at, space.page
     pages = 64 * 1024 // page

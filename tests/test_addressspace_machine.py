@@ -10,7 +10,7 @@ from hypothesis.stateful import (
     rule,
     run_state_machine_as_test,
 )
-from spaces import ENCODINGS, FIELDS, PAGE, PMD, make
+from spaces import ENCODINGS, FIELDS, PAGE, PMD, make, state
 
 import extmeta as em
 
@@ -22,7 +22,11 @@ HUGE = 0x50000000
 places = st.sampled_from(PLACES)
 starts = st.integers(0, PAGES - 1)
 counts = st.integers(1, PAGES)
-ADVICE = ("DONTNEED", "PAGEOUT", "POPULATE_READ", "POPULATE_WRITE", "FREE")
+ADVICE = (
+    *("DONTNEED", "PAGEOUT", "POPULATE_READ", "POPULATE_WRITE", "FREE", "COLD"),
+    *("REMOVE", "DONTFORK", "DOFORK", "WIPEONFORK", "KEEPONFORK"),
+)
+REMAPS = ("MAYMOVE|FIXED", "MAYMOVE|FIXED|DONTUNMAP", "")
 FEATURES = (
     (),
     ("WP_ASYNC",),
@@ -48,10 +52,17 @@ class Alike(RuleBasedStateMachine):
         # Processes, each of them one address space an encoding.
         self.processes = [[make(name) for name in ENCODINGS]]
 
-    def all(self, process, operation):
-        """Do an operation on each; all must answer alike."""
-        answers = [self.answer(a, operation) for a in self.chosen(process)]
+    def all(self, process, operation, *, whole=False):
+        """Do an operation on each; all must answer alike.
+
+        A `whole` one changes nothing when it is refused.
+        """
+        chosen = self.chosen(process)
+        before = [state(a) for a in chosen] if whole else None
+        answers = [self.answer(a, operation) for a in chosen]
         assert answers[1:] == answers[:-1]
+        if whole and answers[0] is not None:
+            assert [state(a) for a in chosen] == before
 
     def chosen(self, process):
         return self.processes[process % len(self.processes)]
@@ -89,12 +100,12 @@ class Alike(RuleBasedStateMachine):
     )
     def mmap(self, process, place, start, count, prot, flags):
         addr, length = self.at(place, start, count)
-        self.all(process, lambda a: a.mmap(addr, length, prot, flags))
+        self.all(process, lambda a: a.mmap(addr, length, prot, flags), whole=True)
 
     @rule(process=starts, place=places, start=starts, count=counts)
     def munmap(self, process, place, start, count):
         addr, length = self.at(place, start, count)
-        self.all(process, lambda a: a.munmap(addr, length))
+        self.all(process, lambda a: a.munmap(addr, length), whole=True)
 
     @rule(
         process=starts,
@@ -129,11 +140,25 @@ class Alike(RuleBasedStateMachine):
         addr, length = self.at(place, start, count)
         self.all(process, lambda a: a.madvise(addr, length, advice))
 
-    @rule(process=starts, place=places, start=starts, count=counts, to=starts)
-    def mremap(self, process, place, start, count, to):
+    @rule(
+        process=starts,
+        place=places,
+        start=starts,
+        count=counts,
+        to=starts,
+        new=counts,
+        flags=st.sampled_from(REMAPS),
+    )
+    def mremap(self, process, place, start, count, to, new, flags):
         addr, length = self.at(place, start, count)
         dst = PLACES[place == PLACES[0]] + to * PAGE
-        self.all(process, lambda a: a.mremap(addr, length, length, dst))
+        # Of several VMAs the first ones may have been moved.
+        several = flags and new == count
+        self.all(
+            process,
+            lambda a: a.mremap(addr, length, new * PAGE, dst, flags),
+            whole=not several,
+        )
 
     @precondition(lambda self: len(self.processes) < 3)
     @rule(process=starts)
@@ -149,12 +174,16 @@ class Alike(RuleBasedStateMachine):
 
     @rule(process=starts, place=places, features=st.sampled_from(FEATURES))
     def register(self, process, place, features):
-        self.all(process, lambda a: a.uffd_register(place, PAGES * PAGE, features))
+        self.all(
+            process,
+            lambda a: a.uffd_register(place, PAGES * PAGE, features),
+            whole=True,
+        )
 
     @rule(process=starts, place=places, start=starts, count=counts)
     def unregister(self, process, place, start, count):
         addr, length = self.at(place, start, count)
-        self.all(process, lambda a: a.uffd_unregister(addr, length))
+        self.all(process, lambda a: a.uffd_unregister(addr, length), whole=True)
 
     @rule(process=starts, place=places, start=starts, count=counts, on=st.booleans())
     def writeprotect(self, process, place, start, count, on):
@@ -183,7 +212,7 @@ class Alike(RuleBasedStateMachine):
         operation=st.sampled_from(
             (
                 *("read", "write", "register", "protect", "unprotect", "move"),
-                *("DONTNEED", "PAGEOUT", "COLLAPSE", "clear"),
+                *("DONTNEED", "PAGEOUT", "COLLAPSE", "clear", "FREE", "COLD"),
             )
         ),
     )

@@ -80,6 +80,43 @@ def test_what_is_repurposed_is_said(capsys):
     assert "256 to a page" in printed(capsys, "ppc64_radix_64k")
 
 
+def test_what_mprotect_does_is_said(capsys):
+    flat = " ".join(printed(capsys, "x86_64").split())
+    assert "mprotect clears 52-57: _PAGE_CHG_MASK lacks them." in flat
+    assert "mprotect changes 9-11, 57-58 without a flush of the TLB." in flat
+    assert "another software bit flushes nothing, but warns and flushes" in flat
+    flat = " ".join(printed(capsys, "arm64").split())
+    assert "mprotect keeps 57, 63." in flat
+    assert "_PAGE_CHG_MASK lacks" not in flat
+    assert "a change of a software bit flushes the TLB" in flat
+
+
+def test_a_release(capsys):
+    rows = printed(capsys, "--release", "6.12.117").splitlines()
+    free = {line.split()[0]: line.split()[3] for line in rows[2:-2]}
+    assert (free["x86_64"], free["arm64_4k"], free["riscv64_sv48"]) == ("5", "1", "0")
+    assert "Linux 6.12. Plain names" in rows[-1]
+    out = printed(capsys, "riscv64", "--release", "6.12")
+    assert out == printed(capsys, "riscv64@6.12")
+    assert "the flag; was DEVMAP" in out
+    assert "    57     Linux     DEVMAP" in printed(capsys, "x86_64@6.12")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "why"),
+    [
+        (["--release", "6.11"], "'6.11' is not known; 6.12 to 7.3 are known"),
+        (["arm64", "--release", "newest"], "'newest' is no version"),
+        (["arm64@6.12", "--release", "7.3"], "'arm64@6.12' is not of release '7.3'"),
+    ],
+)
+def test_a_release_that_is_not_known(capsys, arguments, why):
+    assert cli.main(["arch", *arguments]) == 2
+    out, err = capsys.readouterr()
+    assert (out, err.count("\n")) == ("", 1)
+    assert why in err
+
+
 def test_a_plain_name(capsys):
     assert printed(capsys, "arm64") == printed(capsys, "arm64_4k")
 

@@ -14,6 +14,12 @@ def test_conformance(check, form):
 
 
 @pytest.mark.slow
+def test_against_a_dict_at_length(form):
+    (against_dict,) = (c for c in checks() if c.__name__ == "against_dict")
+    against_dict(*form)
+
+
+@pytest.mark.slow
 def test_many_rounds_leak_nothing(encoding):
     rounds_leak_nothing(Form(encoding, em.Fields(soft_dirty=1), "x86_64"), 200_000)
 

@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[1]
 
 # C that is compiled where the package is used.
@@ -176,7 +178,6 @@ def extended(installed, tmp_path_factory):
     return lambda *command, cwd=source: run(installed, *command, cwd=cwd, path=target)
 
 
-@pytest.mark.slow
 def test_the_example_passes_the_suite(extended):
     out = extended("-m", "pytest", "-q", "-p", "no:cacheprovider", "tests")
     assert int(out.split(" passed")[0].split()[-1]) >= 60

@@ -150,15 +150,13 @@ ON_VPNS = {
 }
 
 
-@pytest.mark.parametrize("operation", ON_VPNS)
-@pytest.mark.parametrize(
-    ("vpns", "error", "message"), BAD_VPNS, ids=lambda x: str(x)[:24]
-)
-def test_bad_vpns_change_nothing(table, operation, vpns, error, message):
+def test_bad_vpns_change_nothing(table):
     before = dump(table)
-    with pytest.raises(error, match=message):
-        ON_VPNS[operation](table, vpns)
-    assert dump(table) == before
+    for vpns, error, message in BAD_VPNS:
+        for operation, call in ON_VPNS.items():
+            with pytest.raises(error, match=message):
+                call(table, vpns)
+            assert dump(table) == before, (operation, vpns)
 
 
 BAD_CALLS = {
@@ -220,14 +218,13 @@ BAD_CALLS = {
 }
 
 
-@pytest.mark.parametrize("call", BAD_CALLS)
-def test_bad_calls_change_nothing(table, call):
-    function, error, message = BAD_CALLS[call]
+def test_bad_calls_change_nothing(table):
     before = dump(table)
-    with pytest.raises(error, match=message):
-        function(table)
-    assert dump(table) == before
-    table.check()
+    for call, (function, error, message) in BAD_CALLS.items():
+        with pytest.raises(error, match=message):
+            function(table)
+        assert dump(table) == before, call
+        table.check()
 
 
 BAD_TABLES = {
@@ -283,7 +280,7 @@ def test_more_tables_than_the_machine_has_memory_for(table):
 def test_a_machine_that_does_not_tell_its_memory(monkeypatch, tmp_path):
     module = importlib.import_module("extmeta.memory")
     assert module.available_bytes() > 2**20
-    monkeypatch.setattr(module, "MEMINFO", tmp_path / "none")
+    monkeypatch.setattr(module.limits, "available_now", lambda: None)
     assert module.available_bytes() is None
 
 

@@ -264,6 +264,19 @@ def test_side_pages_are_as_large_as_they_turn_out():
             assert table.memory().side == nbytes
 
 
+def test_a_release_has_its_own_free_bits():
+    fields = em.Fields(a=1, b=1, c=1, d=1, e=1, f=1)
+    old, new = em.plan(fields, release="6.12"), em.plan(fields)
+    assert (old.available, old.missing, old.arch.release) == (5, 1, "6.12")
+    assert (new.available, new.fits, new.arch.release) == (6, True, "6.18")
+    assert em.plan(fields, "x86_64@6.12") == old
+    # Of these bits mprotect clears all, and flushes for all but 57.
+    assert new.cleared == new.assignment.present == (52, 53, 54, 55, 56, 57)
+    assert new.flushed == (52, 53, 54, 55, 56)
+    assert em.plan(TRACKERS).cleared == em.plan(TRACKERS).flushed == ()
+    assert em.plan(em.Fields(a=2), "arm64").cleared == ()
+
+
 def test_an_architecture_without_a_bit():
     found = em.plan(TRACKERS, NO_BIT)
     assert (found.available, found.missing, found.fits) == (0, 2, False)
@@ -364,6 +377,12 @@ AB = em.Fields(a=1, b=1, c=1, d=1)
 BAD = {
     "fields": (lambda: em.plan({"a": 1}), TypeError, "no Fields"),
     "arch": (lambda: em.plan(AB, 5), TypeError, "arch: 5"),
+    "release": (lambda: em.plan(AB, release="5.4"), ValueError, r"'5\.4' is not known"),
+    "release of an Arch": (
+        lambda: em.plan(AB, X86, release="6.12"),
+        ValueError,
+        "a release goes with a name",
+    ),
     "arch name": (lambda: em.plan(AB, "z80"), KeyError, "'z80'"),
     "unknown": (lambda: em.plan(AB, excludes=[("a", "x")]), KeyError, "excludes.*'x'"),
     "flat": (lambda: em.plan(AB, excludes=("a", "b")), TypeError, "'a' is no group"),

@@ -41,6 +41,16 @@ def test_extending_examples():
     assert found.failed == 0
 
 
+def test_semantics_examples():
+    text = (ROOT / "docs" / "semantics.md").read_text()
+    names = {}
+    *_, last = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    for block in re.findall(r"```python\n(.*?)```", text, re.DOTALL):
+        exec(block, names)  # noqa: S102
+    expression, told = last.strip().rpartition("\n")[2].split("  # ")
+    assert str(eval(expression, names)) == told
+
+
 @pytest.mark.parametrize(
     ("language", "file"),
     [("toml", "pyproject.toml"), ("cython", "src/extmeta_runs/flagless.pyx")],

@@ -468,7 +468,10 @@ def test_summary_golden_text():
         present=700,
         swapped=8,
         markers=1,
-        leaves=1,
+        leaves=3,
+        deposited=2,
+        unplaced=4 << 20,
+        unmarked=5,
         tables={"pte": 505, "pmd": 2, "pud": 1, "p4d": 0},
         vmpte_bytes=509 * 4096,
         empty_tables=1,
@@ -480,8 +483,13 @@ def test_summary_golden_text():
             "mine.npz: evil?, Linux 6.12.1",
             "  VMAs      14, 4.0 MiB of address space",
             "  entries   709: 700 present, 8 swapped, 1 markers; 2.7 MiB present",
-            "  leaves    1 of 2 MiB, without a PTE table",
-            "  tables    505 PTE, 2 PMD, 1 PUD, and the root",
+            (
+                "  leaves    3 of 2 MiB: 2 anonymous, 1 of files, shmem or hugetlb, "
+                "and 4.0 MiB more at places unknown, and perhaps up to 5 more, which "
+                "are not marked"
+            ),
+            "  split     of all anonymous: 1,024 PTEs, in the deposited tables",
+            "  tables    505 PTE, 2 PMD, 1 PUD, and the root; 2 PTE deposited",
             "  VmPTE     2.0 MiB, 1 of its tables empty",
             "  PFNs      kept",
             "  settled   no: it changed while it was read",

@@ -18,7 +18,7 @@ from extmeta.torn import Watch, words_of
 
 ENCODINGS = [*em.encodings(), em.Adjacent(when="needed")]
 SMALL = em.Fields(uffd_wp=1, soft_dirty=1, age=1)
-NR_SNAPSHOTS = 10**6 if os.environ.get("EXTMETA_TESTS") == "sanitized" else 10**7
+NR_SNAPSHOTS = 10**7 if os.environ.get("EXTMETA_TESTS") == "full" else 10**6
 
 
 def raw(table, vpns):

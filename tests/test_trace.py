@@ -6,6 +6,7 @@ the time of this file.
 
 import ctypes
 import errno
+import itertools
 import os
 import platform
 import shutil
@@ -17,6 +18,8 @@ import time
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from extmeta import cli, inject, trace
 from extmeta.trace_file import load_trace
@@ -338,7 +341,9 @@ class TestRefused:
         return line
 
     def test_no_such_process(self, capsys, tmp_path):
-        assert "no process 4194305" in self.refused(4194305, capsys, tmp_path)
+        assert "process 4194305 does not exist" in self.refused(
+            4194305, capsys, tmp_path
+        )
 
     def test_itself(self, capsys, tmp_path):
         assert "this process itself" in self.refused(os.getpid(), capsys, tmp_path)
@@ -515,9 +520,21 @@ class TestCommand:
         assert os.strerror(errno.ENOSPC) in capsys.readouterr().err
 
 
-def test_ranges_are_joined():
-    assert trace.joined([(5, 7), (1, 2), (6, 9), (9, 10)]) == [(1, 2), (5, 10)]
-    assert trace.joined([]) == []
+RANGES = st.lists(
+    st.integers(0, 60).flatmap(lambda a: st.tuples(st.just(a), st.integers(a + 1, 64))),
+    max_size=8,
+)
+
+
+@given(RANGES, RANGES)
+def test_ranges_are_sets_of_bytes(some, others):
+    ranges = trace.Ranges(some).add(others)
+    held = {byte for start, end in some + others for byte in range(start, end)}
+    assert {byte for start, end in ranges.all for byte in range(start, end)} == held
+    assert all(a[1] < b[0] for a, b in itertools.pairwise(ranges.all))
+    for start, end in itertools.combinations(range(0, 64, 3), 2):
+        assert ranges.cover(start, end) == (held >= set(range(start, end)))
+        assert ranges.touch(start, end) == bool(held & set(range(start, end)))
 
 
 class TestSoftDirty:

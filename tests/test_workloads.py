@@ -238,9 +238,7 @@ def test_a_replay_that_answers_otherwise_is_caught():
     at = next(i for i, op in enumerate(operations) if op.name == "load")
     operations[at] = operations[at]._replace(answer=operations[at].answer ^ 1)
     replay = Replay(found.recording, "inpte", found.fields, "x86_64")
-    with pytest.raises(
-        AssertionError, match=r"load in phase 'collect': .* at 0: 0, not 1"
-    ):
+    with pytest.raises(AssertionError, match="load in phase 'collect': 0 at 0, not 1"):
         replay.verify()
 
 

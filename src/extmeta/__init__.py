@@ -11,9 +11,6 @@
 1024
 """
 
-# In step with pyproject.toml, which a test compares. Also without an installation.
-__version__ = "0.1.0"
-
 from extmeta.capture import Capture, CaptureError, capture, load_capture, shipped
 from extmeta.encodings import encodings, register
 from extmeta.encodings.adaptive import Adaptive
@@ -31,8 +28,10 @@ from extmeta.memory import Memory
 from extmeta.pagetable import PageTable
 from extmeta.plan import Plan, PlanConflict, plan
 from extmeta.python_encoding import PythonEncoding
-from extmeta.space import AddressSpace, Refused, UserFault
+from extmeta.space import AddressSpace, Refused, UffdEvent, UserFault
 from extmeta.trace_file import Trace, load_trace
+
+__version__ = "0.1.0"
 
 __all__ = [
     "Adaptive",
@@ -53,6 +52,7 @@ __all__ = [
     "PythonEncoding",
     "Refused",
     "Trace",
+    "UffdEvent",
     "UserFault",
     "Wide",
     "XArray",

@@ -3,13 +3,25 @@
 Facts as data: a row an architecture, bit numbers from 0 at the least significant
 end, each row with its source and with what is *unverified* in it. Nothing here
 computes more than a sum; :mod:`extmeta.encoding` turns a row into masks, and
-:mod:`extmeta.ruler` prints it.
+:mod:`extmeta.ruler` prints it. `tests/test_linux_source.py` holds the rows against a
+kernel's source.
+
+The rows are those of the default release. :func:`arch_named` makes the row of another
+release from them: up to 6.16 Linux has DEVMAP in a bit that is free since.
 
 Three kinds of entry must be told apart by two questions, as the core asks them:
 ``pte & present`` and ``pte == none``. A swap entry answers no to both.
 """
 
 from dataclasses import dataclass, field, replace
+
+from extmeta.release import DEFAULT, release_named, release_text
+
+# The first and the last release whose headers were read; and the release that is taken
+# for the one in which DEVMAP went.
+FIRST = (6, 12)
+LAST = (7, 3)
+DEVMAP_GONE = (6, 17)
 
 
 @dataclass(frozen=True)
@@ -108,8 +120,34 @@ class Arch:
         The bits repurposed by the side encodings to say "this PTE has a metadata
         word": free ones, but for `flag_from`.
     flag_from : str
-        The tracker that owned `flag`, where none was free: side encodings keep
-        that tracker in the word.
+        What owned `flag`, if no bit was free: a tracker, or "DEVMAP". Side
+        encodings keep it in the word.
+    devmap : int
+        The bit that Linux has for DEVMAP up to 6.16, in `free` since; -1 if none.
+    cleared : tuple of int
+        Those of `free` that pte_modify() clears, as mprotect and NUMA balancing call
+        it: _PAGE_CHG_MASK lacks them.
+    unflushed : tuple of int
+        Software bits that pte_needs_flush() ignores: when mprotect changes them
+        alone, the TLB is not flushed.
+    unflushed_last : tuple of int
+        `unflushed` in the last release that was read, if it has more there; since which
+        release is not known, so the row of that one alone has them.
+    flush : str
+        What a change of another software bit does there.
+    moves_tables : bool
+        Whether mremap may move a PTE table as a whole. If not, each PTE is moved,
+        and becomes soft-dirty.
+    contpte : int
+        PTEs of a contiguous block, which Linux makes of base pages that are alike;
+        0 if it makes none.
+    notes : tuple of str
+        What the model leaves out, in sentences.
+    release : str
+        The Linux release that the row is of.
+    leaf_ptes : int
+        PTEs that a huge page stands for, if an encoding has changed the tables; else
+        0, and they are those of a PTE table.
     uses : tuple of Bits
         Every other bit of a present PTE.
     swap : SwapEntry
@@ -145,6 +183,16 @@ class Arch:
     none: int = 0
     flag_from: str = ""
     entry_bytes: int = 8
+    devmap: int = -1
+    cleared: tuple[int, ...] = ()
+    unflushed: tuple[int, ...] = ()
+    unflushed_last: tuple[int, ...] = ()
+    flush: str = "flushes the TLB, as any change does"
+    moves_tables: bool = True
+    contpte: int = 0
+    notes: tuple[str, ...] = ()
+    release: str = DEFAULT
+    leaf_ptes: int = 0
 
     @property
     def page_bytes(self) -> int:
@@ -181,7 +229,15 @@ class Arch:
         return int(not (self.swap.always or self.swap.offset_inverted))
 
 
+_DEVMAP_GONE = "that DEVMAP went in 6.17: 6.12 has it, 7.3 has not"
+
 # -- x86-64 -------------------------------------------------------------------
+
+_PTI = (
+    "The root takes 8 KiB with page-table isolation: by the kernel's configuration in "
+    "6.12 (pgalloc.h:37-46), only on CPUs that need it in 7.3 (pgalloc.h:34-44). `upper` "
+    "is 4 KiB low there for each address space; VmPTE does not count the root."
+)
 
 _X86_64 = Arch(
     name="x86_64",
@@ -198,8 +254,12 @@ _X86_64 = Arch(
     readonly=(),
     pfn_shift=12,
     pfn_bits=40,
-    # 57 (SOFTW4) was DEVMAP until mid-2025; 52-56 never had a name in Linux.
+    # 57 is SOFTW4; 52-56 never had a name in Linux.
     free=(52, 53, 54, 55, 56, 57),
+    devmap=57,
+    cleared=(52, 53, 54, 55, 56, 57),
+    unflushed=(9, 10, 11, 57, 58),
+    flush="flushes nothing, but warns and flushes with CONFIG_DEBUG_VM",
     owned={"soft_dirty": (11, 1), "uffd_wp": (10, 2)},
     flag=57,
     swap_flag=4,
@@ -235,10 +295,17 @@ _X86_64 = Arch(
             _sw(8, "0: PROT_NONE"),
         ),
     ),
-    source="Linux v6.12 arch/x86/include/asm/pgtable_types.h, pgtable_64.h; "
-    "Intel SDM vol. 3 table 4-19; DEVMAP gone: "
-    "20260427114607.4068647-3-kas@kernel.org",
-    unverified="AMD's manual on 52-58",
+    source="Linux 6.12.117 arch/x86/include/asm/pgtable_types.h:10-52 (bits), 36 "
+    "(DEVMAP), 152-156 (_PAGE_CHG_MASK), pgtable_64.h:186-237 (swap), tlbflush.h:297-348 "
+    "(flush); 7.3.4, the same files: DEVMAP is gone, also from _PAGE_CHG_MASK; Intel SDM "
+    "vol. 3 table 4-19",
+    unverified=f"AMD's manual on 52-58; {_DEVMAP_GONE}",
+    notes=(
+        _PTI,
+        "SME, SEV and TDX take a bit of the PFN.",
+        "A PTE of a shadow stack has R/W clear and D set.",
+        "Without protection keys 59-62 are free too.",
+    ),
 )
 
 _X86_64_LA57 = replace(
@@ -249,6 +316,18 @@ _X86_64_LA57 = replace(
 )
 
 # -- arm64 --------------------------------------------------------------------
+
+_LPA2 = ", or address bits with 52 bits"
+_CONT = (
+    "{} aligned PTEs that map consecutive pages of one folio become a contiguous block "
+    "if they are alike but for AF and dirty (mm/contpte.c:118-131): a flag or a word in "
+    "some of them keeps them apart. `extmeta compare` counts the blocks."
+)
+_VA52 = (
+    "52-bit virtual addresses, the default of 6.12's Kconfig, have a fifth level with 4K "
+    "pages and a fourth with 16K; two levels are possible too. MTE and overlays change "
+    "no counts."
+)
 
 _ARM64_4K = Arch(
     name="arm64_4k",
@@ -268,6 +347,9 @@ _ARM64_4K = Arch(
     pfn_shift=12,
     pfn_bits=36,
     free=(57, 63),
+    devmap=57,
+    unflushed_last=(55, 56, 57, 58, 63),
+    contpte=16,
     owned={"uffd_wp": (58, 3)},
     flag=57,
     swap_flag=4,
@@ -278,10 +360,10 @@ _ARM64_4K = Arch(
         _hw(5, "NS"),
         _hw(6, "AP[1]: USER"),
         _hw(7, "AP[2]: RDONLY"),
-        _hw(8, "SH", 9),
+        _hw(8, f"SH{_LPA2}", 9),
         _hw(10, "AF"),
         _hw(11, "nG; PRESENT_INVALID where VALID is clear"),
-        _hw(48, "RES0, or address bits with 52 bits", 49),
+        _hw(48, f"RES0{_LPA2}", 49),
         _hw(50, "GP"),
         _hw(51, "DBM: WRITE"),
         _hw(52, "CONT"),
@@ -306,11 +388,14 @@ _ARM64_4K = Arch(
             _sw(11, "PRESENT_INVALID: 0"),
         ),
     ),
-    source="Linux v6.12 arch/arm64/include/asm/pgtable-prot.h, pgtable-hwdef.h, "
-    "pgtable.h; bit 63: 20240419074344.2643212-1-ryan.roberts@arm.com; "
-    "48-bit addresses, four levels",
-    unverified="57 free since PTE_DEVMAP's removal (series read, not the tree); "
-    "59 and 63 under FEAT_MEC",
+    source="Linux 6.12.117 arch/arm64/include/asm/pgtable-prot.h:16-39, 20 (DEVMAP), "
+    "pgtable-hwdef.h:154-172 (PTE_SWBITS_MASK: 55-58 and 63), 174-187 (address), "
+    "pgtable.h:1151-1173 (pte_modify), 1423-1444 (swap), Kconfig:304-308 "
+    "(contiguous blocks); 7.3.4, the same files: DEVMAP is gone, tlbflush.h:695-713: a "
+    "change of software bits flushes nothing; 48-bit addresses, four levels",
+    unverified="59 and 63 under FEAT_MEC; since when software bits change without a flush: "
+    f"not 6.12, but 7.3; {_DEVMAP_GONE}",
+    notes=(_CONT.format(16), _VA52),
 )
 
 _ARM64_16K = replace(
@@ -321,7 +406,9 @@ _ARM64_16K = replace(
     table_bytes=(16384,) * 3,
     pfn_shift=14,
     pfn_bits=34,
-    uses=(*_ARM64_4K.uses, _hw(12, "RES0, or address bits with 52 bits", 13)),
+    contpte=128,
+    uses=(*_ARM64_4K.uses, _hw(12, "0: the address is aligned to 16K", 13)),
+    notes=(_CONT.format(128), _VA52),
     source=_ARM64_4K.source.replace(
         "48-bit addresses, four", "47-bit addresses, three"
     ),
@@ -336,7 +423,14 @@ _ARM64_64K = replace(
     table_bytes=(512, 65536, 65536),
     pfn_shift=16,
     pfn_bits=32,
-    uses=(*_ARM64_4K.uses, _hw(12, "RES0, or address bits with 52 bits", 15)),
+    contpte=32,
+    uses=(
+        *(use for use in _ARM64_4K.uses if use.first not in (8, 48)),
+        _hw(8, "SH", 9),
+        _hw(12, f"RES0{_LPA2}", 15),
+        _hw(48, "RES0", 49),
+    ),
+    notes=(_CONT.format(32), _VA52),
     source=_ARM64_4K.source.replace("four levels", "three levels, a root of 512 bytes"),
 )
 
@@ -357,8 +451,8 @@ _SV39 = Arch(
     readonly=(),
     pfn_shift=10,
     pfn_bits=44,
-    # DEVMAP until mid-2025.
     free=(9,),
+    devmap=9,
     owned={},
     flag=9,
     swap_flag=1,
@@ -391,9 +485,14 @@ _SV39 = Arch(
             _sw(5, "PROT_NONE: 0"),
         ),
     ),
-    source="Linux v6.12 arch/riscv/include/asm/pgtable.h, pgtable-64.h, "
-    "pgtable-bits.h; RISC-V privileged specification, Sv39-Sv57",
-    unverified="9 free since _PAGE_DEVMAP's removal (series read, not the tree)",
+    source="Linux 6.12.117 arch/riscv/include/asm/pgtable-bits.h:11-39, 22 (DEVMAP), "
+    "pgtable-64.h:70-76 (PTE), 169-173 (_PAGE_CHG_MASK), pgtable.h:849-872 (swap); "
+    "7.3.4, the same files: DEVMAP is gone; RISC-V privileged specification, Sv39-Sv57",
+    unverified=_DEVMAP_GONE,
+    notes=(
+        "T-Head's memory types take 59-63 (pgtable-64.h:126-139).",
+        "pmd_present() looks at bits 1 and 2 of a swap entry, pte_present() does not.",
+    ),
 )
 
 _SVRSW = replace(
@@ -407,8 +506,10 @@ _SVRSW = replace(
         _SV39.swap,
         others=tuple(use for use in _SV39.swap.others if use.first not in (3, 4)),
     ),
-    source=_SV39.source + "; Svrsw60t59b leaves 59 and 60 to software: series V15 of "
-    "2025-11-13, riscv commits f59c0924d61a, 59f6acb4be02, 2a3ebad4db63",
+    source=_SV39.source + "; Svrsw60t59b leaves 59 and 60 to software: 7.3.4 "
+    "pgtable-bits.h",
+    unverified="the release that made use of Svrsw60t59b: not 6.12, but 7.3; the row is "
+    f"as if each had; {_DEVMAP_GONE}",
 )
 
 
@@ -423,8 +524,6 @@ def _sv(arch: Arch, name: str, levels: int) -> Arch:
 _S390X = Arch(
     name="s390x",
     page_shift=12,
-    # Three levels map 4 TiB; Linux adds a fourth and a fifth when asked for more,
-    # which the model leaves out.
     level_bits=(11, 11, 8),
     # A PTE table of 2 KiB gets a page whose other half holds nothing, unless KVM
     # keeps its PGSTEs there.
@@ -443,6 +542,7 @@ _S390X = Arch(
     pfn_shift=12,
     pfn_bits=52,
     free=(),
+    moves_tables=False,
     owned={"soft_dirty": (1, 1)},
     flag=1,
     flag_from="soft_dirty",
@@ -475,9 +575,14 @@ _S390X = Arch(
             _hw(10, "INVALID: 1"),
         ),
     ),
-    source="Linux v6.12 arch/s390/include/asm/pgtable.h, arch/s390/mm/pgalloc.c; "
-    "bits numbered from the least significant, as Linux's masks are",
+    source="Linux 6.12.117 arch/s390/include/asm/pgtable.h:179-206 (bits, "
+    "_PAGE_CHG_MASK), 1858-1889 (swap), arch/s390/mm/pgalloc.c:166; 7.3.4 pgtable.h, the "
+    "same bits; Kconfig selects no HAVE_MOVE_PMD; bits numbered from the least "
+    "significant, as Linux's masks are",
     unverified="tables after PGSTE's removal (2026)",
+    notes=(
+        "Three levels map 4 TiB; Linux adds a fourth and a fifth when asked for more.",
+    ),
 )
 
 # -- ppc64 --------------------------------------------------------------------
@@ -498,8 +603,11 @@ _PPC64_RADIX_4K = Arch(
     readonly=(),
     pfn_shift=12,
     pfn_bits=41,
-    # 11 was DEVMAP until mid-2025; 61 has a meaning where PRESENT is clear only.
-    free=(11, 61),
+    # Not 61, though a present PTE has it clear: radix__ptep_set_access_flags() clears
+    # it in one that it makes valid again.
+    free=(11,),
+    devmap=11,
+    cleared=(11,),
     owned={"soft_dirty": (9, 9)},
     flag=11,
     swap_flag=11,
@@ -514,7 +622,8 @@ _PPC64_RADIX_4K = Arch(
         _hw(8, "R: ACCESSED"),
         _sw(10, "SPECIAL"),
         _hw(53, "0: more of the address, unused by Linux", 55),
-        _hw(56, "protection key", 60),
+        _hw(56, "reserved; hash's protection key", 60),
+        _sw(61, "INVALID, where PRESENT is clear"),
         _hw(62, "PTE: a leaf"),
         _hw(63, "PRESENT"),
     ),
@@ -525,19 +634,20 @@ _PPC64_RADIX_4K = Arch(
         offset_bits=41,
         offset_inverted=False,
         exclusive=5,
-        free=(6, 7, 8, 10, 11),
+        free=(6, 7, 8, 10, 11, *range(53, 61)),
         always=(62,),
         others=(
-            _sw(53, "0", 60),
             _sw(61, "INVALID: 0"),
             _sw(62, "PTE: 1"),
             _hw(63, "PRESENT: 0"),
         ),
     ),
-    source="Linux v6.12 arch/powerpc/include/asm/book3s/64/pgtable.h, radix.h, "
-    "radix-4k.h, arch/powerpc/mm/book3s64/pgtable.c",
-    unverified="which of 6-8, 10, 11 a swap entry leaves free; 11 free since "
-    "_PAGE_DEVMAP's removal (series read, not the tree)",
+    source="Linux 6.12.117 arch/powerpc/include/asm/book3s/64/pgtable.h:18-91, 91 "
+    "(DEVMAP), 124-126 (_PAGE_CHG_MASK), 499-511 and 638-672 (swap), radix.h, radix-4k.h, "
+    "tlbflush.h:163-202, arch/powerpc/mm/book3s64/radix_pgtable.c:1571-1578 (61), "
+    "pkeys.c:78 (no keys), include/asm/tlb.h:87; 7.3.4 pgtable.h: DEVMAP is gone, also "
+    "from _PAGE_CHG_MASK",
+    unverified=f"whether hardware ignores 61 of a present PTE; {_DEVMAP_GONE}",
 )
 
 _PPC64_RADIX_64K = replace(
@@ -554,7 +664,7 @@ _PPC64_RADIX_64K = replace(
         _PPC64_RADIX_4K.swap,
         offset_shift=16,
         offset_bits=37,
-        others=(*_PPC64_RADIX_4K.swap.others, _sw(12, "0", 15)),
+        free=(6, 7, 8, 10, 11, *range(12, 16), *range(53, 61)),
     ),
     source=_PPC64_RADIX_4K.source.replace("radix-4k.h", "radix-64k.h"),
 )
@@ -567,7 +677,10 @@ _PPC64_HASH_64K = replace(
     # are doubled too, for huge pages. 16 PTE tables share a page.
     table_bytes=(2048, 16384, 16384, 4096),
     rest="hidx",
-    free=(11,),
+    # Hardware reads the hash table, never this word.
+    free=(11, 14, 15, 53, 54),
+    cleared=(11, 14, 15, 53, 54),
+    moves_tables=False,
     uses=(
         _hw(0, "EXEC"),
         _hw(1, "WRITE"),
@@ -580,8 +693,6 @@ _PPC64_HASH_64K = replace(
         _sw(10, "SPECIAL"),
         _sw(12, "H_PAGE_COMBO"),
         _sw(13, "H_PAGE_4K_PFN, H_PAGE_THP_HUGE"),
-        _sw(14, "0: the address is aligned to 64K", 15),
-        _sw(53, "0", 54),
         _sw(55, "H_PAGE_HASHPTE"),
         _hw(56, "protection key", 60),
         _sw(61, "INVALID, where PRESENT is clear"),
@@ -590,13 +701,22 @@ _PPC64_HASH_64K = replace(
     ),
     swap=replace(
         _PPC64_RADIX_64K.swap,
-        free=(7, 8, 10, 11),
-        others=(*_PPC64_RADIX_64K.swap.others, _sw(6, "H_PAGE_BUSY: 0")),
+        free=(7, 8, 10, 11, 13, 14, 15, 53, 54, *range(56, 61)),
+        others=(
+            *_PPC64_RADIX_64K.swap.others,
+            _sw(6, "H_PAGE_BUSY: 0"),
+            _sw(12, "H_PAGE_COMBO: 0"),
+            _sw(55, "H_PAGE_HASHPTE: 0"),
+        ),
     ),
-    source="Linux v6.12 arch/powerpc/include/asm/book3s/64/pgtable.h, hash.h, "
-    "hash-64k.h; PMD and PUD tables doubled with THP and hugetlb",
-    unverified="which of 7, 8, 10, 11 a swap entry leaves free; 11 free since "
-    "_PAGE_DEVMAP's removal (series read, not the tree)",
+    source="Linux 6.12.117 arch/powerpc/include/asm/book3s/64/pgtable.h:18-91, 91 "
+    "(DEVMAP), 124-126 (_PAGE_CHG_MASK), 638-672 (swap), hash.h, hash-64k.h:46-65, "
+    "asm/tlb.h:87; 7.3.4, the same files: DEVMAP is gone, also from _PAGE_CHG_MASK; PMD "
+    "and PUD tables doubled with THP and hugetlb",
+    unverified=_DEVMAP_GONE,
+    notes=(
+        "Hash with 4K pages has no row: H_PAGE bits 6, 53-56, 60 (hash-4k.h:41-49).",
+    ),
 )
 
 # -- loongarch64 --------------------------------------------------------------
@@ -616,8 +736,10 @@ _LOONGARCH64 = Arch(
     readonly=(),
     pfn_shift=14,
     pfn_bits=34,
-    # DEVMAP until mid-2025.
     free=(59,),
+    devmap=59,
+    cleared=(59,),
+    moves_tables=False,
     owned={},
     flag=59,
     swap_flag=15,
@@ -633,7 +755,7 @@ _LOONGARCH64 = Arch(
         _sw(10, "PROTNONE"),
         _sw(11, "SPECIAL"),
         _hw(12, "0: the address is aligned to 16K", 13),
-        _hw(48, "not known to be ignored", 58),
+        _hw(48, "unused by Linux, written to TLBELO unmasked", 58),
         _sw(60, "PRESENT_INVALID, of huge pages"),
         _hw(61, "NR"),
         _hw(62, "NX"),
@@ -654,10 +776,13 @@ _LOONGARCH64 = Arch(
             _sw(10, "PROTNONE: 0"),
         ),
     ),
-    source="Linux v6.12 arch/loongarch/include/asm/pgtable-bits.h, pgtable.h; "
-    "16K pages and three levels, the default",
-    unverified="whether hardware ignores 48-58; 59 free since _PAGE_DEVMAP's "
-    "removal (series read, not the tree); that the 0 bits of a swap entry may be set",
+    source="Linux 6.12.117 arch/loongarch/include/asm/pgtable-bits.h:9-47, 25 (DEVMAP), "
+    "79 (_PAGE_CHG_MASK), pgtable.h:273-299 (swap), 321-322 (which bits tell the kinds of "
+    "entry apart), arch/loongarch/mm/tlbex.S; 7.3.4, the same files: DEVMAP is gone, also "
+    "from _PAGE_CHG_MASK; Kconfig selects no HAVE_MOVE_PMD; 16K pages and three levels, "
+    "the default",
+    unverified=f"whether hardware ignores 48-58; {_DEVMAP_GONE}",
+    notes=("Linux has 4K and 64K pages too, and two or four levels.",),
 )
 
 ARCHES: dict[str, Arch] = {
@@ -687,21 +812,82 @@ ARCHES: dict[str, Arch] = {
 ALIASES = {"arm64": "arm64_4k", "riscv64": "riscv64_sv48"}
 
 
-def arch_named(name: str) -> Arch:
-    """Return the architecture of that name.
+def arch_named(name: str, release: str | None = None) -> Arch:
+    """Return the architecture of that name, in a Linux release.
 
     Parameters
     ----------
     name : str
-        One of `ARCHES`, or a plain name of `ALIASES`.
+        One of `ARCHES`, or a plain name of `ALIASES`. "NAME@6.12" names the release
+        too: that is the `Arch.name` of a row that is not of the default release.
+    release : str, optional
+        Such as "6.12" or "6.12.117", from 6.12 to 7.3; by default 6.18.
 
     Raises
     ------
     KeyError
         If there is none; the message lists those there are.
+    TypeError
+        If the name or the release is no text.
+    ValueError
+        If the release is not known, or the name has another one.
     """
-    name = ALIASES.get(name, name)
-    if name not in ARCHES:
+    if not isinstance(name, str):
+        raise TypeError(f"arch: {name!r} is no name of an architecture")
+    plain, at, named = name.partition("@")
+    plain = ALIASES.get(plain, plain)
+    if plain not in ARCHES:
         there = ", ".join([*ARCHES, *ALIASES])
         raise KeyError(f"no architecture named {name!r}; there are {there}")
-    return ARCHES[name]
+    given = [text for text in (release, named if at else None) if text is not None]
+    asked = {release_named(text, FIRST, LAST) for text in given}
+    if len(asked) > 1:
+        raise ValueError(f"architecture {name!r} is not of release {release!r}")
+    return _in_release(ARCHES[plain], *asked) if asked else ARCHES[plain]
+
+
+def arch_of(arch: str | Arch, release: str | None = None) -> Arch:
+    """Return an Arch as it is, or the one of that name in a Linux release.
+
+    Raises
+    ------
+    KeyError, TypeError, ValueError
+        As :func:`arch_named`; if a release is named besides an Arch.
+    """
+    if not isinstance(arch, Arch):
+        return arch_named(arch, release)
+    if release is not None:
+        raise ValueError(
+            f"release {release!r}: the Arch {arch.name!r} is of {arch.release}; "
+            "a release goes with a name"
+        )
+    return arch
+
+
+def _in_release(arch: Arch, release: tuple[int, int]) -> Arch:
+    """Return the row of a release, made from that of the default one."""
+    text = release_text(release)
+    if text == DEFAULT:
+        return arch
+    arch = replace(arch, name=f"{arch.name}@{text}", release=text)
+    if release == LAST and arch.unflushed_last:
+        arch = replace(arch, unflushed=arch.unflushed_last)
+    if release >= DEVMAP_GONE or arch.devmap < 0:
+        return arch
+    free = tuple(bit for bit in arch.free if bit != arch.devmap)
+    flag, flag_from = arch.devmap, "DEVMAP"
+    if free:
+        flag, flag_from = free[-1], ""
+    elif arch.owned:
+        flag_from = next(iter(arch.owned))
+        flag = arch.owned[flag_from][0]
+    return replace(
+        arch,
+        free=free,
+        cleared=tuple(bit for bit in arch.cleared if bit in free),
+        flag=flag,
+        flag_from=flag_from,
+        uses=arch.uses
+        if flag_from == "DEVMAP"
+        else (*arch.uses, _sw(arch.devmap, "DEVMAP")),
+    )

@@ -8,7 +8,7 @@ bytes, a file 2, or 4 with PFNs.
 The file is numpy's .npz with plain arrays, never pickles::
 
     file     = zip archive of members, stored or deflated, in any order
-    member   = key ".npy": numpy format 1.0 or 2.0, either byte order
+    member   = key ".npy": numpy format 1.0, 2.0 or 3.0, either byte order
     V        = number of VMAs          N = number of entries
     rows     = vma_start   uint64 (V,)  first byte, page-aligned, ascending
                vma_end     uint64 (V,)  byte past the end, not past the next start
@@ -21,12 +21,16 @@ The file is numpy's .npz with plain arrays, never pickles::
                vmrss_kb    int    ()    VmRSS of status, KiB
                kernel      str    ()    release, "6.18.44"
                comm        str    ()    the process's name
-    optional = huge_vpn    uint64 (H,)  ascending first vpns of 2 MiB leaves that
-                                        have no PTE table: files, shmem, hugetlb
+    optional = huge_vpn    uint64 (H,)  ascending first vpns of 2 MiB leaves
                                         (absent: hugetlb's are found by VmFlags ht)
                vma_unlocated_kb
-                           uint64 (V,)  KiB mapped by such leaves at places that
-                                        the kernel did not tell (absent: 0)
+                           uint64 (V,)  KiB of files and shmem mapped by leaves at
+                                        places that the kernel did not tell
+                                        (absent: 0)
+               vma_anon_huge_kb
+                           uint64 (V,)  the same of anonymous memory (absent: 0)
+               huge_marked bool   ()    anonymous leaves are in huge_vpn or counted
+                                        above (absent: false, they look like PTEs)
                settled     bool   ()    nothing moved meanwhile (absent: true)
     entry    = bit 63 present, bits 0-54 PFN, 0 if hidden
              | bit 62 swapped, bits 0-4 swap type, bits 5-54 offset
@@ -34,6 +38,7 @@ The file is numpy's .npz with plain arrays, never pickles::
                4 guard region
                and bit 55 soft-dirty, 56 exclusively mapped, 57 uffd-wp,
                58 guard region, 61 file or shared anonymous page
+               of a leaf: 512 words; a private one without bit 61 is anonymous
 
 Members of other names are left alone. The last VMA may be the vsyscall page,
 which is in the kernel half and has no entries. :mod:`extmeta.pagewords` has the
@@ -55,20 +60,17 @@ import numpy as np
 import numpy.typing as npt
 
 from extmeta import capture_file, consistency, procfs
+from extmeta.arrays import restore
+from extmeta.captures import huge
 from extmeta.pagewords import (
     LEAF_KB,
     LEAF_PAGES,
     PAGE_BYTES,
-    PAGE_SHIFT,
     PFN_MASK,
-    SOFT_DIRTY,
-    UFFD_WP,
     distinct,
-    leaves_within,
     marker,
     populated,
     present,
-    slots,
     whole_leaves,
 )
 from extmeta.procfs import Progress
@@ -121,12 +123,6 @@ def _array(key: str, value: Any) -> npt.NDArray[Any]:
     return array
 
 
-def _has_flag(vma_flags: Text, flag: str) -> Bools:
-    """Tell which VMAs have a flag: two letters of VmFlags."""
-    padded = np.strings.add(np.strings.add(" ", vma_flags), " ")
-    return np.greater_equal(np.strings.find(padded, f" {flag} "), 0)
-
-
 def _perms(perms: Text, flags: Text) -> Text:
     """Return VMA permissions, those left empty as VmFlags tell them.
 
@@ -138,7 +134,7 @@ def _perms(perms: Text, flags: Text) -> Text:
         return perms
     told: Any = ""
     for flag, yes, no in (("rd", *"r-"), ("wr", *"w-"), ("ex", *"x-"), ("ms", *"sp")):
-        told = np.strings.add(told, np.where(_has_flag(flags, flag), yes, no))
+        told = np.strings.add(told, np.where(huge.has_flag(flags, flag), yes, no))
     return _array("vma_perms", np.where(empty & (flags != ""), told, perms))
 
 
@@ -169,13 +165,20 @@ class Capture:
         KiB.
     kernel, comm : str
     huge_vpn : (H,) uint64 ndarray, optional
-        First vpns of 2 MiB leaves without a PTE table. hugetlb's are added.
-        Their 512 words each are in `vpn` and `entry` too.
+        First vpns of 2 MiB leaves: huge pages, each mapped by one PMD. hugetlb's are
+        added. Their 512 words each are in `vpn` and `entry` too.
     vma_unlocated_kb : (V,) uint64 ndarray, optional
-        KiB that such leaves map at places not known: where the kernel has no
-        PAGEMAP_SCAN, smaps (FilePmdMapped, ShmemPmdMapped) has only the sums.
+        KiB of files and shmem that leaves map at places not known: where the kernel
+        has no PAGEMAP_SCAN, smaps (FilePmdMapped, ShmemPmdMapped) has only the sums.
         Their words then look like 512 PTEs each, `tables_needed` takes their
         PTE tables off, and `build` makes one PTE table too many for each.
+    vma_anon_huge_kb : (V,) uint64 ndarray, optional
+        KiB of anonymous memory that leaves map at places not known (AnonHugePages).
+        `build` makes 512 PTEs of each, in the table that Linux has deposited.
+    huge_marked : bool, optional
+        All anonymous leaves are in `huge_vpn` or counted in `vma_anon_huge_kb`. False
+        in captures from before they were; then `unmarked` leaves at most are taken
+        for PTEs.
     settled : bool, optional
         The VMAs and VmPTE were the same before and after the reading.
 
@@ -204,14 +207,17 @@ class Capture:
     comm: str
     huge_vpn: U64 = None  # type: ignore[assignment]
     vma_unlocated_kb: U64 = None  # type: ignore[assignment]
+    vma_anon_huge_kb: U64 = None  # type: ignore[assignment]
+    huge_marked: bool = False
     settled: bool = True
 
     def __post_init__(self) -> None:
         put = object.__setattr__
         if self.huge_vpn is None:
             put(self, "huge_vpn", np.empty(0, np.uint64))
-        if self.vma_unlocated_kb is None:
-            put(self, "vma_unlocated_kb", np.zeros(len(self.vma_start), np.uint64))
+        for key in ("vma_unlocated_kb", "vma_anon_huge_kb"):
+            if getattr(self, key) is None:
+                put(self, key, np.zeros(len(self.vma_start), np.uint64))
         for key, spec in capture_file.KEYS.items():
             value = getattr(self, key)
             if spec.limit:
@@ -220,32 +226,37 @@ class Capture:
                 put(self, key, _kib(key, value))
         put(self, "kernel", str(self.kernel))
         put(self, "comm", str(self.comm))
-        put(self, "settled", bool(self.settled))
+        for key in ("huge_marked", "settled"):
+            put(self, key, bool(getattr(self, key)))
         put(self, "vma_perms", _perms(self.vma_perms, self.vma_flags))
         if why := consistency.fault(self):
             raise CaptureError(why)
-        leaves = np.union1d(self.huge_vpn, self._hugetlb_leaves())
+        leaves = np.union1d(self.huge_vpn, huge.hugetlb(self))
         put(self, "huge_vpn", _array("huge_vpn", leaves))
 
-    def _of_vmas(self, flags: Bools) -> Bools:
-        """Return each entry's VMA's flag."""
-        first = np.searchsorted(self.vpn, self.vma_start >> PAGE_SHIFT)
-        stop = np.searchsorted(self.vpn, self.vma_end >> PAGE_SHIFT)
-        return np.repeat(flags, stop - first)
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        restore(self, state)
 
-    def _hugetlb_leaves(self) -> U64:
-        hugetlb = _has_flag(self.vma_flags, "ht")
-        bounds = np.stack((self.vma_start, self.vma_end), axis=1)[hugetlb].ravel()
-        vpn = self.vpn[self._of_vmas(hugetlb)]
-        leaves = np.unique(vpn & ~np.uint64(LEAF_PAGES - 1))
-        leaves = leaves[leaves_within(leaves, bounds >> PAGE_SHIFT)]
-        # A torn reading may have part of one.
-        return leaves[whole_leaves(leaves, self.vpn, self.entry)]
+    @property
+    def deposited_vpn(self) -> U64:
+        """First vpns of anonymous leaves, for each of which Linux deposits a PTE table.
 
-    def _ptes(self) -> Bools:
-        """Tell which entries are of a PTE table, not of a leaf above it."""
-        in_leaf = np.isin(self.vpn & ~np.uint64(LEAF_PAGES - 1), self.huge_vpn)
-        return populated(self.entry) & ~in_leaf
+        A part of `huge_vpn`.
+        """
+        return huge.deposited(self)
+
+    @property
+    def unplaced_kb(self) -> int:
+        """KiB that leaves map at places not known: their words are taken for PTEs."""
+        return int(self.vma_unlocated_kb.sum() + self.vma_anon_huge_kb.sum())
+
+    @property
+    def unmarked(self) -> int:
+        """How many anonymous 2 MiB leaves may have been taken for 512 PTEs each.
+
+        Not 0 only in captures from before these leaves were marked.
+        """
+        return huge.unmarked(self)
 
     @property
     def nr_present(self) -> int:
@@ -280,14 +291,17 @@ class Capture:
         Returns
         -------
         Tables
-            A named tuple; `p4d` is 0 with four levels. The root is not in it.
+            A named tuple; `p4d` is 0 with four levels. The root is not in it. The PTE
+            tables that are deposited with anonymous leaves are.
         """
         # One PTE table fewer for each leaf that only looks like 512 PTEs.
         unlocated = int(self.vma_unlocated_kb.sum()) // LEAF_KB
         vpn = self.vpn[populated(self.entry)]
         five_levels = self.arch == "x86_64_la57"
         return Tables(
-            pte=distinct(self.vpn[self._ptes()] >> 9) - unlocated,
+            pte=distinct(self.vpn[huge.ptes(self)] >> 9)
+            + len(self.deposited_vpn)
+            - unlocated,
             pmd=distinct(vpn >> 18),
             pud=distinct(vpn >> 27),
             p4d=distinct(vpn >> 36) if five_levels else 0,
@@ -299,7 +313,7 @@ class Capture:
 
         What unmapping and reclaim left empty, and tables of device memory,
         which pagemap does not show. VmPTE counts PTE, PMD and PUD tables but
-        not P4D tables nor the root: Linux mm/memory.c mm_inc_nr_ptes(),
+        not P4D tables nor the root: Linux mm/memory.c mm_inc_nris_pte(),
         mm_inc_nr_pmds(), mm_inc_nr_puds() and their callers. Below 0 only
         where the capture is not `settled`.
         """
@@ -315,7 +329,7 @@ class Capture:
             Number of PTE tables by number of their entries; 2 MiB leaves,
             which have none, left out, so that [0] is 0.
         """
-        _, filled = np.unique(self.vpn[self._ptes()] >> 9, return_counts=True)
+        _, filled = np.unique(self.vpn[huge.ptes(self)] >> 9, return_counts=True)
         return np.bincount(filled, minlength=LEAF_PAGES + 1)
 
     @property
@@ -324,6 +338,9 @@ class Capture:
         digest = hashlib.sha256()
         for key, spec in capture_file.KEYS.items():
             value = getattr(self, key)
+            # Those of before have the digest that they had.
+            if not self.huge_marked and key in ("vma_anon_huge_kb", "huge_marked"):
+                continue
             if spec.kind == "u":
                 raw = value.astype("<u8", copy=False).tobytes()
             else:
@@ -387,8 +404,10 @@ class Capture:
         PageTable
             With every PTE table that the process needs: present PTEs, with
             their PFNs if known, else PFNs of their own; swap entries and
-            markers as slot type << 50 | offset; 2 MiB leaves as such. PTEs
-            are writable where their VMA is. A settled capture's table has
+            markers as slot type << 50 | offset; 2 MiB leaves as such, anonymous
+            ones with a deposited PTE table. In a capture with `unmarked` leaves,
+            these are PTEs. PTEs are writable where their VMA is. A settled
+            capture's table has
             ``memory().pte + memory().upper`` equal to VmPTE plus the root
             (plus, with five levels, the P4D tables), less `empty_tables`.
 
@@ -398,30 +417,9 @@ class Capture:
             If `arch` can't index a page or the encoding can't hold `fields`.
         MemoryError
         """
-        from extmeta.pagetable import PageTable
+        from extmeta.captures.build import build
 
-        options = {} if fields is None else {"fields": fields}
-        table = PageTable(encoding=encoding, arch=arch or self.arch, **options)
-        ptes = self._ptes()
-        vpn, entry = self.vpn[ptes], self.entry[ptes]
-        writable = self._of_vmas(np.strings.find(self.vma_perms, "w") >= 0)[ptes]
-        here = present(entry)
-        # Swapped ones first: the PFNs that the table makes up for them are free
-        # again before those of the capture come.
-        for may_write in (False, True):
-            chosen = ~here & (writable == may_write)
-            table.map(vpn[chosen], writable=may_write)
-        table.swap_out(vpn[~here], slots(entry[~here]))
-        for may_write in (False, True):
-            chosen = here & (writable == may_write)
-            pfns = entry[chosen] & PFN_MASK if self.has_pfns else None
-            table.map(vpn[chosen], pfns, writable=may_write)
-        if len(self.huge_vpn):
-            table.map_huge(self.huge_vpn)
-        for name, bit in (("uffd_wp", UFFD_WP), ("soft_dirty", SOFT_DIRTY)):
-            if fields is not None and name in fields:
-                table.update(vpn[entry & bit != 0], set=fields.pack(**{name: 1}))
-        return table
+        return build(self, encoding, fields, arch or self.arch)
 
 
 @contextlib.contextmanager
@@ -499,9 +497,10 @@ def capture(
     Notes
     -----
     Linux 6.7 up tells where the pages are (PAGEMAP_SCAN); before, every page
-    of every VMA is asked for, 10 s for a reservation of 16 TiB, and 2 MiB
-    leaves of files have no known place: see `Capture.vma_unlocated_kb`. `stop`
-    needs pidfds, Linux 5.3.
+    of every VMA is asked for, 10 s for a reservation of 16 TiB, and the place of
+    a 2 MiB leaf is known only if all that can be leaves in its VMA are: see
+    `Capture.vma_unlocated_kb` and `Capture.vma_anon_huge_kb`. `stop` needs pidfds,
+    Linux 5.3.
     """
     if isinstance(pid, bool):
         raise TypeError(f"pid: {pid} is not an integer")
@@ -518,7 +517,7 @@ def capture(
     try:
         procfs.status(pid)
     except (FileNotFoundError, ProcessLookupError):
-        raise CaptureError(f"process {pid} does not exist") from None
+        raise CaptureError(procfs.absence(pid)) from None
     except procfs.GoneError:
         raise CaptureError(f"process {pid} has exited") from None
     except procfs.KernelThreadError:
@@ -534,10 +533,9 @@ def capture(
 def _captured(reading: procfs.Reading) -> Capture:
     vmas = reading.vmas
     leaves = reading.huge_vpn
-    unlocated = np.zeros(len(vmas.start), np.uint64)
+    unlocated = anonymous = np.zeros(len(vmas.start), np.uint64)
     if leaves is None:
-        leaves = np.empty(0, np.uint64)
-        unlocated = vmas.pmd_mapped_kb
+        leaves, unlocated, anonymous = huge.placed(vmas, reading.vpn, reading.entry)
     # Gone since, or of 1 GiB pages, whose entries are left out.
     leaves = leaves[whole_leaves(leaves, reading.vpn, reading.entry)]
     return Capture(
@@ -554,6 +552,8 @@ def _captured(reading: procfs.Reading) -> Capture:
         comm=reading.status.comm,
         huge_vpn=leaves,
         vma_unlocated_kb=unlocated,
+        vma_anon_huge_kb=anonymous,
+        huge_marked=True,
         settled=reading.settled,
     )
 

@@ -3,12 +3,14 @@
 The grammar stands in :mod:`extmeta.capture`. A file may come from anyone, so
 nothing in it is believed before it is checked: the archive's directory first,
 then the header of each member, and only then is memory asked for. Nothing is
-unpickled, and numpy's own header reader is not used: it evaluates the text and
-warns about some of it.
+unpickled. A header is a Python literal (numpy/lib/_format_impl.py, numpy 2.4). It is
+evaluated as one after its tokens were checked, by `ast.literal_eval`: numpy's own
+reader accepts more, warns about some of it, and has no public form for version 3.0.
 
 What the arrays mean is not this module's business: see `Capture`.
 """
 
+import ast
 import contextlib
 import errno
 import io
@@ -19,7 +21,7 @@ import stat
 import struct
 import zipfile
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, BinaryIO, Literal, NamedTuple
 
 import numpy as np
@@ -41,7 +43,8 @@ MAX_TEXT_BYTES = 1 << 27
 # bomb shrinks by a thousand. So the size of the file bounds the memory.
 MAX_RATIO = 64
 
-MAX_HEADER_BYTES = 4096
+# numpy reads no longer header either (_MAX_HEADER_SIZE).
+MAX_HEADER_BYTES = 10_000
 PIECE_BYTES = 1 << 20
 
 
@@ -91,6 +94,8 @@ KEYS = {
     "comm": Key("U"),
     "huge_vpn": Key("u", MAX_ENTRIES, ascending=True, required=False),
     "vma_unlocated_kb": Key("u", MAX_VMAS, required=False),
+    "vma_anon_huge_kb": Key("u", MAX_VMAS, required=False),
+    "huge_marked": Key("b", required=False),
     "settled": Key("b", required=False),
 }
 
@@ -121,48 +126,61 @@ class Header(NamedTuple):
     order: Literal["C", "F"] = "C"
 
 
-_HEADER = re.compile(
-    r"\{\s*'descr':\s*'([<>|=]?)([a-zA-Z])(\d{0,9})',"
-    r"\s*'fortran_order':\s*(False|True),"
-    r"\s*'shape':\s*\(((?:\d{1,20},\s*)*(?:\d{1,20})?)\),?\s*\}\s*"
+# The tokens of a header that describes a plain array: no operators, names or brackets,
+# so evaluating it is harmless.
+_HEADER = re.compile(r"""(?:[\s{}(),:]|'[^'\\]*'|"[^"\\]*"|\b(?:\d+|True|False)\b)*""")
+# The descr of every type that a key may have, as numpy.dtype() takes it.
+_DESCR = re.compile(
+    r"[<>|=]?(?:[uifb][1248]|U\d{1,9}|u?int\d{1,2}|float64|bool|[?bBhHiIlLqQd])"
 )
-_ITEM_BYTES = {"u": (8,), "i": (1, 2, 4, 8), "f": (8,), "b": (1,)}
+_VERSIONS = {b"\1\0": "<H", b"\2\0": "<I", b"\3\0": "<I"}
+_ITEM_BYTES: dict[str, Sequence[int]] = {
+    "u": (8,),
+    "i": (1, 2, 4, 8),
+    "f": (8,),
+    "b": (1,),
+    "U": range(4 * MAX_CHARS + 1),
+}
+_WANTED = {
+    "u": "uint64",
+    "i": "an integer",
+    "f": "float64",
+    "b": "bool",
+    "U": f"text of at most {MAX_CHARS} characters",
+}
 
 
-def _dtype(member: str, key: Key, order: str, kind: str, size: int) -> str:
+def _dtype(member: str, key: Key, descr: str) -> str:
     """Return the member's numpy dtype, or refuse it."""
-    if key.kind == "U":
-        fits = kind == "U" and size <= MAX_CHARS
-        wanted = f"text of at most {MAX_CHARS} characters"
-    else:
-        kinds = "iu" if key.kind == "i" else key.kind
-        fits = kind in kinds and size in _ITEM_BYTES[key.kind]
-        names = {"u": "uint64", "i": "an integer", "f": "float64", "b": "bool"}
-        wanted = names[key.kind]
-    if not fits:
-        raise DamagedFileError(f"{member}: dtype {order}{kind}{size} is not {wanted}")
-    return f"{order}{kind}{size}"
+    found = None
+    with contextlib.suppress(TypeError, ValueError):
+        found = np.dtype(descr) if _DESCR.fullmatch(descr) else None
+    kinds = "iu" if key.kind == "i" else key.kind
+    if found is None or not (
+        found.kind in kinds and found.itemsize in _ITEM_BYTES[key.kind]
+    ):
+        raise DamagedFileError(
+            f"{member}: dtype {descr[:40]} is not {_WANTED[key.kind]}"
+        )
+    return found.str
 
 
 def _header(member: str, key: Key, head: bytes) -> Header:
     """Return the .npy header at the start of ``head``, or refuse it."""
     version = head[6:8]
-    if head[:6] != b"\x93NUMPY" or version not in (b"\1\0", b"\2\0"):
+    if head[:6] != b"\x93NUMPY" or version not in _VERSIONS:
         raise DamagedFileError(f"{member}: {head[:8]!r} does not start a .npy file")
-    width = struct.Struct("<H" if version == b"\1\0" else "<I")
+    width = struct.Struct(_VERSIONS[version])
     start = 8 + width.size
     if len(head) < start:
         raise DamagedFileError(f"{member}: a header cut short at byte {len(head)}")
     (length,) = width.unpack_from(head, 8)
     if start + length > len(head):
         raise DamagedFileError(f"{member}: a header of {length} bytes, not all there")
+    # Version 3.0 is UTF-8. What both could say differently is not in our tokens.
     text = head[start : start + length].decode("latin-1")
-    match = _HEADER.fullmatch(text)
-    if not match:
-        raise DamagedFileError(f"{member}: header {text[:60]!r} is of no plain array")
-    order, kind, size, by_columns, dims = match.groups()
-    shape = tuple(int(n) for n in dims.split(",") if n.strip())
-    dtype = _dtype(member, key, order, kind, int(size or 0))
+    descr, by_columns, shape = _described(member, text)
+    dtype = _dtype(member, key, descr)
     if len(shape) != key.dimensions:
         raise DamagedFileError(f"{member}: shape {shape} has {len(shape)} dimensions")
     if key.columns and shape[1] != key.columns:
@@ -171,8 +189,24 @@ def _header(member: str, key: Key, head: bytes) -> Header:
         raise DamagedFileError(
             f"{member}: {shape[0]} elements are more than {key.limit}"
         )
-    layout: Literal["C", "F"] = "F" if by_columns == "True" else "C"
-    return Header(dtype, shape, start + length, layout)
+    return Header(dtype, shape, start + length, "F" if by_columns else "C")
+
+
+def _described(member: str, text: str) -> tuple[str, bool, tuple[int, ...]]:
+    """Return the three values of a header's dict, whose keys have no order."""
+    found: object = None
+    with contextlib.suppress(SyntaxError, ValueError, TypeError, MemoryError):
+        if _HEADER.fullmatch(text):
+            found = ast.literal_eval(text.strip())
+    match found:
+        case {
+            "descr": str(descr),
+            "fortran_order": bool(by_columns),
+            "shape": tuple(shape),
+            **more,
+        } if not more and all(type(n) is int for n in shape):
+            return descr, by_columns, shape
+    raise DamagedFileError(f"{member}: header {text[:60]!r} is of no plain array")
 
 
 def _check_size(member: zipfile.ZipInfo, key: Key, header: Header) -> None:
@@ -221,7 +255,9 @@ def _members(
                 f"{info.filename}: {info.compress_size} bytes at "
                 f"{info.header_offset} are not in a file of {file_bytes}"
             )
-        if keys[key].ascending and info.file_size > MAX_RATIO * info.compress_size:
+        # A header may be padded with as many blanks as it likes.
+        most = MAX_RATIO * info.compress_size + MAX_HEADER_BYTES
+        if keys[key].ascending and info.file_size > most:
             raise DamagedFileError(
                 f"{info.filename}: {info.file_size} bytes in {info.compress_size} "
                 "are no ascending numbers"

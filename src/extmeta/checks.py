@@ -1,70 +1,59 @@
-"""Checks of results. They raise, also under ``python -O``, and name what differs.
-
-The package has no ``assert`` statement: ``-O`` would remove it.
-"""
+"""Checks of results: they raise, also under ``python -O``, which drops assertions."""
 
 import reprlib
 from collections.abc import Sequence
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 
-T = TypeVar("T")
+
+class CheckError(AssertionError):
+    """A result is not what it has to be."""
 
 
-class WrongResultError(AssertionError):
-    """A result is not what it has to be; the message names both."""
-
-
-def must(holds: object, what: str) -> None:
-    """Raise unless something holds.
-
-    Raises
-    ------
-    WrongResultError
-    """
-    if not holds:
-        raise WrongResultError(what)
-
-
-def must_equal(found: Any, expected: Any, what: str) -> None:
-    """Raise unless two values are equal.
+def must(holds: Any, why: str) -> None:
+    """Raise CheckError with the reason unless something holds.
 
     Parameters
     ----------
-    found, expected : ndarray or any other value that has ``==``
-    what : str
-        Begins the message.
-
-    Raises
-    ------
-    WrongResultError
-        With the first values that differ, and their number.
+    holds : bool
+    why : str
+        What is wrong if it does not.
     """
-    if isinstance(found, np.ndarray) or isinstance(expected, np.ndarray):
-        equal = np.array_equal(found, expected)
+    if not holds:
+        raise CheckError(why)
+
+
+def same(found: Any, wanted: Any, what: str = "") -> None:
+    """Raise CheckError with the values that differ unless two are equal.
+
+    Parameters
+    ----------
+    found, wanted : ndarray, or any other value that has ``==``
+    what : str, optional
+        Begins the message.
+    """
+    if isinstance(found, np.ndarray) or isinstance(wanted, np.ndarray):
+        equal = np.array_equal(found, wanted)
     else:
-        equal = bool(found == expected)
+        equal = bool(found == wanted)
     if not equal:
-        raise WrongResultError(f"{what}: {_difference(found, expected)}")
+        raise CheckError(f"{what}: " * bool(what) + _difference(found, wanted))
 
 
-def _difference(found: Any, expected: Any) -> str:
-    if not all(isinstance(side, Sequence | np.ndarray) for side in (found, expected)):
-        return f"{reprlib.repr(found)}, not {reprlib.repr(expected)}"
-    found, expected = (np.asarray(side).tolist() for side in (found, expected))
-    if len(found) != len(expected):
-        return f"{len(found):,} values, not {len(expected):,}"
-    pairs = enumerate(zip(found, expected, strict=True))
-    (first, (a, b)), *more = [(at, pair) for at, pair in pairs if pair[0] != pair[1]]
-    return (
-        f"{1 + len(more):,} of {len(found):,} differ, the first at {first:,}: "
-        f"{reprlib.repr(a)}, not {reprlib.repr(b)}"
-    )
-
-
-def there(value: T | None) -> T:
-    """Return a value that can't be None here, though its type allows it."""
-    if value is None:
-        raise WrongResultError("a value is missing")
-    return value
+def _difference(found: Any, wanted: Any) -> str:
+    """Return both, or of two sequences how many values differ and the first that do."""
+    if not all(isinstance(side, list | tuple | np.ndarray) for side in (found, wanted)):
+        return f"{reprlib.repr(found)} is not {reprlib.repr(wanted)}"
+    sides: list[Sequence[Any]] = [
+        side.tolist() if isinstance(side, np.ndarray) else side
+        for side in (found, wanted)
+    ]
+    lengths = [len(side) for side in sides]
+    if lengths[0] != lengths[1]:
+        return f"{lengths[0]:,} values are not {lengths[1]:,}"
+    differ = [at for at in range(lengths[0]) if sides[0][at] != sides[1][at]]
+    if not differ:
+        return f"{type(found).__name__} is not {type(wanted).__name__}"
+    a, b = (reprlib.repr(side[differ[0]]) for side in sides)
+    return f"{len(differ):,} of {lengths[0]:,} differ, at {differ[0]:,}: {a} is not {b}"

@@ -11,7 +11,6 @@ import argparse
 import contextlib
 import dataclasses
 import os
-import re
 import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -34,7 +33,7 @@ from extmeta import (
     trace,
     workload,
 )
-from extmeta.arch import ARCHES, arch_named
+from extmeta.arch import ARCHES, Arch, arch_named
 from extmeta.calibration import costs, guest, host
 from extmeta.calibration import report as calibration_report
 from extmeta.capture import Capture, CaptureError, capture, load_capture, shipped
@@ -54,6 +53,7 @@ from extmeta.output import (
     write,
 )
 from extmeta.plan import plan
+from extmeta.release import DEFAULT
 from extmeta.trace_file import load_trace
 from extmeta.workload import Space
 from extmeta.workloads import (
@@ -132,7 +132,7 @@ def _parts(text: str) -> list[str]:
 
 
 def fields_of(text: str) -> Fields:
-    """Return the fields of "NAME=BITS,...".
+    """Return the fields of "NAME=BITS,...", of 1 bit where none is said.
 
     Raises
     ------
@@ -142,26 +142,18 @@ def fields_of(text: str) -> Fields:
     widths: dict[str, int] = {}
     for part in _parts(text):
         name, bits = field_of(part)
-        if not bits:
-            raise ValueError(f"{part!r} is not NAME=BITS")
         if name in widths:
             raise ValueError(f"field {name!r} is there twice")
-        widths[name] = int(bits)
+        widths[name] = bits
     return Fields(**widths)
 
 
-def field_of(text: str) -> tuple[str, str]:
-    """Return the name and the width of "NAME=BITS" or "NAME:BITS"; of "NAME" "".
-
-    Raises
-    ------
-    ValueError
-        If it is none of that.
-    """
-    name, *bits = re.split("[=:]", text, maxsplit=1)
-    if not name.isidentifier() or not all(b.isascii() and b.isdigit() for b in bits):
-        raise ValueError(f"{text!r} is not NAME=BITS")
-    return name, "".join(bits)
+def field_of(text: str) -> tuple[str, int]:
+    """Return the name and width of "NAME" or "NAME=BITS", which may be "NAME:BITS"."""
+    name, equals, bits = text.replace(":", "=", 1).partition("=")
+    if not name.isidentifier() or (equals and not (bits.isascii() and bits.isdigit())):
+        raise ValueError(f"{text!r} is not NAME or NAME=BITS")
+    return name, int(bits) if equals else 1
 
 
 def fractions_of(text: str) -> list[float]:
@@ -223,6 +215,15 @@ def workload_of(text: str) -> tuple[str, str]:
 def arches_of(text: str) -> list[str]:
     """Return the architecture of that name, or with "all" every one."""
     return list(ARCHES) if text == ALL_ARCHES else [arch_named(text).name]
+
+
+def _add_release(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--release",
+        metavar="6.12",
+        help="of Linux, on which the free bits depend; default: "
+        f"{DEFAULT}, or that of NAME@6.12",
+    )
 
 
 def count_of(text: str) -> int:
@@ -380,8 +381,12 @@ def must_be_writable(path: str, force: bool = True) -> None:
         raise BadInputError(f"{path}: there is no directory {folder}")
     if os.path.isfile(path) and not force:
         raise BadInputError(f"{path}: exists; --force replaces it")
-    if not os.access(path if os.path.exists(path) else folder, os.W_OK):
+    if os.path.exists(path) and not os.access(path, os.W_OK):
         raise BadInputError(f"{path}: permission denied")
+    # A file is made beside the one that it replaces. A device or a pipe is written to.
+    regular = os.path.isfile(path) or not os.path.exists(path)
+    if regular and not os.access(folder, os.W_OK):
+        raise BadInputError(f"{path}: permission denied to make files in {folder}")
 
 
 # -- the verbs -------------------------------------------------------------------
@@ -444,6 +449,7 @@ def compare_arguments(parser: argparse.ArgumentParser) -> None:
         f"`extmeta arch` lists, at {compare.ONE_POINT} unless --fractions or "
         "--placement say otherwise".replace("%", "%%"),
     )
+    _add_release(parser)
     add(
         "--workload",
         type=_refusing(workload_of),
@@ -512,6 +518,10 @@ def run_compare(args: argparse.Namespace) -> int:
         raise BadInputError(f"--trace {args.trace}: a --workload is needed too")
     if args.stored:
         return _again(args)
+    if args.release is not None:
+        names = args.arch or [workload.DEFAULT_ARCH]
+        args.arch = [arch.name for arch in _in_release(names, args.release)]
+    args.arch = _comparable(args.arch, args.fields)
     provenance = measure.provenance(args.command, args.seed)
     provenance["calibration"] = _calibration()
     stages: list[Stage] = []
@@ -627,6 +637,21 @@ def _again(args: argparse.Namespace) -> int:
     return _result(args, of, rows, provenance, lacks)
 
 
+def _comparable(arches: Sequence[str], fields: Fields) -> list[str]:
+    """Return those that have a bit in a PTE for the baseline; say which have none."""
+    found = []
+    for name in arches:
+        try:
+            compare.fitting(fields, arch_named(name), has_swap=False)
+        except ValueError as error:
+            if len(arches) == 1:
+                raise BadInputError(str(error)) from None
+            tell(f"extmeta compare: left out: {error}")
+        else:
+            found.append(name)
+    return found
+
+
 def _sweeps(
     args: argparse.Namespace, shown: Shown, stages: list[Stage]
 ) -> Iterator[Row]:
@@ -663,6 +688,7 @@ def _sweeps(
             given = (space, forms, args.fields, points)
             if alone:
                 yield from compare.ram(*given, seed=args.seed, kind=kind)
+                yield from demands.splits(space, forms, args.fields, kind)
                 continue
             yield from compare.sweep(
                 *given,
@@ -672,6 +698,7 @@ def _sweeps(
                 kind=kind,
                 progress=shown,
             )
+            yield from demands.splits(space, forms, args.fields, kind)
         if not alone:
             # Not of the space: of full tables.
             yield from demands.demanded(forms, args.fields, spaces[0].arch, kind)
@@ -730,6 +757,7 @@ def _play(args: argparse.Namespace) -> int:
     for given, option in (
         (args.crossover, "--crossover"),
         (args.arch, "--arch"),
+        (args.release, "--release"),
         (args.fractions, "--fractions"),
         (args.placement, "--placement"),
         (args.words, "--words"),
@@ -1008,7 +1036,7 @@ def plan_arguments(parser: argparse.ArgumentParser) -> None:
         "fields",
         nargs="+",
         type=_refusing(field_of),
-        metavar="NAME[=BITS]",
+        metavar="FIELD[=BITS]",
         help="a field of a word and its width; default of BITS: 1",
     )
     add(
@@ -1017,6 +1045,7 @@ def plan_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="NAME",
         help="an architecture that `extmeta arch` lists; default: %(default)s",
     )
+    _add_release(parser)
     for option, dest, help_ in (
         ("--exclude", "excludes", "at most one of these fields is non-zero in a PTE"),
         ("--imply", "implies", "B is non-zero in every PTE in which A is"),
@@ -1043,10 +1072,11 @@ def run_plan(args: argparse.Namespace) -> int:
     for name, bits in args.fields:
         if name in widths:
             raise BadInputError(f"field {name!r} is there twice")
-        widths[name] = int(bits or 1)
+        widths[name] = bits
     try:
         found = plan(
-            Fields(**widths), args.arch, args.excludes, args.implies, args.per_vma
+            *(Fields(**widths), args.arch, args.excludes, args.implies, args.per_vma),
+            args.release,
         )
     except (ValueError, KeyError) as error:
         # Not str(): a KeyError's has quotes around it.
@@ -1060,16 +1090,27 @@ def arch_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "arch",
         nargs="?",
-        type=_refusing(arch_named),
         metavar="NAME",
         help="print one architecture's entries bit by bit; default: a table of all",
     )
+    _add_release(parser)
 
 
 def run_arch(args: argparse.Namespace) -> int:
     """Print which bits of page-table entries an architecture leaves to software."""
-    say(ruler.text(args.arch) if args.arch else ruler.overview(ARCHES))
+    names = [args.arch] if args.arch else list(ARCHES)
+    found = _in_release(names, args.release)
+    say(ruler.text(found[0]) if args.arch else ruler.overview(found))
     return 0
+
+
+def _in_release(names: Sequence[str], release: str | None) -> list[Arch]:
+    """Return architectures by name, or raise BadInputError."""
+    try:
+        return [arch_named(name, release) for name in names]
+    except (ValueError, KeyError) as error:
+        # Not str(): a KeyError's has quotes around it.
+        raise BadInputError(str(error.args[0])) from None
 
 
 class Verb(NamedTuple):

@@ -14,9 +14,10 @@ from extmeta.encoding import Encoding
 from extmeta.encodings import built_in, encodings, factory_of
 from extmeta.encodings.inpte import places
 from extmeta.fields import Fields
-from extmeta.measure import Bound, Cpu, Ram, Refused, Row, Subject
+from extmeta.measure import Blocks, Bound, Cpu, Ram, Refused, Row, Subject
 from extmeta.names import unknown
 from extmeta.pagetable import PageTable
+from extmeta.ruler import runs
 from extmeta.tasks import OPERATIONS, Filled, workloads
 from extmeta.workload import EACH, Point, Space, full_tables
 
@@ -169,6 +170,7 @@ def subject_of(
     kind : str
         See `workload.words`.
     """
+    arch = bare.arch
     return Subject(
         name=space.name,
         sha256=space.sha256,
@@ -179,9 +181,13 @@ def subject_of(
         present_bytes=space.present_bytes,
         fields=dict(fields),
         baseline_fields=dict(bare.fields),
-        baseline_lacks=lack(fields, bare.arch, space.has_swap),
+        baseline_lacks=lack(fields, arch, space.has_swap),
         words=kind,
         note=space.note,
+        cleared=runs({*arch.cleared} & {*places(bare.fields, arch)[0], arch.flag}),
+        nr_deposited=len(space.deposited),
+        nr_unplaced=space.nr_unplaced,
+        nr_unmarked=space.nr_unmarked,
     )
 
 
@@ -262,15 +268,15 @@ def sweep(
     ------
     Row
         Subject and Bound; Refused where an encoding can't hold the fields, or
-        another package's fails; for each point and encoding a Ram and then the
-        operations' Cpu. Whoever stops listening, or interrupts, has what was
+        another package's fails; for each point and encoding a Ram, on arm64 a Blocks,
+        and then the operations' Cpu. Whoever stops listening, or interrupts, has what was
         yielded so far.
 
     Raises
     ------
     ValueError
         If a form is none, or the baseline can hold no bit of the fields.
-    WrongResultError
+    CheckError
         If an encoding of this package does not do what was asked of it.
     """
     made = {text: form(text) for text in forms if text != BASELINE}
@@ -287,6 +293,7 @@ def sweep(
         ours, theirs = workloads(space, fields, kept, point, seed, kind)
         base = Filled(base_bare, ours)
         yield base.ram(BASELINE, point)
+        yield from base.blocks(BASELINE, point)
         for text, table in bare.items():
             try:
                 other = Filled(table, ours if text == CONTROL else theirs)
@@ -297,6 +304,7 @@ def sweep(
                 continue
             if text != CONTROL:
                 yield held
+                yield from other.blocks(text, point)
             for operation, task in OPERATIONS.items():
                 if progress:
                     progress(done, total, f"{point} flagged: {text} {operation}")
@@ -373,15 +381,21 @@ class Held:
         self.bare, refused = _bare(space, made, fields)
         self.head: list[Row] = [subject_of(space, fields, self.base, kind), *refused]
 
-    def at(self, point: Point) -> list[Ram | Refused]:
-        """Return a Ram of the baseline and of each encoding, or why it has none."""
+    def at(self, point: Point) -> list[Ram | Blocks | Refused]:
+        """Return a Ram of the baseline and of each encoding, or why it has none.
+
+        On arm64 a Blocks follows each.
+        """
         ours, theirs = workloads(
             self.space, self.fields, self.kept, point, self.seed, self.kind
         )
-        rows: list[Ram | Refused] = [Filled(self.base, ours).ram(BASELINE, point)]
+        base = Filled(self.base, ours)
+        rows: list[Ram | Blocks | Refused] = [base.ram(BASELINE, point)]
+        rows += base.blocks(BASELINE, point)
         for text, table in self.bare.items():
             try:
-                rows.append(Filled(table, theirs).ram(text, point))
+                other = Filled(table, theirs)
+                rows += [other.ram(text, point), *other.blocks(text, point)]
             except Exception as error:  # noqa: BLE001 (left_out raises ours)
                 rows.append(left_out(text, error, str(point)))
         return rows
@@ -440,7 +454,7 @@ def crossover(
     space = full_tables(nr_tables, arch)
     held = Held(space, forms, fields, seed=seed, kind=kind)
     yield from held.head
-    found: dict[int, list[Ram | Refused]] = {}
+    found: dict[int, list[Ram | Blocks | Refused]] = {}
 
     def leader(each: int, before: str) -> str:
         if each not in found:

@@ -95,6 +95,9 @@ def _entries(c: "Capture") -> str | None:
 
 def _leaves(c: "Capture") -> str | None:
     huge = c.huge_vpn
+    if not c.huge_marked and (i := _first(c.vma_anon_huge_kb)) is not None:
+        kib = c.vma_anon_huge_kb[i]
+        return f"vma_anon_huge_kb {kib} of a capture whose huge_marked is false"
 
     def at(i: int) -> str:
         return f"huge_vpn {int(huge[i]):#x}"

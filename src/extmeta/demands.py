@@ -17,14 +17,17 @@ from extmeta.compare import BASELINE, fitting, form, left_out
 from extmeta.encoding import Encoding
 from extmeta.fields import Fields
 from extmeta.frames import no_allocation
-from extmeta.measure import Demand, Refused
+from extmeta.measure import Demand, Refused, Split
 from extmeta.pagetable import PageTable
+from extmeta.workload import Space
 
 # Of each PTE table's entries; on x86-64 512.
 TABLES = 8
 
 # What these rows are about.
 ABOUT = "what operations ask of a kernel"
+# Huge pages of a capture that are split at most.
+SPLITS = 64
 
 # The row of what has to be set aside for one operation on one table, whichever.
 SET_ASIDE = "set aside"
@@ -251,3 +254,38 @@ def demanded(
             yield from demands(form(text), text, fields, of, kind)
         except Exception as error:  # noqa: BLE001 (left_out raises ours)
             yield left_out(text, error, ABOUT)
+
+
+def splits(
+    space: Space, forms: Sequence[str], fields: Fields, kind: str = "different"
+) -> Iterator[Split]:
+    """Yield what a split of anonymous huge pages takes, the baseline's first.
+
+    Each huge page has a word of its own, which all of its PTEs get. Nothing is yielded
+    if the space has none, nor of an encoding that can't hold the words.
+
+    Parameters
+    ----------
+    space : Space
+    forms : sequence of str
+        See `compare.form`.
+    fields : Fields
+        The baseline has as many of them as fit it.
+    kind : str
+        See `workload.words`.
+    """
+    leaves = space.deposited[:SPLITS].tolist()
+    kept = fitting(fields, arch_named(space.arch), space.has_swap)
+    for text in dict.fromkeys((BASELINE, *forms)) if leaves else ():
+        its = kept if text == BASELINE else fields
+        try:
+            table = space.bare(BASELINE if text == BASELINE else form(text), its)
+            before = table.memory().total
+            words = workload.words(len(leaves), its, 1, kind, seed=1)
+            for vpn, word in zip(leaves, words.reshape(len(leaves), -1), strict=True):
+                lanes = enumerate(word.tolist())
+                table.split_huge(vpn, sum(lane << 64 * i for i, lane in lanes))
+        except Exception as error:  # noqa: BLE001 (left_out raises ours)
+            left_out(text, error)
+            continue
+        yield Split(text, len(leaves), table.memory().total - before)

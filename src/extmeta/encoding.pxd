@@ -71,10 +71,17 @@ cdef class Encoding:
     # operation is over. None in an encoding written in C.
     cdef object pending
 
-    # The words of a copy of a page table are going to be made of those of `parent`,
-    # and may share memory with them if it is a fork; and are made, or could not be.
-    # `start` is called instead where there is no parent.
+    # Its methods run Python while the page table is locked, so they can be called again
+    # by what they run. The page table refuses that.
+    cdef readonly bint calls_python
+
+    # A copy of a page table is made of `parent`, with which it may share memory if it
+    # is a fork. begin_fork is called before the parent is locked and may make Python
+    # objects; by default it calls `start`, which is called where there is no parent.
+    # copy_all is called under the lock, and returns -1 where no memory can be had.
+    # Then `fork` is called for each table, and end_fork in any case.
     cdef int begin_fork(self, Encoding parent, bint shared) except -1
+    cdef int copy_all(self, Encoding parent) noexcept nogil
     cdef void end_fork(self) noexcept nogil
 
     # Return the index in the run of the first entry that can't hold what `w` would

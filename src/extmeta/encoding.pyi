@@ -4,6 +4,8 @@ from extmeta.arch import Arch
 from extmeta.fields import Fields
 from extmeta.frames import Frames
 
+def again(cls: type[Encoding], config: dict[str, Any]) -> Encoding: ...
+
 class Encoding:
     forms: ClassVar[tuple[str, ...]]
     @classmethod
@@ -16,6 +18,8 @@ class Encoding:
     def order(self) -> int: ...
     @property
     def by_page(self) -> bool: ...
+    @property
+    def calls_python(self) -> bool: ...
     @property
     def parallel(self) -> bool: ...
     @property

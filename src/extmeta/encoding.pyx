@@ -26,6 +26,11 @@ cdef uint64_t mask_of(bits) except? 1:
     return <uint64_t>sum(1 << bit for bit in bits)
 
 
+def again(cls, config):
+    """Return an equal recipe; for pickle and copy."""
+    return cls(**config)
+
+
 cdef class Encoding:
     """One way to keep the metadata words of a page table's PTEs.
 
@@ -82,6 +87,10 @@ cdef class Encoding:
     def __repr__(self):
         arguments = ", ".join(f"{k}={v!r}" for k, v in self.config.items())
         return f"{type(self).__name__}({arguments})"
+
+    def __reduce__(self):
+        # What a page table has of it is its own: a copy is a recipe.
+        return again, (type(self), self.config)
 
     def bind(self, fields, arch, Frames frames not None):
         """Return a copy of this recipe that serves one page table.
@@ -148,6 +157,9 @@ cdef class Encoding:
 
     cdef int begin_fork(self, Encoding parent, bint shared) except -1:
         self.start()
+        return 0
+
+    cdef int copy_all(self, Encoding parent) noexcept nogil:
         return 0
 
     cdef void end_fork(self) noexcept nogil:

@@ -12,6 +12,9 @@ cdef enum:
 cdef int enter_epoch() noexcept nogil
 cdef void leave_epoch(int slot) noexcept nogil
 
+# In the child of a fork(2), where the threads that were reading are not.
+cdef void forget_readers() noexcept nogil
+
 # Whether a reader may see what was unlinked before this call.
 cdef bint any_reader() noexcept nogil
 # Of what was unlinked before this call: when that was.

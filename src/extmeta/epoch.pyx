@@ -79,6 +79,11 @@ cdef extern from *:
         extmeta_full_fence();
         return extmeta_any_since(UINT64_MAX);
     }
+    static inline void extmeta_forget(void)
+    {
+        for (uint32_t i = 0; i < EXTMETA_SLOTS; i++)
+            __atomic_store_n(&extmeta_slots[i].since, 0, __ATOMIC_RELEASE);
+    }
     #define extmeta_next() \
         __atomic_fetch_add(&extmeta_now, 1, __ATOMIC_SEQ_CST)
     """
@@ -87,6 +92,7 @@ cdef extern from *:
     bint extmeta_any() noexcept nogil
     bint extmeta_any_since(uint64_t most) noexcept nogil
     uint64_t extmeta_next() noexcept nogil
+    void extmeta_forget() noexcept nogil
     void lock_blocks() noexcept nogil
     void unlock_blocks() noexcept nogil
 
@@ -105,6 +111,10 @@ cdef void leave_epoch(int slot) noexcept nogil:
 
 cdef bint any_reader() noexcept nogil:
     return extmeta_any()
+
+
+cdef void forget_readers() noexcept nogil:
+    extmeta_forget()
 
 
 cdef uint64_t unlinked_now() noexcept nogil:

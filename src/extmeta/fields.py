@@ -1,10 +1,12 @@
 """The named parts of a metadata word."""
 
 from collections.abc import Iterator, Mapping
-from numbers import Integral
+from typing import SupportsIndex
 
 import numpy as np
 from numpy.typing import NDArray
+
+from extmeta.integers import whole
 
 MAX_BITS = 512
 
@@ -44,19 +46,18 @@ class Fields(Mapping[str, int]):
         if not widths:
             raise ValueError("Fields() needs a field, as in Fields(age=8)")
         shifts: dict[str, int] = {}
+        self._widths = {}
         bits = 0
         for name, width in widths.items():
             if name in self._TAKEN:
                 raise ValueError(f"a field can't be named {name!r}")
-            if not isinstance(width, Integral) or isinstance(width, bool):
-                raise TypeError(f"field {name!r}: width {width!r} is not an integer")
-            if width < 1:
+            if isinstance(width, int) and width < 1:
                 raise ValueError(f"field {name!r}: width {width} is below 1 bit")
+            self._widths[name] = whole(f"field {name!r}: width", width)
             shifts[name] = bits
-            bits += int(width)
+            bits += self._widths[name]
         if bits > MAX_BITS:
             raise ValueError(f"fields of {bits} bits; at most {MAX_BITS} are possible")
-        self._widths = {name: int(width) for name, width in widths.items()}
         self._shifts = shifts
         self.bits = bits
 
@@ -92,29 +93,41 @@ class Fields(Mapping[str, int]):
         """Return the field's bits set, the others 0."""
         return ((1 << self[name]) - 1) << self._shifts[name]
 
-    def pack(self, **values: int) -> int:
+    def pack(self, **values: SupportsIndex) -> int:
         """Return the word that holds these values, other fields being 0.
 
         Raises
         ------
         KeyError
             If there is no field of that name.
+        TypeError
+            If a value is not an integer.
         ValueError
             If a value does not fit its field.
         """
         word = 0
         for name, value in values.items():
-            if not 0 <= value < 1 << self[name]:
+            number = whole(f"field {name!r}", value, 1 << MAX_BITS)
+            if number >> self[name]:
                 raise ValueError(
-                    f"field {name!r} of {self[name]} bits can't hold {value}"
+                    f"field {name!r} of {self[name]} bits can't hold {number}"
                 )
-            word |= int(value) << self._shifts[name]
+            word |= number << self._shifts[name]
         return word
 
-    def unpack(self, word: int) -> dict[str, int]:
-        """Return every field's value in ``word``."""
+    def unpack(self, word: SupportsIndex) -> dict[str, int]:
+        """Return every field's value in ``word``.
+
+        Raises
+        ------
+        TypeError
+            If it is not an integer.
+        ValueError
+            If it is negative.
+        """
+        bits = whole("word", word, 1 << MAX_BITS)
         return {
-            name: (int(word) >> self._shifts[name]) & ((1 << width) - 1)
+            name: bits >> self._shifts[name] & ((1 << width) - 1)
             for name, width in self._widths.items()
         }
 

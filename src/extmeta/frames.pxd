@@ -21,7 +21,8 @@ cdef struct Ptdesc:
     # `flagged` and `vpn` fit words that struct ptdesc has and x86 leaves unused
     # below the root (__page_mapping, pt_index), so they are not counted as RAM.
     # Where several tables share a page, and its struct ptdesc, they don't fit:
-    # see Encoding.reach.
+    # see Encoding.reach. `link` of a PMD table starts its list of deposited PTE tables,
+    # and `link` of a deposited table is the next one.
     uint64_t* parent      # the upper entry that points here
     uintptr_t link        # the word that belongs to the encoding
     uint64_t vpn          # of entry 0
@@ -85,6 +86,8 @@ cdef class Frames:
     cdef void free_upper_half(self, Ptdesc* d) noexcept nogil
     cdef Ptdesc* halve(self, Ptdesc* d) noexcept nogil
     cdef bint grow(self) noexcept nogil
+    cdef bint reserve_small(self) noexcept nogil
+    cdef bint extend_to(self, uint32_t reserved) noexcept nogil
     cdef bint take_idle(self) noexcept nogil
     cdef bint leave_idle(self) noexcept nogil
     cdef void free_from(self, uint32_t first, uint32_t stop) noexcept nogil
@@ -117,6 +120,7 @@ cdef enum:
     # is at least 256 bytes, so they are below its address.
     TABLE_BITS = 0x67     # present, writable, user, accessed, dirty
     LEAF = 0x80           # _PAGE_PSE: maps a huge page, has no table below
+    DEPOSITED = 0x08      # the model's own: a PTE table is kept for when it is split
     ENTRY_BITS = 0xff
 
 
@@ -154,6 +158,3 @@ cdef inline void unlock_table(Ptdesc* t) noexcept nogil:
     if IS_DEBUG:
         note_locked(-1)
     unlock_count(&t.seq)
-
-
-cdef int raise_nomem(size_t nbytes) except -1 nogil

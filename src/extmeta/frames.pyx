@@ -1,8 +1,8 @@
 """Table memory: frames of one reserved mapping, and a descriptor for each.
 
 A frame is what the architecture's kernel allocates for a PTE table: a page, but
-on ppc64 with 64K pages a fragment of one. The mapping is reserved whole and made
-usable as it grows, so a frame never moves and a pointer to it stays valid. A
+on ppc64 with 64K pages a fragment of one. The mapping grows in place, so a frame never
+moves and a pointer to it stays valid. A
 buddy allocator hands out blocks of 2**order frames aligned to their size, as the
 kernel's does; what is freed joins its buddy and can be had again at any order.
 
@@ -28,6 +28,7 @@ from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t, uintptr_t
 from libc.string cimport memset
 
 from extmeta.epoch cimport any_reader, next_unseen, put_off, room_for_one
+from extmeta.limits cimport affordable
 from extmeta.sync cimport one_of, publish
 
 cdef extern from "pthread.h" nogil:
@@ -36,24 +37,49 @@ cdef extern from "pthread.h" nogil:
     int pthread_mutex_lock(pthread_mutex_t*)
     int pthread_mutex_unlock(pthread_mutex_t*)
 
+cdef extern from *:
+    """
+    #include <sys/mman.h>
+    #ifndef MADV_POPULATE_WRITE
+    #define MADV_POPULATE_WRITE 23 /* include/uapi/asm-generic/mman-common.h, v5.14 */
+    #endif
+    #ifndef MAP_FIXED_NOREPLACE
+    #define MAP_FIXED_NOREPLACE 0x100000
+    #endif
+    """
+
 cdef extern from "sys/mman.h" nogil:
     void* mmap(void*, size_t, int, int, int, long)
     int munmap(void*, size_t)
     int mprotect(void*, size_t, int)
     int madvise(void*, size_t, int)
     const int PROT_NONE, PROT_READ, PROT_WRITE
-    const int MAP_PRIVATE, MAP_ANONYMOUS, MAP_NORESERVE
+    const int MAP_PRIVATE, MAP_ANONYMOUS, MAP_NORESERVE, MAP_FIXED_NOREPLACE
     const int MADV_HUGEPAGE
+    const int MADV_POPULATE_WRITE
     void* MAP_FAILED
 
 cdef enum:
     BLOCK = 1 << MAX_ORDER
     HUGE_BYTES = 2 << 20
 
-# Address space, not memory: 64 GiB of page tables map 32 TiB. Where the host
-# grants less (ulimit -v, valgrind), halves of it are tried.
+# Address space, not memory. A mapping begins small, since a process may have thousands,
+# and ulimit -v counts them. It is put far from all others, so that it can grow.
+cdef size_t FIRST_BYTES = <size_t>32 << 20
+# Where it can't be put there (sanitizers have the place), it can't grow: then it is as
+# large as the host grants, half of this or half of that: 64 GiB of page tables map
+# 32 TiB.
 cdef size_t RESERVE_BYTES = <size_t>64 << 30
 cdef size_t LEAST_BYTES = <size_t>4 << 20
+
+cdef enum:
+    # Places for mappings, 1 GiB apart: below where Linux puts programs and what is
+    # mapped without an address, and off the round addresses that tests like to use.
+    PLACE_BITS = 15
+    PLACE_SHIFT = 30
+    PLACES_TRIED = 64
+cdef uintptr_t FIRST_PLACE = <uintptr_t>0x2a8 << 36
+cdef uint32_t next_place = 0
 
 cdef enum:
     # Mappings kept without a user: a fork and its parent, a few times over.
@@ -152,15 +178,53 @@ cdef bint may_allocate() noexcept nogil:
     return one_of(&allowance)
 
 
-cdef int raise_nomem(size_t nbytes) except -1 nogil:
-    with gil:
-        raise MemoryError(f"{nbytes} bytes for page tables or their side memory")
-
-
 cdef void* reserve(size_t nbytes) noexcept nogil:
     cdef void* p = mmap(
         NULL, nbytes, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0)
     return NULL if p == MAP_FAILED else p
+
+
+cdef void* reserve_apart(size_t nbytes) noexcept nogil:
+    """Reserve address space with room behind it; NULL where there is none.
+
+    The places are taken in the order of their numbers' bits reversed: the first ones
+    are terabytes apart.
+    """
+    global next_place
+    cdef uint32_t number, place
+    cdef void* wanted
+    cdef void* p
+    cdef int bit, _
+    for _ in range(PLACES_TRIED):
+        lock_idle()
+        number = next_place
+        next_place = (next_place + 1) % (1 << PLACE_BITS)
+        unlock_idle()
+        place = 0
+        for bit in range(PLACE_BITS):
+            place = place << 1 | (number >> bit & 1)
+        wanted = <void*>(FIRST_PLACE + (<uintptr_t>place << PLACE_SHIFT))
+        p = mmap(wanted, nbytes, PROT_NONE,
+                 MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0)
+        if p == wanted:
+            return p
+        if p != MAP_FAILED:
+            munmap(p, nbytes)
+    return NULL
+
+
+cdef bint extend(char* end, size_t nbytes) noexcept nogil:
+    """Reserve what follows a mapping, if nothing else is there."""
+    cdef void* p = mmap(
+        end, nbytes, PROT_NONE,
+        MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED_NOREPLACE, -1, 0)
+    if p == MAP_FAILED:
+        return False
+    if p != <void*>end:
+        # Before Linux 4.17 the address is a wish.
+        munmap(p, nbytes)
+        return False
+    return True
 
 
 cdef class Frames:
@@ -211,6 +275,8 @@ cdef class Frames:
             raise MemoryError(f"{LEAST_BYTES} bytes of address space")
         if self.take_idle():
             return
+        if self.reserve_small():
+            return
         while True:
             # One block more, to align the base to it.
             p = <char*>reserve(nbytes + BLOCK * frame_bytes)
@@ -227,6 +293,36 @@ cdef class Frames:
         if self.desc is NULL:
             raise MemoryError(
                 f"{self.reserved * sizeof(Ptdesc)} bytes of address space")
+
+    cdef bint reserve_small(self) noexcept nogil:
+        """Reserve what can grow; False where that can't be had."""
+        cdef size_t nbytes = max(FIRST_BYTES, 2 * BLOCK * self.frame_bytes)
+        cdef size_t of_desc = (nbytes >> self.frame_shift) * sizeof(Ptdesc)
+        cdef char* p = <char*>reserve_apart(nbytes)
+        cdef char* desc
+        if p is NULL:
+            return False
+        desc = <char*>reserve_apart(of_desc)
+        if desc is NULL:
+            munmap(p, nbytes)
+            return False
+        self.base = p
+        self.desc = <Ptdesc*>desc
+        self.reserved = <uint32_t>(nbytes >> self.frame_shift)
+        return True
+
+    cdef bint extend_to(self, uint32_t reserved) noexcept nogil:
+        """Have address space for so many frames, without moving any."""
+        cdef size_t more = <size_t>(reserved - self.reserved) << self.frame_shift
+        cdef size_t of_desc = (reserved - self.reserved) * sizeof(Ptdesc)
+        cdef char* end = self.base + (<size_t>self.reserved << self.frame_shift)
+        if not extend(end, more):
+            return False
+        if not extend(<char*>&self.desc[self.reserved], of_desc):
+            munmap(end, more)
+            return False
+        self.reserved = reserved
+        return True
 
     def __dealloc__(self):
         if self.base is NULL or self.desc is NULL or not self.leave_idle():
@@ -485,8 +581,11 @@ cdef class Frames:
         cdef char* p = self.base + (<size_t>frame << self.frame_shift)
         cdef size_t from_desc = align(frame * sizeof(Ptdesc), 4096)
         cdef size_t to_desc
-        more = min(max(more, <uint32_t>BLOCK), self.reserved - frame)
-        if more < BLOCK:
+        more = max(more, <uint32_t>BLOCK)
+        if more > self.reserved - frame and not (
+                self.extend_to(2 * self.reserved) or self.extend_to(frame + more)):
+            more = self.reserved - frame
+        if more < BLOCK or not affordable(<size_t>more << self.frame_shift):
             return False
         to_desc = align((frame + more) * sizeof(Ptdesc), 4096)
         if mprotect(p, <size_t>more << self.frame_shift, PROT_READ | PROT_WRITE):
@@ -497,6 +596,11 @@ cdef class Frames:
         if self.huge and frame:
             # Advice: where it is refused the pages are small, nothing else.
             madvise(p, <size_t>more << self.frame_shift, MADV_HUGEPAGE)
+        if frame:
+            # Charged now, since an operation allocates all before it uses any: else
+            # the next look at what a cgroup has left would not see it. Before Linux
+            # 5.14 there is no such advice.
+            madvise(p, <size_t>more << self.frame_shift, MADV_POPULATE_WRITE)
         self.committed = frame + more
         self.free_from(frame, frame + more)
         return True

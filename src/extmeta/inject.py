@@ -19,7 +19,8 @@ import signal
 import struct
 import time
 from collections.abc import Iterator
-from pathlib import Path
+
+from extmeta import procfs
 
 # include/uapi/linux/ptrace.h (Linux v6.12)
 _GETREGS, _SETREGS, _CONT, _DETACH, _SYSCALL = 12, 13, 7, 17, 24
@@ -49,6 +50,8 @@ _ELFCLASS32 = 1
 # How long a thread may take to stop: one in an uninterruptible sleep does not.
 STOP_SECONDS = 5.0
 POLL_SECONDS = 0.0005
+# How many threads that end before they stop are passed over.
+TRIES = 8
 
 _MAX_ERRNO = 4095
 _MMAP, _MUNMAP = 9, 11
@@ -81,34 +84,24 @@ def refusal(pid: int) -> str:
     if platform.machine() != "x86_64":
         return f"system calls can't be injected on {platform.machine()}, only on x86_64"
     try:
-        with open(f"/proc/{pid}/exe", "rb") as file:
+        with open(procfs.open_file(procfs.living(pid), "exe"), "rb") as file:
             head = file.read(_EHDR_CLASS + 1)
-    except OSError:  # its binary may be unreadable: ptrace will tell
+    except (
+        OSError,
+        procfs.GoneError,
+    ):  # its binary may be unreadable: ptrace will tell
         return ""
     if head[_EHDR_CLASS:] == bytes([_ELFCLASS32]):
         return f"process {pid} is a 32-bit one"
     return ""
 
 
-def _status(pid: int, key: str) -> str:
-    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
-        if line.startswith(key + ":"):
-            return line.partition(":")[2].strip()
-    return ""
-
-
 def _thread(pid: int) -> int:
     """Return a thread that lives; the first one may have ended before others."""
     try:
-        tids = sorted(int(name) for name in os.listdir(f"/proc/{pid}/task"))
-    except OSError:
+        return procfs.threads(pid)[0]
+    except (OSError, IndexError):
         raise GoneError(f"process {pid} has ended") from None
-    for tid in tids:
-        with contextlib.suppress(OSError):
-            state = Path(f"/proc/{pid}/task/{tid}/stat").read_text()
-            if state.rpartition(")")[2].split()[0] not in "ZX":
-                return tid
-    raise GoneError(f"process {pid} has ended")
 
 
 class Thread:
@@ -209,19 +202,20 @@ class Thread:
 
     def _attach(self) -> None:
         options = _O_TRACESYSGOOD
-        if _status(self.pid, "Seccomp") not in ("", "0"):
+        if _number(self.pid, self.tid, b"Seccomp"):
             # Else its filter might kill it for a system call that it never makes.
             options |= _O_SUSPEND_SECCOMP
         try:
             _ptrace(_SEIZE, self.tid, 0, options)
         except PermissionError:
-            raise InjectError(_not_permitted(self.pid, options)) from None
+            raise InjectError(_not_permitted(self.pid, self.tid, options)) from None
         except OSError as error:
             if error.errno == errno.ESRCH:
                 raise GoneError(f"process {self.pid} has ended") from None
             raise InjectError(f"process {self.pid}: {error.strerror}") from None
         self._interrupt()
-        self._memory = os.open(f"/proc/{self.pid}/mem", os.O_RDWR | os.O_CLOEXEC)
+        where = f"{self.pid}/task/{self.tid}"
+        self._memory = procfs.open_file(where, "mem", os.O_RDWR)
         while self._in_rseq():
             # What is below would let it go on there though it was interrupted.
             self._ptrace(_CONT)
@@ -252,10 +246,10 @@ class Thread:
 
     def _find(self) -> int:
         """Return where a ``syscall`` instruction is: mostly in the vDSO."""
-        rows = Path(f"/proc/{self.pid}/maps").read_text().splitlines()
-        executable = [row for row in rows if row.split()[1][2] == "x"]
-        for row in sorted(executable, key=lambda row: "[vdso]" not in row):
-            start, end = (int(part, 16) for part in row.split()[0].split("-"))
+        rows = procfs.slurp(f"{self.pid}/task/{self.tid}", "maps").split(b"\n")
+        executable = [row for row in rows if row and row.split()[1][2:3] == b"x"]
+        for row in sorted(executable, key=lambda row: not row.endswith(b" [vdso]")):
+            start, end = (int(part, 16) for part in row.split()[0].split(b"-"))
             with contextlib.suppress(OSError):
                 at = self.read(start, end - start).find(_INSTRUCTION)
                 if at >= 0:
@@ -274,10 +268,20 @@ class Thread:
     def _close(self) -> None:
         if self._memory >= 0:
             os.close(self._memory)
+        with contextlib.suppress(OSError, InjectError):
+            self._ptrace(_DETACH)
 
 
-def _not_permitted(pid: int, options: int) -> str:
-    if tracer := _status(pid, "TracerPid").strip("0"):
+def _number(pid: int, tid: int, key: bytes) -> int:
+    """Return a number of a thread's status; 0 if it has none."""
+    try:
+        return int(procfs.status_lines(f"{pid}/task/{tid}").get(key, b"0"))
+    except (FileNotFoundError, ProcessLookupError):
+        raise GoneError(f"process {pid} has ended") from None
+
+
+def _not_permitted(pid: int, tid: int, options: int) -> str:
+    if tracer := _number(pid, tid, b"TracerPid"):
         return f"process {pid} is traced already, by process {tracer}"
     if options & _O_SUSPEND_SECCOMP:
         return f"process {pid} has a seccomp filter, which only root may suspend"
@@ -285,6 +289,21 @@ def _not_permitted(pid: int, options: int) -> str:
         f"process {pid} may not be traced by this user: it is another's, or "
         "kernel.yama.ptrace_scope forbids it"
     )
+
+
+def _attached(pid: int) -> Thread:
+    """Return a thread of a process, stopped."""
+    for _try in range(TRIES):
+        thread = Thread(pid, _thread(pid))
+        try:
+            thread._attach()
+            return thread
+        except (GoneError, procfs.GoneError, FileNotFoundError, ProcessLookupError):
+            thread._close()  # it has ended; another one may live
+        except BaseException:
+            thread._close()
+            raise
+    raise GoneError(f"process {pid} has ended")
 
 
 @contextlib.contextmanager
@@ -308,14 +327,13 @@ def stopped(pid: int) -> Iterator[Thread]:
     """
     if why := refusal(pid):
         raise InjectError(why)
-    thread = Thread(pid, _thread(pid))
     # An exception halfway would leave it with the wrong registers.
     held = signal.pthread_sigmask(
         signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM, signal.SIGHUP}
     )
     try:
+        thread = _attached(pid)
         try:
-            thread._attach()
             try:
                 yield thread
             finally:
@@ -323,7 +341,5 @@ def stopped(pid: int) -> Iterator[Thread]:
                     thread._let_go()
         finally:
             thread._close()
-            with contextlib.suppress(OSError, InjectError):
-                thread._ptrace(_DETACH)
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, held)

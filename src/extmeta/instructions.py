@@ -22,7 +22,7 @@ from types import ModuleType
 import numpy as np
 
 from extmeta import operations, pagetable
-from extmeta.checks import must_equal
+from extmeta.checks import must, same
 from extmeta.compare import BASELINE, Progress, form
 from extmeta.fields import Fields
 from extmeta.measure import Counted, Refused, Row, Subject
@@ -93,15 +93,12 @@ def work(encoding: str, fraction: float) -> None:
         # One by one: not through a function that is counted.
         table.store(vpn, 0b1101)
     child = table.fork()
-    for what, found in (
-        ("words loaded", np.count_nonzero(child.load(everything))),
-        ("words of a snapshot", np.count_nonzero(child.snapshot(everything)[1])),
-        ("vpns scanned", len(child.scan(0, PTES, 0b0001, 0b0001))),
-    ):
-        must_equal(found, len(flagged), what)
+    same(np.count_nonzero(child.load(everything)), len(flagged))
+    same(np.count_nonzero(child.snapshot(everything)[1]), len(flagged))
+    same(len(child.scan(0, PTES, 0b0001, 0b0001)), len(flagged))
     child.update(everything, clear=0b0100)
     child.unmap(0, PTES)
-    must_equal(len(child), 0, "PTEs left")
+    same(len(child), 0)
     # Last, and of the other table: it gives every PTE a word.
     table.update(everything, set=0b0010)
 
@@ -147,7 +144,7 @@ def count(
             raise ValueError(said[-1])
         parts = sorted(Path(folder).glob("out.*"), key=lambda p: int(p.suffix[1:]))
         each = [_inclusive(part) for part in parts]
-    must_equal(len(each), len(FUNCTIONS) * len(fractions), "calls counted")
+    must(len(each) == len(FUNCTIONS) * len(fractions), "not each was called once")
     counts = iter(each)
     return {
         fraction: {name: next(counts) for name in FUNCTIONS} for fraction in fractions

@@ -20,14 +20,14 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from extmeta import __version__
-from extmeta.checks import must_equal
+from extmeta.checks import same
 
 Floats = npt.NDArray[np.float64]
 Clock = Callable[[], int]
@@ -86,6 +86,13 @@ class Subject:
     words : str
     note : str
         How the address space differs from what was captured; empty if it does not.
+    cleared : str
+        Bits that have the baseline's words, or the flag, and that mprotect clears, as
+        in "52-57"; empty if it keeps them.
+    nr_deposited : int
+        Of `nr_huge`: anonymous ones, each with a deposited PTE table.
+    nr_unplaced, nr_unmarked : int
+        See `workload.Space`.
     """
 
     name: str
@@ -100,6 +107,10 @@ class Subject:
     baseline_lacks: str
     words: str
     note: str = ""
+    cleared: str = ""
+    nr_deposited: int = 0
+    nr_unplaced: int = 0
+    nr_unmarked: int = 0
 
 
 @dataclass(frozen=True)
@@ -242,7 +253,56 @@ class Demand:
     repointings: float
 
 
-Row = Subject | Bound | Refused | Ram | Cpu | Counted | Demand
+@dataclass(frozen=True)
+class Blocks:
+    """The contiguous blocks of arm64 that words leave whole.
+
+    Attributes
+    ----------
+    encoding : str
+    fraction : float
+    placement : str
+    size : int
+        PTEs of a block.
+    without, whole : int
+        Blocks there would be without words, and with them.
+    known_by : str
+        "PFNs", or "alignment" if these are not known: then both are upper bounds.
+    """
+
+    encoding: str
+    fraction: float
+    placement: str
+    size: int
+    without: int
+    whole: int
+    known_by: str
+
+    @property
+    def broken(self) -> int:
+        """Blocks that words break."""
+        return self.without - self.whole
+
+
+@dataclass(frozen=True)
+class Split:
+    """What the split of anonymous huge pages takes, each word going to all its PTEs.
+
+    Attributes
+    ----------
+    encoding : str
+    leaves : int
+        Huge pages that were split.
+    nbytes : int
+        Memory that the page table grew by. The deposited PTE tables are used.
+    """
+
+    encoding: str
+    leaves: int
+    nbytes: int
+
+
+Row = Subject | Bound | Refused | Ram | Cpu | Counted | Demand | Blocks | Split
 
 
 def _nothing(_state: Any) -> None:
@@ -461,8 +521,12 @@ def reading(nbytes: int) -> Task:
     return Task(
         ready=lambda: array,
         run=np.max,
-        check=lambda a, result: must_equal(int(result), len(a) - 1, "the largest"),
+        check=lambda a, result: _assert_last(a, int(result)),
     )
+
+
+def _assert_last(array: npt.NDArray[np.uint64], result: int) -> None:
+    same(result, len(array) - 1)
 
 
 def provenance(command: Sequence[str], seed: int) -> dict[str, Any]:
@@ -475,7 +539,7 @@ def provenance(command: Sequence[str], seed: int) -> dict[str, Any]:
     seed : int
     """
     return {
-        "extmeta": __version__,
+        "extmeta": metadata.version("extmeta"),
         "commit": commit(),
         "kernel": platform.release(),
         "machine": platform.machine(),

@@ -1,10 +1,9 @@
 """What a page table holds in memory, and what it may still ask for."""
 
-import re
+import resource
 from dataclasses import dataclass
-from pathlib import Path
 
-MEMINFO = Path("/proc/meminfo")
+from extmeta import limits
 
 
 @dataclass(frozen=True)
@@ -47,14 +46,33 @@ class Memory:
 
 
 def available_bytes() -> int | None:
-    """Return what this machine can still give, or None if it does not tell.
+    """Return what this process can still get, or None if nothing tells.
 
-    Linux Documentation/filesystems/proc.rst, MemAvailable.
+    The least of what the machine has (MemAvailable of /proc/meminfo), what its
+    cgroups leave, and what RLIMIT_AS and RLIMIT_DATA leave (man 2 getrlimit).
     """
-    try:
-        found = re.search(
-            r"^MemAvailable: +(\d+) kB", MEMINFO.read_text(), re.MULTILINE
-        )
-    except OSError:
-        return None
-    return int(found[1]) * 1024 if found else None
+    found = [limits.available_now()]
+    for limit, key in ((resource.RLIMIT_AS, 0), (resource.RLIMIT_DATA, 5)):
+        most, _hard = resource.getrlimit(limit)
+        if most != resource.RLIM_INFINITY:
+            # Pages of address space, and of data and stack (man 5 proc_pid_statm).
+            with open("/proc/self/statm", "rb") as file:
+                pages = int(file.read().split()[key])
+            found.append(max(0, most - pages * resource.getpagesize()))
+    return min((n for n in found if n is not None), default=None)
+
+
+def refuse_hopeless(nbytes: int, what: str) -> None:
+    """Raise MemoryError if there is not so much memory.
+
+    Linux grants memory before it has it and kills whoever then uses it.
+
+    Parameters
+    ----------
+    nbytes : int
+    what : str
+        What it is needed for, for the message.
+    """
+    have = available_bytes()
+    if have is not None and nbytes > have:
+        raise MemoryError(f"{nbytes} bytes for {what}; {have} bytes are available")

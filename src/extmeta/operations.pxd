@@ -1,5 +1,5 @@
 """What is done to PTEs and their words, in C."""
-from libc.stdint cimport uint32_t, uint64_t
+from libc.stdint cimport uint8_t, uint32_t, uint64_t
 
 from extmeta.encoding cimport Encoding, Write
 from extmeta.frames cimport Ptdesc, entries, pthread_mutex_t
@@ -10,10 +10,28 @@ from extmeta.vpns cimport Run, Span
 cdef extern from "pthread.h" nogil:
     ctypedef struct pthread_cond_t:
         pass
+    int pthread_cond_init(pthread_cond_t*, void*)
 
 cdef enum:
     # Operations at work on ranges of one page table at a time.
     NR_RANGES = 16
+
+cdef enum:
+    # Why an operation is refused; the first four are what first_unlike asks of entries.
+    MAPPED, NONE, PRESENT, SWAPPED
+    NO_MEMORY, UNFIT, IN_LEAF, IS_LEAF, CUT, NOT_FIRST
+
+cdef int refuse_for(int why, uint64_t vpn) noexcept nogil
+cdef int no_memory(size_t nbytes) noexcept nogil
+
+cdef struct Found:
+    # vpns that an operation finds under the lock; free() is the caller's.
+    uint64_t* vpns
+    Py_ssize_t n
+    Py_ssize_t room
+
+# See to it that there is room for as many more. -1 where no memory can be had.
+cdef int room_for(Found* f, Py_ssize_t more) noexcept nogil
 
 cdef struct Range:
     # vpns [first, stop); empty: nobody's.
@@ -26,12 +44,17 @@ cdef class Operations(Radix):
     cdef readonly object fields
     cdef uint64_t nr_ptes
     cdef uint64_t nr_leaves
+    cdef uint64_t leaf_ptes           # that a huge page stands for
     cdef uint64_t next_pfn
     cdef pthread_mutex_t lock
     cdef pthread_mutex_t* mutex       # that is taken: `lock`, or the family's
     # Ranges that operations are at work on, which don't change the tree, where the
     # encoding is `parallel`. Whoever holds the mutex while there are none has all.
     cdef bint parallel
+    # The encoding runs Python under the mutex, and the thread that it does so in.
+    cdef bint calls_python
+    cdef uint64_t owner
+    cdef object __weakref__
     cdef Range[NR_RANGES] ranges
     cdef int nr_ranges
     cdef int nr_waiting               # for ranges to go
@@ -42,15 +65,16 @@ cdef class Operations(Radix):
     cdef uint32_t moves
 
     # All of the page table, for one operation.
-    cdef void enter(self) noexcept
+    cdef int enter(self) except -1
     # The same for a short one, if nobody is at work on the PTE table of ``vpn``.
-    cdef void enter_at(self, uint64_t vpn, bint writes) noexcept
+    cdef int enter_at(self, uint64_t vpn, bint writes) except -1
     # The PTE tables of a span. Return what leave_span takes.
     cdef int enter_span(self, const Span* s, bint writes) except -2
     cdef int leave_span(self, int range_) except -1
     cdef int free_range(
         self, uint64_t first, uint64_t stop, bint writes) noexcept nogil
-    cdef void take_mutex(self) noexcept
+    cdef int take_mutex(self) except -1
+    cdef void give_mutex(self) noexcept nogil
     # Raises what went wrong in an encoding that is written in Python.
     cdef int leave(self) except -1
     cdef void abandon(self) noexcept nogil
@@ -98,13 +122,24 @@ cdef class Operations(Radix):
     # and a run of vpns that have no table.
     cdef Ptdesc* run_at(self, const Span* s, Py_ssize_t at, Run* r) noexcept nogil
     cdef int write(
-        self, const Span* s, const Write* w, bint all_mapped) except -1 nogil
+        self, const Span* s, const Write* w, bint all_mapped) noexcept nogil
+    # Find vpns whose word is as wanted, and the first vpns of the PTE tables.
+    cdef int find_words(
+        self, const Span* s, const uint64_t* mask, const uint64_t* value,
+        Found* found) noexcept nogil
+    cdef int find_tables(self, Found* found) noexcept nogil
+    # First vpn and pfn of each leaf, and whether it has a deposited table.
+    cdef int find_leaves(self, Found* found) noexcept nogil
+    cdef int put_leaves(
+        self, const Span* s, const uint64_t* pfns, bint deposit) noexcept nogil
     cdef void begin(self, const Span* s) noexcept nogil
     cdef void read(self, const Span* s, uint64_t* words) noexcept nogil
+    # 1 where a PTE has a word; `flags` is 0.
+    cdef void read_flags(self, const Span* s, uint8_t* flags) noexcept nogil
     cdef void settle(self, const Span* s, Py_ssize_t upto) noexcept nogil
     cdef int store_run(self, Ptdesc* t, const Run* r, const Write* w) noexcept nogil
     cdef int put(
-        self, const Span* s, const uint64_t* pfns, uint64_t bits) except -1 nogil
+        self, const Span* s, const uint64_t* pfns, uint64_t bits) noexcept nogil
     cdef uint64_t make_pages(
         self, uint64_t* entry, const Run* r, const uint64_t* pfns,
         uint64_t next_pfn, uint64_t bits) noexcept nogil
@@ -112,10 +147,15 @@ cdef class Operations(Radix):
     # the leaves say where `pfns` is NULL.
     cdef int split(
         self, uint64_t first, uint64_t n, const uint64_t* pfns, const Write* w,
-        uint64_t bits) except -1 nogil
-    cdef Ptdesc* split_one(
-        self, uint64_t vpn, uint64_t leaf, const uint64_t* pfns, const Write* w,
         uint64_t bits) noexcept nogil
+    cdef Ptdesc* split_one(
+        self, uint64_t vpn, uint64_t* slot, const uint64_t* pfns, const Write* w,
+        uint64_t bits) noexcept nogil
+    # Map a huge page at ``vpn``, where nothing is mapped or a huge page that was named
+    # before; False if no memory can be had.
+    cdef bint put_leaf(self, uint64_t vpn, uint64_t pfn, bint deposit) noexcept nogil
+    cdef Ptdesc* new_table(self, int order) noexcept nogil
+    cdef bint deposit_one(self, uint64_t* slot) noexcept nogil
     cdef void unmake(self, Ptdesc* t) noexcept nogil
     # Have set aside what one operation on each of n tables may need; see
     # Encoding.set_aside.
@@ -126,18 +166,23 @@ cdef class Operations(Radix):
     cdef void clear(
         self, Ptdesc* t, Py_ssize_t first, Py_ssize_t last) noexcept nogil
     cdef void clear_leaf(self, uint64_t* slot) noexcept nogil
-    cdef int refuse_leaf(self, uint64_t vpn) except -1 nogil
+    cdef bint in_leaf(self, uint64_t vpn) noexcept nogil
     cdef Py_ssize_t first_unlike(
         self, const Ptdesc* t, const Run* r, int wanted) noexcept nogil
-    cdef int refuse(self, uint64_t vpn, int wanted) except -1 nogil
+    # These note why an operation is refused, and return -1. What they noted is raised
+    # by raise_refusal when no lock is held any more.
+    cdef int refuse(self, uint64_t vpn, int wanted) noexcept nogil
     cdef int refuse_word(
-        self, uint64_t vpn, const Write* w, Py_ssize_t i) except -1 nogil
+        self, uint64_t vpn, const Write* w, Py_ssize_t i) noexcept nogil
+    # An edge inside a huge page; anything that is mapped in [first, end).
+    cdef int cuts_leaf(self, uint64_t edge) noexcept nogil
+    cdef int refuse_used(self, uint64_t first, uint64_t end) noexcept nogil
+    cdef int raise_refusal(self) except -1
     cdef int exchange(
-        self, const Span* s, const uint64_t* to, bint out) except -1 nogil
-    # Return the bytes that can't be had, or 0.
-    cdef size_t graft(self, Operations parent) noexcept nogil
+        self, const Span* s, const uint64_t* to, bint out) noexcept nogil
+    cdef int graft(self, Operations parent) noexcept nogil
     # Move n PTEs; nothing may be mapped at ``dst``.
-    cdef int carry_over(self, uint64_t src, uint64_t dst, uint64_t n) except -1 nogil
+    cdef int carry_over(self, uint64_t src, uint64_t dst, uint64_t n) noexcept nogil
     cdef uint64_t next_moved(
         self, uint64_t at, uint64_t stop) noexcept nogil
     cdef uint64_t chunk(

@@ -7,18 +7,20 @@ leaves the table as it was. Arguments are trusted: :mod:`extmeta.pagetable`
 checks them.
 """
 from cython cimport no_gc_clear
-from libc.stdint cimport uint32_t, uint64_t
+from libc.stdint cimport uint8_t, uint32_t, uint64_t
+from libc.stdlib cimport realloc
 from libc.string cimport memcpy, memset
 
 from extmeta.encoding cimport ALONE, ALWAYS, FLAGGED, MAX_LANES, WHEN_ADDING, Write
 from extmeta.epoch cimport enter_epoch, leave_epoch
 from extmeta.frames cimport (
+    DEPOSITED,
     LEAF,
     PTE,
+    TABLE_BITS,
     Ptdesc,
     entries,
     lock_table,
-    raise_nomem,
     unlock_table,
     upper_entry,
 )
@@ -44,12 +46,14 @@ cdef extern from "pthread.h" nogil:
     int pthread_mutex_lock(pthread_mutex_t*)
     int pthread_mutex_trylock(pthread_mutex_t*)
     int pthread_mutex_unlock(pthread_mutex_t*)
-    int pthread_cond_init(pthread_cond_t*, void*)
     int pthread_cond_destroy(pthread_cond_t*)
     int pthread_cond_wait(pthread_cond_t*, pthread_mutex_t*)
     int pthread_cond_broadcast(pthread_cond_t*)
+    uint64_t this_thread "pthread_self"()
 
 cdef enum:
+    # Words that lie on the stack at once.
+    WORDS_AT_ONCE = 512
     # Entries that `move` handles at once; their words lie on the stack.
     MOVE_AT_ONCE = 512
     # Of one huge page: two, where `wide` halves a PTE table's entries.
@@ -60,11 +64,27 @@ cdef enum:
     SEEN_AT_ONCE = 2048
     SEEN_FOR_A_TABLE = 16
     TRIES = 8
+    # vpns that a first piece of memory has room for; a cache holds them.
+    FOUND_AT_ONCE = 8192
     # Up to so many entries of a table are looked at one by one: where the entry tells
     # enough, the descriptor's cache line is not touched.
     FEW = 8
-    # What first_unlike asks of entries.
-    MAPPED, NONE, PRESENT, SWAPPED
+
+cdef extern from *:
+    """
+    #include <stdint.h>
+    /* Why this thread's last operation was refused. */
+    typedef struct { int why, swapped; uint64_t vpn, word; size_t nbytes; } extmeta_no;
+    static __thread __attribute__((tls_model("initial-exec"))) extmeta_no extmeta_why;
+    #define extmeta_refusal() (&extmeta_why)
+    """
+    ctypedef struct Refusal "extmeta_no":
+        int why
+        bint swapped
+        uint64_t vpn
+        uint64_t word
+        size_t nbytes
+    Refusal* refusal "extmeta_refusal"() noexcept nogil
 
 cdef uint64_t[MAX_LANES] ZERO_WORD
 memset(ZERO_WORD, 0, sizeof(ZERO_WORD))
@@ -86,6 +106,33 @@ cdef inline uint64_t make_present(
         made += pte[0] == none
         pte[0] = pfn << shift | bits
     return made
+
+
+cdef int refuse_for(int why, uint64_t vpn) noexcept nogil:
+    """Note why the operation is refused; `raise_refusal` says so without a lock."""
+    cdef Refusal* r = refusal()
+    r.why = why
+    r.vpn = vpn
+    return -1
+
+
+cdef int no_memory(size_t nbytes) noexcept nogil:
+    refusal().nbytes = nbytes
+    return refuse_for(NO_MEMORY, 0)
+
+
+cdef int room_for(Found* f, Py_ssize_t more) noexcept nogil:
+    cdef Py_ssize_t room
+    cdef uint64_t* vpns
+    if f.n + more <= f.room:
+        return 0
+    room = max(f.n + more, 2 * f.room, <Py_ssize_t>FOUND_AT_ONCE)
+    vpns = <uint64_t*>realloc(f.vpns, room * sizeof(uint64_t))
+    if vpns is NULL:
+        return no_memory(room * sizeof(uint64_t))
+    f.vpns = vpns
+    f.room = room
+    return 0
 
 
 @no_gc_clear
@@ -120,32 +167,45 @@ cdef class Operations(Radix):
 
     # -- who is at work -----------------------------------------------------------
 
-    cdef void take_mutex(self) noexcept:
+    cdef int take_mutex(self) except -1:
         if pthread_mutex_trylock(self.mutex):
+            if self.calls_python and self.owner == this_thread():
+                raise RuntimeError(
+                    f"{self.encoding!r} is at work on this page table, in this thread: "
+                    "what it calls can't use the page table")
             # Whoever has it may need the GIL.
             with nogil:
                 pthread_mutex_lock(self.mutex)
+        if self.calls_python:
+            self.owner = this_thread()
+        return 0
 
-    cdef void enter(self) noexcept:
+    cdef void give_mutex(self) noexcept nogil:
+        self.owner = 0
+        pthread_mutex_unlock(self.mutex)
+
+    cdef int enter(self) except -1:
         self.take_mutex()
         if self.nr_ranges == 0:
-            return
+            return 0
         with nogil:
             # None is begun any more, so that this one's turn comes.
             self.nr_waiting_for_all += 1
             while self.nr_ranges:
                 pthread_cond_wait(&self.gone, self.mutex)
             self.nr_waiting_for_all -= 1
+        return 0
 
-    cdef void enter_at(self, uint64_t vpn, bint writes) noexcept:
+    cdef int enter_at(self, uint64_t vpn, bint writes) except -1:
         self.take_mutex()
         if self.nr_ranges == 0:
-            return
+            return 0
         with nogil:
             self.nr_waiting += 1
             while self.free_range(vpn, vpn + 1, writes) < 0:
                 pthread_cond_wait(&self.gone, self.mutex)
             self.nr_waiting -= 1
+        return 0
 
     cdef int leave(self) except -1:
         cdef object error
@@ -153,11 +213,11 @@ cdef class Operations(Radix):
             # They waited for all, too.
             pthread_cond_broadcast(&self.gone)
         if self.encoding.pending is None:
-            pthread_mutex_unlock(self.mutex)
+            self.give_mutex()
             return 0
         error = self.encoding.pending
         self.encoding.pending = None
-        pthread_mutex_unlock(self.mutex)
+        self.give_mutex()
         # Its own cause, and not the MemoryError that a NULL was taken for.
         raise error from error.__cause__
 
@@ -167,7 +227,8 @@ cdef class Operations(Radix):
         cdef Py_ssize_t i
         cdef int range_
         if not self.parallel or s.n == 0:
-            self.enter()
+            if self.enter() < 0:
+                return -2
             return -1
         if s.vpns is not NULL:
             first = last = s.vpns[0]
@@ -192,7 +253,7 @@ cdef class Operations(Radix):
         self.ranges[range_].stop = last
         self.ranges[range_].writes = writes
         self.nr_ranges += 1
-        pthread_mutex_unlock(self.mutex)
+        self.give_mutex()
         return range_
 
     cdef int free_range(
@@ -224,7 +285,7 @@ cdef class Operations(Radix):
         self.nr_ranges -= 1
         if self.nr_waiting or self.nr_waiting_for_all:
             pthread_cond_broadcast(&self.gone)
-        pthread_mutex_unlock(self.mutex)
+        self.give_mutex()
         return 0
 
     # -- runs -----------------------------------------------------------------------
@@ -240,7 +301,7 @@ cdef class Operations(Radix):
         return t
 
     cdef int put(
-            self, const Span* s, const uint64_t* pfns, uint64_t bits) except -1 nogil:
+            self, const Span* s, const uint64_t* pfns, uint64_t bits) noexcept nogil:
         cdef int shift = self.encoding.pte.pfn_shift
         cdef uint64_t pfn_mask = (<uint64_t>1 << self.encoding.pte.pfn_bits) - 1
         cdef Py_ssize_t last_entry = self.encoding.entries - 1
@@ -261,9 +322,9 @@ cdef class Operations(Radix):
             t = self.make(vpn_at(s, at), self.encoding.order)
             if t is NULL:
                 self.drop_empty(s, at)
-                if self.nr_leaves:
-                    self.refuse_leaf(vpn_at(s, at))
-                return raise_nomem(self.frames.frame_bytes)
+                if self.nr_leaves and self.in_leaf(vpn_at(s, at)):
+                    return refuse_for(IN_LEAF, vpn_at(s, at))
+                return no_memory(self.frames.frame_bytes)
             i = self.first_unlike(t, &r, NONE)
             if i >= 0:
                 self.drop_empty(s, at + r.n)
@@ -272,7 +333,7 @@ cdef class Operations(Radix):
         if by_page and self.encoding.admit(pfns, first_pfn, s.n):
             self.encoding.end()
             self.drop_empty(s, s.n)
-            return raise_nomem(self.frames.page_bytes)
+            return no_memory(self.frames.page_bytes)
         at = 0
         while at < s.n:
             next_run(s, at, self.table_bits, &r)
@@ -320,54 +381,86 @@ cdef class Operations(Radix):
             at[0] = pte
         return made
 
+    cdef int put_leaves(
+            self, const Span* s, const uint64_t* pfns, bint deposit) noexcept nogil:
+        cdef Py_ssize_t i, j
+        cdef uint64_t pfn
+        cdef uint64_t* slot
+        for i in range(s.n):
+            slot = self.leaf_slot(vpn_at(s, i), False)
+            if slot is not NULL and slot[0]:
+                return refuse_for(NONE, vpn_at(s, i))
+        for i in range(s.n):
+            pfn = pfns[i] if pfns is not NULL else self.next_pfn
+            if not self.put_leaf(vpn_at(s, i), pfn, deposit):
+                for j in range(i):
+                    self.clear_leaf(self.leaf_slot(vpn_at(s, j), False))
+                return no_memory(self.frames.frame_bytes)
+            if pfns is NULL:
+                self.next_pfn += <uint64_t>self.encoding.entries
+        return 0
+
     cdef int split(
             self, uint64_t first, uint64_t n, const uint64_t* pfns, const Write* w,
-            uint64_t bits) except -1 nogil:
+            uint64_t bits) noexcept nogil:
         cdef uint64_t size = <uint64_t>self.encoding.entries
         cdef Ptdesc* made[MOST_LEAVES]
+        cdef Ptdesc* unused
+        cdef uint64_t* slot
         cdef uint64_t at = first
         cdef int nr = 0
         cdef int i
         while at < first + n:
             made[nr] = self.split_one(
-                at, self.leaf_slot(at, False)[0],
+                at, self.leaf_slot(at, False),
                 pfns + (at - first) if pfns is not NULL else NULL, w, bits)
             if made[nr] is NULL:
                 for i in range(nr):
                     self.unmake(made[i])
                 self.encoding.end()
-                return raise_nomem(self.frames.frame_bytes)
+                return no_memory(self.frames.frame_bytes)
             nr += 1
             at += size
         # Readers without a lock see the leaf until they see a table with its words.
         for i in range(nr):
-            made[i].parent = self.leaf_slot(made[i].vpn, False)
-            publish(made[i].parent, upper_entry(self.frames, made[i]))
+            slot = self.leaf_slot(made[i].vpn, False)
+            unused = self.withdraw(slot)
+            made[i].parent = slot
+            publish(slot, upper_entry(self.frames, made[i]))
+            if unused is not NULL:
+                self.frames.free(unused)
         self.encoding.end()
         self.nr_leaves -= <uint64_t>nr
         self.nr_ptes += n
         return 0
 
     cdef Ptdesc* split_one(
-            self, uint64_t vpn, uint64_t leaf, const uint64_t* pfns, const Write* w,
+            self, uint64_t vpn, uint64_t* slot, const uint64_t* pfns, const Write* w,
             uint64_t bits) noexcept nogil:
         """Return a PTE table for what a leaf maps, not hooked yet, or NULL."""
         cdef const PteLayout* a = &self.encoding.pte
         cdef Py_ssize_t last_entry = self.encoding.entries - 1
         cdef uint64_t pfn_mask = (<uint64_t>1 << a.pfn_bits) - 1
-        cdef uint64_t pfn = leaf >> a.pfn_shift & pfn_mask
+        cdef uint64_t pfn = slot[0] >> a.pfn_shift & pfn_mask
         cdef bint worded = False
         cdef uint64_t* entry
         cdef Ptdesc* t
         cdef Run r
-        cdef int lane
+        cdef int lane, order
         for lane in range(self.encoding.lanes):
             worded |= w.add[lane] != 0
-        t = self.frames.alloc(
-            self.encoding.worded_order if worded else self.encoding.order, PTE, True)
+        order = self.encoding.worded_order if worded else self.encoding.order
+        t = self.withdraw(slot)
+        if t is not NULL and t.order != order:
+            self.deposit(slot, t)
+            t = NULL
+        if t is not NULL:
+            # For `unmake`: where it belongs.
+            t.parent = slot
+        else:
+            t = self.new_table(order)
         if t is NULL:
             return NULL
-        self.fill(t)
         t.vpn = vpn
         r.first = 0
         r.n = self.encoding.entries
@@ -397,10 +490,46 @@ cdef class Operations(Radix):
         return t
 
     cdef void unmake(self, Ptdesc* t) noexcept nogil:
-        """Free a table that was not hooked."""
+        """Free a table that was not hooked, or deposit it again."""
         self.encoding.zap(t, 0, self.encoding.entries)
         self.encoding.settle(t)
-        self.frames.free(t)
+        if t.parent is NULL:
+            self.frames.free(t)
+            return
+        memset(entries(self.frames, t), 0, self.frames.frame_bytes)
+        self.fill(t)
+        t.used = 0
+        self.deposit(t.parent, t)
+
+    cdef Ptdesc* new_table(self, int order) noexcept nogil:
+        """Return an empty PTE table, not hooked, or NULL."""
+        cdef Ptdesc* t = self.frames.alloc(order, PTE, True)
+        self.fill(t)
+        return t
+
+    cdef bint put_leaf(self, uint64_t vpn, uint64_t pfn, bint deposit) noexcept nogil:
+        cdef uint64_t* slot = self.leaf_slot(vpn, True)
+        cdef uint64_t kept = 0
+        cdef Ptdesc* t
+        if slot is NULL:
+            return False
+        t = self.holder(slot, self.levels - 2)
+        if slot[0] == 0:
+            if deposit and not self.deposit_one(slot):
+                self.prune(t)
+                return False
+            self.nr_leaves += 1
+            t.used += 1
+        kept = slot[0] & DEPOSITED
+        publish(slot, pfn << self.encoding.pte.pfn_shift | TABLE_BITS | LEAF | kept)
+        return True
+
+    cdef bint deposit_one(self, uint64_t* slot) noexcept nogil:
+        """Deposit a new table; False if no memory can be had."""
+        cdef Ptdesc* t = self.new_table(self.encoding.order)
+        if t is not NULL:
+            self.deposit(slot, t)
+        return t is not NULL
 
     cdef bint set_aside(self, size_t n) noexcept nogil:
         cdef size_t before = self.frames.nr_aside
@@ -450,27 +579,64 @@ cdef class Operations(Radix):
             i += 1
         return -1
 
-    cdef int refuse(self, uint64_t vpn, int wanted) except -1 nogil:
-        """Raise ValueError: the entry of ``vpn`` is not as ``wanted``."""
+    cdef int refuse(self, uint64_t vpn, int wanted) noexcept nogil:
+        """Refuse the operation: the entry of ``vpn`` is not as ``wanted``."""
         cdef Ptdesc* t = self.find(vpn)
         cdef bint mapped = t is not NULL and (
             self.pte_at(t, vpn - t.vpn)[0] != self.encoding.pte.none)
-        with gil:
-            if wanted == NONE:
-                raise ValueError(f"vpn {vpn:#x} is mapped already")
-            if not mapped:
-                raise ValueError(f"vpn {vpn:#x} is not mapped")
-            if wanted == PRESENT:
-                raise ValueError(f"vpn {vpn:#x} is swapped out already")
-            raise ValueError(f"vpn {vpn:#x} is present, not swapped out")
+        return refuse_for(wanted if mapped or wanted == NONE else MAPPED, vpn)
 
-    cdef int refuse_leaf(self, uint64_t vpn) except -1 nogil:
-        """Raise ValueError if ``vpn`` lies in a huge page."""
+    cdef bint in_leaf(self, uint64_t vpn) noexcept nogil:
+        """Return whether ``vpn`` lies in a huge page."""
         cdef uint64_t at = vpn
-        if self.next_leaf(&at, vpn + 1) is not NULL:
-            with gil:
-                raise ValueError(f"vpn {vpn:#x} is mapped already, by a huge page")
+        return self.next_leaf(&at, vpn + 1) is not NULL
+
+    cdef int cuts_leaf(self, uint64_t edge) noexcept nogil:
+        """Refuse an edge that is inside a huge page."""
+        cdef uint64_t at = edge
+        if self.nr_leaves and edge & (self.leaf_ptes - 1) and edge < self.nr_vpns and (
+                self.next_leaf(&at, edge + 1) is not NULL):
+            return refuse_for(CUT, edge)
         return 0
+
+    cdef int refuse_used(self, uint64_t first, uint64_t end) noexcept nogil:
+        """Refuse a range in which anything is mapped."""
+        cdef uint64_t at = first
+        cdef uint64_t leaf = first
+        cdef Ptdesc* t
+        cdef Py_ssize_t i
+        if self.next_leaf(&leaf, end) is not NULL:
+            return refuse_for(IN_LEAF, leaf)
+        while True:
+            t = self.next_table(&at, end)
+            if t is NULL:
+                return 0
+            for i in range(<Py_ssize_t>(at - t.vpn), <Py_ssize_t>min(
+                    end - t.vpn, <uint64_t>self.encoding.entries)):
+                if self.pte_at(t, i)[0] != self.encoding.pte.none:
+                    return refuse_for(NONE, t.vpn + <uint64_t>i)
+            at = t.vpn + <uint64_t>self.encoding.entries
+
+    cdef int raise_refusal(self) except -1:
+        """Raise what `refuse_for` noted. The caller holds no lock."""
+        cdef Refusal r = refusal()[0]
+        vpn = f"vpn {r.vpn:#x}"
+        if r.why == NO_MEMORY:
+            raise MemoryError(
+                f"{r.nbytes} bytes for page tables or their side memory")
+        if r.why == UNFIT:
+            why = self.encoding.unfit(r.vpn, r.word, r.swapped)
+            raise ValueError(f"{vpn}: {self.encoding!r}: {why}")
+        raise ValueError(f"{vpn} " + {
+            NONE: "is mapped already",
+            MAPPED: "is not mapped",
+            PRESENT: "is swapped out already",
+            SWAPPED: "is present, not swapped out",
+            IN_LEAF: "is mapped already, by a huge page",
+            IS_LEAF: "is in a huge page",
+            CUT: "is inside a huge page; unmap all of it",
+            NOT_FIRST: "is not the first of a huge page",
+        }[r.why])
 
     cdef void drop(self, uint64_t first, uint64_t stop) noexcept nogil:
         cdef uint64_t at = first
@@ -526,6 +692,9 @@ cdef class Operations(Radix):
     cdef void clear_leaf(self, uint64_t* slot) noexcept nogil:
         cdef Ptdesc* t
         if slot is not NULL and slot[0] & LEAF:
+            t = self.withdraw(slot)
+            if t is not NULL:
+                self.frames.free(t)
             t = self.holder(slot, self.levels - 2)
             publish(slot, 0)
             t.used -= 1
@@ -533,7 +702,7 @@ cdef class Operations(Radix):
             self.prune(t)
 
     cdef int write(
-            self, const Span* s, const Write* w, bint all_mapped) except -1 nogil:
+            self, const Span* s, const Write* w, bint all_mapped) noexcept nogil:
         cdef bint may_grow = w.step != 0
         cdef bint asks
         cdef bint untidy = False
@@ -568,7 +737,7 @@ cdef class Operations(Radix):
                 if self.encoding.prepare(t, &r, &part) is NULL:
                     self.settle(s, at)
                     self.encoding.end()
-                    return raise_nomem(self.frames.frame_bytes)
+                    return no_memory(self.frames.frame_bytes)
             at += r.n
         at = 0
         while at < s.n:
@@ -628,6 +797,26 @@ cdef class Operations(Radix):
             at += r.n
         self.encoding.end()
 
+    cdef void read_flags(self, const Span* s, uint8_t* flags) noexcept nogil:
+        cdef uint64_t[WORDS_AT_ONCE * MAX_LANES] words
+        cdef Py_ssize_t lanes = self.encoding.lanes
+        cdef Py_ssize_t at = 0
+        cdef Py_ssize_t i, n
+        cdef Ptdesc* t
+        cdef Run r
+        self.begin(s)
+        while at < s.n:
+            t = self.run_at(s, at, &r)
+            n = r.n
+            if t is not NULL:
+                n = min(n, WORDS_AT_ONCE)
+                r.n = n
+                self.encoding.load(t, &r, words)
+                for i in range(n * lanes):
+                    flags[at + i // lanes] |= words[i] != 0
+            at += n
+        self.encoding.end()
+
     cdef uint64_t read_word(self, uint64_t vpn) noexcept nogil:
         cdef uint64_t[MAX_LANES] word
         cdef Ptdesc* t = self.find(vpn)
@@ -669,6 +858,61 @@ cdef class Operations(Radix):
         if t.next:
             self.encoding.trim(t)
         self.encoding.end()
+        return 0
+
+    cdef int find_words(
+            self, const Span* s, const uint64_t* mask, const uint64_t* value,
+            Found* found) noexcept nogil:
+        cdef Py_ssize_t size = self.encoding.entries
+        cdef uint64_t edge = <uint64_t>size - 1
+        cdef uint64_t at = s.first
+        cdef uint64_t stop = s.first + <uint64_t>s.n
+        cdef uint64_t* slot
+        cdef Ptdesc* t
+        cdef int failed = 0
+        self.encoding.begin(at, stop, min(<uint64_t>s.n, self.nr_ptes), False)
+        t = self.next_table(&at, stop)
+        slot = t.parent if t is not NULL else NULL
+        while t is not NULL:
+            failed = room_for(found, size)
+            if failed:
+                break
+            found.n += self.encoding.scan(
+                t, <Py_ssize_t>(at & edge),
+                <Py_ssize_t>min(stop - (at & ~edge), <uint64_t>size), mask, value,
+                found.vpns + found.n)
+            t = self.table_after(&slot, &at, stop)
+        self.encoding.end()
+        return failed
+
+    cdef int find_tables(self, Found* found) noexcept nogil:
+        cdef uint64_t at = 0
+        cdef Ptdesc* t
+        while True:
+            t = self.next_table(&at, self.nr_vpns)
+            if t is NULL:
+                return 0
+            if room_for(found, 1):
+                return -1
+            found.vpns[found.n] = t.vpn
+            found.n += 1
+            at = t.vpn + <uint64_t>self.encoding.entries
+
+    cdef int find_leaves(self, Found* found) noexcept nogil:
+        cdef uint64_t mask = (<uint64_t>1 << self.encoding.pte.pfn_bits) - 1
+        cdef uint64_t at = 0
+        cdef uint64_t* slot
+        while self.nr_leaves:
+            slot = self.next_leaf(&at, self.nr_vpns)
+            if slot is NULL:
+                break
+            if room_for(found, 3):
+                return -1
+            found.vpns[found.n] = at
+            found.vpns[found.n + 1] = slot[0] >> self.encoding.pte.pfn_shift & mask
+            found.vpns[found.n + 2] = slot[0] & DEPOSITED != 0
+            found.n += 3
+            at = (at | <uint64_t>(self.encoding.entries - 1)) + 1
         return 0
 
     # -- without a lock ---------------------------------------------------------
@@ -833,7 +1077,7 @@ cdef class Operations(Radix):
 
     # -- all of a table -----------------------------------------------------------
 
-    cdef size_t graft(self, Operations parent) noexcept nogil:
+    cdef int graft(self, Operations parent) noexcept nogil:
         """Copy all of ``parent`` into this table, which is empty."""
         cdef uint64_t at = 0
         cdef Ptdesc* t
@@ -845,12 +1089,12 @@ cdef class Operations(Radix):
         while t is not NULL:
             copy = self.make(t.vpn, t.order)
             if copy is NULL:
-                return self.frames.frame_bytes << t.order
+                return no_memory(self.frames.frame_bytes << t.order)
             memcpy(entries(self.frames, copy), entries(parent.frames, t),
                    self.encoding.entries * self.stride * sizeof(uint64_t))
             copy.used = t.used
             if self.encoding.fork(parent.encoding, t, copy):
-                return self.frames.frame_bytes
+                return no_memory(self.frames.frame_bytes)
             t = parent.table_after(&slot, &at, parent.nr_vpns)
         self.encoding.end()
         at = 0
@@ -858,17 +1102,20 @@ cdef class Operations(Radix):
             leaf = parent.next_leaf(&at, parent.nr_vpns)
             slot = self.leaf_slot(at, True)
             if slot is NULL:
-                return self.frames.frame_bytes
-            slot[0] = leaf[0]
+                return no_memory(self.frames.frame_bytes)
+            slot[0] = leaf[0] & ~<uint64_t>DEPOSITED
             t = self.holder(slot, self.levels - 2)
             t.used += 1
             self.nr_leaves += 1
+            # The kernel deposits a table of the child's own: copy_huge_pmd().
+            if leaf[0] & DEPOSITED and not self.deposit_one(slot):
+                return no_memory(self.frames.frame_bytes << self.encoding.order)
             at = (at | <uint64_t>(self.encoding.entries - 1)) + 1
         self.nr_ptes = parent.nr_ptes
         self.next_pfn = parent.next_pfn
         return 0
 
-    cdef int carry_over(self, uint64_t src, uint64_t dst, uint64_t n) except -1 nogil:
+    cdef int carry_over(self, uint64_t src, uint64_t dst, uint64_t n) noexcept nogil:
         cdef uint64_t stop = src + n
         cdef uint64_t at = self.next_moved(src, stop)
         cdef uint64_t step
@@ -877,12 +1124,12 @@ cdef class Operations(Radix):
             if self.move_run(at, dst + (at - src), <Py_ssize_t>step, True):
                 self.tidy(dst, dst + n)
                 self.encoding.end()
-                return raise_nomem(self.frames.frame_bytes)
+                return no_memory(self.frames.frame_bytes)
             at = self.next_moved(at + step, stop)
         if self.encoding.follow(src, dst, n):
             self.tidy(dst, dst + n)
             self.encoding.end()
-            return raise_nomem(self.frames.frame_bytes)
+            return no_memory(self.frames.frame_bytes)
         at = self.next_moved(src, stop)
         while at < stop:
             step = self.chunk(at, stop, dst + (at - src))
@@ -981,7 +1228,7 @@ cdef class Operations(Radix):
             self.prune(t)
 
     cdef int exchange(
-            self, const Span* s, const uint64_t* to, bint out) except -1 nogil:
+            self, const Span* s, const uint64_t* to, bint out) noexcept nogil:
         cdef const PteLayout* a = &self.encoding.pte
         cdef Py_ssize_t last_entry = self.encoding.entries - 1
         cdef int wanted = PRESENT if out else SWAPPED
@@ -1004,7 +1251,7 @@ cdef class Operations(Radix):
             at += r.n
         if self.encoding.by_page and not out and self.encoding.admit(to, 0, s.n):
             self.encoding.end()
-            return raise_nomem(self.frames.page_bytes)
+            return no_memory(self.frames.page_bytes)
         at = 0
         while at < s.n:
             t = self.run_at(s, at, &r)
@@ -1028,14 +1275,13 @@ cdef class Operations(Radix):
         return 0
 
     cdef int refuse_word(
-            self, uint64_t vpn, const Write* w, Py_ssize_t i) except -1 nogil:
-        """Raise ValueError: the entry of ``vpn`` can't hold what it would become."""
+            self, uint64_t vpn, const Write* w, Py_ssize_t i) noexcept nogil:
+        """Refuse the operation: an entry can't hold the word that it would get."""
+        cdef Refusal* r = refusal()
         cdef Ptdesc* t = self.find(vpn)
         cdef uint64_t pte = self.pte_at(t, <Py_ssize_t>(vpn - t.vpn))[0]
-        cdef bint swapped = w is NULL or pte & self.encoding.pte.present == 0
-        cdef uint64_t word = self.read_word(vpn)
+        r.swapped = w is NULL or pte & self.encoding.pte.present == 0
+        r.word = self.read_word(vpn)
         if w is not NULL:
-            word = word & w.keep[0] | w.add[i * w.step]
-        with gil:
-            why = self.encoding.unfit(vpn, word, swapped)
-            raise ValueError(f"vpn {vpn:#x}: {self.encoding!r}: {why}")
+            r.word = r.word & w.keep[0] | w.add[i * w.step]
+        return refuse_for(UNFIT, vpn)

@@ -13,8 +13,10 @@ from extmeta.operations cimport Operations
 from extmeta.vpns cimport Vpns
 
 cdef class PageTable(Operations):
+    cdef int refuse_result(self, Vpns v, size_t nbytes) except -1
     cdef Vpns named(self, vpns)
     cdef int spread(self, uint64_t* lanes, value) except -1
     cdef PageTable grafted(self, bint shared)
     cdef bint stored_one(self, vpn, word)
     cdef size_t share_of_side(self) noexcept nogil
+    cdef int check_leaves(self) except -1

@@ -5,38 +5,48 @@ that makes each method one step for other threads. The work is done in
 :mod:`extmeta.operations`, without the GIL.
 """
 from cython cimport no_gc_clear
-from libc.stdint cimport uint64_t
-from libc.string cimport memset
+from libc.stdint cimport uint8_t, uint64_t
+from libc.stdlib cimport free
+from libc.string cimport memcpy, memset
 
 import numpy as np
 
 from extmeta.encoding cimport LOCKED, MAX_LANES, Write
 from extmeta.frames cimport (
-    LEAF,
+    DEPOSITED,
     PTE,
-    TABLE_BITS,
     UPPER,
     Ptdesc,
     pthread_mutex_t,
-    raise_nomem,
     upper_entry,
 )
-from extmeta.operations cimport Operations
-from extmeta.sync cimport publish
+from extmeta.operations cimport (
+    IS_LEAF,
+    NOT_FIRST,
+    Found,
+    Operations,
+    no_memory,
+    refuse_for,
+)
 from extmeta.vpns cimport Span, Vpns, vpn_at
 
-from extmeta.arch import arch_named
+from dataclasses import replace
+
+from extmeta.arch import arch_of
+from extmeta.at_fork import register
 from extmeta.encodings import recipe
 from extmeta.fields import Fields
-from extmeta.memory import Memory, available_bytes
+from extmeta.integers import whole
+from extmeta.memory import Memory, refuse_hopeless
+from extmeta.table_state import rebuilt, state_of
 from extmeta.tables import Tables
-from extmeta.vpns import as_words, fields_as_words, one_each, whole
+from extmeta.vpns import as_words, fields_as_words, one_each
 
 cdef enum:
-    # vpns that scan finds before they are put aside: a cache holds them.
-    FOUND_AT_ONCE = 16384
     # Tables that are asked for without a look at what the machine has: 256 MiB.
     ASK_FROM = 65536
+    # Results of 2**22 vpns and more are looked at likewise.
+    RESULT_SHIFT = 22
 
 
 @no_gc_clear
@@ -58,15 +68,16 @@ cdef class PageTable(Operations):
     fields : Fields, optional
         The named parts of a word. By default ``Fields(meta=64)``, or as wide as
         the encoding was asked to be.
-    arch : str, default "x86_64"
-        A name from :data:`extmeta.arch.ARCHES`, or a plain one such as "arm64".
+    arch : str or Arch, default "x86_64"
+        A name from :data:`extmeta.arch.ARCHES`, or a plain one such as "arm64";
+        "arm64@6.12" is that of another Linux release.
 
     Raises
     ------
     KeyError
         If there is no such encoding or architecture.
     TypeError
-        If ``fields`` is no Fields.
+        If ``fields`` is no Fields, or ``arch`` neither text nor Arch.
     ValueError
         If the fields are wider than the encoding can hold.
     MemoryError
@@ -79,7 +90,11 @@ cdef class PageTable(Operations):
             fields = Fields(meta=getattr(made, "asked", None) or 64)
         if not isinstance(fields, Fields):
             raise TypeError(f"fields: {fields!r} is no Fields, as in Fields(age=8)")
-        self.plant(made.shape(arch_named(arch)))
+        arch = arch_of(arch)
+        shaped = made.shape(arch)
+        if shaped is not arch:
+            shaped = replace(shaped, leaf_ptes=arch.ptrs_per_pte)
+        self.plant(shaped)
         self.adopt(made, fields)
         self.encoding.start()
 
@@ -90,8 +105,11 @@ cdef class PageTable(Operations):
         self.next_pfn = 1
         # Where tables share a page, and its descriptor, they aren't apart.
         self.parallel = self.encoding.parallel and self.frames.page_order == 0
+        self.calls_python = self.encoding.calls_python
+        self.leaf_ptes = self.huge_ptes()
         if self.encoding.family is not NULL:
             self.mutex = <pthread_mutex_t*>self.encoding.family
+        register(self)
 
     def __repr__(self):
         return (f"<PageTable {self.encoding!r} {self.fields!r} on {self.arch.name}, "
@@ -124,33 +142,23 @@ cdef class PageTable(Operations):
         cdef uint64_t bits = self.encoding.pte.base
         cdef const uint64_t[::1] numbers
         cdef const uint64_t* first = NULL
+        cdef int failed
         bits |= self.encoding.pte.writable if writable else self.encoding.pte.readonly
         if pfns is not None:
             numbers = one_each("pfns", pfns, v, 1 << <object>self.arch.pfn_bits)
             if v.span.n:
                 first = &numbers[0]
-        self.refuse_hopeless(v)
+        if v.span.vpns is NULL and v.span.n >> self.table_bits >= ASK_FROM:
+            refuse_hopeless((v.span.n >> self.table_bits) * self.frames.frame_bytes,
+                            f"PTE tables for {v.span.n} vpns")
         self.enter()
-        try:
-            with nogil:
-                self.put(&v.span, first, bits)
-        finally:
-            self.leave()
+        with nogil:
+            failed = self.put(&v.span, first, bits)
+        self.leave()
+        if failed:
+            self.raise_refusal()
 
-    def refuse_hopeless(self, Vpns v):
-        """Raise MemoryError if the tables of a range are more than there is.
-
-        Linux grants memory before it has it and kills whoever then uses it.
-        """
-        if v.span.vpns is not NULL or v.span.n >> self.table_bits < ASK_FROM:
-            return
-        need = (v.span.n >> self.table_bits) * self.frames.frame_bytes
-        have = available_bytes()
-        if have is not None and need > have:
-            raise MemoryError(f"{need} bytes of PTE tables for {v.span.n} vpns; "
-                              f"{have} bytes are available")
-
-    def map_huge(self, vpns, pfns=None):
+    def map_huge(self, vpns, pfns=None, deposit=False):
         """Map huge pages: leaves one level above the PTE tables.
 
         They have no PTE, so no metadata word, and don't count in ``len``.
@@ -161,6 +169,11 @@ cdef class PageTable(Operations):
             First vpn of each, a multiple of the entries that the architecture's
             PTE table has. Where `wide` halves that, a huge page takes two leaves.
         pfns : int or (n,) array_like of int, optional
+        deposit : bool, default False
+            Keep a PTE table for each leaf, as Linux does for anonymous memory
+            (pgtable_trans_huge_deposit(), mm/huge_memory.c, v6.12). ``memory().pte``
+            counts it, `split_huge` uses it, `unmap` frees it, and a child or copy
+            gets its own.
 
         Raises
         ------
@@ -171,11 +184,12 @@ cdef class PageTable(Operations):
         """
         cdef Vpns v = self.named(vpns)
         cdef const uint64_t[::1] numbers
-        cdef Py_ssize_t i, j
-        cdef uint64_t* slot
+        cdef const uint64_t* first = NULL
+        cdef Py_ssize_t i
         cdef uint64_t size = self.huge_ptes()
-        cdef uint64_t leaf, vpn
-        cdef bint failed = False
+        cdef uint64_t vpn
+        cdef int failed
+        cdef bint keeps = deposit
         if pfns is not None:
             pfns = one_each("pfns", pfns, v, 1 << <object>self.arch.pfn_bits)
         for i in range(v.span.n):
@@ -188,41 +202,22 @@ cdef class PageTable(Operations):
             v = self.named(np.ravel(vpns).astype(np.uint64))
             if pfns is not None:
                 pfns = np.add.outer(pfns, parts).ravel()
-        if pfns is not None:
+        if pfns is not None and v.span.n:
             numbers = pfns
+            first = &numbers[0]
         self.enter()
-        try:
-            for i in range(v.span.n):
-                vpn = vpn_at(&v.span, i)
-                slot = self.leaf_slot(vpn, False)
-                if slot is not NULL and slot[0]:
-                    raise ValueError(f"vpn {vpn:#x} is mapped already")
-            for i in range(v.span.n):
-                vpn = vpn_at(&v.span, i)
-                slot = self.leaf_slot(vpn, True)
-                failed = slot is NULL
-                if failed:
-                    break
-                leaf = numbers[i] if pfns is not None else self.next_pfn
-                if slot[0] == 0:
-                    self.nr_leaves += 1
-                    self.holder(slot, self.levels - 2).used += 1
-                if pfns is None:
-                    self.next_pfn += <uint64_t>self.encoding.entries
-                publish(
-                    slot, leaf << self.encoding.pte.pfn_shift | TABLE_BITS | LEAF)
-            if failed:
-                for j in range(i):
-                    self.clear_leaf(self.leaf_slot(vpn_at(&v.span, j), False))
-                raise MemoryError(f"{self.frames.frame_bytes} bytes for a table")
-        finally:
-            self.leave()
+        with nogil:
+            failed = self.put_leaves(&v.span, first, keeps)
+        self.leave()
+        if failed:
+            self.raise_refusal()
 
     def split_huge(self, vpn, word=0, pfns=None, writable=True):
         """Let PTEs map what a huge page did, all with one word.
 
         As a kernel does it under the page-table lock (mm/huge_memory.c,
-        __split_huge_pmd_locked(), v6.12): no memory is needed after ``reserve(1)``, or
+        __split_huge_pmd_locked(), v6.12): the PTE table is the one that `map_huge`
+        deposited, if it did. No other memory is needed after ``reserve(1)``, or
         ``reserve(2)`` with `wide`, which has two tables for a huge page.
 
         Parameters
@@ -249,7 +244,7 @@ cdef class PageTable(Operations):
         cdef const uint64_t* first_pfn = NULL
         cdef uint64_t bits = self.encoding.pte.base
         cdef uint64_t first, at, size
-        cdef uint64_t* slot
+        cdef int failed
         cdef Write w
         bits |= self.encoding.pte.writable if writable else self.encoding.pte.readonly
         first, _stop = self.bounds(vpn, 1)
@@ -265,19 +260,19 @@ cdef class PageTable(Operations):
                 "pfns", pfns, self.named(slice(vpn, vpn + <object>size)),
                 1 << <object>self.arch.pfn_bits)
             first_pfn = &numbers[0]
+        why = self.encoding.unfit(vpn, word, False) if self.encoding.asks else None
+        if why is not None:
+            raise ValueError(f"vpn {vpn:#x}: {self.encoding!r}: {why}")
         self.enter()
-        try:
+        with nogil:
             at = first
-            slot = self.next_leaf(&at, first + 1) if first & (size - 1) == 0 else NULL
-            if slot is NULL:
-                raise ValueError(f"vpn {vpn:#x} is not the first of a huge page")
-            why = self.encoding.unfit(vpn, word, False) if self.encoding.asks else None
-            if why is not None:
-                raise ValueError(f"vpn {vpn:#x}: {self.encoding!r}: {why}")
-            with nogil:
-                self.split(first, size, first_pfn, &w, bits)
-        finally:
-            self.leave()
+            if first & (size - 1) or self.next_leaf(&at, first + 1) is NULL:
+                failed = refuse_for(NOT_FIRST, first)
+            else:
+                failed = self.split(first, size, first_pfn, &w, bits)
+        self.leave()
+        if failed:
+            self.raise_refusal()
 
     # -- memory for later ---------------------------------------------------
 
@@ -308,40 +303,28 @@ cdef class PageTable(Operations):
         cdef bint done
         if not self.encoding.reserves:
             raise ValueError(f"{self.encoding!r} can't tell what it will need")
-        need = n * self.frames.frame_bytes
-        have = available_bytes()
-        if have is not None and need > have:
-            raise MemoryError(f"{need} bytes of PTE tables to be set aside; "
-                              f"{have} bytes are available")
+        refuse_hopeless(n * self.frames.frame_bytes, "PTE tables to be set aside")
         self.enter()
-        try:
-            with nogil:
-                done = self.set_aside(n)
-            if not done:
-                raise MemoryError(f"memory for {tables} tables to be set aside")
-        finally:
-            self.leave()
+        with nogil:
+            done = self.set_aside(n)
+        self.leave()
+        if not done:
+            raise MemoryError(f"memory for {tables} tables to be set aside")
 
     @property
     def reserved(self):
         """What is set aside, as a :class:`Memory`; :meth:`memory` has it too."""
+        cdef size_t pte, side, index
         self.enter()
-        try:
-            return Memory(
-                upper=0,
-                pte=self.frames.nr_aside * self.frames.frame_bytes,
-                side=self.encoding.aside_bytes()
-                + (self.frames.nr_aside * self.frames.frame_bytes
-                   if self.encoding.worded_order else 0),
-                index=self.encoding.index_aside_bytes(),
-                slack=0,
-            )
-        finally:
-            self.leave()
+        pte = self.frames.nr_aside * self.frames.frame_bytes
+        side = self.encoding.aside_bytes() + (pte if self.encoding.worded_order else 0)
+        index = self.encoding.index_aside_bytes()
+        self.leave()
+        return Memory(upper=0, pte=pte, side=side, index=index, slack=0)
 
     def huge_ptes(self):
         """Return how many PTEs a huge page stands for."""
-        return arch_named(self.arch.name).ptrs_per_pte
+        return self.arch.leaf_ptes or self.arch.ptrs_per_pte
 
     def unmap(self, first, count):
         """Drop PTEs [first, first + count) and their words.
@@ -358,26 +341,16 @@ cdef class PageTable(Operations):
             huge page; nothing is dropped.
         """
         cdef uint64_t at, stop
+        cdef int failed
         at, stop = self.bounds(first, count)
         self.enter()
-        try:
-            if self.nr_leaves:
-                self.refuse_cut(at, stop)
-            with nogil:
+        with nogil:
+            failed = self.cuts_leaf(at) or self.cuts_leaf(stop)
+            if not failed:
                 self.drop(at, stop)
-        finally:
-            self.leave()
-
-    def refuse_cut(self, first, stop):
-        """Raise ValueError if an edge of [first, stop) is inside a huge page."""
-        cdef uint64_t size = self.huge_ptes()
-        cdef uint64_t at, vpn
-        for edge in (first, stop):
-            at = vpn = edge
-            if vpn & (size - 1) and vpn < self.nr_vpns:
-                if self.next_leaf(&at, vpn + 1) is not NULL:
-                    raise ValueError(f"vpn {edge:#x} is inside a huge page; "
-                                     "unmap all of it")
+        self.leave()
+        if failed:
+            self.raise_refusal()
 
     # -- words --------------------------------------------------------------
 
@@ -409,7 +382,7 @@ cdef class PageTable(Operations):
         cdef Vpns v
         cdef const uint64_t[::1] add
         cdef Write w
-        cdef int lane, range_
+        cdef int lane, range_, failed
         if type(vpns) is int and type(words) is int and not values:
             if self.stored_one(vpns, words):
                 return
@@ -430,11 +403,11 @@ cdef class PageTable(Operations):
         w.keep = keep
         w.add = &add[0]
         range_ = self.enter_span(&v.span, True)
-        try:
-            with nogil:
-                self.write(&v.span, &w, True)
-        finally:
-            self.leave_span(range_)
+        with nogil:
+            failed = self.write(&v.span, &w, True)
+        self.leave_span(range_)
+        if failed:
+            self.raise_refusal()
 
     cdef bint stored_one(self, vpn, word):
         """Store one word the short way; False where there is anything to refuse."""
@@ -472,7 +445,7 @@ cdef class PageTable(Operations):
         cdef uint64_t[MAX_LANES] add
         cdef Vpns v = self.named(vpns)
         cdef Write w
-        cdef int range_
+        cdef int range_, failed
         # Wider than the fields is fine: nothing is there to clear.
         self.spread(keep, whole(
             "clear", clear, 1 << <object>(64 * self.encoding.lanes)))
@@ -483,11 +456,11 @@ cdef class PageTable(Operations):
         w.add = add
         w.step = 0
         range_ = self.enter_span(&v.span, True)
-        try:
-            with nogil:
-                self.write(&v.span, &w, False)
-        finally:
-            self.leave_span(range_)
+        with nogil:
+            failed = self.write(&v.span, &w, False)
+        self.leave_span(range_)
+        if failed:
+            self.raise_refusal()
 
     def load(self, vpns, field=None):
         """Return words, or one field of them.
@@ -526,6 +499,7 @@ cdef class PageTable(Operations):
         if field is not None:
             self.fields[field]
         v = self.named(vpns)
+        self.refuse_result(v, 8 * self.encoding.lanes)
         words = np.empty((v.span.n, self.encoding.lanes), np.uint64)
         if v.span.n:
             out = words.reshape(-1)
@@ -589,6 +563,7 @@ cdef class PageTable(Operations):
             pte = self.see_one(vpn, &word)
             return pte, word
         v = self.named(vpns)
+        self.refuse_result(v, 8 + 8 * self.encoding.lanes)
         ptes = np.empty(v.span.n, np.uint64)
         words = np.empty((v.span.n, self.encoding.lanes), np.uint64)
         if v.span.n:
@@ -635,6 +610,7 @@ cdef class PageTable(Operations):
         cdef uint64_t[::1] to_words
         cdef int range_
         lanes = self.encoding.lanes
+        self.refuse_result(v, 9 + 8 * lanes)
         expected = one_each("ptes", ptes, v, 2**64)
         flat, _step = as_words("words", words, v, 64 * lanes, lanes)
         here = np.empty(v.span.n, np.uint64)
@@ -661,11 +637,26 @@ cdef class PageTable(Operations):
         -------
         bool or (n,) bool ndarray
             False where there is no PTE.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If a vpn is no integer or out of range.
+        MemoryError
+            If there is no memory for the result.
         """
-        words = self.load(vpns)
-        if isinstance(words, int):
-            return words != 0
-        return words != 0 if words.ndim == 1 else (words != 0).any(axis=1)
+        cdef Vpns v = self.named(vpns)
+        cdef uint8_t[::1] out
+        cdef int range_
+        self.refuse_result(v, 1)
+        found = np.zeros(v.span.n, np.uint8)
+        if v.span.n:
+            out = found
+            range_ = self.enter_span(&v.span, False)
+            with nogil:
+                self.read_flags(&v.span, &out[0])
+            self.leave_span(range_)
+        return bool(found[0]) if v.single else found.view(np.bool_)
 
     def scan(self, first, stop, mask, value, clear=0):
         """Return the vpns whose word has these bits; perhaps clear some, in one step.
@@ -696,75 +687,51 @@ cdef class PageTable(Operations):
         cdef uint64_t[MAX_LANES] wanted
         cdef uint64_t[MAX_LANES] keep
         cdef uint64_t[MAX_LANES] add
-        cdef const uint64_t[::1] those
+        cdef uint64_t[::1] out
+        cdef Found found
         cdef Span s
         cdef Write w
-        cdef int lane, range_
-        cdef uint64_t[::1] out
-        cdef uint64_t* to
-        cdef uint64_t* slot
-        cdef uint64_t edge = <uint64_t>self.encoding.entries - 1
-        cdef uint64_t at, end
-        cdef Py_ssize_t found = 0
-        cdef Py_ssize_t size = self.encoding.entries
-        cdef Py_ssize_t room = max(FOUND_AT_ONCE, size)
         cdef Vpns v
-        cdef Ptdesc* t
+        cdef int lane, range_
+        cdef int failed = 0
+        cdef bint clears = False
         limit = 1 << <object>(64 * self.encoding.lanes)
         mask = whole("mask", mask, limit)
         value = whole("value", value, limit)
-        if clear:
-            clear = whole("clear", clear, limit)
         v = self.named(slice(first, stop))
+        if clear:
+            clears = True
+            self.spread(keep, whole("clear", clear, limit))
+            memset(add, 0, sizeof(add))
+            for lane in range(MAX_LANES):
+                keep[lane] = ~keep[lane]
+            w.keep = keep
+            w.add = add
+            w.step = 0
         if value & ~mask:
             return np.empty(0, np.uint64)
         self.spread(bits, mask)
         self.spread(wanted, value)
-        at = v.span.first
-        end = at + <uint64_t>v.span.n
-        batch = np.empty(room, np.uint64)
-        batches = []
-        out = batch
-        to = &out[0]
-        range_ = self.enter_span(&v.span, clear != 0)
+        memset(&found, 0, sizeof(found))
+        range_ = self.enter_span(&v.span, clears)
+        with nogil:
+            failed = self.find_words(&v.span, bits, wanted, &found)
+            if clears and found.n and not failed:
+                s.vpns = found.vpns
+                s.first = found.vpns[0]
+                s.n = found.n
+                failed = self.write(&s, &w, False)
         try:
-            try:
-                with nogil:
-                    self.encoding.begin(
-                        at, end, min(<uint64_t>v.span.n, self.nr_ptes), False)
-                    t = self.next_table(&at, end)
-                    slot = t.parent if t is not NULL else NULL
-                    while t is not NULL:
-                        if room - found < size:
-                            with gil:
-                                batches.append(batch[:found].copy())
-                            found = 0
-                        found += self.encoding.scan(
-                            t, <Py_ssize_t>(at & edge),
-                            <Py_ssize_t>min(end - (at & ~edge), <uint64_t>size),
-                            bits, wanted, to + found)
-                        t = self.table_after(&slot, &at, end)
-            finally:
-                self.encoding.end()
-            batches.append(batch[:found].copy())
-            vpns = batches[0] if len(batches) == 1 else np.concatenate(batches)
-            if clear and len(vpns) and self.encoding.pending is None:
-                self.spread(keep, clear)
-                for lane in range(MAX_LANES):
-                    keep[lane] = ~keep[lane]
-                    add[lane] = 0
-                w.keep = keep
-                w.add = add
-                w.step = 0
-                those = vpns
-                s.vpns = &those[0]
-                s.first = those[0]
-                s.n = those.shape[0]
-                with nogil:
-                    self.write(&s, &w, False)
-        finally:
             self.leave_span(range_)
-        return vpns
+            if failed:
+                self.raise_refusal()
+            vpns = np.empty(found.n, np.uint64)
+            if found.n:
+                out = vpns
+                memcpy(&out[0], found.vpns, found.n * sizeof(uint64_t))
+            return vpns
+        finally:
+            free(found.vpns)
 
     # -- whole tables -------------------------------------------------------
 
@@ -796,22 +763,36 @@ cdef class PageTable(Operations):
 
     cdef PageTable grafted(self, bint shared):
         cdef PageTable child = PageTable.__new__(PageTable)
-        cdef size_t lacking = 0
+        cdef int failed
         child.plant(self.arch)
         child.adopt(self.encoding, self.fields)
+        child.encoding.begin_fork(self.encoding, shared)
+        if child.encoding.family is not NULL:
+            child.mutex = <pthread_mutex_t*>child.encoding.family
         self.enter()
-        try:
-            child.encoding.begin_fork(self.encoding, shared)
-            if child.encoding.family is not NULL:
-                child.mutex = <pthread_mutex_t*>child.encoding.family
-            with nogil:
-                lacking = child.graft(self)
-                child.encoding.end_fork()
-            if lacking:
-                raise_nomem(lacking)
-        finally:
-            self.leave()
+        with nogil:
+            failed = child.encoding.copy_all(self.encoding)
+            if failed:
+                failed = no_memory(self.encoding.held_bytes())
+            else:
+                failed = child.graft(self)
+            child.encoding.end_fork()
+        self.leave()
+        if failed:
+            child.raise_refusal()
         return child
+
+    def __copy__(self):
+        return self.copy()
+
+    def __deepcopy__(self, memo):
+        return self.copy()
+
+    def __reduce__(self):
+        return rebuilt, state_of(self), self.next_pfn
+
+    def __setstate__(self, next_pfn):
+        self.next_pfn = whole("next_pfn", next_pfn)
 
     def move(self, src, dst, count):
         """Move PTEs [src, src + count) and their words to ``dst``.
@@ -827,6 +808,7 @@ cdef class PageTable(Operations):
             If a table or side memory can't be had. In every case nothing is moved.
         """
         cdef uint64_t from_, to, n, at
+        cdef int failed
         from_, stop = self.bounds(src, count)
         to, stop_dst = self.bounds(dst, count)
         n = stop - from_
@@ -834,35 +816,17 @@ cdef class PageTable(Operations):
             raise ValueError(f"[{src:#x}, {stop:#x}) and [{dst:#x}, {stop_dst:#x}) "
                              "overlap")
         self.enter()
-        try:
-            self.refuse_used(to, to + n)
-            if self.nr_leaves:
-                at = from_
-                if self.next_leaf(&at, from_ + n) is not NULL:
-                    raise ValueError(f"vpn {at:#x} is in a huge page")
-            with nogil:
-                self.carry_over(from_, to, n)
-        finally:
-            self.leave()
-
-    def refuse_used(self, first, stop):
-        """Raise ValueError if anything is mapped in [first, stop)."""
-        cdef uint64_t at = first
-        cdef uint64_t end = stop
-        cdef uint64_t leaf = first
-        cdef Ptdesc* t
-        cdef Py_ssize_t i
-        if self.next_leaf(&leaf, end) is not NULL:
-            raise ValueError(f"vpn {leaf:#x} is mapped already, by a huge page")
-        while True:
-            t = self.next_table(&at, end)
-            if t is NULL:
-                break
-            for i in range(<Py_ssize_t>(at - t.vpn), <Py_ssize_t>min(
-                    end - t.vpn, <uint64_t>self.encoding.entries)):
-                if self.pte_at(t, i)[0] != self.encoding.pte.none:
-                    raise ValueError(f"vpn {t.vpn + <uint64_t>i:#x} is mapped already")
-            at = t.vpn + <uint64_t>self.encoding.entries
+        with nogil:
+            at = from_
+            if self.nr_leaves and self.next_leaf(&at, from_ + n) is not NULL:
+                failed = refuse_for(IS_LEAF, at)
+            else:
+                failed = self.refuse_used(to, to + n)
+            if not failed:
+                failed = self.carry_over(from_, to, n)
+        self.leave()
+        if failed:
+            self.raise_refusal()
 
     # -- swap ---------------------------------------------------------------
 
@@ -911,37 +875,33 @@ cdef class PageTable(Operations):
     def exchange_all(self, Vpns v, values, bint out):
         """Replace entries by swap entries (``out``) or present ones."""
         cdef const uint64_t[::1] to = values
-        cdef int range_
+        cdef int range_, failed
         if v.span.n == 0:
             return
         range_ = self.enter_span(&v.span, True)
-        try:
-            with nogil:
-                self.exchange(&v.span, &to[0], out)
-        finally:
-            self.leave_span(range_)
+        with nogil:
+            failed = self.exchange(&v.span, &to[0], out)
+        self.leave_span(range_)
+        if failed:
+            self.raise_refusal()
 
     # -- what is held -------------------------------------------------------
 
     def memory(self):
         """Return the bytes held now, as a :class:`Memory`."""
+        cdef size_t upper, pte, side, slack, index
         self.enter()
-        try:
-            self.frames.reap()
-            self.encoding.reap()
-            side = self.encoding.side_bytes()
-            slack = self.encoding.held_bytes() - side
-            if self.encoding.sharing():
-                side = self.share_of_side() + self.encoding.aside_bytes()
-            return Memory(
-                upper=self.frames.held(UPPER),
-                pte=self.frames.held(PTE),
-                side=side,
-                index=self.encoding.index_bytes(),
-                slack=slack,
-            )
-        finally:
-            self.leave()
+        self.frames.reap()
+        self.encoding.reap()
+        side = self.encoding.side_bytes()
+        slack = self.encoding.held_bytes() - side
+        index = self.encoding.index_bytes()
+        upper = self.frames.held(UPPER)
+        pte = self.frames.held(PTE)
+        if self.encoding.sharing():
+            side = self.share_of_side() + self.encoding.aside_bytes()
+        self.leave()
+        return Memory(upper=upper, pte=pte, side=side, index=index, slack=slack)
 
     cdef size_t share_of_side(self) noexcept nogil:
         """Return each object's bytes over the page tables that share it, added up."""
@@ -968,20 +928,54 @@ cdef class PageTable(Operations):
 
     def table_vpns(self):
         """Return the first vpn of each PTE table, ascending, as uint64."""
-        cdef uint64_t at = 0
-        cdef Ptdesc* t
-        vpns = []
+        cdef Found found
+        cdef uint64_t[::1] out
+        cdef int failed
+        memset(&found, 0, sizeof(found))
         self.enter()
+        with nogil:
+            failed = self.find_tables(&found)
+        self.leave()
         try:
-            while True:
-                t = self.next_table(&at, self.nr_vpns)
-                if t is NULL:
-                    break
-                vpns.append(t.vpn)
-                at = t.vpn + <uint64_t>self.encoding.entries
+            if failed:
+                self.raise_refusal()
+            vpns = np.empty(found.n, np.uint64)
+            if found.n:
+                out = vpns
+                memcpy(&out[0], found.vpns, found.n * sizeof(uint64_t))
+            return vpns
         finally:
-            self.leave()
-        return np.array(vpns, np.uint64)
+            free(found.vpns)
+
+    def leaves(self):
+        """Return the huge pages.
+
+        Returns
+        -------
+        vpns, pfns : (n,) uint64 ndarray
+            First vpn, ascending, and first page frame number of each leaf. Where
+            `wide` halves a PTE table's entries, a huge page has two leaves.
+        deposited : (n,) bool ndarray
+            Whether a PTE table is deposited with it.
+        """
+        cdef Found found
+        cdef uint64_t[:, ::1] out
+        cdef int failed
+        memset(&found, 0, sizeof(found))
+        self.enter()
+        with nogil:
+            failed = self.find_leaves(&found)
+        self.leave()
+        try:
+            if failed:
+                self.raise_refusal()
+            rows = np.empty((found.n // 3, 3), np.uint64)
+            if found.n:
+                out = rows
+                memcpy(&out[0, 0], found.vpns, found.n * sizeof(uint64_t))
+            return rows[:, 0].copy(), rows[:, 1].copy(), rows[:, 2] != 0
+        finally:
+            free(found.vpns)
 
     def table_at(self, vpn):
         """Return the PTE table whose first vpn this is, as a view, or None."""
@@ -1032,11 +1026,45 @@ cdef class PageTable(Operations):
                 raise AssertionError(f"{where}: {self.encoding!r}: {reason.decode()}")
         if ptes != self.nr_ptes:
             raise AssertionError(f"{ptes} PTEs, {self.nr_ptes} counted")
+        self.check_leaves()
         reason = self.frames.fault()
         if reason is not NULL:
             raise AssertionError(f"frames: {reason.decode()}")
 
+    cdef int check_leaves(self) except -1:
+        """Raise AssertionError if huge leaves or deposited tables are miscounted."""
+        cdef uint64_t at = 0
+        cdef uint64_t leaves = 0
+        cdef Py_ssize_t owed = 0
+        cdef uint64_t* slot = self.next_leaf(&at, self.nr_vpns)
+        cdef Ptdesc* holder
+        cdef Ptdesc* t = NULL
+        while slot is not NULL:
+            holder = self.holder(slot, self.levels - 2)
+            leaves += 1
+            owed += slot[0] & DEPOSITED != 0
+            at = (at | <uint64_t>(self.encoding.entries - 1)) + 1
+            slot = self.next_leaf(&at, self.nr_vpns)
+            if slot is not NULL and self.holder(slot, self.levels - 2) is holder:
+                continue
+            t = <Ptdesc*>holder.link
+            while t is not NULL and owed > 0 and t.kind == PTE and t.used == 0:
+                owed -= 1
+                t = <Ptdesc*>t.link
+            if owed or t is not NULL:
+                raise AssertionError(f"below vpn {at:#x}: a deposited table too few or "
+                                     "too many")
+        if leaves != self.nr_leaves:
+            raise AssertionError(f"{leaves} leaves, {self.nr_leaves} counted")
+        return 0
+
     # -- the edge: what callers give, as C needs it -------------------------
+
+    cdef int refuse_result(self, Vpns v, size_t nbytes) except -1:
+        """Refuse a result of so many bytes a vpn, if there is no memory for it."""
+        if v.span.n >> RESULT_SHIFT:
+            refuse_hopeless(v.span.n * nbytes, f"a result for {v.span.n} vpns")
+        return 0
 
     cdef Vpns named(self, vpns):
         return Vpns(vpns, self.nr_vpns, self.arch.name)

@@ -23,8 +23,10 @@ LEAF_KB = 2048
 
 PFN_MASK = (1 << 55) - 1
 SOFT_DIRTY = 1 << 55
+EXCLUSIVE = 1 << 56
 UFFD_WP = 1 << 57
 GUARD = 1 << 58
+FILE = 1 << 61
 SWAPPED = 1 << 62
 PRESENT = 1 << 63
 

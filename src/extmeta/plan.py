@@ -22,7 +22,7 @@ from itertools import combinations, product
 from math import prod
 from typing import Any, NamedTuple
 
-from extmeta.arch import Arch, arch_named
+from extmeta.arch import Arch, arch_of
 from extmeta.fields import Fields
 
 Group = tuple[str, ...]
@@ -70,6 +70,9 @@ class PlanConflict(ValueError):
         self.constraints = constraints
         why = "; ".join(map(str, constraints))
         super().__init__(f"field {field!r} can never be non-zero: {why}")
+
+    def __reduce__(self) -> tuple[type["PlanConflict"], tuple[Any, ...]]:
+        return type(self), (self.field, self.constraints)
 
 
 class Assignment(NamedTuple):
@@ -139,6 +142,16 @@ class Plan:
     def missing_swap(self) -> int:
         """Bits that a swap entry lacks."""
         return max(self.bits - self.available_swap, 0)
+
+    @property
+    def cleared(self) -> tuple[int, ...]:
+        """Bits for the code that mprotect clears: see `Arch.cleared`."""
+        return tuple(b for b in self.assignment.present if b in self.arch.cleared)
+
+    @property
+    def flushed(self) -> tuple[int, ...]:
+        """Bits for the code of which a change may flush: not `Arch.unflushed`."""
+        return tuple(b for b in self.assignment.present if b not in self.arch.unflushed)
 
     @property
     def choices(self) -> list[Group]:
@@ -262,6 +275,7 @@ def plan(
     excludes: Groups = (),
     implies: Groups = (),
     per_vma: Groups = (),
+    release: str | None = None,
 ) -> Plan:
     """Count the legal words of a set of fields, and find bits for them.
 
@@ -276,6 +290,8 @@ def plan(
     per_vma : iterable of groups of names
         Each VMA uses one of each group; there the others are 0. No field is in
         two groups.
+    release : str, optional
+        The Linux release whose bits are counted, as in :func:`extmeta.arch.arch_named`.
 
     Returns
     -------
@@ -292,7 +308,8 @@ def plan(
         If something is no Fields, no Arch or no group of names.
     ValueError
         If a group has fewer than two names, or one twice, or a pair isn't one; if
-        the groups of ``per_vma`` overlap, or can be chosen of in too many ways.
+        the groups of ``per_vma`` overlap, or can be chosen of in too many ways; if the
+        release is not known, or ``arch`` is an Arch, which has its own.
 
     Examples
     --------
@@ -304,10 +321,7 @@ def plan(
     """
     if not isinstance(fields, Fields):
         raise TypeError(f"fields: {fields!r} is no Fields, as in Fields(age=8)")
-    if isinstance(arch, str):
-        arch = arch_named(arch)
-    if not isinstance(arch, Arch):
-        raise TypeError(f"arch: {arch!r} is neither a name nor an Arch")
+    arch = arch_of(arch, release)
     found = constraints_of(fields, excludes, implies, per_vma)
     conflict = _conflict(fields, found)
     if conflict is not None:

@@ -5,6 +5,7 @@ import textwrap
 from collections.abc import Iterator, Sequence
 
 from extmeta.plan import Plan
+from extmeta.ruler import runs
 
 COLUMNS = 80
 
@@ -22,6 +23,7 @@ def to_json(p: Plan) -> str:
     document = {
         "fields": dict(p.fields),
         "arch": p.arch.name,
+        "release": p.arch.release,
         "constraints": [{"kind": c.kind, "names": c.names} for c in p.constraints],
         "combinations": p.combinations,
         "bits": p.bits,
@@ -31,6 +33,8 @@ def to_json(p: Plan) -> str:
         "fits_swap": p.fits_swap,
         "missing": p.missing,
         "missing_swap": p.missing_swap,
+        "cleared": p.cleared,
+        "flushed": p.flushed,
         "assignment": {
             "present": room.present,
             "swap": room.swap,
@@ -61,6 +65,7 @@ def text(p: Plan) -> str:
         *_remedies(p),
         "",
         *_ruler(p),
+        *_in_mprotect(p),
         *_codes(p),
     ]
     if p.lost:
@@ -131,6 +136,19 @@ def _ruler(p: Plan) -> Iterator[str]:
         for name, bits in rows.items():
             row = bits[start : min(start + IN_A_ROW, width)]
             yield f"  {name:<14}{_cells(row, min(IN_A_ROW, width - start))}".rstrip()
+
+
+def _in_mprotect(p: Plan) -> Iterator[str]:
+    if p.cleared:
+        yield from _wrapped(
+            f"mprotect clears {runs(p.cleared)}: a kernel has to add them to "
+            "_PAGE_CHG_MASK, which is one line",
+            "  ",
+        )
+    if p.flushed and p.arch.unflushed:
+        yield from _wrapped(
+            f"in mprotect a change of {runs(p.flushed)} alone {p.arch.flush}", "  "
+        )
 
 
 def _cells(bits: Sequence[int], n: int) -> str:

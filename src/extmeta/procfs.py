@@ -1,5 +1,9 @@
 """What /proc tells of one process: its state, its VMAs, its pagemap words.
 
+/proc is bytes in lines that end in b"\\n": a name may hold any other byte, those that
+Python calls line ends or no UTF-8 among them. A process whose first thread has ended
+shows nothing by its own number; `living` says where it is read then.
+
 Nothing is kept between calls, and nothing here loops over pages: pagemap is
 read in large pieces, and where the kernel has PAGEMAP_SCAN only around the
 pages that are there, so that a reservation of terabytes costs nothing.
@@ -14,7 +18,6 @@ import re
 import signal
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -37,10 +40,6 @@ CHUNK_PAGES = 1 << 17
 # takes about as long to read as a pread to call (10 us).
 GAP_PAGES = 1 << 12
 
-# A 2 MiB leaf without a PTE table. PAGE_IS_FILE is said of any page that is not
-# anonymous, hugetlb's and shmem's too; an anonymous leaf has a table deposited.
-LEAF = PageIs.FILE | PageIs.HUGE
-
 # How long SIGSTOP may take to stop every thread.
 STOP_SECONDS = 5.0
 
@@ -52,6 +51,7 @@ _VMA = re.compile(
 )
 _FLAGS = re.compile(rb"^VmFlags: *(.*?) *$", re.MULTILINE)
 _PAGE_SIZE = re.compile(rb"^KernelPageSize: *(\d+) kB$", re.MULTILINE)
+_ANON_HUGE = re.compile(rb"^AnonHugePages: *(\d+) kB$", re.MULTILINE)
 # Two lines, one below the other: Linux fs/proc/task_mmu.c __show_smap().
 _PMD_MAPPED = re.compile(
     rb"^ShmemPmdMapped: *(\d+) kB\nFilePmdMapped: *(\d+) kB$", re.MULTILINE
@@ -94,6 +94,7 @@ class Vmas(NamedTuple):
     name: npt.NDArray[np.str_]
     page_kb: U64
     pmd_mapped_kb: U64
+    anon_huge_kb: U64
 
     @property
     def user(self) -> npt.NDArray[np.bool_]:
@@ -121,13 +122,69 @@ def _text(raw: bytes) -> str:
     return raw.decode("utf-8", "backslashreplace")
 
 
-def _open(pid: int, name: str) -> int:
-    return os.open(f"/proc/{pid}/{name}", os.O_RDONLY | os.O_CLOEXEC)
+def open_file(where: int | str, name: str, flags: int = os.O_RDONLY) -> int:
+    """Return a descriptor of a file below /proc/``where``."""
+    return os.open(f"/proc/{where}/{name}", flags | os.O_CLOEXEC)
 
 
-def _slurp(pid: int, name: str) -> bytes:
-    with open(_open(pid, name), "rb") as file:
+def slurp(where: int | str, name: str) -> bytes:
+    """Return all that a file below /proc/``where`` has."""
+    with open(open_file(where, name), "rb") as file:
         return file.read()
+
+
+def stat(where: int | str) -> list[bytes]:
+    """Return the fields of stat that follow the name, from the state on."""
+    # The name in parentheses may hold anything, parentheses too.
+    return slurp(where, "stat").rpartition(b")")[2].split()
+
+
+def status_lines(where: int | str) -> dict[bytes, bytes]:
+    """Return the lines of status by their keys."""
+    lines = slurp(where, "status").split(b"\n")
+    return dict(line.split(b":\t", 1) for line in lines if b":\t" in line)
+
+
+def threads(pid: int) -> list[int]:
+    """Return the threads of a process that live, ascending."""
+    found = []
+    for tid in sorted(map(int, os.listdir(f"/proc/{pid}/task"))):
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+            if stat(f"{pid}/task/{tid}")[0] not in (b"Z", b"X"):
+                found.append(tid)
+    return found
+
+
+def living(pid: int) -> str:
+    """Return what below /proc shows the address space of a process.
+
+    That is ``pid``, or a thread that lives, if the first one has ended.
+
+    Raises
+    ------
+    GoneError
+        If no thread lives.
+    OSError
+        If there is no such process.
+    """
+    if stat(pid)[0] not in (b"Z", b"X"):
+        return str(pid)
+    if not (tids := threads(pid)):
+        raise GoneError
+    return f"{pid}/task/{tids[0]}"
+
+
+def absence(pid: int) -> str:
+    """Return why /proc does not show a process, as "process 5 does not exist"."""
+    if not os.path.exists("/proc/self"):
+        return f"process {pid} can't be read: /proc is not mounted"
+    try:
+        os.kill(pid, 0)
+    except (ProcessLookupError, OverflowError):
+        return f"process {pid} does not exist"
+    except PermissionError:
+        pass
+    return f"process {pid} is hidden: /proc is mounted with hidepid"
 
 
 def status(pid: int) -> Status:
@@ -142,15 +199,10 @@ def status(pid: int) -> Status:
     OSError
         If there is no such process.
     """
-    lines = dict(
-        line.split(b":\t", 1)
-        for line in _slurp(pid, "status").split(b"\n")
-        if b":\t" in line
-    )
+    where = living(pid)
+    lines = status_lines(where)
     if b"VmPTE" not in lines:
-        # The name in parentheses may hold anything, parentheses too.
-        flags = int(_slurp(pid, "stat").rpartition(b")")[2].split()[6])
-        raise KernelThreadError if flags & _KTHREAD else GoneError
+        raise KernelThreadError if int(stat(where)[6]) & _KTHREAD else GoneError
     return Status(
         comm=_text(lines[b"Name"]),
         state=_text(lines[b"State"][:1]),
@@ -178,7 +230,10 @@ def parse_smaps(text: bytes) -> Vmas:
     sizes = _PAGE_SIZE.findall(text)
     # Absent before Linux 5.4; then no file could be mapped by PMDs.
     mapped = _PMD_MAPPED.findall(text) or [(b"0", b"0")] * len(rows)
-    if not rows or not len(rows) == len(flags) == len(sizes) == len(mapped):
+    # Absent before Linux 2.6.38, which had no huge pages but hugetlb's.
+    anonymous = _ANON_HUGE.findall(text) or [b"0"] * len(rows)
+    lengths = {len(found) for found in (rows, flags, sizes, mapped, anonymous)}
+    if not rows or len(lengths) > 1:
         raise GoneError
     vmas = Vmas(
         start=np.array([int(row[0], 16) for row in rows], np.uint64),
@@ -188,6 +243,7 @@ def parse_smaps(text: bytes) -> Vmas:
         name=np.array([_base_name(row[3]) for row in rows]),
         page_kb=np.array([int(size) for size in sizes], np.uint64),
         pmd_mapped_kb=np.array([int(a) + int(b) for a, b in mapped], np.uint64),
+        anon_huge_kb=np.array([int(kib) for kib in anonymous], np.uint64),
     )
     # The kernel writes smaps piece by piece. A VMA that grew between two
     # pieces is listed again, overlapping: keep what is new of it.
@@ -216,15 +272,13 @@ def populated(fd: int, vmas: Vmas) -> tuple[U64, U64] | None:
     ranges : (R, 2) uint64 ndarray
         Bytes [first, end) of present, swapped and marker PTEs.
     huge_vpn : (H,) uint64 ndarray
-        First vpns of the 2 MiB leaves that map files, shmem or hugetlb.
+        First vpns of the 2 MiB leaves: huge pages that one PMD maps, hugetlb's too.
     or None, where the kernel (before 6.7) has no PAGEMAP_SCAN.
     """
     user = vmas.user
     if not user.any():
         return np.empty((0, 2), np.uint64), np.empty(0, np.uint64)
     try:
-        # Not FILE at once: it has the kernel look at the struct page of every
-        # PTE, which took 24 ns for each instead of 6.
         found = kernel.pagemap_scan(
             fd,
             int(vmas.start[user][0]),
@@ -232,16 +286,11 @@ def populated(fd: int, vmas: Vmas) -> tuple[U64, U64] | None:
             anyof=PageIs.PRESENT | PageIs.SWAPPED,
             returned=PageIs.HUGE,
         )
-        huge = found[:0]
-        for start, end in found[found[:, 2] == PageIs.HUGE, :2].tolist():
-            leaves = kernel.pagemap_scan(
-                fd, start, end, anyof=PageIs.PRESENT, returned=LEAF
-            )
-            huge = np.concatenate((huge, leaves[leaves[:, 2] == LEAF]))
     except OSError as error:
         if error.errno in (errno.ENOTTY, errno.EINVAL, errno.ENOSYS):
             return None
         raise
+    huge = found[found[:, 2] == PageIs.HUGE]
     first = huge[:, 0] >> LEAF_SHIFT
     count = ((huge[:, 1] >> LEAF_SHIFT) - first).astype(np.int64)
     # 0 1 2 0 1 0 1 2 ... : the place of each leaf in its range.
@@ -332,10 +381,11 @@ def read(pid: int, progress: Progress | None = None) -> Reading:
     with contextlib.ExitStack() as stack:
         # Opened first: it holds on to the address space, while smaps opened
         # after an exec shows the next one.
-        fd = _open(pid, "pagemap")
+        where = living(pid)
+        fd = open_file(where, "pagemap")
         stack.callback(os.close, fd)
         before = status(pid)
-        smaps = _slurp(pid, "smaps")
+        smaps = slurp(where, "smaps")
         vmas = parse_smaps(smaps)
         found = populated(fd, vmas)
         if found is None:
@@ -346,7 +396,7 @@ def read(pid: int, progress: Progress | None = None) -> Reading:
             ranges, huge_vpn = found
         vpn, entry = pagemap(fd, ranges, progress)
         after = status(pid)
-        same = _bounds(smaps) == _bounds(_slurp(pid, "maps"))
+        same = _bounds(smaps) == _bounds(slurp(living(pid), "maps"))
     keep = _within(vpn, vmas)
     return Reading(
         vmas=vmas,
@@ -360,10 +410,9 @@ def read(pid: int, progress: Progress | None = None) -> Reading:
 
 def _running(pid: int) -> bool:
     """Tell whether a thread of the process may still run."""
-    for task in Path(f"/proc/{pid}/task").iterdir():
+    for tid in threads(pid):
         with contextlib.suppress(FileNotFoundError, ProcessLookupError):
-            state = (task / "stat").read_bytes().rpartition(b")")[2].split()[0]
-            if state not in (b"T", b"t", b"Z", b"X"):
+            if stat(f"{pid}/task/{tid}")[0] not in (b"T", b"t", b"Z", b"X"):
                 return True
     return False
 

@@ -29,6 +29,7 @@ cdef class PythonCalls(Encoding):
 
     def bind(self, fields, arch, Frames frames not None):
         cdef PythonCalls bound = Encoding.bind(self, fields, arch, frames)
+        bound.calls_python = True
         # What Python objects need is Python's to say.
         bound.reserves = False
         bound.by_flag = bound.uses_flag

@@ -99,6 +99,10 @@ cdef class Radix:
     cdef void prune(self, Ptdesc* t) noexcept nogil
     # The entry of the table above the PTE tables; made if ``make``.
     cdef uint64_t* leaf_slot(self, uint64_t vpn, bint make) noexcept nogil
+    # Keep a PTE table for when the huge leaf in ``slot`` is split.
+    cdef void deposit(self, uint64_t* slot, Ptdesc* t) noexcept nogil
+    # Return a table that was kept for it, or NULL if the leaf has none.
+    cdef Ptdesc* withdraw(self, uint64_t* slot) noexcept nogil
     cdef Ptdesc* above(self, const Ptdesc* t) noexcept nogil
     cdef Ptdesc* descend(self, uint64_t vpn, int depth, int order) noexcept nogil
     cdef void fill(self, Ptdesc* t) noexcept nogil

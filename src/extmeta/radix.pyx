@@ -5,9 +5,10 @@ is in the mapping, as a kernel's holds a physical address. A table with nothing
 in it is freed, up to the root.
 """
 from cython cimport no_gc_clear
-from libc.stdint cimport uint64_t
+from libc.stdint cimport uint64_t, uintptr_t
 
 from extmeta.frames cimport (
+    DEPOSITED,
     LEAF,
     PTE,
     TABLE_BITS,
@@ -110,6 +111,23 @@ cdef class Radix:
                 t = &self.frames.desc[upper >> self.frames.frame_shift]
             level = self.levels - 2
         return self.slot(t, level, vpn)
+
+    cdef void deposit(self, uint64_t* slot, Ptdesc* t) noexcept nogil:
+        cdef Ptdesc* d = self.holder(slot, self.levels - 2)
+        # A list in the descriptor of the PMD table, as the kernel's pmd_huge_pte.
+        t.link = d.link
+        d.link = <uintptr_t>t
+        publish(slot, slot[0] | DEPOSITED)
+
+    cdef Ptdesc* withdraw(self, uint64_t* slot) noexcept nogil:
+        cdef Ptdesc* d = self.holder(slot, self.levels - 2)
+        cdef Ptdesc* t = <Ptdesc*>d.link
+        if slot[0] & DEPOSITED == 0:
+            return NULL
+        d.link = t.link
+        t.link = 0
+        publish(slot, slot[0] & ~<uint64_t>DEPOSITED)
+        return t
 
     cdef void prune(self, Ptdesc* t) noexcept nogil:
         cdef Ptdesc* parent

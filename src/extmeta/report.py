@@ -24,7 +24,18 @@ from extmeta.calibration import report as real
 from extmeta.calibration.costs import Calibration
 from extmeta.compare import BASELINE, CONTROL, smallest
 from extmeta.demands import SET_ASIDE
-from extmeta.measure import Bound, Counted, Cpu, Demand, Ram, Refused, Row, Subject
+from extmeta.measure import (
+    Blocks,
+    Bound,
+    Counted,
+    Cpu,
+    Demand,
+    Ram,
+    Refused,
+    Row,
+    Split,
+    Subject,
+)
 from extmeta.tasks import OPERATIONS
 from extmeta.workload import EACH, Point
 
@@ -47,7 +58,8 @@ LEAST = "*"
 FORMAT = "extmeta comparison 1"
 
 KINDS: dict[str, type] = {
-    kind.__name__: kind for kind in (Subject, Bound, Refused, Ram, Cpu, Counted, Demand)
+    kind.__name__: kind
+    for kind in (*(Subject, Bound, Refused, Ram, Cpu, Counted, Demand, Blocks, Split),)
 }
 
 # What `workload.words` calls kinds of words.
@@ -65,6 +77,10 @@ NOT_MODELLED = (
 )
 NO_HUGE = "Nor are huge pages, which have no word: there are none here."
 HUGE = "Huge pages have no PTE, and so no word in any encoding."
+UNMARKED = (
+    "Huge pages have no PTE, and so no word in any encoding; the capture does not say "
+    "which PTEs are in fact parts of them."
+)
 
 
 # -- numbers ----------------------------------------------------------------
@@ -155,6 +171,8 @@ class _Comparison:
         default_factory=dict
     )
     demands: dict[tuple[str, str], Demand] = dataclasses.field(default_factory=dict)
+    blocks: dict[tuple[Point, str], Blocks] = dataclasses.field(default_factory=dict)
+    splits: list[Split] = dataclasses.field(default_factory=list)
 
     @property
     def points(self) -> list[Point]:
@@ -194,6 +212,10 @@ def _comparisons(rows: Iterable[Row]) -> list[_Comparison]:
             found[-1].counted[at] = row.instructions
         elif isinstance(row, Demand):
             found[-1].demands[row.encoding, row.operation] = row
+        elif isinstance(row, Blocks):
+            found[-1].blocks[Point(row.fraction, row.placement), row.encoding] = row
+        elif isinstance(row, Split):
+            found[-1].splits.append(row)
         else:
             point = Point(row.fraction, row.placement)
             found[-1].cpu[point, row.encoding, row.operation] = row
@@ -224,7 +246,8 @@ def text(rows: Iterable[Row], provenance: dict[str, Any]) -> str:
         elif any(point.placement == EACH for point in c.points):
             parts += _crossover(c)
         else:
-            parts += [_head(c), *_ram(c), *_cpu(c), _read_bound(c)]
+            parts += [_head(c), *_ram(c), *_blocks(c), *_splits(c), *_cpu(c)]
+            parts.append(_read_bound(c))
             parts += _demands(c)
             parts += [*_of_the_kernels(c, provenance), *_counted(c, provenance)]
     parts += [_notes(found), _made(provenance)]
@@ -236,6 +259,8 @@ def _head(c: _Comparison) -> str:
     base = next((row for (_p, name), row in c.ram.items() if name == BASELINE), None)
     tables = "" if base is None else f", {size(base.total)} of page tables"
     huge = f" ({s.nr_huge:,} huge pages)" if s.nr_huge else ""
+    if s.nr_deposited:
+        huge = f" ({s.nr_huge:,} huge pages, {s.nr_deposited:,} of them anonymous)"
     what = (
         f"{plain(s.name)}: {s.nr_ptes:,} PTEs in {s.nr_tables:,} PTE tables "
         f"({s.nr_ptes / s.nr_tables if s.nr_tables else 0:.0f} a table){tables}, "
@@ -244,6 +269,16 @@ def _head(c: _Comparison) -> str:
     lines = [what, _words(s)]
     if s.note:
         lines.append(f"{plain(s.note)[:1].upper()}{plain(s.note)[1:]}.")
+    if s.nr_unplaced:
+        lines.append(
+            f"{s.nr_unplaced:,} huge pages are counted as 512 PTEs each: the kernel did "
+            "not tell where they are."
+        )
+    if s.nr_unmarked:
+        lines.append(
+            f"Up to {s.nr_unmarked:,} anonymous huge pages may be counted as 512 PTEs "
+            "each: this capture was made before they were marked. A new one tells."
+        )
     if s.baseline_lacks:
         instead = (
             "The same PTEs are flagged. Their words are cut to these bits, none to 0"
@@ -253,6 +288,12 @@ def _head(c: _Comparison) -> str:
         lines.append(
             f"{BASELINE} can't hold them: {plain(s.baseline_lacks)}. As denominator it "
             f"has {_fields(s.baseline_fields)}. {instead}."
+        )
+    if s.cleared:
+        lines.append(
+            f"mprotect clears {plain(s.cleared)} of a present PTE, where {BASELINE} has "
+            "words or others have the flag. A kernel that uses these bits has to add "
+            "them to _PAGE_CHG_MASK, which is one line."
         )
     lines += _refused(c.refused)
     return "\n".join(_wrapped(line, indent=2) for line in lines)
@@ -391,6 +432,29 @@ def _ram_table(c: _Comparison, points: Sequence[Point]) -> str:
             ],
         )
     return _render(table)
+
+
+def _blocks(c: _Comparison) -> Iterator[str]:
+    if not c.blocks:
+        return
+    row = next(iter(c.blocks.values()))
+    bound = "" if row.known_by == "PFNs" else ", at most: PFNs are not known"
+    yield _wrapped(
+        f"Contiguous blocks of {row.size} PTEs that words break, of {row.without:,}"
+        f"{bound}. Linux folds PTEs that are alike, so a flag or a word in some of them "
+        "costs the block its one TLB entry.",
+        indent=2,
+    )
+    for at in range(0, len(c.points), POINTS_ACROSS):
+        points = c.points[at : at + POINTS_ACROSS]
+        heads = [plain(str(point)).replace(" ", "\n") for point in points]
+        table = _table("encoding", heads, 17, 9)
+        for name in (BASELINE, *c.encodings):
+            rows = [c.blocks.get((point, name)) for point in points]
+            cells = ["" if r is None else share(r.broken, r.without) for r in rows]
+            if any(rows):
+                _row(table, name, cells)
+        yield _render(table)
 
 
 def _alike(found: Iterable[_Comparison]) -> list[list[_Comparison]]:
@@ -643,6 +707,23 @@ def _of_the_kernels(c: _Comparison, provenance: dict[str, Any]) -> Iterator[str]
     yield _calibrated(host)
 
 
+def _splits(c: _Comparison) -> Iterator[str]:
+    """Yield what a split of anonymous huge pages takes."""
+    if not c.splits:
+        return
+    table = _table("bytes", ["a huge page", "all of them"], 17, 11)
+    for row in c.splits:
+        each = row.nbytes / row.leaves
+        _row(table, row.encoding, [size(each), size(each * c.subject.nr_deposited)])
+    line = (
+        f"What a split of anonymous huge pages takes: {c.splits[0].leaves:,} of "
+        f"{c.subject.nr_deposited:,} were split, and all PTEs of each got one word, the "
+        "one that the huge page has. The PTE tables are the deposited ones, which "
+        "the RAM above has, with their side pages where an encoding always has one."
+    )
+    yield f"{_wrapped(line)}\n{_render(table)}"
+
+
 def _demands(c: _Comparison) -> Iterator[str]:
     """Yield what operations ask of a kernel: memory set aside, flushes."""
     if not c.demands:
@@ -765,8 +846,12 @@ def _notes(found: Sequence[_Comparison]) -> str:
             "Side memory is allocated in pages. What is free in them for further words, "
             f"up to {size(slack)}, is not counted. The JSON has it."
         )
-    huge = any(c.subject.nr_huge for c in found)
-    lines.append(f"{NOT_MODELLED} {HUGE if huge else NO_HUGE}")
+    huge = NO_HUGE
+    if any(c.subject.nr_unmarked for c in found):
+        huge = UNMARKED
+    if any(c.subject.nr_huge or c.subject.nr_unplaced for c in found):
+        huge = HUGE
+    lines.append(f"{NOT_MODELLED} {huge}")
     return "\n".join(_wrapped(line) for line in lines)
 
 

@@ -5,6 +5,7 @@ What `extmeta arch` prints. Nothing is known here that is not in
 """
 
 import textwrap
+from collections.abc import Iterable, Iterator
 
 from extmeta.arch import ALIASES, Arch, Bits
 
@@ -24,13 +25,28 @@ def _size(nbytes: int) -> str:
     return f"{nbytes // 1024}K" if nbytes >= 1024 else f"{nbytes}"
 
 
-def overview(arches: dict[str, Arch]) -> str:
-    """Return a table of architectures, a line each."""
+def runs(bits: Iterable[int]) -> str:
+    """Return bit numbers as one writes them: "9-11, 57-58"."""
+    found: list[list[int]] = []
+    for bit in sorted(bits):
+        if found and found[-1][-1] == bit - 1:
+            found[-1].append(bit)
+        else:
+            found.append([bit])
+    return ", ".join(
+        f"{run[0]}-{run[-1]}" if len(run) > 1 else f"{run[0]}" for run in found
+    )
+
+
+def overview(arches: Iterable[Arch]) -> str:
+    """Return a table of architectures of one release, a line each."""
+    arches = list(arches)
     lines = [
         "                                        free bits of a  Linux tracks",
         "name                     levels    page PTE  swap entry  soft-dirty uffd-wp",
     ]
-    for name, arch in arches.items():
+    for arch in arches:
+        name = arch.name.partition("@")[0]
         levels = "/".join(str(bits) for bits in arch.level_bits)
         tracked = [
             "yes" if tracker in arch.owned else "-"
@@ -41,7 +57,7 @@ def overview(arches: dict[str, Arch]) -> str:
             f"{len(arch.swap.free):>12}  {tracked[0]:<10} {tracked[1]}"
         )
     plain = ", ".join(f"{name} for {full}" for name, full in ALIASES.items())
-    return "\n".join([*lines, "", f"Plain names: {plain}."])
+    return "\n".join([*lines, "", f"Linux {arches[0].release}. Plain names: {plain}."])
 
 
 def present_bits(arch: Arch) -> list[Bits]:
@@ -50,6 +66,8 @@ def present_bits(arch: Arch) -> list[Bits]:
         arch.pfn_shift, arch.pfn_shift + arch.pfn_bits - 1, "PFN", by="number"
     )
     owned = {bits[0]: name for name, bits in arch.owned.items()}
+    if arch.flag_from:
+        owned[arch.flag] = arch.flag_from
     return _merged([*arch.uses, number], arch.free, owned, arch.flag)
 
 
@@ -132,6 +150,22 @@ def levels(arch: Arch) -> str:
     return "\n".join(lines)
 
 
+def _in_mprotect(arch: Arch) -> Iterator[str]:
+    """Yield what mprotect does to software bits, in sentences."""
+    if arch.cleared:
+        yield (
+            f"mprotect clears {runs(arch.cleared)}: _PAGE_CHG_MASK lacks them. A kernel "
+            "that uses them has to widen it, which is one line."
+        )
+    if kept := {*arch.free} - {*arch.cleared}:
+        yield f"mprotect keeps {runs(kept)}."
+    if arch.unflushed:
+        yield f"mprotect changes {runs(arch.unflushed)} without a flush of the TLB."
+    if not {*arch.free, arch.flag} <= {*arch.unflushed}:
+        other = "another" if arch.unflushed else "a"
+        yield f"In mprotect a change of {other} software bit {arch.flush}."
+
+
 def _reach(shift: int) -> str:
     units = ("B", "KiB", "MiB", "GiB", "TiB", "PiB")
     return f"{1 << shift % 10} {units[shift // 10]}"
@@ -147,14 +181,20 @@ def text(arch: Arch) -> str:
     """Return all that is known of one architecture."""
     legend = "  ".join(f"{sign} {by}" for by, sign in SIGNS.items())
     size = _size(arch.page_bytes)
+    name = f"{arch.name.partition('@')[0]}, Linux {arch.release}"
+    nothing = f"an entry that holds nothing is {arch.none:#x}"
     parts = [
-        f"{arch.name}: pages of {size}, an entry that holds nothing is {arch.none:#x}",
+        _filled(f"{name}: pages of {size}, {nothing}"),
         "\nTables, the root first",
         levels(arch),
         f"\nPresent PTE ({legend})",
         ruler(present_bits(arch)),
+        "",
+        *map(_filled, _in_mprotect(arch)),
         "\nSwap entry",
         ruler(swap_bits(arch)),
+        *(["\nNotes"] if arch.notes else []),
+        *map(_filled, arch.notes),
         "",
         _filled(f"Source: {arch.source}."),
     ]
@@ -162,7 +202,8 @@ def text(arch: Arch) -> str:
         parts.append(
             _filled(
                 f"No bit is free: side encodings repurpose that of {arch.flag_from}, "
-                "which becomes part of the word."
+                "which becomes part of the word. Until Linux no longer looks for it in "
+                "the PTE, it misunderstands the flag."
             )
         )
     if arch.unverified:

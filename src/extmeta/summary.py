@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from extmeta.capture import Capture
+from extmeta.pagewords import LEAF_PAGES
 from extmeta.report import plain, size
 
 PAGE_BYTES = 4096
@@ -52,10 +53,14 @@ class Summary:
         The one with the most entries first.
     present, swapped, markers : int
         Entries: PTEs, and 512 for each 2 MiB leaf.
-    leaves : int
-        2 MiB leaves without a PTE table.
+    leaves, deposited : int
+        2 MiB leaves; of these, anonymous ones, each with a deposited PTE table.
+    unplaced : int
+        Bytes that leaves map at places not known.
+    unmarked : int
+        See `Capture.unmarked`.
     tables : dict of str to int
-        By level, as the entries need them.
+        By level, as the entries need them, deposited ones included.
     vmpte_bytes : int
     empty_tables : int
         Tables that VmPTE counts and no entry needs.
@@ -74,6 +79,9 @@ class Summary:
     swapped: int
     markers: int
     leaves: int
+    deposited: int
+    unplaced: int
+    unmarked: int
     tables: dict[str, int]
     vmpte_bytes: int
     empty_tables: int
@@ -94,6 +102,9 @@ def summary(capture: Capture, name: str) -> Summary:
         swapped=capture.nr_swapped,
         markers=capture.nr_markers,
         leaves=len(capture.huge_vpn),
+        deposited=len(capture.deposited_vpn),
+        unplaced=capture.unplaced_kb * 1024,
+        unmarked=capture.unmarked,
         tables=capture.tables_needed()._asdict(),
         vmpte_bytes=capture.vmpte_kb * 1024,
         empty_tables=capture.empty_tables,
@@ -134,6 +145,7 @@ def text(s: Summary) -> str:
     count = sum(v.count for v in s.vmas)
     nbytes = sum(v.nbytes for v in s.vmas)
     tables = ", ".join(f"{n:,} {level.upper()}" for level, n in s.tables.items() if n)
+    deposited = f"; {s.deposited:,} PTE deposited" if s.deposited else ""
     kinds = (
         f"{s.present:,} present, {s.swapped:,} swapped, {s.markers:,} markers; "
         f"{size(s.present * PAGE_BYTES)} present"
@@ -142,8 +154,8 @@ def text(s: Summary) -> str:
         f"{plain(s.name)}: {plain(s.comm)}, Linux {plain(s.kernel)}",
         f"  VMAs      {count:,}, {size(nbytes)} of address space",
         f"  entries   {entries:,}: {kinds}",
-        f"  leaves    {s.leaves:,} of 2 MiB, without a PTE table",
-        f"  tables    {tables or 'none'}, and the root",
+        *_leaves(s),
+        f"  tables    {tables or 'none'}, and the root{deposited}",
         f"  VmPTE     {size(s.vmpte_bytes)}, {s.empty_tables:,} of its tables empty",
         f"  PFNs      {'kept' if s.has_pfns else 'none'}",
         f"  settled   {'yes' if s.settled else 'no: it changed while it was read'}",
@@ -158,6 +170,22 @@ def text(s: Summary) -> str:
     ]
     lines += ["", *_histogram(s.occupancy)]
     return "\n".join(lines)
+
+
+def _leaves(s: Summary) -> Iterator[str]:
+    """Yield lines on huge pages, each mapped by a leaf above the PTE tables."""
+    line = f"  leaves    {s.leaves:,} of 2 MiB"
+    if s.leaves:
+        files = s.leaves - s.deposited
+        line += f": {s.deposited:,} anonymous, {files:,} of files, shmem or hugetlb"
+    if s.unplaced:
+        line += f", and {size(s.unplaced)} more at places unknown"
+    if s.unmarked:
+        line += f", and perhaps up to {s.unmarked:,} more, which are not marked"
+    yield line
+    if s.deposited:
+        nr_ptes = s.deposited * LEAF_PAGES
+        yield f"  split     of all anonymous: {nr_ptes:,} PTEs, in the deposited tables"
 
 
 def _histogram(occupancy: tuple[int, ...]) -> Iterator[str]:

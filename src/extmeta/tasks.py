@@ -26,9 +26,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from extmeta.checks import must_equal
+from extmeta import contpte
+from extmeta.checks import must, same
 from extmeta.fields import Fields
-from extmeta.measure import Ram, Task
+from extmeta.measure import Blocks, Ram, Task
 from extmeta.pagetable import PageTable
 from extmeta.workload import (
     U64,
@@ -192,17 +193,36 @@ class Filled:
             repointings=self._repointings(),
         )
 
+    def blocks(self, encoding: str, point: Point) -> list[Blocks]:
+        """Return the contiguous blocks that are left; nothing if there are none."""
+        size, pfns = self.table.arch.contpte, self.load.space.pfns
+        if not size:
+            return []
+        vpns, prot = contpte.alike(self.table)
+        if pfns is not None:
+            pfns = pfns[np.searchsorted(self.load.space.vpns, vpns)]
+        without = contpte.blocks(*contpte.alike(self.bare), size, pfns)
+        return [
+            Blocks(
+                encoding=encoding,
+                fraction=point.fraction,
+                placement=point.placement,
+                size=size,
+                without=without,
+                whole=contpte.blocks(vpns, prot, size, pfns),
+                known_by="alignment" if pfns is None else "PFNs",
+            )
+        ]
+
     def _repointings(self) -> int | None:
         if getattr(self.table.encoding, "when", None) != "needed":
             return None
         return self.table.encoding.repointings
 
 
-DIFFER = "words differ from what was stored"
-
-
 def _must_have(table: PageTable, vpns: U64, expected: U64) -> None:
-    must_equal(table.load(vpns), expected, DIFFER)
+    found = table.load(vpns)
+    same(found, expected, "words differ from what was stored")
 
 
 def load(f: Filled) -> Task:
@@ -210,7 +230,7 @@ def load(f: Filled) -> Task:
     vpns, expected = f.load.space.vpns, f.load.words
 
     def check(_state: U64, found: U64) -> None:
-        must_equal(found, expected, DIFFER)
+        same(found, expected, "words differ from what was stored")
 
     return Task(lambda: vpns, f.table.load, check)
 
@@ -262,7 +282,7 @@ def scan(f: Filled) -> Task:
     expected = f.load.having(bit)
 
     def check(_table: PageTable, found: U64) -> None:
-        must_equal(found, expected, "vpns differ from those that match")
+        same(found, expected, "vpns differ from those that match")
 
     return Task(
         lambda: f.table,
@@ -276,9 +296,9 @@ def fork(f: Filled) -> Task:
     vpns, expected, table = f.load.space.vpns, f.load.words, f.table
 
     def check(children: list[PageTable], _result: None) -> None:
-        must_equal(len(children), 1, "children")
+        must(len(children) == 1, "no child")
         child = children[0]
-        must_equal(len(child), len(table), "PTEs of the child")
+        same(len(child), len(table), "PTEs of the child")
         _must_have(child, vpns, expected)
 
     return Task(
@@ -297,9 +317,8 @@ def unmap(f: Filled) -> Task:
 
     def check(table: PageTable, _result: None) -> None:
         held = table.memory()
-        must_equal(len(table), 0, "PTEs left")
-        left = held.side, held.index, held.pte
-        must_equal(left, (0, 0, 0), "bytes left of side, index and PTE tables")
+        must(len(table) == 0, "PTEs are left")
+        must(held.side == held.index == held.pte == 0, f"memory is left: {held}")
 
     return Task(f.copy, lambda table: table.unmap(span.start, count), check, each=True)
 

@@ -23,8 +23,8 @@ import signal
 import struct
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
+from bisect import bisect_left, bisect_right
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -52,7 +52,7 @@ _SOFT_DIRTY_BIT = np.uint64(55)
 
 # VmFlags of a VMA that some userfaultfd has: missing, wp, minor.
 _UFFD_FLAGS = frozenset(("um", "uw", "ui"))
-_SPECIAL = ("[vvar", "[vdso", "[vsyscall", "[uprobes")
+_SPECIAL = (b"[vvar", b"[vdso", b"[vsyscall", b"[uprobes")
 
 Range = tuple[int, int]
 Progress = Callable[[int, int, str], object]
@@ -67,50 +67,75 @@ class Vma(NamedTuple):
 
     start: int
     end: int
-    perms: str
-    inode: str
-    name: str
+    perms: bytes
+    inode: bytes
+    name: bytes
 
     @property
     def tracked(self) -> bool:
         """Whether it is anonymous private memory."""
-        ours = self.perms[3] == "p" and self.inode == "0"
+        ours = self.perms[3:] == b"p" and self.inode == b"0"
         return ours and not self.name.startswith(_SPECIAL)
 
 
 def vmas(pid: int) -> list[Vma]:
     """Return the VMAs of a process; none if it has ended."""
     try:
-        rows = Path(f"/proc/{pid}/maps").read_text("utf-8", "replace").splitlines()
-    except (FileNotFoundError, ProcessLookupError):
+        rows = procfs.slurp(procfs.living(pid), "maps").split(b"\n")
+    except (FileNotFoundError, ProcessLookupError, procfs.GoneError):
         return []
     found = []
-    for row in rows:
+    for row in filter(None, rows):
         span, perms, _offset, _device, inode, *name = row.split(maxsplit=5)
-        start, end = (int(part, 16) for part in span.split("-"))
-        found.append(Vma(start, end, perms, inode, name[0] if name else ""))
+        start, end = (int(part, 16) for part in span.split(b"-"))
+        found.append(Vma(start, end, perms, inode, name[0] if name else b""))
     return found
 
 
-def joined(ranges: Sequence[Range]) -> list[Range]:
-    """Return ranges ascending, those that overlap or touch as one."""
-    found: list[Range] = []
-    for start, end in sorted(ranges):
-        if found and start <= found[-1][1]:
-            found[-1] = (found[-1][0], max(found[-1][1], end))
-        else:
-            found.append((start, end))
-    return found
+class Ranges:
+    """Ranges of bytes that ascend and neither overlap nor touch.
+
+    Parameters
+    ----------
+    ranges : sequence of (int, int)
+        In any order.
+    """
+
+    def __init__(self, ranges: Iterable[Range] = ()) -> None:
+        self.all: list[Range] = []
+        for start, end in sorted(ranges):
+            if self.all and start <= self.all[-1][1]:
+                self.all[-1] = (self.all[-1][0], max(self.all[-1][1], end))
+            else:
+                self.all.append((start, end))
+        self._starts = [start for start, _end in self.all]
+
+    def add(self, ranges: Iterable[Range]) -> "Ranges":
+        """Return these and others."""
+        return Ranges([*self.all, *ranges])
+
+    def cover(self, start: int, end: int) -> bool:
+        """Tell whether [start, end) lies in one of them."""
+        at = bisect_right(self._starts, start)
+        return at > 0 and end <= self.all[at - 1][1]
+
+    def touch(self, start: int, end: int) -> bool:
+        """Tell whether [start, end) has a byte in one of them."""
+        at = bisect_left(self._starts, end)
+        return at > 0 and start < self.all[at - 1][1]
 
 
-def inside(start: int, end: int, ranges: Sequence[Range]) -> bool:
-    """Tell whether [start, end) lies in one of ``ranges``."""
-    return any(a <= start and end <= b for a, b in ranges)
-
-
-def overlaps(start: int, end: int, ranges: Sequence[Range]) -> bool:
-    """Tell whether [start, end) has a byte in one of ``ranges``."""
-    return any(a < end and start < b for a, b in ranges)
+def split_where(ranges: Sequence[Range], kept: Sequence[bool]) -> list[list[Range]]:
+    """Return the ranges that are kept, a list for each that stand side by side."""
+    runs: list[list[Range]] = []
+    before = False
+    for one, keep in zip(ranges, kept, strict=True):
+        if keep and before:
+            runs[-1].append(one)
+        elif keep:
+            runs.append([one])
+        before = keep
+    return runs
 
 
 class Tracker(ABC):
@@ -120,8 +145,8 @@ class Tracker(ABC):
 
     def __init__(self, pid: int) -> None:
         self.pid = pid
-        self.pagemap = os.open(f"/proc/{pid}/pagemap", os.O_RDONLY | os.O_CLOEXEC)
-        self.tracked: list[Range] = []
+        self.pagemap = procfs.open_file(procfs.living(pid), "pagemap")
+        self.tracked = Ranges()
         self.skipped: list[tuple[Range, str]] = []
 
     @abstractmethod
@@ -138,11 +163,15 @@ class Tracker(ABC):
         """Leave the process as it was; it may have ended."""
         os.close(self.pagemap)
 
-    def _vmas(self) -> list[Vma]:
+    def _runs(self, other_than: Ranges) -> list[list[Range]]:
+        """Return the VMAs to be tracked; a list for those with no other VMA between."""
         found = vmas(self.pid)
         if not found:
             raise GoneError(f"process {self.pid} has ended")
-        return [vma for vma in found if vma.tracked]
+        return split_where(
+            [(vma.start, vma.end) for vma in found],
+            [v.tracked and not other_than.touch(v.start, v.end) for v in found],
+        )
 
 
 class WpAsync(Tracker):
@@ -156,50 +185,59 @@ class WpAsync(Tracker):
         self._mm = _start_time(pid), _exe(pid)
         with contextlib.ExitStack() as failing:
             failing.callback(super().close)
-            for vma in self._foreign():
-                self.skipped.append((vma, "another userfaultfd has it"))
-            self._register(self._wanted())
+            foreign = self._foreign()
+            self._other_than = Ranges(foreign)
+            self.skipped += [(vma, "another userfaultfd has it") for vma in foreign]
+            self._register(self._runs(self._other_than))
             failing.pop_all()
 
     def _foreign(self) -> list[Range]:
-        with open(f"/proc/{self.pid}/smaps", "rb") as file:
-            rows = procfs.parse_smaps(file.read())
+        rows = procfs.parse_smaps(procfs.slurp(procfs.living(self.pid), "smaps"))
         return [
             (int(start), int(end))
             for start, end, flags in zip(rows.start, rows.end, rows.flags, strict=True)
             if _UFFD_FLAGS & {*str(flags).split()}
         ]
 
-    def _wanted(self) -> list[Range]:
-        skipped = [vma for vma, _why in self.skipped]
-        return [
-            (vma.start, vma.end)
-            for vma in self._vmas()
-            if not overlaps(vma.start, vma.end, skipped)
-        ]
+    def _register(self, runs: Sequence[Sequence[Range]]) -> None:
+        """Register VMAs, in one stop of a thread.
 
-    def _register(self, ranges: Sequence[Range]) -> None:
-        """Register VMAs, in one stop of a thread."""
-        if not ranges:
+        One call is enough for a run of VMAs: userfaultfd_register() passes over the
+        holes between them (Linux v6.12 fs/userfaultfd.c).
+        """
+        if not runs:
             return
+        registered: list[Range] = []
         with inject.stopped(self.pid) as thread, thread.scratch() as page:
             if self._fd < 0:
                 self._open(thread, page)
-            for start, end in ranges:
-                thread.write(
-                    page, struct.pack("=4Q", start, end - start, _REGISTER_WP, 0)
-                )
-                try:
-                    thread.call(_IOCTL, self._fd, _UFFDIO_REGISTER, page)
-                except OSError as error:
-                    busy = error.errno == errno.EBUSY
-                    why = "another userfaultfd has it" if busy else error.strerror
+            for run in runs:
+                if len(run) > 1 and not self._refusal(thread, page, run):
+                    registered += run
+                    continue
+                for one in run:
+                    error = self._refusal(thread, page, [one])
+                    if not error:
+                        registered.append(one)
                     # Gone since it was listed: not worth a word.
-                    if error.errno not in (errno.EINVAL, errno.ENOMEM):
-                        self.skipped.append(((start, end), why or ""))
-                else:
-                    self.tracked.append((start, end))
-        self.tracked = joined(self.tracked)
+                    elif error.errno not in (errno.EINVAL, errno.ENOMEM):
+                        busy = error.errno == errno.EBUSY
+                        why = "another userfaultfd has it" if busy else error.strerror
+                        self.skipped.append((one, why or ""))
+        self.tracked = self.tracked.add(registered)
+        self._other_than = Ranges(vma for vma, _why in self.skipped)
+
+    def _refusal(
+        self, thread: Thread, page: int, run: Sequence[Range]
+    ) -> OSError | None:
+        """Register a run of VMAs; return what the kernel refuses it with."""
+        start, end = run[0][0], run[-1][1]
+        thread.write(page, struct.pack("=4Q", start, end - start, _REGISTER_WP, 0))
+        try:
+            thread.call(_IOCTL, self._fd, _UFFDIO_REGISTER, page)
+        except OSError as error:
+            return error
+        return None
 
     def _open(self, thread: Thread, page: int) -> None:
         try:
@@ -222,22 +260,30 @@ class WpAsync(Tracker):
     def written(self) -> list[U64]:
         if (_start_time(self.pid), _exe(self.pid)) != self._mm:
             raise GoneError(f"process {self.pid} has ended, or runs another program")
-        new: list[Range] = []
         found: list[U64] = []
-        for start, end in self._wanted():
-            if not inside(start, end, self.tracked):
-                new.append((start, end))
-                continue
-            try:
-                found += self._scan(start, end)
-            except PermissionError:
-                # Unmapped since, and mapped again.
-                new.append((start, end))
+        new: list[list[Range]] = []
+        for run in self._runs(self._other_than):
+            known = [self.tracked.cover(*one) for one in run]
+            new += split_where(run, [not one for one in known])
+            for part in split_where(run, known):
+                found += self._scan_run(part, new)
         self._register(new)
-        for start, end in new:
-            with contextlib.suppress(PermissionError):
-                found += self._scan(start, end)
+        for run in new:
+            found += self._scan_run(run, [])
         return found
+
+    def _scan_run(self, run: Sequence[Range], new: list[list[Range]]) -> list[U64]:
+        """Return the vpns written in a run of VMAs; list those not registered in `new`.
+
+        PAGEMAP_SCAN passes over holes, but refuses a run in which a VMA is not
+        registered: one unmapped and mapped again, or mapped in a hole just now.
+        """
+        with contextlib.suppress(PermissionError):
+            return self._scan(run[0][0], run[-1][1])
+        if len(run) == 1:
+            new.append(list(run))
+            return []
+        return [vpns for one in run for vpns in self._scan_run([one], new)]
 
     def _scan(self, start: int, end: int) -> list[U64]:
         """Return the vpns written in a range, and write-protect them again."""
@@ -271,11 +317,21 @@ class WpAsync(Tracker):
             thread.scratch() as page,
         ):
             # Closing would do, but for children, who have the file too.
-            for start, end in self.tracked:
-                thread.write(page, struct.pack("=2Q", start, end - start))
-                with contextlib.suppress(OSError):
-                    thread.call(_IOCTL, self._fd, _UFFDIO_UNREGISTER, page)
+            for run in self._runs(self._other_than):
+                whole = (run[0][0], run[-1][1])
+                if not self._unregistered(thread, page, whole):
+                    for one in run:
+                        self._unregistered(thread, page, one)
             thread.call(_CLOSE, self._fd)
+
+    def _unregistered(self, thread: Thread, page: int, span: Range) -> bool:
+        """Unregister what is in a range; return whether the kernel did it."""
+        thread.write(page, struct.pack("=2Q", span[0], span[1] - span[0]))
+        try:
+            thread.call(_IOCTL, self._fd, _UFFDIO_UNREGISTER, page)
+        except OSError:
+            return False
+        return True
 
 
 class SoftDirty(Tracker):
@@ -286,8 +342,8 @@ class SoftDirty(Tracker):
     def __init__(self, pid: int) -> None:
         super().__init__(pid)
         try:
-            path = f"/proc/{pid}/clear_refs"
-            self._clear_refs = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+            where = procfs.living(pid)
+            self._clear_refs = procfs.open_file(where, "clear_refs", os.O_WRONLY)
         except OSError:
             super().close()
             raise
@@ -295,8 +351,8 @@ class SoftDirty(Tracker):
     def written(self) -> list[U64]:
         # Between reading and clearing, a write would be lost.
         with _held(self.pid):
-            ranges = [(vma.start, vma.end) for vma in self._vmas()]
-            self.tracked = joined([*self.tracked, *ranges])
+            ranges = [one for run in self._runs(Ranges()) for one in run]
+            self.tracked = self.tracked.add(ranges)
             found = [self._dirty(start, end) for start, end in ranges]
             os.write(self._clear_refs, b"4")
         return found
@@ -335,19 +391,19 @@ def _held(pid: int) -> Iterator[None]:
         raise GoneError(f"process {pid} has ended") from None
 
 
-def _start_time(pid: int) -> str:
-    """Return what tells a process from a later one of its pid; "" if it ended."""
+def _start_time(pid: int) -> bytes:
+    """Return what tells a process from a later one of its pid; b"" if it ended."""
     try:
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    except OSError:
-        return ""
-    return "" if fields[0] in "ZX" else fields[19]
+        procfs.living(pid)
+        return procfs.stat(pid)[19]
+    except (OSError, procfs.GoneError):
+        return b""
 
 
 def _exe(pid: int) -> str:
     try:
-        return os.readlink(f"/proc/{pid}/exe")
-    except OSError:
+        return os.readlink(f"/proc/{procfs.living(pid)}/exe")
+    except (OSError, procfs.GoneError):
         return ""
 
 
@@ -386,7 +442,7 @@ class Recorder:
         try:
             found = procfs.status(pid)
         except (FileNotFoundError, ProcessLookupError):
-            raise TraceError(f"there is no process {pid}") from None
+            raise TraceError(procfs.absence(pid)) from None
         except procfs.KernelThreadError:
             raise TraceError(f"process {pid} is a kernel thread") from None
         except procfs.GoneError:
@@ -443,7 +499,7 @@ class Recorder:
         """Return what was recorded; None if no round was."""
         if not self.rounds:
             return None
-        spans = np.array(joined(self.tracker.tracked), np.uint64).reshape(-1, 2)
+        spans = np.array(self.tracker.tracked.all, np.uint64).reshape(-1, 2)
         ends = np.cumsum([0, *(len(vpns) for vpns in self.rounds)], dtype=np.int64)
         return Trace(
             vpns=np.concatenate(self.rounds),

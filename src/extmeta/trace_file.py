@@ -29,6 +29,7 @@ import numpy as np
 import numpy.typing as npt
 
 from extmeta import capture_file
+from extmeta.arrays import restore
 from extmeta.capture import CaptureError
 from extmeta.capture_file import DamagedFileError, Grammar, Key
 
@@ -118,6 +119,9 @@ class Trace:
     comm: str
     release: str
     how: str
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        restore(self, state)
 
     def __post_init__(self) -> None:
         put = object.__setattr__

@@ -1,62 +1,9 @@
-"""What callers pass as vpns and words: checked once, refused by value.
-
-numpy's own conversions would turn [1, 2**63] into floats, 1.5 into 1 and -1
-into 2**64 - 1 without a word.
-"""
+"""What callers pass as vpns and words: checked once, refused by value."""
 from libc.stdint cimport uint64_t
-
-from numbers import Integral
 
 import numpy as np
 
-
-def uint64s(name, values):
-    """Return ``values`` as a C-contiguous uint64 array.
-
-    Parameters
-    ----------
-    name : str
-        What the values are, for messages.
-    values : array_like of int
-
-    Raises
-    ------
-    TypeError
-        If a value is not an integer.
-    ValueError
-        If a value is outside [0, 2**64).
-    """
-    if isinstance(values, np.ndarray):
-        if values.dtype == np.uint64:
-            return np.ascontiguousarray(values)
-        if values.dtype.kind == "u":
-            return np.ascontiguousarray(values, np.uint64)
-        if values.dtype.kind == "i":
-            if values.size and (low := values.min()) < 0:
-                raise ValueError(f"{name}: {low} is negative")
-            return np.ascontiguousarray(values, np.uint64)
-        if values.dtype.kind != "O":
-            raise TypeError(
-                f"{name}: an array of {values.dtype}"
-                f"{f', {values.flat[0]} first' if values.size else ''}; "
-                "integers are needed")
-    if isinstance(values, (str, bytes)) or not hasattr(values, "__iter__"):
-        raise TypeError(f"{name}: {values!r} is not an integer, nor several")
-    # Not asarray(): it makes floats of [1, 2**63].
-    values = [whole(name, v) for v in values]
-    return np.array(values, np.uint64)
-
-
-def whole(name, value, limit=2**64):
-    """Return ``value`` as an int in [0, limit)."""
-    if not isinstance(value, Integral) or isinstance(value, (bool, np.bool_)):
-        raise TypeError(f"{name}: {value!r} is not an integer")
-    value = int(value)
-    if value < 0:
-        raise ValueError(f"{name}: {value} is negative")
-    if value >= limit:
-        raise ValueError(f"{name}: {value:#x} is not below {limit:#x}")
-    return value
+from extmeta.integers import is_whole, lanes_of, uint64s, whole
 
 
 def row(name, values):
@@ -78,10 +25,8 @@ def one_each(name, values, Vpns v, limit):
     ValueError
         If there are more or fewer than vpns, or one is out of [0, limit).
     """
-    if isinstance(values, Integral):
+    if is_whole(values):
         return np.full(v.span.n, whole(name, values, limit), np.uint64)
-    if isinstance(values, range):
-        values = np.arange(values.start, values.stop, values.step)
     values = row(name, values)
     if len(values) != v.span.n:
         raise ValueError(f"{len(values)} {name} for {v.span.n} vpns")
@@ -98,7 +43,7 @@ def as_words(name, words, Vpns v, bits, lanes):
     name : str
         What they are, for messages.
     words : int or array_like of int
-        One for all, or one for each vpn: (n,), or (n, lanes) where lanes > 1.
+        One for all, or one for each vpn: n ints, or (n, lanes) where lanes > 1.
     bits, lanes : int
 
     Returns
@@ -114,22 +59,15 @@ def as_words(name, words, Vpns v, bits, lanes):
     ValueError
         If the shape is another, or a word is wider than ``bits``.
     """
-    if isinstance(words, np.ndarray) and words.ndim == 0:
-        words = words[()]
-    if isinstance(words, Integral):
+    if is_whole(words):
         word = whole(name, words, 1 << 64 * max(lanes, 8))
         if word >> bits:
             raise ValueError(f"{name}: {word:#x} is wider than {bits} bits")
         return np.array([word >> 64 * lane & 0xffffffffffffffff
                          for lane in range(lanes)], np.uint64), 0
-    if lanes > 1 and isinstance(words, (list, tuple)):
-        words = np.array([w if isinstance(w, Integral) else uint64s(name, w)
-                          for w in words], np.uint64)
-    if isinstance(words, range):
-        words = np.arange(words.start, words.stop, words.step)
-    array = uint64s(name, words)
-    if v.single and lanes > 1 and array.shape == (lanes,):
-        array = array.reshape(1, lanes)
+    if v.single and lanes > 1 and np.shape(words) == (lanes,):
+        words = [words]
+    array = lanes_of(name, words, lanes) if lanes > 1 else uint64s(name, words)
     shape = (v.span.n,) if lanes == 1 else (v.span.n, lanes)
     if array.shape != shape:
         raise ValueError(f"{name} of shape {array.shape} for {v.span.n} vpns; "
@@ -197,15 +135,11 @@ cdef class Vpns:
             self.run(0 if vpns.start is None else vpns.start, vpns.stop, limit, arch)
         elif isinstance(vpns, range) and vpns.step == 1:
             self.run(vpns.start, max(vpns.start, vpns.stop), limit, arch)
-        elif isinstance(vpns, Integral) or (
-                isinstance(vpns, np.ndarray) and vpns.ndim == 0):
-            vpn = whole("vpn", vpns if isinstance(vpns, Integral) else vpns[()])
+        elif is_whole(vpns):
+            vpn = whole("vpn", vpns)
             self.run(vpn, vpn + 1, limit, arch)
             self.single = True
         else:
-            if isinstance(vpns, range):
-                vpns = np.array([], np.uint64) if not vpns else np.arange(
-                    whole("vpns", vpns.start), vpns.stop, vpns.step, np.int64)
             array = row("vpns", vpns)
             if array.size and int(high := array.max()) >= limit:
                 raise ValueError(f"vpn {int(high):#x} is outside {arch}'s "

@@ -7,8 +7,9 @@ table, 1 % in whole tables touches 1 % of them. `words` gives the flagged PTEs
 their words.
 """
 
+import functools
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
@@ -18,7 +19,7 @@ from extmeta.capture import Capture, CaptureError
 from extmeta.encoding import Encoding
 from extmeta.fields import Fields
 from extmeta.pagetable import PageTable
-from extmeta.pagewords import PAGE_BYTES, PAGE_SHIFT, present
+from extmeta.pagewords import LEAF_KB, PAGE_BYTES, PAGE_SHIFT, PFN_MASK, present
 
 U64 = npt.NDArray[np.uint64]
 Bools = npt.NDArray[np.bool_]
@@ -59,7 +60,7 @@ class Space:
     present_bytes : int
         Memory that is mapped and present, huge pages included.
     nr_huge : int
-        2 MiB leaves, which have no PTE.
+        Huge pages of 2 MiB mapped by leaves, which have no PTE.
     has_swap : bool
         Whether some PTEs are swap entries or markers.
     arch : str
@@ -69,6 +70,13 @@ class Space:
         ``build(encoding, fields)`` returns the PageTable.
     note : str
         How it differs from what was captured; empty if it does not.
+    pfns : (n,) uint64 ndarray, optional
+        The machine's pages, of present PTEs, if the capture has them.
+    deposited : (n,) uint64 ndarray
+        First vpns of the anonymous huge pages, which have a deposited PTE table.
+    nr_unplaced, nr_unmarked : int
+        Huge pages taken for 512 PTEs each, since their places are not known: so many,
+        and perhaps up to so many more (`Capture.unmarked`).
     """
 
     name: str
@@ -80,6 +88,10 @@ class Space:
     sha256: str
     build: Callable[[str | Encoding, Fields], PageTable]
     note: str = ""
+    pfns: U64 | None = None
+    deposited: U64 = field(default_factory=lambda: np.empty(0, np.uint64))
+    nr_unplaced: int = 0
+    nr_unmarked: int = 0
 
     @property
     def range(self) -> slice:
@@ -101,15 +113,17 @@ def captured(capture: Capture, name: str, arch: str | None = None) -> Space:
     capture : Capture
     name : str
     arch : str, optional
-        By default the capture's. For another one it is `ported`.
+        By default the capture's, "NAME@RELEASE" for another Linux release. For another
+        architecture it is `ported`.
 
     Raises
     ------
     CaptureError
         If there is no PTE in it.
     """
-    if arch is not None and arch_named(arch).name != capture.arch:
-        return ported(capture, name, arch_named(arch))
+    made = arch_named(arch or capture.arch)
+    if made.name.partition("@")[0] != capture.arch:
+        return ported(capture, name, made)
     plain = capture.build("inpte", Fields(bit=1))
     vpns = plain.scan(0, plain.arch.nr_vpns, 0, 0)
     if not len(vpns):
@@ -120,9 +134,12 @@ def captured(capture: Capture, name: str, arch: str | None = None) -> Space:
         present_bytes=capture.nr_present * PAGE_BYTES,
         nr_huge=len(capture.huge_vpn),
         has_swap=capture.nr_swapped + capture.nr_markers > 0,
-        arch=capture.arch,
+        arch=made.name,
         sha256=capture.sha256,
-        build=capture.build,
+        build=functools.partial(capture.build, arch=made.name),
+        deposited=capture.deposited_vpn,
+        nr_unplaced=capture.unplaced_kb // LEAF_KB,
+        nr_unmarked=capture.unmarked,
     )
 
 
@@ -154,7 +171,8 @@ def ported(capture: Capture, name: str, arch: Arch) -> Space:
         raise CaptureError(f"{name}: no PTE, so nothing to compare")
     shift = np.uint64(arch.page_shift - PAGE_SHIFT)
     vpns, first = np.unique(parts >> shift, return_index=True)
-    here = present(capture.entry[np.searchsorted(capture.vpn, parts)])
+    entry = capture.entry[np.searchsorted(capture.vpn, parts)]
+    here = present(entry)
     here = np.logical_or.reduceat(here, first)
     writable = np.logical_or.reduceat(_writable(capture, parts), first)
     notes = []
@@ -186,6 +204,7 @@ def ported(capture: Capture, name: str, arch: Arch) -> Space:
         arch=arch.name,
         sha256=capture.sha256,
         build=build,
+        pfns=entry & np.uint64(PFN_MASK) if capture.has_pfns and not shift else None,
         note="; ".join((f"from a capture of {capture.arch}", *notes)),
     )
 

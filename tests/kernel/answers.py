@@ -38,6 +38,9 @@ class Kernel:
         )
 
 
+Event = tuple[int, int, str, int, int, int]
+
+
 @dataclass(frozen=True)
 class Answer:
     """What came of one operation.
@@ -56,6 +59,8 @@ class Answer:
         PAGEMAP_SCAN's: (start, end, categories).
     words : tuple of int
         pagemap's.
+    events : tuple of (process, features, kind, int, int, int)
+        What userfaultfds were told: features as bits, three addresses.
     """
 
     result: int
@@ -64,6 +69,7 @@ class Answer:
     regions: tuple[tuple[int, int, int], ...] = ()
     walk_end: int | None = None
     words: tuple[int, ...] = ()
+    events: tuple[Event, ...] = ()
 
 
 def parse(output: str) -> tuple[Kernel, list[tuple[Answer, ...]]]:
@@ -79,6 +85,7 @@ def _programs(lines: Iterator[str]) -> Iterator[tuple[Answer, ...]]:
     changes: list[tuple[int, int, int, int]] = []
     regions: list[tuple[int, int, int]] = []
     words: list[int] = []
+    events: list[Event] = []
 
     def finish() -> None:
         if not head:
@@ -93,9 +100,10 @@ def _programs(lines: Iterator[str]) -> Iterator[tuple[Answer, ...]]:
                 tuple(regions),
                 walk_end,
                 tuple(words),
+                tuple(events),
             )
         )
-        for part in (head, changes, regions, words):
+        for part in (head, changes, regions, words, events):
             part.clear()
 
     for line in lines:
@@ -109,6 +117,9 @@ def _programs(lines: Iterator[str]) -> Iterator[tuple[Answer, ...]]:
         elif kind == "r":
             start, end, categories = (int(v, 16) for v in values)
             regions.append((start, end, categories))
+        elif kind == "e":
+            a, b, c = (int(v, 16) for v in values[3:])
+            events.append((int(values[0]), int(values[1], 16), values[2], a, b, c))
         elif kind == "w":
             words.append(int(values[0], 16))
         elif kind == "end":

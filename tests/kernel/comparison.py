@@ -34,6 +34,21 @@ LOW = (1 << 55) - 1
 CATEGORY = {name: 1 << i for i, name in enumerate(ALL_CATEGORIES.split("|"))}
 CATEGORY["GUARD"] = 1 << 8
 SCAN_FLAG = {"WP_MATCHING": 1, "CHECK_WPASYNC": 2}
+# UFFD_FEATURE_*: those of events, and those by which userfaultfds differ.
+FEATURE = {
+    "EVENT_FORK": 1,
+    "EVENT_REMAP": 2,
+    "EVENT_REMOVE": 3,
+    "MISSING_SHMEM": 5,
+    "EVENT_UNMAP": 6,
+    "SIGBUS": 7,
+    "WP_HUGETLBFS_SHMEM": 12,
+    "WP_UNPOPULATED": 13,
+    "WP_ASYNC": 15,
+    "MOVE": 16,
+}
+# They say how many bytes they did, also when they stop with an error.
+FILLS = ("uffd_copy", "uffd_zeropage", "uffd_move")
 
 
 @dataclass(frozen=True)
@@ -136,6 +151,8 @@ class Comparison:
         self.soft_dirty = soft_dirty
         self.spaces: dict[int, Any] = {0: model}
         self.forks = 0
+        # What userfaultfds were told in this operation: by space, features' bits.
+        self.told: list[tuple[Any, int, Any]] = []
         # What the kernel shows of each process in each watched range.
         self.shown: dict[tuple[int, int], Any] = {}
 
@@ -156,24 +173,47 @@ class Comparison:
             return self.resolving(space, operation)
         return None
 
-    @staticmethod
-    def resolving(space: Any, operation: Operation) -> Any:
+    def resolving(self, space: Any, operation: Operation) -> Any:
         """Call a method; be the monitor that the driver's conductor is.
 
-        A write that waits for somebody to take a page's protection off raises
-        an exception with the page's ``address``: take it off, and go on.
+        An access that waits for somebody to take a page's protection off, or to
+        bring a page, raises an exception with the page's ``address``: do it, go on.
         """
         method, values = getattr(space, operation.name), arguments(operation)
-        waited: set[int] = set()
+        if "EVENT" in str(values.get("features")):
+            values["listener"] = self.listener(values["features"])
+        waited: set[tuple[int, bool]] = set()
         while True:
             try:
                 return method(**values)
             except Exception as fault:
                 page = getattr(fault, "address", None)
-                if page is None or page in waited:
+                missing = getattr(fault, "missing", False)
+                if page is None or (page, missing) in waited:
                     raise
-                waited.add(page)
-                space.uffd_writeprotect(page & -PAGE, PAGE, 0)
+                waited.add((page, missing))
+                if missing:
+                    space.uffd_copy(page & -PAGE, PAGE)
+                else:
+                    space.uffd_writeprotect(page & -PAGE, PAGE, 0)
+
+    def listener(self, features: Sequence[str]) -> Any:
+        """Return what keeps the events of a userfaultfd of these features."""
+        bits = sum(1 << FEATURE[name] for name in features)
+
+        def keep(space: Any, event: Any) -> None:
+            self.told.append((space, bits, event))
+
+        return keep
+
+    def heard(self) -> list[Any]:
+        """Return this operation's events, as the driver's answer has them."""
+        number = {id(space): process for process, space in self.spaces.items()}
+        told, self.told = self.told, []
+        return [
+            (number[id(space)], bits, one.kind, one.start, one.end, one.to)
+            for space, bits, one in told
+        ]
 
     def difference(
         self, operation: Operation, answer: Answer
@@ -184,8 +224,18 @@ class Comparison:
             returned = self.perform(operation)
         except OSError as failed:
             error = error_name(operation, failed)
-        if error != answer.error:
-            return "error", "", answer.error or "none", error or "none"
+            returned = getattr(failed, "characters_written", -1)
+        # The model says EFAULT for either signal.
+        wanted = "SIGSEGV" if answer.error == "SIGBUS" else answer.error
+        if error != wanted:
+            return "error", "", wanted or "none", error or "none"
+        if operation.name in FILLS and returned != answer.result:
+            return "result", "", str(answer.result), str(returned)
+        # Of one userfaultfd in order; which one is read first is the driver's matter.
+        events = sorted(answer.events, key=lambda event: event[:2])
+        told = sorted(self.heard(), key=lambda event: event[:2])
+        if events != told:
+            return "event", "", str(events), str(told)
         if operation.name == "pagemap" and not error:
             return self._words(operation, answer.words, returned)
         if operation.name == "pagemap_scan" and not error:

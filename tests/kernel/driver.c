@@ -15,6 +15,7 @@
  *	program NAME
  *	= RESULT ERROR [WALK_END]	one for each operation; ERROR is -, the
  *					errno's name or a signal's
+ *	e PROCESS FEATURES KIND A B C	an event of the userfaultfd of these features
  *	r START END CATEGORIES		a region of pagemap_scan
  *	w WORD				a word of pagemap, as read
  *	s PROCESS ADDRESS PAGES WORD	watched pages that have changed: flags,
@@ -23,7 +24,7 @@
  *
  * One conductor (this process) reads the text and tells each process over its
  * pipe what to do. It holds the userfaultfds: it resolves faults of synchronous
- * write-protection, and takes a child's userfaultfd from the event. What looks
+ * write-protection and of missing pages (by a copy of one page), and takes a child's userfaultfd from the event. What looks
  * at a process from outside (pagemap, clear_refs, userfaultfd) it does itself.
  */
 #include "driver.h"
@@ -41,6 +42,7 @@
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
+#include <sys/prctl.h>
 #include <sys/syscall.h>
 #include <sys/utsname.h>
 #include <unistd.h>
@@ -55,6 +57,8 @@ enum {
 	TIMEOUT_MS = 60000,
 	PAGEOUT_TRIES = 30,
 	COLLAPSE_TRIES = 50,
+	EVENTS = 64,
+	SOURCE = 4 << 20, /* bytes that can be copied at once */
 };
 
 #define PRESENT (1UL << 63)
@@ -100,17 +104,29 @@ static const struct name MAPS[] = {
 
 static const struct name ADVICE[] = {
 	{"NORMAL", 0}, {"WILLNEED", 3}, {"DONTNEED", 4}, {"FREE", 8},
-	{"REMOVE", 9}, {"HUGEPAGE", 14}, {"NOHUGEPAGE", 15}, {"COLD", 20},
+	{"REMOVE", 9}, {"DONTFORK", 10}, {"DOFORK", 11}, {"WIPEONFORK", 18},
+	{"KEEPONFORK", 19}, {"HUGEPAGE", 14}, {"NOHUGEPAGE", 15}, {"COLD", 20},
 	{"PAGEOUT", 21}, {"POPULATE_READ", 22}, {"POPULATE_WRITE", 23},
 	{"COLLAPSE", 25}, {NULL, 0},
+};
+static const struct name REMAPS[] = {
+	{"MAYMOVE", MREMAP_MAYMOVE}, {"FIXED", MREMAP_FIXED}, {"DONTUNMAP", 4},
+	{NULL, 0},
 };
 #define PAGEOUT 21
 #define COLLAPSE 25
 
 static const struct name FEATURES[] = {
 	{"EVENT_FORK", 1 << 1}, {"EVENT_REMAP", 1 << 2}, {"EVENT_REMOVE", 1 << 3},
-	{"EVENT_UNMAP", 1 << 6}, {"WP_HUGETLBFS_SHMEM", 1 << 12},
+	{"MISSING_SHMEM", 1 << 5}, {"EVENT_UNMAP", 1 << 6}, {"SIGBUS", 1 << 7},
+	{"WP_HUGETLBFS_SHMEM", 1 << 12}, {"MOVE", 1 << 16},
 	{"WP_UNPOPULATED", WP_UNPOPULATED}, {"WP_ASYNC", WP_ASYNC}, {NULL, 0},
+};
+
+static const struct name MODES[] = {{"MISSING", 1}, {"WP", 2}, {NULL, 0}};
+static const struct name FILLS[] = {{"DONTWAKE", 1}, {"WP", COPY_WP}, {NULL, 0}};
+static const struct name MOVES[] = {
+	{"DONTWAKE", 1}, {"ALLOW_SRC_HOLES", 2}, {NULL, 0},
 };
 
 static const struct name CATEGORIES[] = {
@@ -128,6 +144,7 @@ static const struct name NUMBER[] = {{NULL, 0}};
 enum operation {
 	MMAP, MUNMAP, MPROTECT, READ, WRITE, MADVISE, MREMAP, FORK, EXIT,
 	UFFD_REGISTER, UFFD_UNREGISTER, UFFD_WRITEPROTECT,
+	UFFD_COPY, UFFD_ZEROPAGE, UFFD_MOVE, UFFD_WAKE,
 	CLEAR_REFS, PAGEMAP, PAGEMAP_SCAN,
 	UFFD_OPEN, /* from here on not in programs */
 };
@@ -142,12 +159,17 @@ static const struct {
 	[READ] = {"read", {NUMBER, NUMBER}},
 	[WRITE] = {"write", {NUMBER, NUMBER}},
 	[MADVISE] = {"madvise", {NUMBER, NUMBER, ADVICE}},
-	[MREMAP] = {"mremap", {NUMBER, NUMBER, NUMBER, NUMBER}},
+	/* old old_len new_len new_addr flags */
+	[MREMAP] = {"mremap", {NUMBER, NUMBER, NUMBER, NUMBER, REMAPS}},
 	[FORK] = {"fork", {NULL}},
 	[EXIT] = {"exit", {NULL}},
-	[UFFD_REGISTER] = {"uffd_register", {NUMBER, NUMBER, FEATURES}},
+	[UFFD_REGISTER] = {"uffd_register", {NUMBER, NUMBER, FEATURES, MODES}},
 	[UFFD_UNREGISTER] = {"uffd_unregister", {NUMBER, NUMBER}},
 	[UFFD_WRITEPROTECT] = {"uffd_writeprotect", {NUMBER, NUMBER, NUMBER}},
+	[UFFD_COPY] = {"uffd_copy", {NUMBER, NUMBER, FILLS}},
+	[UFFD_ZEROPAGE] = {"uffd_zeropage", {NUMBER, NUMBER, FILLS}},
+	[UFFD_MOVE] = {"uffd_move", {NUMBER, NUMBER, NUMBER, MOVES}},
+	[UFFD_WAKE] = {"uffd_wake", {NUMBER, NUMBER}},
 	[CLEAR_REFS] = {"clear_refs", {NULL}},
 	[PAGEMAP] = {"pagemap", {NUMBER, NUMBER}},
 	/* start end flags inverted mask anyof return max_pages vec_len */
@@ -219,7 +241,7 @@ static struct request parse_operation(char *name, char **rest)
 
 /* ---- in a process: what it does to its own memory ---- */
 
-static int have_swap;
+static int have_swap, conductor;
 static sigjmp_buf caught;
 
 static void catch(int number)
@@ -332,6 +354,22 @@ static int collapse(u64 start, u64 length)
 	return result;
 }
 
+/* The kernel moves pages for nobody else: by the conductor's userfaultfd. */
+static struct answer move_pages(const u64 *a)
+{
+	struct move move = {.dst = a[0], .src = a[1], .len = a[2], .mode = a[3]};
+	struct answer answer = {0};
+	int pidfd = (int)syscall(SYS_pidfd_open, conductor, 0);
+	int fd = (int)syscall(SYS_pidfd_getfd, pidfd, (int)a[4], 0);
+	int result = ioctl(fd, MOVE_IOCTL, &move);
+
+	answer.error = result ? errno : 0;
+	answer.result = move.move > 0 ? move.move : -1;
+	close(fd);
+	close(pidfd);
+	return answer;
+}
+
 static void obey(int self, int commands[][2], int replies)
 {
 	int fetched = -1; /* a userfaultfd that the conductor has taken by now */
@@ -369,8 +407,8 @@ static void obey(int self, int commands[][2], int replies)
 				: madvise((void *)a[0], a[1], a[2]);
 			break;
 		case MREMAP:
-			if (mremap((void *)a[0], a[1], a[2],
-				   MREMAP_MAYMOVE | MREMAP_FIXED, a[3]) == MAP_FAILED)
+			if (mremap((void *)a[0], a[1], a[2], (int)a[4], a[3]) ==
+			    MAP_FAILED)
 				answer.result = -1;
 			break;
 		case FORK:
@@ -380,13 +418,17 @@ static void obey(int self, int commands[][2], int replies)
 				continue;
 			}
 			break;
+		case UFFD_MOVE:
+			answer = move_pages(a);
+			break;
 		case UFFD_OPEN:
 			answer.result = fetched = uffd_open(a[0], NULL);
 			break;
 		default:
 			_exit(0);
 		}
-		answer.error = answer.result < 0 ? errno : 0;
+		if (request.operation != UFFD_MOVE)
+			answer.error = answer.result < 0 ? errno : 0;
 		if (write(replies, &answer, sizeof(answer)) != sizeof(answer))
 			_exit(0);
 	}
@@ -408,6 +450,14 @@ static struct process {
 static int nr_processes, nr_watches, nr_watched, waiting_child;
 static int commands[PROCESSES][2], replies[2];
 static struct { u64 start, pages; } watches[WATCHES];
+static char source[SOURCE]; /* what missing pages are copies of */
+
+static struct event {
+	int process;
+	const char *kind;
+	u64 features, a, b, c;
+} events[EVENTS];
+static int nr_events;
 
 int uffd_open(u64 features, u64 *supported)
 {
@@ -451,11 +501,41 @@ int uffd_writeprotect(int uffd, u64 start, u64 length, int on)
 	return ioctl(uffd, UFFDIO_WRITEPROTECT, &protect);
 }
 
+static struct answer fill_answer(int result, int64_t done)
+{
+	struct answer answer = {.result = done > 0 ? done : -1};
+
+	answer.error = result ? errno : 0;
+	return answer;
+}
+
+static struct answer uffd_copy(int uffd, u64 start, u64 length, u64 mode)
+{
+	struct uffdio_copy copy = {
+		.dst = start, .src = (u64)source, .len = length, .mode = mode,
+	};
+	int result;
+
+	if (length > SOURCE)
+		die("uffd_copy of more than %d bytes", SOURCE);
+	result = ioctl(uffd, UFFDIO_COPY, &copy);
+	return fill_answer(result, copy.copy);
+}
+
+static struct answer uffd_zeropage(int uffd, u64 start, u64 length, u64 mode)
+{
+	struct uffdio_zeropage zeropage = {.range = {start, length}, .mode = mode};
+	int result = ioctl(uffd, UFFDIO_ZEROPAGE, &zeropage);
+
+	return fill_answer(result, zeropage.zeropage);
+}
+
 static void add_process(int number, int pid)
 {
 	struct process *p = &processes[number];
 
 	p->pid = pid;
+	p->uffd = 0;
 	p->pagemap = proc_open(pid, "pagemap", O_RDONLY);
 	p->pidfd = (int)syscall(SYS_pidfd_open, pid, 0);
 	if (p->pagemap < 0 || p->pidfd < 0)
@@ -487,19 +567,45 @@ static void add_uffd(struct process *p, int fd, u64 features)
 	p->uffds[p->nr_uffds++] = (struct uffd){fd, features};
 }
 
-static void handle_event(struct uffd *uffd)
+static void keep_event(int process, u64 features, const char *kind, u64 a, u64 b, u64 c)
+{
+	if (nr_events == EVENTS)
+		die("more than %d events", EVENTS);
+	events[nr_events++] = (struct event){process, kind, features, a, b, c};
+}
+
+static void handle_event(int process, struct uffd *uffd)
 {
 	struct uffd_msg message;
 
 	if (read(uffd->fd, &message, sizeof(message)) != sizeof(message))
 		return;
-	if (message.event == UFFD_EVENT_FORK)
+	switch (message.event) {
+	case UFFD_EVENT_FORK:
+		keep_event(process, uffd->features, "FORK", 0, 0, 0);
 		add_uffd(&processes[waiting_child], (int)message.arg.fork.ufd,
 			 uffd->features);
-	else if (message.event == UFFD_EVENT_PAGEFAULT)
-		uffd_writeprotect(uffd->fd, message.arg.pagefault.address & -PAGE,
-				  PAGE, 0);
-	/* The other events only have to be read. */
+		break;
+	case UFFD_EVENT_REMAP:
+		keep_event(process, uffd->features, "REMAP", message.arg.remap.from,
+			   message.arg.remap.from + message.arg.remap.len,
+			   message.arg.remap.to);
+		break;
+	case UFFD_EVENT_REMOVE:
+	case UFFD_EVENT_UNMAP:
+		keep_event(process, uffd->features,
+			   message.event == UFFD_EVENT_REMOVE ? "REMOVE" : "UNMAP",
+			   message.arg.remove.start, message.arg.remove.end, 0);
+		break;
+	case UFFD_EVENT_PAGEFAULT: {
+		u64 page = message.arg.pagefault.address & -PAGE;
+
+		if (message.arg.pagefault.flags & UFFD_PAGEFAULT_FLAG_WP)
+			uffd_writeprotect(uffd->fd, page, PAGE, 0);
+		else
+			uffd_copy(uffd->fd, page, PAGE, 0);
+	}
+	}
 }
 
 /* Have a process do something; meanwhile be the monitor of its userfaultfds. */
@@ -524,7 +630,7 @@ static struct answer ask(int number, struct request request)
 		/* Events first: a fork's answer may be there with its event. */
 		for (i = 0; i < p->nr_uffds; i++)
 			if (polled[1 + i].revents & POLLIN)
-				handle_event(&p->uffds[i]);
+				handle_event(number, &p->uffds[i]);
 		if (polled[0].revents & POLLIN)
 			break;
 	}
@@ -592,11 +698,10 @@ static struct answer perform(int number, struct request request,
 	struct process *p = &processes[number];
 	struct answer answer = {0};
 	u64 *a = request.a;
-	int fd = -1;
+	int fd = -1, used = p->nr_uffds ? p->uffd : -1;
 
 	errno = 0;
-	if (request.operation == UFFD_UNREGISTER ||
-	    request.operation == UFFD_WRITEPROTECT)
+	if (request.operation >= UFFD_UNREGISTER && request.operation <= UFFD_WAKE)
 		/* Where none has been used, let the kernel say so. */
 		fd = p->nr_uffds ? p->uffds[p->uffd].fd : find_uffd(number, 0);
 	switch (request.operation) {
@@ -618,7 +723,16 @@ static struct answer perform(int number, struct request request,
 	case UFFD_REGISTER:
 		fd = find_uffd(number, a[2]);
 		errno = fd < 0 ? -fd : 0;
-		answer.result = fd < 0 ? -1 : uffd_register(fd, a[0], a[1]);
+		if (fd >= 0) {
+			struct uffdio_register registration = {
+				.range = {a[0], a[1]}, .mode = a[3],
+			};
+
+			fd = ioctl(fd, UFFDIO_REGISTER, &registration);
+		}
+		answer.result = fd < 0 ? -1 : 0;
+		if (fd < 0 && used >= 0)
+			p->uffd = used; /* a refused call changes nothing */
 		break;
 	case UFFD_UNREGISTER: {
 		struct uffdio_range range = {a[0], a[1]};
@@ -629,6 +743,19 @@ static struct answer perform(int number, struct request request,
 	case UFFD_WRITEPROTECT:
 		answer.result = uffd_writeprotect(fd, a[0], a[1], (int)a[2]);
 		break;
+	case UFFD_COPY:
+		return uffd_copy(fd, a[0], a[1], a[2]);
+	case UFFD_ZEROPAGE:
+		return uffd_zeropage(fd, a[0], a[1], a[2]);
+	case UFFD_MOVE:
+		a[4] = (u64)fd;
+		return ask(number, request);
+	case UFFD_WAKE: {
+		struct uffdio_range range = {a[0], a[1]};
+
+		answer.result = ioctl(fd, UFFDIO_WAKE, &range);
+		break;
+	}
 	case CLEAR_REFS:
 		answer.result = clear_refs(p->pid);
 		break;
@@ -673,6 +800,11 @@ static void print_answer(struct process *p, struct request request,
 		return;
 	}
 	putchar('\n');
+	for (i = 0; i < nr_events; i++)
+		printf("e %d %" PRIx64 " %s %" PRIx64 " %" PRIx64 " %" PRIx64 "\n",
+		       events[i].process, events[i].features, events[i].kind,
+		       events[i].a, events[i].b, events[i].c);
+	nr_events = 0;
 	if (request.operation == PAGEMAP)
 		print_words(p->pagemap, request.a[0], request.a[1]);
 }
@@ -881,6 +1013,9 @@ int main(void)
 	size_t room = 0;
 
 	setvbuf(stdout, out, _IOFBF, sizeof(out));
+	memset(source, 1, sizeof(source));
+	conductor = getpid();
+	prctl(PR_SET_PTRACER, PR_SET_PTRACER_ANY); /* for pidfd_getfd() by a child */
 	signal(SIGCHLD, SIG_IGN);
 	signal(SIGPIPE, SIG_IGN);
 	stay_on_this_cpu();

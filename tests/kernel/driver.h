@@ -12,6 +12,14 @@ typedef uint64_t u64;
 #define WP_ASYNC (1UL << 15)
 #define WP_UNPOPULATED (1UL << 13)
 
+struct move {
+	u64 dst, src, len, mode;
+	int64_t move;
+};
+
+#define MOVE_IOCTL _IOWR(0xAA, 5, struct move)
+#define COPY_WP 2
+
 /* include/uapi/linux/fs.h (Linux v6.12) */
 struct scan_region {
 	u64 start, end, categories;

@@ -2,6 +2,7 @@
 
     python tests/kernel/mutants.py            on this kernel
     python tests/kernel/mutants.py --guest    those about soft-dirty, in the guest
+    python tests/kernel/mutants.py --only UFFDIO_MOVE
 
 The kernel runs the programs once; each mutant, a copy of the package with one piece
 of text replaced, is held against its answers. Exit 1 if one survives.
@@ -56,8 +57,8 @@ NATIVE = (
     Mutant(
         "a shared page given back leaves no marker",
         "mm.py",
-        "if keep_markers and not vma.anonymous and",
-        "if keep_markers and vma.anonymous and",
+        "self.protected(entries.vpn) if vma.wp else marked",
+        "marked & False",
     ),
     Mutant(
         "an anonymous page in swap loses its protection",
@@ -87,14 +88,14 @@ NATIVE = (
     Mutant(
         "a write does not resolve asynchronously",
         "faults.py",
-        "    mm.change_words(slice(first, stop), mm.uffd_wp)\n    if not vma.shared",
-        "    if not vma.shared",
+        "        mm.change_words(slice(first, stop), mm.uffd_wp)\n    if vma.shared",
+        "        pass\n    if vma.shared",
     ),
     Mutant(
         "a page read where its marker was is not protected",
         "faults.py",
-        "        mm.change_words(entries.vpn[marked], 0, mm.uffd_wp)",
-        "        pass",
+        "    mm.change_words(entries.vpn[marked], 0, mm.uffd_wp)",
+        "    pass",
     ),
     Mutant(
         "copy on write takes a shared page for its own",
@@ -113,6 +114,180 @@ NATIVE = (
         "scan.py",
         "            self._protect(vpns[matches & written & upto])",
         "            self._protect(vpns[written & upto])",
+    ),
+    Mutant(
+        "COLD and FREE of a part leave a huge page whole",
+        "reclaim.py",
+        "            mm.split_leaf(base, frozen=True)",
+        "            pass",
+    ),
+    Mutant(
+        "COLLAPSE inside a huge page succeeds",
+        "faults.py",
+        "    failed = errno.EINVAL if end < start else 0",
+        "    failed = 0",
+    ),
+    Mutant(
+        "FREE marks no page",
+        "reclaim.py",
+        "    mm.free_lazily(_present(mm, first, stop).value)",
+        "    pass",
+    ),
+    Mutant(
+        "a write leaves a page freed",
+        "faults.py",
+        "    mm.keep(mm.entries(first, stop).value)",
+        "    pass",
+    ),
+    Mutant(
+        "DONTFORK is copied",
+        "mm.py",
+        "            if not vma.copied:",
+        "            if False:",
+    ),
+    Mutant(
+        "WIPEONFORK keeps the pages",
+        "mm.py",
+        "            if vma.wiped or (",
+        "            if (",
+    ),
+    Mutant(
+        "UFFDIO_COPY_MODE_WP protects nothing",
+        "fill.py",
+        "(mm.uffd_wp if protect else 0)",
+        "0",
+    ),
+    Mutant(
+        "UFFDIO_ZEROPAGE replaces a marker",
+        "fill.py",
+        "    if vma.shared or not zeros:\n        held",
+        "    if True:\n        held",
+    ),
+    Mutant(
+        "UFFDIO_COPY does not replace a marker",
+        "fill.py",
+        "held = entries.present | (entries.value != mm.marker)",
+        "pass",
+    ),
+    Mutant(
+        "UFFDIO_COPY does not look into the backing",
+        "fill.py",
+        "vpns[vma.backing.has(pages_of(vma, vpns))][:1].tolist()",
+        "[]",
+    ),
+    Mutant(
+        "UFFDIO_COPY does not look for huge pages",
+        "fill.py",
+        "mm.leaves_within(first, stop)[:1]",
+        "()",
+    ),
+    Mutant(
+        "UFFDIO_ZEROPAGE brings a page of its own",
+        "fill.py",
+        "    elif zeros:\n",
+        "    elif zeros is None:\n",
+    ),
+    Mutant(
+        "UFFDIO_COPY does all or nothing",
+        "fill.py",
+        "        return min(taken), errno.EEXIST",
+        "        return first, errno.EEXIST",
+    ),
+    Mutant(
+        "UFFDIO_COPY gives no anon_vma",
+        "fill.py",
+        "        mm.vmas.prepare_anon(vma)",
+        "        pass",
+    ),
+    Mutant(
+        "UFFDIO_MOVE keeps protection",
+        "uffd_move.py",
+        "    mm.change_words(vpns[entries.present], mm.uffd_wp)\n",
+        "",
+    ),
+    Mutant(
+        "UFFDIO_MOVE takes protection off swap entries",
+        "uffd_move.py",
+        "vpns[entries.present], mm.uffd_wp)",
+        "vpns, mm.uffd_wp)",
+    ),
+    Mutant(
+        "UFFDIO_MOVE moves what was shared",
+        "uffd_move.py",
+        " & ~mm.physical.exclusive(pages)",
+        " & False",
+    ),
+    Mutant(
+        "UFFDIO_MOVE moves swap entries that were shared",
+        "uffd_move.py",
+        "~mm.physical.exclusive_slots(slots) |",
+        "False |",
+    ),
+    Mutant(
+        "UFFDIO_MOVE takes every hole",
+        "uffd_move.py",
+        "0 if holes else errno.ENOENT)",
+        "0)",
+    ),
+    Mutant(
+        "UFFDIO_MOVE makes no tables",
+        "uffd_move.py",
+        "    mm.tables |= {base, to_base}\n",
+        "",
+    ),
+    Mutant(
+        "UFFDIO_MOVE splits every huge page",
+        "uffd_move.py",
+        "count < size or dst in mm.tables:",
+        "count or dst in mm.tables:",
+    ),
+    Mutant(
+        "a marker is no missing page",
+        "faults.py",
+        "np.union1d(absent, entries.vpn[marked])",
+        "absent",
+    ),
+    Mutant(
+        "a missing fault makes no table",
+        "faults.py",
+        "        mm.tables.add(mm.leaf_of(vpn))\n",
+        "        pass\n",
+    ),
+    Mutant(
+        "a missing fault gives no anon_vma",
+        "faults.py",
+        "if not vma.shared and (write or huge):",
+        "if False:",
+    ),
+    Mutant(
+        "a missing page of a hole is brought by shared memory",
+        "faults.py",
+        "        vpns = vpns[~vma.backing.has(pages_of(vma, vpns))]",
+        "        vpns = vpns[:0]",
+    ),
+    Mutant(
+        "a mode registered again is added",
+        "protect.py",
+        "uffd=uffd, mode=mode)",
+        "uffd=uffd, mode=mode | vma.mode)",
+    ),
+    Mutant(
+        "munmap tells nobody",
+        "mm.py",
+        '            self.note(vma, "UNMAP", first, stop)',
+        "            pass",
+    ),
+    Mutant(
+        "DONTNEED tells nobody",
+        "reclaim.py",
+        'fresh ones."""\n    mm.tell_now(vma, "REMOVE", first, stop)',
+        'fresh ones."""',
+    ),
+    Mutant(
+        "mremap tells nobody",
+        "move.py",
+        '    mm.note(new_vma, "REMAP", src, src + old, dst)\n',
+        "",
     ),
 )
 GUEST = (
@@ -141,6 +316,24 @@ GUEST = (
         "                child.disown(vma.start, vma.stop)\n"
         "                child.change_words(\n"
         "                    slice(vma.start, vma.stop), child.soft_dirty)",
+    ),
+    Mutant(
+        "UFFDIO_MOVE does not set soft-dirty",
+        "uffd_move.py",
+        "    mm.change_words(vpns[~zero], 0, mm.soft_dirty)\n",
+        "",
+    ),
+    Mutant(
+        "UFFDIO_MOVE keeps soft-dirty of the page of zeros",
+        "uffd_move.py",
+        "vpns[zero], mm.uffd_wp | mm.soft_dirty",
+        "vpns[zero], mm.uffd_wp",
+    ),
+    Mutant(
+        "UFFDIO_ZEROPAGE sets soft-dirty",
+        "fill.py",
+        "    if vma.shared or not zeros:\n        # pte",
+        "    if True:\n        # pte",
     ),
 )
 
@@ -188,6 +381,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--guest", action="store_true", help="in the qemu guest")
     parser.add_argument("--programs", type=int, default=1000, metavar="N")
     parser.add_argument("--encoding", default="adaptive")
+    parser.add_argument("--only", default="", help="those with this in their name")
     parser.add_argument("--answered", type=Path, help=argparse.SUPPRESS)
     args = parser.parse_args(argv)
     if args.answered:
@@ -210,6 +404,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     with tempfile.TemporaryDirectory(prefix="extmeta-mutants-") as directory:
         answered = save(Path(directory) / "answers", programs, kernel, answers)
         for mutant in GUEST if args.guest else NATIVE:
+            if args.only not in mutant.name:
+                continue
             found = hunt(mutant, answered, args.encoding)
             survivors += not found
             print(f"{mutant.name}: {found or 'SURVIVES'}", flush=True)

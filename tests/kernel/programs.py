@@ -24,8 +24,10 @@ class Kind(enum.Enum):
     FLAGS = "flags of mmap"
     ADVICE = "advice"
     FEATURES = "features of userfaultfd"
+    MODE = "mode of an ioctl of userfaultfd"
     SCAN_FLAGS = "flags of PAGEMAP_SCAN"
     CATEGORIES = "categories"
+    REMAP = "flags of mremap"
 
 
 N, C = Kind.NUMBER, Kind.CATEGORIES
@@ -38,12 +40,27 @@ OPERATIONS: dict[str, dict[str, Kind]] = {
     "read": {"addr": N, "length": N},
     "write": {"addr": N, "length": N},
     "madvise": {"addr": N, "length": N, "advice": Kind.ADVICE},
-    "mremap": {"old": N, "old_len": N, "new_len": N, "new_addr": N},
+    "mremap": {
+        "old": N,
+        "old_len": N,
+        "new_len": N,
+        "new_addr": N,
+        "flags": Kind.REMAP,
+    },
     "fork": {},
     "exit": {},
-    "uffd_register": {"addr": N, "length": N, "features": Kind.FEATURES},
+    "uffd_register": {
+        "addr": N,
+        "length": N,
+        "features": Kind.FEATURES,
+        "mode": Kind.MODE,
+    },
     "uffd_unregister": {"addr": N, "length": N},
     "uffd_writeprotect": {"addr": N, "length": N, "on": N},
+    "uffd_copy": {"addr": N, "length": N, "mode": Kind.MODE},
+    "uffd_zeropage": {"addr": N, "length": N, "mode": Kind.MODE},
+    "uffd_move": {"dst": N, "src": N, "length": N, "mode": Kind.MODE},
+    "uffd_wake": {"addr": N, "length": N},
     "clear_refs": {},
     "pagemap": {"addr": N, "length": N},
     "pagemap_scan": {
@@ -190,6 +207,7 @@ class Menu:
         "EVENT_FORK",
         "WP_ASYNC|EVENT_REMAP",
     )
+    modes: tuple[str, ...] = ("WP",)
     processes: int = 3
 
     def without(self, *names: str) -> "Menu":
@@ -222,18 +240,56 @@ PAGES = Menu(
     windows=((0x3FFFC000, 8 * PAGE), (0x405FC000, 8 * PAGE)),
     lengths=tuple(n * PAGE for n in (1, 1, 1, 2, 3, 4, 5, 8)),
     weights=WEIGHTS,
-    advice=("DONTNEED", "DONTNEED", "PAGEOUT", "POPULATE_READ", "POPULATE_WRITE"),
+    advice=(
+        *("DONTNEED", "DONTNEED", "PAGEOUT", "PAGEOUT"),
+        *("POPULATE_READ", "POPULATE_READ", "POPULATE_WRITE", "POPULATE_WRITE"),
+        *("REMOVE", "REMOVE"),
+        *("FREE", "COLD", "DONTFORK", "DOFORK", "WIPEONFORK", "KEEPONFORK"),
+    ),
 )
 
 HUGE = Menu(
     windows=((0x40000000, 2 * PMD), (0x40600000, 2 * PMD)),
-    lengths=(PAGE, PAGE, 3 * PAGE, PMD // 2, PMD, PMD, 2 * PMD),
+    lengths=(
+        *(PAGE, PAGE, 3 * PAGE, 64 * PAGE, PMD // 2, PMD, PMD, 2 * PMD),
+        *(PMD - PAGE, PMD + PAGE),
+    ),
     weights=WEIGHTS,
     advice=(
         *("HUGEPAGE", "HUGEPAGE", "HUGEPAGE", "NOHUGEPAGE", "COLLAPSE", "COLLAPSE"),
         *("DONTNEED", "PAGEOUT", "POPULATE_READ", "POPULATE_WRITE"),
+        *("COLD", "COLD", "FREE", "FREE", "DONTFORK", "WIPEONFORK"),
     ),
     maps=("private|anonymous",),
+)
+
+# Missing pages, brought by COPY, ZEROPAGE and MOVE, and events.
+FILLS = {
+    **dict(WEIGHTS, uffd_copy=9, uffd_zeropage=5, uffd_move=9, uffd_wake=1),
+    "uffd_register": 5,
+}
+FILL_FEATURES = (
+    "-",
+    "SIGBUS",
+    "SIGBUS|WP_ASYNC|WP_UNPOPULATED",
+    "SIGBUS|WP_UNPOPULATED",
+    "WP_ASYNC|WP_UNPOPULATED",
+    "WP_UNPOPULATED|MISSING_SHMEM|MOVE",
+    "EVENT_FORK|EVENT_REMAP|EVENT_REMOVE|EVENT_UNMAP",
+    "SIGBUS|EVENT_FORK|EVENT_REMAP|EVENT_REMOVE|EVENT_UNMAP",
+    "WP_ASYNC|EVENT_REMOVE|EVENT_UNMAP",
+)
+FILL_MODES = ("MISSING|WP", "MISSING|WP", "MISSING", "MISSING", "WP")
+MISSING = replace(
+    PAGES,
+    weights=FILLS,
+    advice=(*PAGES.advice, "DONTNEED", "PAGEOUT", "PAGEOUT"),
+    maps=("private|anonymous",) * 4 + ("shared|anonymous", "private|file"),
+    features=FILL_FEATURES,
+    modes=FILL_MODES,
+)
+MISSING_HUGE = replace(
+    HUGE, weights=FILLS, features=FILL_FEATURES, modes=(*FILL_MODES, "WP", "WP")
 )
 
 SCANS = (
@@ -251,7 +307,13 @@ SCANS = (
     ("WP_MATCHING", "-", "-", "WRITTEN|SOFT_DIRTY", "ALL"),
     ("-", "-", "WPALLOWED", "-", "WPALLOWED|WRITTEN"),
 )
+# What mremap does: mostly it moves.
+REMAPS = ("MAYMOVE|FIXED",) * 4 + ("MAYMOVE|FIXED|DONTUNMAP",) * 2 + ("-", "-")
 ALL_CATEGORIES = "WPALLOWED|WRITTEN|FILE|PRESENT|SWAPPED|PFNZERO|HUGE|SOFT_DIRTY"
+
+# Operations that do something only where a userfaultfd is.
+OF_MISSING = ("uffd_copy", "uffd_zeropage", "uffd_move")
+OF_REGISTERED = ("uffd_writeprotect", *OF_MISSING)
 
 Choose = Callable[[Sequence[Any]], Any]
 Range = tuple[int, int]  # address, length
@@ -263,11 +325,13 @@ class Memory:
 
     mapped: set[int]  # page addresses
     registered: set[int]
+    present: set[int]
 
-    def runs(self, of_registered: bool) -> list[Range]:
-        """Return the ranges that are there."""
+    @staticmethod
+    def runs(pages: set[int]) -> list[Range]:
+        """Return pages as ranges."""
         found: list[list[int]] = []
-        for page in sorted(self.registered if of_registered else self.mapped):
+        for page in sorted(pages):
             if found and sum(found[-1]) == page:
                 found[-1][1] += PAGE
             else:
@@ -277,26 +341,41 @@ class Memory:
     def follow(self, operation: Operation) -> None:
         """Take note of an operation (but for its failing)."""
         name, values = operation.name, operation.arguments
-        changing = ("mmap", "munmap", "mremap", "uffd_register", "uffd_unregister")
-        if name not in changing:
+        if name in ("fork", "exit", "clear_refs", "pagemap_scan"):
+            return
+        if name == "uffd_move":
+            self.present -= pages_of((values[1], values[2]))
+            self.present |= pages_of((values[0], values[2])) & self.mapped
             return
         pages = pages_of(values)
-        if name in ("mmap", "munmap"):
+        if name in ("read", "write", "uffd_copy", "uffd_zeropage"):
+            self.present |= pages & self.mapped
+        elif name == "madvise" and values[2] == "DONTNEED":
+            self.present -= pages
+        elif name in ("mmap", "munmap"):
             self.registered -= pages
+            self.present -= pages
             self.mapped = self.mapped | pages if name == "mmap" else self.mapped - pages
         elif name == "uffd_register":
             self.registered |= pages & self.mapped
         elif name == "uffd_unregister":
             self.registered -= pages
         elif name == "mremap" and pages <= self.mapped:
-            self.mapped -= pages
-            self.registered -= pages
-            self.mapped |= pages_of((values[3], values[1]))
+            if "DONTUNMAP" not in values[4]:
+                self.mapped -= pages
+                self.registered -= pages
+            start = values[3] if "FIXED" in values[4] else values[0]
+            self.mapped |= pages_of((start, values[2]))
+            was_there = bool(pages & self.present)
+            self.present -= pages
+            if was_there:
+                self.present |= pages_of((start, min(values[1:3])))
 
     def fork(self, features: str) -> "Memory":
         """Return what the child has."""
         inherits = "EVENT_FORK" in features
-        return Memory(set(self.mapped), set(self.registered if inherits else ()))
+        registered = set(self.registered if inherits else ())
+        return Memory(set(self.mapped), registered, set(self.present))
 
 
 def pages_of(values: Sequence[Any]) -> set[int]:
@@ -311,7 +390,8 @@ class Maker:
         self.choose = choose
         self.menu = menu
         self.features = choose(menu.features)
-        self.memory = {0: Memory(set(), set())}
+        self.mode = choose(menu.modes)
+        self.memory = {0: Memory(set(), set(), set())}
         self.forks = 0
         self.operations: list[Operation] = []
 
@@ -327,21 +407,48 @@ class Maker:
         else:
             self.memory[process].follow(operation)
 
+    def where(self, process: int, name: str) -> list[Range]:
+        """Return where an operation finds something to do."""
+        memory = self.memory[process]
+        pages = memory.registered if name in OF_REGISTERED else memory.mapped
+        if name in OF_MISSING and self.choose((True, True, False)):
+            pages = memory.registered - memory.present
+        return memory.runs(pages)
+
     def range(self, process: int, name: str) -> Range:
         """Choose a range for an operation: mostly where something is."""
         choose, menu = self.choose, self.menu
-        runs = self.memory[process].runs(name == "uffd_writeprotect")
+        runs = self.where(process, name)
         if not runs or choose((False, False, False, False, False, False, True)):
             runs = list(menu.windows)
         start, length = choose(runs)
         size = min(choose(menu.lengths), length)
-        granule = PAGE if size < PMD // 2 else PMD // 2
+        # Large ones lie across two huge pages, or inside one, every other time.
+        large = size >= PMD // 2 and size % (PMD // 2) == 0
+        granule = choose((PMD // 2, PMD // 2, PAGE)) if large else PAGE
         places = range(0, length - size + 1, granule)
         if len(places) > 32:  # the ends, the middle, and what is beside them
             middle = len(places) // 2
             near = [*places[:3], *places[middle - 2 : middle + 2], *places[-3:]]
             return start + choose(near), size
         return start + choose(places), size
+
+    def remap(self, process: int, addr: int, length: int) -> tuple[int | str, ...]:
+        """Choose mremap's arguments: where to, how long, and what stays."""
+        choose, menu = self.choose, self.menu
+        flags = choose(REMAPS)
+        longer, shorter = length + 3 * PAGE, max(length - PAGE, PAGE)
+        if flags == "-":
+            runs = self.memory[process].runs(self.memory[process].mapped)
+            if runs and choose((True, True, False)):  # up to where a VMA ends
+                start, size = choose(runs)
+                addr = max(start, start + size - length)
+            return addr, length, choose((longer, shorter, length, longer)), 0, flags
+        new = choose((length,) * 8 + (longer, shorter))
+        start, size = choose(menu.windows[1:] * 2 + menu.windows[:1])
+        granule = PMD if length >= PMD else PAGE
+        places = range(0, size - length + 1, granule) or (0,)
+        return addr, length, new, start + choose(places[:9]), flags
 
     def arguments(self, process: int, name: str) -> tuple[int | str, ...]:
         """Choose an operation's arguments."""
@@ -356,16 +463,25 @@ class Maker:
             return addr, length, choose(("rw", "rw", "r", "none"))
         if name == "madvise":
             advice = choose(menu.advice)
-            if advice == "COLLAPSE":  # of whole tables, or it is EINVAL
+            if advice == "COLLAPSE" and choose((True, True, False)):
                 return addr & -PMD, PMD, advice
             return addr, length, advice
         if name == "mremap":
-            start, size = choose(menu.windows[1:] * 2 + menu.windows[:1])
+            return self.remap(process, addr, length)
+        if name == "uffd_register":
+            return addr, length, self.features, choose((self.mode, *menu.modes))
+        if name in ("uffd_copy", "uffd_zeropage"):
+            modes = ("-", "-", "WP", "DONTWAKE", "WP|DONTWAKE")
+            return addr, length, choose(modes if name == "uffd_copy" else modes[::3])
+        if name == "uffd_move":
+            memory = self.memory[process]
+            pages = memory.present if choose((True, True, False)) else memory.mapped
+            runs = [run for run in memory.runs(pages) if run[1] >= length]
+            start, size = choose(runs or menu.windows)
             granule = PMD if length >= PMD else PAGE
             places = range(0, size - length + 1, granule) or (0,)
-            return addr, length, length, start + choose(places[:9])
-        if name == "uffd_register":
-            return addr, length, self.features
+            modes = ("-", "-", "ALLOW_SRC_HOLES", "ALLOW_SRC_HOLES", "DONTWAKE")
+            return addr, start + choose(places), length, choose(modes)
         if name == "uffd_writeprotect":
             return addr, length, choose((1, 1, 0))
         if name == "pagemap_scan":
@@ -389,8 +505,17 @@ def make(choose: Choose, menu: Menu = PAGES, longest: int = 16) -> Program:
     maker.add(0, "mmap", *first, "rw", choose(menu.maps))
     if "HUGEPAGE" in menu.advice and choose((True, True, False)):
         maker.add(0, "madvise", *whole, "HUGEPAGE")
+    fills = "uffd_move" in menu.weights
+    if fills and choose((False, False, True)):
+        maker.add(0, "write", whole[0], choose(menu.lengths))
     if "uffd_register" in menu.weights and choose((True, True, True, False)):
-        maker.add(0, "uffd_register", *whole, maker.features)
+        maker.add(0, "uffd_register", *whole, maker.features, maker.mode)
+    if fills and choose((True, False)):
+        other = menu.windows[1]
+        maker.add(0, "mmap", *other, "rw", choose(menu.maps))
+        if "HUGEPAGE" in menu.advice and choose((True, True, False)):
+            maker.add(0, "madvise", *other, "HUGEPAGE")
+        maker.add(0, "write", other[0], choose(menu.lengths))
     for _ in range(choose(range(1, longest + 1))):
         process, name = choose(list(maker.memory)), choose(names)
         if (name == "fork" and maker.forks + 1 >= menu.processes) or (
@@ -407,8 +532,8 @@ def programs(draw: st.DrawFn, menu: Menu = PAGES, longest: int = 16) -> Program:
     return make(lambda options: draw(st.sampled_from(options)), menu, longest)
 
 
-# One in twenty with huge pages: they take ten times as long to compare.
-MENUS = (PAGES,) * 19 + (HUGE,)
+# Few with huge pages: they take ten times as long to compare.
+MENUS = (PAGES,) * 22 + (MISSING,) * 15 + (HUGE,) + (MISSING_HUGE,) * 2
 
 
 def random_programs(seed: int, menus: Sequence[Menu] = MENUS) -> Iterator[Program]:
@@ -477,10 +602,12 @@ def _simpler(operation: Operation) -> Iterator[Operation]:
                 if not 0 < less < value:
                     continue
                 # mremap's new length too, so that it goes on moving only.
-                lengths = {1: less, 2: less} if name == "old_len" else {1: less}
+                lengths = {1: less, 2: less} if name == "old_len" else {i: less}
                 # From the end, then from the start: either page may matter.
                 yield _with(operation, lengths)
-                yield _with(operation, {**lengths, 0: int(values[0]) + value - less})
+                starts = (0, 1) if operation.name == "uffd_move" else (0,)
+                shifted = {k: int(values[k]) + value - less for k in starts}
+                yield _with(operation, {**lengths, **shifted})
         elif name == "max_pages" and value:
             yield _with(operation, {i: 0})
 

@@ -51,7 +51,8 @@ START = f"""0 mmap {HERE:#x} 0x8000 rw private|anonymous
 0 write {HERE:#x} 0x4000
 0 read {HERE + 0x4000:#x} 0x1000
 0 uffd_register {HERE:#x} 0x8000 """
-WP_ON = f"\n0 uffd_writeprotect {HERE:#x} 0x8000 1"
+PROTECT = f"\n0 uffd_writeprotect {HERE:#x} 0x8000 1"
+WP_ON = " WP" + PROTECT
 
 
 def last(run, body, process=0):
@@ -97,9 +98,10 @@ class TestKnownFacts:
     )
     def test_mremap_keeps_the_bits_only_by_event_remap(self, features, kept):
         away = HERE + 0x10000000
-        body = f"{START}{features}{WP_ON}\n0 mremap {HERE:#x} 0x8000 0x8000 {away:#x}"
-        back = f"\n0 mremap {away:#x} 0x8000 0x8000 {HERE:#x}"
-        words = last(native.run, body + back)
+        body = START + features + WP_ON
+        for old, new in ((HERE, away), (away, HERE)):
+            body += f"\n0 mremap {old:#x} 0x8000 0x8000 {new:#x} MAYMOVE|FIXED"
+        words = last(native.run, body)
         assert words[0] == PRESENT | EXCLUSIVE | (WP if kept else 0)
         assert words[5] == (MARKER if kept else 0)
 
@@ -124,13 +126,13 @@ class TestKnownFacts:
 
     def test_the_bit_is_set_and_cleared_while_swapped(self, with_swap):
         out = f"\n0 madvise {HERE:#x} 0x8000 PAGEOUT"
-        body = START + ASYNC + out + WP_ON
+        body = START + ASYNC + " WP" + out + PROTECT
         assert last(native.run, body)[0] == SWAP | WP
         off = f"\n0 uffd_writeprotect {HERE:#x} 0x1000 0"
         assert last(native.run, body + off)[:2] == [SWAP, SWAP | WP]
 
     def test_a_pages_exclusiveness_comes_back_when_the_child_ends(self):
-        body = START + ASYNC + "\n0 fork"
+        body = START + ASYNC + " WP\n0 fork"
         assert last(native.run, body)[0] == PRESENT
         assert last(native.run, body + "\n1 exit")[0] == PRESENT | EXCLUSIVE
         wrote = played(native.run, body + f"\n1 write {HERE:#x} 1")[-1][1]
@@ -140,7 +142,7 @@ class TestKnownFacts:
     def test_a_scan_that_protects_what_it_finds(self):
         scan = f"0 pagemap_scan {HERE:#x} {HERE + 0x8000:#x}"
         text = f"""program t
-            {START}{ASYNC}
+            {START}{ASYNC} WP
             {scan} WP_MATCHING|CHECK_WPASYNC - WRITTEN - WRITTEN 0 100
             {scan} - - WRITTEN - WRITTEN 0 100
             0 write {HERE + 0x1000:#x} 1
@@ -161,7 +163,7 @@ class TestKnownFacts:
             ("munmap 0x50000001 0x1000", "EINVAL"),
             ("madvise 0x50000000 0x1000 DONTNEED", "ENOMEM"),
             ("mprotect 0x50000000 0x1000 r", "ENOMEM"),
-            ("mremap 0x50000000 0x1000 0x1000 0x60000000", "EFAULT"),
+            ("mremap 0x50000000 0x1000 0x1000 0x60000000 MAYMOVE|FIXED", "EFAULT"),
             ("uffd_writeprotect 0x50000000 0x1000 1", "ENOENT"),
             ("pagemap_scan 0 0x1000 - - - - 0x200 0 1", "EINVAL"),
         ],

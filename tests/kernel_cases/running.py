@@ -60,7 +60,7 @@ class Running:
         self._add("mprotect", addr, length, prot)
 
     def mremap(self, old, old_len, new_len, new_addr):
-        self._add("mremap", old, old_len, new_len, new_addr)
+        self._add("mremap", old, old_len, new_len, new_addr, "MAYMOVE|FIXED")
 
     def madvise(self, addr, length, advice):
         if advice == "PAGEOUT" and self._swapless:
@@ -88,7 +88,7 @@ class Running:
         if handler is not None:
             self.writer_waits()
         wanted = "|".join(sorted(set(features) - IMPLIED)) or "-"
-        self._add("uffd_register", addr, length, wanted)
+        self._add("uffd_register", addr, length, wanted, "WP")
 
     def uffd_unregister(self, addr, length):
         self._add("uffd_unregister", addr, length)

@@ -138,7 +138,7 @@ def test_wp_fork(area, memory, with_event):
     assert uffd_wp(a, at) == [False]
 
 
-@fails_on_page_ext(ONE_WORD)
+@fails_on_page_ext(ONE_WORD, memory=["anon", "shmem-private"])
 def test_wp_fork_child_goes_on(area):
     """Without the event nobody resolves for the child, so nothing must stop it;
     with it, the child's own monitor is asked."""

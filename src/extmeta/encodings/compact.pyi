@@ -1,4 +1,4 @@
-from typing import final
+from typing import Any, final
 
 from extmeta.arch import Arch
 from extmeta.encoding import Encoding
@@ -22,6 +22,12 @@ def book_of(
     implies: tuple[Group, ...],
     per_vma: tuple[Group, ...],
 ) -> Book: ...
+def of_table(
+    config: dict[str, Any],
+    fields: Fields,
+    arch: Arch,
+    spans: tuple[list[int], list[int]],
+) -> Compact: ...
 
 @final
 class Compact(Encoding):

@@ -36,8 +36,8 @@ from extmeta.pte cimport ALL, equal, lowest, match
 from extmeta.sync cimport give_back, try_take
 from extmeta.vpns cimport Run, entry_at
 
+from extmeta.integers import whole
 from extmeta.plan import groups_of, plan
-from extmeta.vpns import whole
 
 cdef enum:
     # A code of no word; codes have fewer bits.
@@ -161,6 +161,14 @@ def book_of(fields, arch, excludes, implies, per_vma):
     return Book(found)
 
 
+def of_table(config, fields, arch, spans):
+    """Return the encoding of a page table again, with what its VMAs have chosen."""
+    cdef Compact made = Compact(**config).bind(
+        fields, arch, Frames(arch.page_bytes, arch.frame_bytes))
+    made.set_spans(spans[0], spans[1])
+    return made
+
+
 @final
 cdef class Compact(Encoding):
     """Keep in each PTE the number of its word among the legal ones.
@@ -256,10 +264,15 @@ cdef class Compact(Encoding):
         """The Plan that it carries out; None before a table has it."""
         return None if self.book is None else self.book.plan
 
+    def __reduce__(self):
+        if self.book is None:
+            return Encoding.__reduce__(self)
+        return of_table, (self.config, self.fields, self.arch, self.spans)
+
     def bind(self, fields, arch, Frames frames not None):
         cdef Compact bound = Encoding.bind(self, fields, arch, frames)
         if self.book is not None and self.book is bound.book:
-            # Of a table already, so this is a fork: its VMAs are those of its parent.
+            # Of a table already: the VMAs of a fork or copy are those of its parent.
             bound.set_spans(self.spans[0], self.spans[1])
         return bound
 
@@ -289,6 +302,8 @@ cdef class Compact(Encoding):
             # Every word is its own code then, and fewer bits have room if more do.
             self.asks = WHEN_ADDING
         self.parallel = True
+        # A move copies what VMAs have chosen, which Python keeps.
+        self.calls_python = bool(self.per_vma)
         self.set_spans([0], [0])
         if not self.per_vma:
             # Else a kernel, too, would read under the VMA's lock which it has chosen.

@@ -146,14 +146,8 @@ cdef class Hash(Encoding):
     cdef size_t aside_bytes(self) noexcept nogil:
         return self.hash.aside_bytes()
 
-    cdef int begin_fork(self, Encoding parent, bint shared) except -1:
-        cdef VpnHash hash = (<Hash>parent).hash
-        cdef int failed
-        with nogil:
-            failed = self.hash.copy(hash)
-        if failed:
-            raise MemoryError(f"{hash.held} bytes for a copy of the hash table")
-        return 0
+    cdef int copy_all(self, Encoding parent) noexcept nogil:
+        return self.hash.copy((<Hash>parent).hash)
 
     cdef int fork(
             self, Encoding parent, const Ptdesc* t, Ptdesc* child) noexcept nogil:

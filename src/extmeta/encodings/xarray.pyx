@@ -397,16 +397,8 @@ cdef class XArray(Encoding):
         # Made and not used, or the tree may be lower now.
         self.prune(self.find(first, SLOT_BITS))
 
-    cdef int begin_fork(self, Encoding parent, bint shared) except -1:
-        cdef int failed
-        with nogil:
-            failed = self.copy_all(<XArray>parent)
-        if failed:
-            raise MemoryError("no memory for a copy of the tree")
-        return 0
-
-    cdef int copy_all(self, XArray parent) noexcept nogil:
-        cdef uint64_t head = parent.head
+    cdef int copy_all(self, Encoding parent) noexcept nogil:
+        cdef uint64_t head = (<XArray>parent).head
         cdef uint64_t* word
         if node_in(head) is not NULL:
             return self.copy(node_in(head), NULL, &self.head)

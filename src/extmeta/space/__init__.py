@@ -7,6 +7,6 @@ the kernel's function. Read on from `mm` (what there is), `faults` (reads and wr
 
 from extmeta.space.addressspace import AddressSpace
 from extmeta.space.mm import Refused
-from extmeta.space.userfault import UserFault
+from extmeta.space.userfault import UffdEvent, UserFault
 
-__all__ = ["AddressSpace", "Refused", "UserFault"]
+__all__ = ["AddressSpace", "Refused", "UffdEvent", "UserFault"]

@@ -4,49 +4,58 @@ Here is the edge: bytes become pages, names become bits, and what the kernel wou
 refuse raises OSError with its errno.
 """
 
+import copy
 import errno
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from enum import IntFlag
-from numbers import Integral
+from functools import partial
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from extmeta.arch import arch_named
-from extmeta.checks import there
+from extmeta.arch import FIRST, Arch, arch_of
 from extmeta.encoding import Encoding
 from extmeta.fields import Fields
+from extmeta.integers import is_whole, whole
 from extmeta.kernel import PageIs
 from extmeta.pagetable import PageTable
+from extmeta.release import DEFAULT, RELEASES, release_named, release_text
 from extmeta.space import faults, move, mux, protect, reclaim, scan
 from extmeta.space.mm import Mm
 from extmeta.space.physical import Physical
-from extmeta.space.userfault import FEATURES, Handler, UserFault, Userfaultfd
+from extmeta.space.uffdio import Uffdio
+from extmeta.space.userfault import (
+    FEATURES,
+    Handler,
+    Listener,
+    Mode,
+    UffdEvent,
+    Userfaultfd,
+)
 from extmeta.space.vma import Prot, Vma
 
 # vm.mmap_min_addr, as distributions have it.
 MIN_ADDRESS = 65536
 
-# What the kernel of the semantics is where nothing else is said.
-RELEASE = "6.18"
+# The semantics of later releases were not looked at.
+LAST = (6, 19)
 
 _TYPES = {"private", "shared"}
 _KINDS = {"anonymous", "file"}
 
 
+class _RemapFlags(IntFlag):
+    """MREMAP_*: include/uapi/linux/mman.h."""
+
+    MAYMOVE = 1
+    FIXED = 2
+    DONTUNMAP = 4
+
+
 class _ScanFlags(IntFlag):
     WP_MATCHING = scan.WP_MATCHING
     CHECK_WPASYNC = scan.CHECK_WPASYNC
-
-
-def _integer(name: str, value: Any) -> int:
-    """Return ``value`` as an int that fits a register."""
-    if not isinstance(value, Integral) or isinstance(value, bool):
-        raise TypeError(f"{name}: {value!r} is not an integer")
-    if not 0 <= int(value) < 1 << 64:
-        raise ValueError(f"{name}: {value!r} is not in [0, 2**64)")
-    return int(value)
 
 
 def _names(name: str, text: Any) -> set[str]:
@@ -76,8 +85,8 @@ def _prot(text: Any) -> Prot:
 
 def _bits(name: str, value: Any, names: type[IntFlag]) -> int:
     """Return a mask that is given as an int or as names."""
-    if isinstance(value, Integral):
-        return _integer(name, value)
+    if is_whole(value):
+        return whole(name, value)
     bits = 0
     for one in sorted(_names(name, value)):
         if one not in names.__members__:
@@ -86,16 +95,7 @@ def _bits(name: str, value: Any, names: type[IntFlag]) -> int:
     return bits
 
 
-def _version(release: str) -> tuple[int, int]:
-    """Return (6, 12) of "6.12.117"."""
-    try:
-        major, minor = release.split(".")[:2]
-        return int(major), int(minor.split("-")[0])
-    except ValueError:
-        raise ValueError(f"release {release!r} is no version such as '6.18'") from None
-
-
-class AddressSpace:
+class AddressSpace(Uffdio):
     """A process's memory with Linux's semantics, over an encoding of words.
 
     The trackers of the modelled kernel are the fields: `uffd_wp` for userfaultfd
@@ -109,14 +109,15 @@ class AddressSpace:
     ----------
     fields : Fields
     encoding : str or Encoding, default "linked"
-    arch : str, default "x86_64"
+    arch : str or Arch, default "x86_64"
+        A name is that of `release`; before 6.12 its bits are those of 6.12.
     thp : {"madvise", "always", "never"}
         Which anonymous VMAs get huge pages.
     thp_swap : bool, default False
         Huge pages go to swap whole, as with THP_SWAP and swap on a solid-state
         device; else they are split, and what of them is all zeros is freed.
     release : str, default "6.18"
-        Of the kernel, where versions since 6.12 differ.
+        Of the kernel, from 6.7 to 6.19, where they differ.
 
     Attributes
     ----------
@@ -134,24 +135,29 @@ class AddressSpace:
     ValueError; what it did to earlier pages stays.
     """
 
+    def __copy__(self) -> "AddressSpace":
+        return copy.deepcopy(self)
+
     def __init__(
         self,
         fields: Fields,
         encoding: str | Encoding = "linked",
-        arch: str = "x86_64",
+        arch: str | Arch = "x86_64",
         *,
         thp: str = "madvise",
         thp_swap: bool = False,
-        release: str = RELEASE,
+        release: str = DEFAULT,
     ) -> None:
         for name in ("uffd_wp", "soft_dirty"):
             if isinstance(fields, Fields) and fields.get(name, 1) != 1:
                 raise ValueError(f"field {name!r} is one bit, not {fields[name]}")
         if thp not in ("madvise", "always", "never"):
             raise ValueError(f"thp: {thp!r} is not 'madvise', 'always' or 'never'")
-        version = _version(release)
+        version = release_named(release, RELEASES[0], LAST)
+        if not isinstance(arch, Arch):
+            arch = arch_of(arch, release_text(max(version, FIRST)))
         table = PageTable(encoding, fields, arch)
-        self._adopt(Mm(table, arch_named(arch), Physical(), version, thp, thp_swap))
+        self._adopt(Mm(table, arch, Physical(), version, thp, thp_swap))
 
     def _adopt(self, mm: Mm) -> None:
         self._mm = mm
@@ -161,6 +167,8 @@ class AddressSpace:
         self._end = (mm.arch.nr_vpns // 2 << self._shift) - self._page
         # Those of this process, the one used last at the end.
         self._uffds: list[Userfaultfd] = []
+        self._asleep: set[int] = set()
+        mm.tell = self._tell
 
     @property
     def table(self) -> PageTable:
@@ -176,7 +184,7 @@ class AddressSpace:
 
         `beyond` is the errno of a range that leaves the address space.
         """
-        addr, length = _integer("addr", addr), _integer("length", length)
+        addr, length = whole("addr", addr), whole("length", length)
         if addr % self._page:
             raise OSError(errno.EINVAL, f"address {addr:#x} is not of a page")
         stop = addr + -(-length // self._page) * self._page
@@ -186,7 +194,7 @@ class AddressSpace:
 
     def _uffd_range(self, addr: Any, length: Any) -> tuple[int, int]:
         """Return a range as vpns: validate_range()."""
-        addr, length = _integer("addr", addr), _integer("length", length)
+        addr, length = whole("addr", addr), whole("length", length)
         if addr % self._page or length % self._page or not length:
             raise OSError(
                 errno.EINVAL, f"address {addr:#x}, length {length:#x}: no whole pages"
@@ -254,6 +262,7 @@ class AddressSpace:
         )
         # "New (or expanded) vma": the one it has joined, too (mmap_region()).
         vma.soft_dirty = bool(mm.soft_dirty)
+        mm.tell_notes()
 
     def munmap(self, addr: int, length: int) -> None:
         """Unmap what is mapped in a range.
@@ -267,9 +276,13 @@ class AddressSpace:
         if first == stop:
             raise OSError(errno.EINVAL, "no length")
         self._mm.unmap(first, stop)
+        self._mm.tell_notes()
 
     def mprotect(self, addr: int, length: int, prot: str) -> None:
         """Change what may be done with pages.
+
+        Words and flags are kept. Linux as it is would clear those in `Arch.cleared`,
+        which a kernel that keeps words there has to add to _PAGE_CHG_MASK.
 
         Raises
         ------
@@ -281,21 +294,58 @@ class AddressSpace:
         first, stop = self._whole_pages(addr, length, errno.ENOMEM)
         protect.mprotect(self._mm, first, stop, bits)
 
-    def mremap(self, old: int, old_len: int, new_len: int, new_addr: int) -> None:
-        """Move a mapping, in place of what is there: MAYMOVE|FIXED.
+    def mremap(
+        self,
+        old: int,
+        old_len: int,
+        new_len: int,
+        new_addr: int | None = None,
+        flags: int | str = "MAYMOVE|FIXED",
+    ) -> None:
+        """Move a mapping, in place of what is there, or resize it where it is.
+
+        Parameters
+        ----------
+        new_addr : int, optional
+            Needed with FIXED.
+        flags : int or str
+            "MAYMOVE|FIXED" moves; with "|DONTUNMAP" the pages move and an empty mapping
+            stays; "" grows or shrinks the mapping where it is. A place that the
+            kernel would choose (MAYMOVE or DONTUNMAP without FIXED) is not modelled.
 
         Raises
         ------
         OSError
-            EINVAL: not aligned, no new length, beyond the address space, or the
-            ranges overlap. EFAULT: the old range is not mapped, or not one VMA
-            where that is needed.
+            EINVAL: not aligned, no new length, beyond the address space, the
+            ranges overlap, or DONTUNMAP with another length. EFAULT: the old range
+            is not mapped, or not one VMA where that is needed. ENOMEM: no room to
+            grow where it is.
         """
+        bits = _bits("flags", flags, _RemapFlags)
+        fixed = bits & _RemapFlags.FIXED
+        if bits >> len(_RemapFlags) or (fixed and not bits & _RemapFlags.MAYMOVE):
+            raise OSError(errno.EINVAL, f"flags {bits:#x} don't go together")
+        if bits and not fixed:
+            raise ValueError(f"flags: {flags!r} has no FIXED: no place is chosen here")
+        to = whole("new_addr", new_addr) if fixed else 0
         src, src_stop = self._whole_pages(old, old_len, errno.EFAULT)
-        dst, dst_stop = self._whole_pages(new_addr, new_len, errno.EINVAL)
-        if dst == dst_stop:
+        count, wanted = src_stop - src, -(-whole("new_len", new_len) // self._page)
+        if fixed:
+            self._whole_pages(to, new_len, errno.EINVAL)
+        if not wanted:
             raise OSError(errno.EINVAL, "no new length")
-        move.mremap(self._mm, src, src_stop - src, dst_stop - dst, dst)
+        keep = bool(bits & _RemapFlags.DONTUNMAP)
+        if keep and wanted != count:
+            raise OSError(errno.EINVAL, "DONTUNMAP does not change the length")
+        try:
+            if fixed:
+                dst = to >> self._shift
+                move.mremap(self._mm, src, count, wanted, dst, keep=keep)
+            else:
+                end = self._end >> self._shift
+                move.resize(self._mm, src, count, wanted, end)
+        finally:
+            self._mm.tell_notes()
 
     def madvise(self, addr: int, length: int, advice: str) -> None:
         """Give advice.
@@ -303,17 +353,19 @@ class AddressSpace:
         Parameters
         ----------
         advice : str
-            DONTNEED, FREE, PAGEOUT, POPULATE_READ, POPULATE_WRITE, HUGEPAGE,
-            NOHUGEPAGE or COLLAPSE. NORMAL, WILLNEED and COLD change nothing.
+            DONTNEED, FREE, REMOVE, COLD, PAGEOUT, POPULATE_READ, POPULATE_WRITE, HUGEPAGE,
+            NOHUGEPAGE, COLLAPSE, DONTFORK, DOFORK, WIPEONFORK or KEEPONFORK. NORMAL
+            and WILLNEED change nothing.
 
         Raises
         ------
         OSError
-            EINVAL: not aligned, or not for this memory. ENOMEM: a part is not
+            EINVAL: not aligned, or not for this memory. EACCES: REMOVE of private
+            memory. ENOMEM: a part is not
             mapped; the rest has been done. EBUSY: COLLAPSE with a page missing
             under a userfaultfd.
         UserFault
-            POPULATE_WRITE as `write`.
+            POPULATE_READ as `read`, POPULATE_WRITE as `write`.
         """
         if not isinstance(advice, str):
             raise TypeError(f"advice: {advice!r} is not a name")
@@ -353,14 +405,14 @@ class AddressSpace:
             if write:
                 faults.write(self._mm, at, end, self._event, content=False)
             else:
-                faults.read(self._mm, at, end)
+                faults.read(self._mm, at, end, self._event)
             at = end
 
     # -- accesses -----------------------------------------------------------
 
     def _touched(self, addr: Any, length: Any) -> tuple[int, int]:
         """Return the vpns of bytes, which may start and end within a page."""
-        addr, length = _integer("addr", addr), _integer("length", length)
+        addr, length = whole("addr", addr), whole("length", length)
         return addr >> self._shift, -(-(addr + length) >> self._shift)
 
     def read(self, addr: int, length: int = 1) -> None:
@@ -369,11 +421,14 @@ class AddressSpace:
         Raises
         ------
         OSError
-            EFAULT, where a process would get SIGSEGV or SIGBUS. The pages before
+            EFAULT, where a process would get SIGSEGV or SIGBUS (as under a
+            userfaultfd with SIGBUS).
+        UserFault
+            At a missing page that no handler brings. In every case the pages before
             have been read.
         """
         first, stop = self._touched(addr, length)
-        faults.read(self._mm, first, stop)
+        faults.read(self._mm, first, stop, self._event)
 
     def write(self, addr: int, length: int = 1) -> None:
         """Write to every page that has a byte of a range.
@@ -383,30 +438,12 @@ class AddressSpace:
         OSError
             EFAULT, where a process would get SIGSEGV or SIGBUS.
         UserFault
-            At a page protected by a userfaultfd without WP_ASYNC and without a
-            handler, or whose handler left it protected. In every case the pages
-            before have been written.
+            At a page protected by a userfaultfd without WP_ASYNC, or missing under
+            one, without a handler, or whose handler left it so or woke nobody. In
+            every case the pages before have been written.
         """
         first, stop = self._touched(addr, length)
         faults.write(self._mm, first, stop, self._event)
-
-    def _event(self, vma: Vma, vpn: int) -> None:
-        """Have somebody resolve a write fault: handle_userfault()."""
-        address = vpn << self._shift
-        uffd = there(vma.uffd)
-        if uffd.handler is not None:
-            uffd.handler(self, address)
-        if self._waits(vpn):
-            raise UserFault(address)
-
-    def _waits(self, vpn: int) -> bool:
-        """Tell whether a write to a page still can't go on."""
-        vma = self._mm.vmas.find(vpn)
-        if vma is None or vma.uffd is None or vma.uffd.asynchronous:
-            return False
-        leaf = self._mm.leaves.get(self._mm.leaf_of(vpn))
-        word = leaf.word if leaf is not None else self.table.load(vpn)
-        return bool(word & self._mm.uffd_wp)
 
     # -- processes ----------------------------------------------------------
 
@@ -423,16 +460,21 @@ class AddressSpace:
         """
         child = AddressSpace.__new__(AddressSpace)
         child._adopt(self._mm.copy())
-        for vma, copied in zip(self._mm.vmas, child._mm.vmas, strict=True):
-            if vma.uffd is not None and copied.uffd is None:
+        kept = (vma for vma in self._mm.vmas if vma.copied)
+        for vma, copied in zip(kept, child._mm.vmas, strict=True):
+            if vma.wp and not copied.wp:
                 mux.give(child._mm, copied.start, copied.stop, "soft_dirty")
         uffds = dict.fromkeys(vma.uffd for vma in child._mm.vmas if vma.uffd)
         child._uffds = list(uffds)
+        for uffd in dict.fromkeys(vma.uffd for vma in self._mm.vmas if vma.copied):
+            if uffd and uffd.listener and "EVENT_FORK" in uffd.features:
+                uffd.listener(self, UffdEvent("FORK", child=child))
         return child
 
     def exit(self) -> None:
         """Unmap everything, as a process's end does."""
         self._mm.unmap(0, self._end >> self._shift)
+        self._mm.notes.clear()  # exit_mmap() tells nobody
         self._uffds = []
 
     # -- the two trackers ---------------------------------------------------
@@ -443,9 +485,12 @@ class AddressSpace:
         length: int,
         features: Iterable[str] = ("WP_ASYNC", "WP_UNPOPULATED"),
         *,
+        mode: str | Iterable[str] = "WP",
         handler: Handler | None = None,
+        missing_handler: Handler | None = None,
+        listener: Listener | None = None,
     ) -> None:
-        """Have a userfaultfd track writes: UFFDIO_REGISTER_MODE_WP.
+        """Have a userfaultfd told of faults: UFFDIO_REGISTER.
 
         There is one userfaultfd for each set of features; the one that was
         registered last is also used to unregister.
@@ -454,39 +499,59 @@ class AddressSpace:
         ----------
         features : iterable of str
             UFFD_FEATURE_* without the prefix, or text joined by "|".
+        mode : str or iterable of str
+            WP: writes are tracked. MISSING: it is to bring pages that are not there.
         handler : callable, optional
             ``handler(space, address)`` is called at a write to a protected page,
             without WP_ASYNC, and should unprotect it.
+        missing_handler : callable, optional
+            ``missing_handler(space, address)`` is called at an access to a missing
+            page and should bring it, by `uffd_copy` for example.
+        listener : callable, optional
+            ``listener(space, event)`` is called with a :class:`UffdEvent` for each
+            event of the features EVENT_*. REMOVE comes before pages go, the others
+            when the call is done.
 
         Raises
         ------
         OSError
-            EINVAL: no whole pages, nothing mapped, or there is no field `uffd_wp`.
-            EBUSY: another userfaultfd is there.
+            EINVAL: no mode, no whole pages, nothing mapped, a feature that this
+            release has not, or WP without a field `uffd_wp`. EBUSY: another
+            userfaultfd is there.
         Refused
             The two trackers have one bit by VMA, and `soft_dirty` holds it since
             clear_refs.
         """
         names = frozenset(_names("features", features))
-        if unknown := names - FEATURES:
+        if unknown := names - FEATURES.keys():
             raise ValueError(f"features: {sorted(unknown)} are not modelled")
+        callbacks = {
+            "handler": handler,
+            "missing_handler": missing_handler,
+            "listener": listener,
+        }
+        for name, called in callbacks.items():
+            if called is not None and not callable(called):
+                raise TypeError(f"{name}: {called!r} can't be called")
+        modes = Mode(_bits("mode", _names("mode", mode), Mode))
+        for name in sorted(names):
+            if self._mm.release < FEATURES[name]:
+                raise OSError(errno.EINVAL, f"no {name} in {self._mm.release}")
+        if not modes:
+            raise OSError(errno.EINVAL, f"mode {mode!r}: none")
         uffd = self._uffd(names)
-        if handler is not None:
-            if not callable(handler):
-                raise TypeError(f"handler: {handler!r} can't be called")
-            uffd.handler = handler
-        protect.register(self._mm, uffd, *self._uffd_range(addr, length))
+        protect.register(self._mm, uffd, modes, *self._uffd_range(addr, length))
+        self._uffds = [one for one in self._uffds if one is not uffd] + [uffd]
+        for name, called in callbacks.items():
+            if called is not None:
+                setattr(uffd, name, called)
 
     def _uffd(self, features: frozenset[str]) -> Userfaultfd:
-        """Return the userfaultfd of these features, now the last one used."""
+        """Return the userfaultfd of these features, a new one if there is none."""
         for uffd in self._uffds:
             if uffd.features == features:
-                self._uffds.remove(uffd)
-                break
-        else:
-            uffd = Userfaultfd(features)
-        self._uffds.append(uffd)
-        return uffd
+                return uffd
+        return Userfaultfd(features)
 
     def uffd_unregister(self, addr: int, length: int) -> None:
         """Take protection off and stop tracking: UFFDIO_UNREGISTER.
@@ -498,7 +563,9 @@ class AddressSpace:
             that is not the one registered last.
         """
         uffd = self._uffds[-1] if self._uffds else None
-        protect.unregister(self._mm, uffd, *self._uffd_range(addr, length))
+        first, stop = self._uffd_range(addr, length)
+        protect.unregister(self._mm, uffd, first, stop)
+        self._wake(first, stop)
 
     def uffd_writeprotect(self, addr: int, length: int, on: bool | int) -> None:
         """Protect pages, or take protection off: UFFDIO_WRITEPROTECT.
@@ -509,7 +576,10 @@ class AddressSpace:
             EINVAL: no whole pages. ENOENT: a part is not tracked, or nothing is
             mapped; what is before it has been changed.
         """
-        protect.writeprotect(self._mm, *self._uffd_range(addr, length), on=bool(on))
+        first, stop = self._uffd_range(addr, length)
+        protect.writeprotect(self._mm, first, stop, on=bool(on))
+        if not on:
+            self._wake(first, stop)
 
     def clear_refs(self) -> None:
         """Clear the soft-dirty bits: a 4 written to /proc/PID/clear_refs.
@@ -540,7 +610,7 @@ class AddressSpace:
             A word a page; none past the end of the address space.
         """
         first, _ = self._whole_pages(addr, 0, errno.EINVAL)
-        stop = first + -(-_integer("length", length) // self._page)
+        stop = first + -(-whole("length", length) // self._page)
         stop = min(stop, self._end >> self._shift)
         return scan.pagemap(self._mm, first, max(first, stop), pfns=pfns)
 
@@ -595,8 +665,8 @@ class AddressSpace:
         }
         categories = {name: _bits(name, value, PageIs) for name, value in masks.items()}
         known = sum(int(one) for one in PageIs)
-        if self._mm.release < (6, 15):
-            known -= int(PageIs.GUARD)
+        for one, since in ((PageIs.SOFT_DIRTY, (6, 8)), (PageIs.GUARD, (6, 15))):
+            known -= int(one) if self._mm.release < since else 0
         if bits >> len(_ScanFlags) or any(
             mask & ~known for mask in categories.values()
         ):
@@ -604,7 +674,7 @@ class AddressSpace:
                 errno.EINVAL,
                 f"flags {bits:#x} or a category of {categories} is unknown",
             )
-        start, end = _integer("start", start), _integer("end", end)
+        start, end = whole("start", start), whole("end", end)
         if start % self._page:
             raise OSError(errno.EINVAL, f"start {start:#x} is not of a page")
         if not start <= end <= self._end:
@@ -613,8 +683,8 @@ class AddressSpace:
         walk = scan.Scan(
             mm=self._mm,
             flags=bits,
-            max_pages=_integer("max_pages", max_pages) or 1 << 64,
-            vec_len=1 << 64 if vec_len is None else _integer("vec_len", vec_len),
+            max_pages=whole("max_pages", max_pages) or 1 << 64,
+            vec_len=1 << 64 if vec_len is None else whole("vec_len", vec_len),
             **categories,
         )
         found = walk.run(start >> self._shift, stop)
@@ -631,24 +701,21 @@ def _nothing(mm: Mm, vma: Vma, first: int, stop: int) -> None:
     """Advice that can't be seen."""
 
 
-def _hugepage(mm: Mm, vma: Vma, first: int, stop: int) -> None:
-    protect.advise_huge(mm, vma, first, stop, huge=True)
-
-
-def _nohugepage(mm: Mm, vma: Vma, first: int, stop: int) -> None:
-    protect.advise_huge(mm, vma, first, stop, huge=False)
-
-
-_ADVICE = {
+_ADVICE: dict[str, Callable[[Mm, Vma, int, int], None]] = {
     "NORMAL": _nothing,
     "WILLNEED": _nothing,
-    "COLD": _nothing,
+    "COLD": reclaim.cold,
+    "DONTFORK": partial(protect.advise_fork, copied=False),
+    "DOFORK": partial(protect.advise_fork, copied=True),
+    "WIPEONFORK": partial(protect.advise_wipe, wiped=True),
+    "KEEPONFORK": partial(protect.advise_wipe, wiped=False),
     "DONTNEED": reclaim.dontneed,
+    "REMOVE": reclaim.remove,
     "FREE": reclaim.free,
     "PAGEOUT": reclaim.pageout,
     "COLLAPSE": faults.collapse,
-    "HUGEPAGE": _hugepage,
-    "NOHUGEPAGE": _nohugepage,
+    "HUGEPAGE": partial(protect.advise_huge, huge=True),
+    "NOHUGEPAGE": partial(protect.advise_huge, huge=False),
     "POPULATE_READ": _nothing,
     "POPULATE_WRITE": _nothing,
 }

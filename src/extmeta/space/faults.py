@@ -9,7 +9,6 @@ from collections.abc import Callable
 
 import numpy as np
 
-from extmeta.checks import there
 from extmeta.space.mm import U64, Bools, Entries, Leaf, Mm
 from extmeta.space.physical import FIRST_PFN, HUGE_ZERO_PFN, ZERO_PFN
 from extmeta.space.vma import Prot, Vma
@@ -17,22 +16,31 @@ from extmeta.space.vma import Prot, Vma
 # fault_around_bytes.
 FAULT_AROUND_BYTES = 65536
 
-# Pages looked at at once for one whose write must wait for its userfaultfd.
+# Pages looked at at once for one whose access must wait for its userfaultfd.
 LOOK_AHEAD = 4096
 
-# Called with a VMA and the vpn of a page whose write waits.
-Event = Callable[[Vma, int], None]
+# Called with a VMA, the vpn of a page whose access waits, and whether it is missing.
+Event = Callable[[Vma, int, bool], None]
 
 
-def read(mm: Mm, first: int, stop: int) -> None:
-    """Read pages [first, stop); EFAULT where nothing can be read."""
+def read(mm: Mm, first: int, stop: int, event: Event) -> None:
+    """Read pages [first, stop); EFAULT where nothing can be read.
+
+    `event` is called at a page that a userfaultfd has to bring, as `write` does.
+    """
     at = first
     while at < stop:
         vma = mm.vmas.find(at)
         if vma is None or vma.prot == Prot.NONE:
             raise OSError(errno.EFAULT, f"no page to read at vpn {at:#x}")
         end = min(stop, vma.stop)
-        reach = max(at, _reach(vma, end))
+        if vma.missing:
+            end = _first_missing(mm, vma, at, min(end, at + LOOK_AHEAD))
+            if end == at:
+                _before_missing(mm, vma, at, write=False)
+                event(vma, at, True)
+                continue
+        reach = max(at, reach_of(vma, end))
         read_vma(mm, vma, at, reach)
         _refuse_past_end(reach, end)
         at = end
@@ -44,8 +52,8 @@ def write(mm: Mm, first: int, stop: int, event: Event, *, content: bool = True) 
     Parameters
     ----------
     event : callable
-        Called where a write must wait for a userfaultfd; what it raises ends
-        the write there. The page must be writable when it returns.
+        Called at a page whose write must wait for a userfaultfd; what it raises
+        ends the write there. The page must be writable when it returns.
     content : bool
         Something other than zeros is written.
     """
@@ -55,21 +63,27 @@ def write(mm: Mm, first: int, stop: int, event: Event, *, content: bool = True) 
         if vma is None or not vma.prot & Prot.W:
             raise OSError(errno.EFAULT, f"no page to write at vpn {at:#x}")
         end = min(stop, vma.stop)
-        if vma.uffd is not None and not vma.uffd.asynchronous:
+        if vma.missing or (vma.wp and not vma.asynchronous):
             end = min(end, at + LOOK_AHEAD)
-            waits = _first_protected(mm, at, end)
-            if waits == at:
-                _populate_protected(mm, vma, at)
-                event(vma, at)
+        if vma.missing:
+            end = _first_missing(mm, vma, at, end)
+            if end == at:
+                _before_missing(mm, vma, at, write=True)
+                event(vma, at, True)
                 continue
-            end = waits
-        reach = max(at, _reach(vma, end))
+        if vma.wp and not vma.asynchronous:
+            end = _first_protected(mm, at, end)
+            if end == at:
+                _populate_protected(mm, vma, at)
+                event(vma, at, False)
+                continue
+        reach = max(at, reach_of(vma, end))
         write_vma(mm, vma, at, reach, content)
         _refuse_past_end(reach, end)
         at = end
 
 
-def _reach(vma: Vma, stop: int) -> int:
+def reach_of(vma: Vma, stop: int) -> int:
     """Return the vpn up to which a VMA has pages to be faulted in."""
     if vma.backing is None:
         return stop
@@ -80,6 +94,46 @@ def _refuse_past_end(reach: int, stop: int) -> None:
     """Raise EFAULT, for SIGBUS, where a backing ends before [.., stop)."""
     if reach < stop:
         raise OSError(errno.EFAULT, f"vpn {reach:#x} is past the file's end")
+
+
+def is_missing(mm: Mm, vma: Vma, vpn: int) -> bool:
+    """Tell whether an access to a page waits for a userfaultfd to bring it."""
+    return vma.missing and _first_missing(mm, vma, vpn, vpn + 1) == vpn
+
+
+def _first_missing(mm: Mm, vma: Vma, first: int, stop: int) -> int:
+    """Return the first vpn of [first, stop) that has no page, or stop.
+
+    Neither in its PTE, which may have a marker, nor in the backing:
+    do_anonymous_page(), shmem_get_folio_gfp().
+    """
+    entries = mm.entries(first, reach_of(vma, stop))
+    marked = ~entries.present & (entries.value == mm.marker)
+    absent = mm.absent(first, max(first, reach_of(vma, stop)))
+    vpns = np.union1d(absent, entries.vpn[marked])
+    if vma.backing is not None:
+        vpns = vpns[~vma.backing.has(pages_of(vma, vpns))]
+    return int(vpns[0]) if len(vpns) else stop
+
+
+def _before_missing(mm: Mm, vma: Vma, vpn: int, *, write: bool) -> None:
+    """Do what a fault does before it finds that a page is missing."""
+    if not vma.wp:
+        _clear_leftover(mm, mm.entries(vpn, vpn + 1))
+    huge = _huge_fault(mm, vma, mm.leaf_of(vpn))
+    if not vma.shared and (write or huge):
+        mm.vmas.prepare_anon(vma)
+    if vma.anonymous and not huge:
+        mm.tables.add(mm.leaf_of(vpn))
+    elif vma.backing is not None and not write and not vma.wp:
+        _map_around(mm, vma, vpn)
+
+
+def _clear_leftover(mm: Mm, entries: Entries) -> Entries:
+    """Clear markers that nobody uses any more; return the rest: pte_marker_clear()."""
+    marked = ~entries.present & (entries.value == mm.marker)
+    mm.clear(entries.vpn[marked])
+    return entries.take(~marked)
 
 
 def _first_protected(mm: Mm, first: int, stop: int) -> int:
@@ -116,6 +170,8 @@ def read_vma(mm: Mm, vma: Vma, first: int, stop: int) -> None:
     """Read pages of one VMA that may be read."""
     huge_faults(mm, vma, first, stop, write=False)
     entries = mm.entries(first, stop)
+    if not vma.wp:
+        entries = _clear_leftover(mm, entries)
     marked = ~entries.present & (entries.value == mm.marker)
     swap_in(mm, entries.take(~entries.present & ~marked))
     absent = mm.absent(first, stop)
@@ -124,14 +180,13 @@ def read_vma(mm: Mm, vma: Vma, first: int, stop: int) -> None:
         mm.clear(entries.vpn[marked])
         vpns = np.sort(np.concatenate((absent, entries.vpn[marked])))
         mm.map(vma, vpns, np.full(len(vpns), ZERO_PFN, np.uint64))
-    elif vma.uffd is None:
+    elif not vma.wp:
         _fault_around(mm, vma, absent)
     else:
         # uffd_disable_fault_around()
         mm.clear(entries.vpn[marked])
         _map_backing(mm, vma, np.concatenate((absent, entries.vpn[marked])))
-    if vma.uffd is not None:
-        mm.change_words(entries.vpn[marked], 0, mm.uffd_wp)
+    mm.change_words(entries.vpn[marked], 0, mm.uffd_wp)
 
 
 def pages_of(vma: Vma, vpns: U64) -> U64:
@@ -141,7 +196,8 @@ def pages_of(vma: Vma, vpns: U64) -> U64:
 
 def _map_backing(mm: Mm, vma: Vma, vpns: U64) -> None:
     """Map pages of the backing where there is nothing: finish_fault()."""
-    mm.map(vma, vpns, there(vma.backing).get(pages_of(vma, vpns)))
+    if vma.backing is not None:
+        mm.map(vma, vpns, vma.backing.get(pages_of(vma, vpns)))
 
 
 def _fault_around(mm: Mm, vma: Vma, absent: U64) -> None:
@@ -174,6 +230,19 @@ def _fault_around(mm: Mm, vma: Vma, absent: U64) -> None:
         near = near[~np.isin(near, window)]
         wanted = wanted[~np.isin(wanted, np.append(window, wanted[0]))]
     _map_backing(mm, vma, wanted)
+
+
+def _map_around(mm: Mm, vma: Vma, vpn: int) -> None:
+    """Map what is in memory around a page that is not: do_fault_around()."""
+    if vma.backing is None:
+        return
+    around = FAULT_AROUND_BYTES >> mm.arch.page_shift
+    start = vpn // around * around
+    low = max(start, vma.start)
+    high = reach_of(vma, min(start + around, vma.stop))
+    near = mm.absent(low, high)
+    resident = vma.backing.resident(0, len(vma.backing))
+    _map_backing(mm, vma, near[resident[pages_of(vma, near)]])
 
 
 def swap_in(mm: Mm, entries: Entries) -> None:
@@ -231,15 +300,20 @@ def write_vma(mm: Mm, vma: Vma, first: int, stop: int, content: bool) -> None:
     swap_in(mm, entries.take(~entries.present & ~marked))
     mm.clear(entries.vpn[marked])
     _populate(mm, vma, mm.absent(first, stop))
-    # WP_ASYNC: the bit goes by itself (do_wp_page()).
-    mm.change_words(slice(first, stop), mm.uffd_wp)
-    if not vma.shared:
+    if vma.wp:
+        # WP_ASYNC: the bit goes by itself (do_wp_page()).
+        mm.change_words(slice(first, stop), mm.uffd_wp)
+    if vma.shared and vma.backing is not None:
+        vma.backing.dirty(pages_of(vma, np.arange(first, stop, dtype=np.uint64)))
+    else:
         _copy_on_write(mm, vma, mm.entries(first, stop))
     mm.change_words(slice(first, stop), 0, mm.soft_dirty)
+    mm.keep(mm.entries(first, stop).value)
     written = [mm.entries(first, stop).value] if content else []
     for base in mm.leaves_within(first, stop):
         leaf = mm.leaves[base]
         leaf.word |= mm.settable(base, mm.soft_dirty)
+        mm.keep(mm.leaf_pfns(leaf))
         if content:
             low, high = max(first - base, 0), min(stop - base, mm.pages_per_leaf)
             written.append(mm.leaf_pfns(leaf)[low:high])
@@ -277,6 +351,7 @@ def _copy_on_write(mm: Mm, vma: Vma, entries: Entries) -> None:
     pfns = physical.allocate(len(entries.vpn))
     physical.copy(entries.value, pfns)
     mm.replace(vma, entries.vpn, pfns)
+    mm.change_words(entries.vpn, mm.uffd_wp)
     physical.unmap(entries.value)
 
 
@@ -290,14 +365,19 @@ def may_be_huge(mm: Mm, vma: Vma) -> bool:
     return vma.huge is True or mm.thp == "always"
 
 
+def _huge_fault(mm: Mm, vma: Vma, base: int) -> bool:
+    """Tell whether a fault would map a huge page: create_huge_pmd()."""
+    inside = vma.start <= base and base + mm.pages_per_leaf <= vma.stop
+    free = base not in mm.tables and base not in mm.leaves
+    return inside and free and may_be_huge(mm, vma)
+
+
 def huge_faults(mm: Mm, vma: Vma, first: int, stop: int, *, write: bool) -> None:
     """Map huge pages where there is no table yet: do_huge_pmd_anonymous_page()."""
     if not may_be_huge(mm, vma):
         return
-    size = mm.pages_per_leaf
     for base, _at, _end in mm.regions(first, stop):
-        inside = vma.start <= base and base + size <= vma.stop
-        if not inside or base in mm.tables or base in mm.leaves:
+        if not _huge_fault(mm, vma, base):
             continue
         mm.vmas.prepare_anon(vma)
         if write:
@@ -317,14 +397,14 @@ def _put_huge(mm: Mm, base: int, word: int = 0) -> None:
 def _write_leaf(mm: Mm, vma: Vma, base: int) -> None:
     """A write to a page of a leaf: wp_huge_pmd(), do_huge_pmd_wp_page()."""
     leaf = mm.leaves[base]
-    if leaf.word & mm.uffd_wp:
+    if vma.wp and leaf.word & mm.uffd_wp:
         # Asynchronous: taken off one page only.
         mm.split_leaf(base)
     elif leaf.zero and mm.release >= (6, 13):
         # do_huge_zero_wp_pmd(), new in 6.13.
         mm.take_leaf(base)
         mm.vmas.prepare_anon(vma)
-        _put_huge(mm, base, leaf.word)
+        _put_huge(mm, base, leaf.word & ~mm.uffd_wp)
     elif leaf.zero or mm.physical.shared(mm.leaf_pfns(leaf)).any():
         mm.split_leaf(base)
     else:
@@ -345,7 +425,9 @@ def collapse(mm: Mm, vma: Vma, first: int, stop: int) -> None:
         raise OSError(errno.EINVAL, "this VMA can't have huge pages")
     if vma.anon_vma is None:
         raise OSError(errno.EINVAL, "nothing was written to this VMA")
-    failed = 0
+    # Inside one huge page's span the rounded range ends before it starts, and the count
+    # of those collapsed is never that of those wanted.
+    failed = errno.EINVAL if end < start else 0
     for base in range(start, end, size):
         error, go_on = _collapse_one(mm, vma, base)
         failed = error or failed

@@ -24,6 +24,7 @@ from extmeta.space.physical import (
     Backing,
     Physical,
 )
+from extmeta.space.userfault import Userfaultfd
 from extmeta.space.vma import Vma, Vmas
 
 U64 = npt.NDArray[np.uint64]
@@ -36,6 +37,10 @@ MARKER_UFFD_WP = 1
 
 # From here on all tables are listed, instead of being asked for one by one.
 LIST_FROM = 4096
+
+
+def _nobody(*_event: Any) -> None:
+    """Tell nobody of an event."""
 
 
 class Refused(ValueError):
@@ -135,7 +140,14 @@ class Mm:
         self.thp = thp
         self.thp_swap = thp_swap
         self.vmas = Vmas(release)
+        # Events that are told when a call is done: userfaultfd, name, vpns.
+        self.notes: list[tuple[Userfaultfd, str, tuple[int, ...]]] = []
+        # What tells them; an AddressSpace sets it.
+        self.tell: Callable[[Userfaultfd, str, tuple[int, ...]], None] = _nobody
+        physical.spaces.add(self)
         self.leaves: dict[int, Leaf] = {}
+        # By pfn: this address space's PTE is clean since MADV_FREE.
+        self._clean = np.zeros(0, np.bool_)
         self.tables: set[int] = set()
         fields = table.fields
         self.uffd_wp = fields.mask("uffd_wp") if "uffd_wp" in fields else 0
@@ -220,6 +232,26 @@ class Mm:
             return np.zeros(len(vpns), np.bool_)
         return np.asarray(self.table.load(vpns, "uffd_wp") != 0)
 
+    # -- what MADV_FREE leaves to reclaim -------------------------------------
+
+    def free_lazily(self, pfns: U64) -> None:
+        """Let pages go when memory is short, unless they are written before."""
+        if len(missing := self.physical.mapcount[len(self._clean) :]):
+            self._clean = np.append(self._clean, np.zeros(len(missing), np.bool_))
+        self._clean[self.physical.free_lazily(pfns)] = True
+
+    def keep(self, pfns: U64) -> None:
+        """Note that PTEs are dirty: reclaim has to keep what is in the pages."""
+        self._clean[pfns[pfns < len(self._clean)]] = False
+
+    def droppable(self, pfns: U64) -> Bools:
+        """Tell which pages, mapped here alone, reclaim drops instead of swapping."""
+        found = self.physical.lazy(pfns)
+        known = pfns < len(self._clean)
+        found[~known] = False
+        found[known] &= self._clean[pfns[known]]
+        return found
+
     # -- changing entries ---------------------------------------------------
 
     def refusable(self, operation: Callable[..., None], *args: Any) -> None:
@@ -302,8 +334,11 @@ class Mm:
             self.drop_leaf(base)
         entries = self.entries(first, stop)
         stay = np.empty(0, np.uint64)
-        if keep_markers and not vma.anonymous and vma.uffd is not None:
-            stay = entries.vpn[self.protected(entries.vpn)]
+        if keep_markers and not vma.anonymous:
+            # A marker stays also if nobody uses it any more: zap_drop_markers().
+            marked = ~entries.present & (entries.value == self.marker)
+            kept = self.protected(entries.vpn) if vma.wp else marked
+            stay = entries.vpn[kept]
         self.forget(entries)
         self.table.unmap(first, stop - first)
         self.mark(stay)
@@ -312,7 +347,7 @@ class Mm:
 
     def put_leaf(self, base: int, leaf: Leaf) -> None:
         """Map a huge page where there is nothing, counted by the caller."""
-        self.table.map_huge(base, leaf.pfn)
+        self.table.map_huge(base, leaf.pfn, deposit=True)
         self.leaves[base] = leaf
         self.tables.discard(base)
 
@@ -369,9 +404,34 @@ class Mm:
     def unmap(self, first: int, stop: int) -> None:
         """Take away the VMAs of [first, stop) and what is in them: do_munmap()."""
         gone = self.vmas.cut(first, stop)
+        for vma in {vma.uffd: vma for vma in gone}.values():
+            self.note(vma, "UNMAP", first, stop)
         for vma in gone:
             self.zap(vma, vma.start, vma.stop)
         self.free_tables(first, stop)
+
+    # -- events -------------------------------------------------------------
+
+    def note(self, vma: Vma, kind: str, *vpns: int) -> None:
+        """Have a VMA's userfaultfd told when the call is done, if it wants that."""
+        if vma.uffd is not None and f"EVENT_{kind}" in vma.uffd.features:
+            self.notes.append((vma.uffd, kind, vpns))
+
+    def tell_now(self, vma: Vma, kind: str, *vpns: int) -> None:
+        """Have a VMA's userfaultfd told, if it wants that, before the call goes on."""
+        if vma.uffd is not None and f"EVENT_{kind}" in vma.uffd.features:
+            self.tell(vma.uffd, kind, vpns)
+
+    def tell_notes(self) -> None:
+        """Tell what happened in a call, what was moved before what was unmapped.
+
+        But for what was unmapped at the place to move to: mremap()'s uf_unmap_early.
+        """
+        notes, self.notes = self.notes, []
+        moved = {vpns[2] for _uffd, kind, vpns in notes if kind == "REMAP"}
+        notes.sort(key=lambda note: (note[1] == "UNMAP") - 2 * (note[2][0] in moved))
+        for note in notes:
+            self.tell(*note)
 
     def free_tables(self, first: int, stop: int) -> None:
         """Free the PTE tables of [first, stop) that no VMA needs: free_pgtables()."""
@@ -397,29 +457,39 @@ class Mm:
             *(self.table.fork(), self.arch, self.physical, self.release),
             *(self.thp, self.thp_swap),
         )
+        child._clean = self._clean.copy()
         child.leaves = {base: replace(leaf) for base, leaf in self.leaves.items()}
         contexts: dict[Any, Any] = {}
         for vma in self.vmas:
+            if not vma.copied:
+                child.forget_range(vma.start, vma.stop)
+                continue
             copied = vma.part(vma.start, vma.stop)
-            if vma.anon_vma is not None:
+            if vma.wiped:
+                copied.anon_vma = None
+            elif vma.anon_vma is not None:
                 copied.anon_vma, copied.chain = type(vma.anon_vma)(), vma.chain + 1
             if vma.uffd is not None:
                 copied.uffd = None
                 if "EVENT_FORK" in vma.uffd.features:
                     copied.uffd = contexts.setdefault(vma.uffd, vma.uffd.copy())
             child.vmas.insert(copied)
-            if copied.uffd is None and vma.anon_vma is None:
-                for base in child.leaves_within(vma.start, vma.stop):
-                    child.take_leaf(base)
-                child.table.unmap(vma.start, vma.stop - vma.start)
+            if vma.wiped or (not copied.wp and vma.anon_vma is None):
+                child.forget_range(vma.start, vma.stop)
                 continue
             child.tables.update(self.tables_within(vma.start, vma.stop))
-            if copied.uffd is None:
+            if not copied.wp:
                 child.disown(vma.start, vma.stop)
             else:
                 child.renew_markers(vma.start, vma.stop)
             child.count(vma.start, vma.stop)
         return child
+
+    def forget_range(self, first: int, stop: int) -> None:
+        """Take away what a fork's copy has in [first, stop), not counted yet."""
+        for base in self.leaves_within(first, stop):
+            self.take_leaf(base)
+        self.table.unmap(first, stop - first)
 
     def tables_within(self, first: int, stop: int) -> set[int]:
         """Return which PTE tables of [first, stop) are there."""

@@ -1,8 +1,9 @@
 """mremap: VMAs moved, with what is in them.
 
 Linux mm/mremap.c. A PTE that is moved becomes soft-dirty (move_soft_dirty_pte());
-a table that is moved as a whole is not looked at (move_normal_pmd()). Protection by
-a userfaultfd without EVENT_REMAP does not move.
+a table that is moved as a whole is not looked at (move_normal_pmd()); which
+architectures move them is `Arch.moves_tables`. Protection by a userfaultfd without
+EVENT_REMAP does not move.
 """
 
 import errno
@@ -18,8 +19,32 @@ from extmeta.space.vma import Vma
 CHECKS_FIRST = (6, 17)
 
 
-def mremap(mm: Mm, src: int, old: int, new: int, dst: int) -> None:
+def resize(mm: Mm, first: int, old: int, new: int, end: int) -> None:
+    """Let a mapping have `new` pages where it is: mremap_at(), without MAYMOVE.
+
+    Raises OSError: EINVAL for no pages; EFAULT where nothing is mapped or the range
+    leaves a VMA; ENOMEM where there is no room before the next VMA or `end`.
+    """
+    if not new:
+        raise OSError(errno.EINVAL, "no new length")
+    if mm.vmas.find(first) is None:
+        raise OSError(errno.EFAULT, f"nothing mapped at vpn {first:#x}")
+    if new < old:
+        mm.unmap(first + new, first + old)
+    if new <= old:
+        return
+    vma, start, stop = _one_vma(mm, first, old), first + old, first + new
+    if start != vma.stop or stop > end or mm.vmas.within(start, stop):
+        raise OSError(errno.ENOMEM, f"no room up to vpn {stop:#x}")
+    # vma_merge_extend()
+    mm.vmas.add(vma.part(start, stop))
+    mux.give(mm, start, stop, "uffd_wp" if vma.wp else "soft_dirty")
+
+
+def mremap(mm: Mm, src: int, old: int, new: int, dst: int, *, keep: bool) -> None:
     """Move pages [src, src + old) to dst; there `new` pages: MREMAP_FIXED.
+
+    With `keep` the old mapping stays, empty: MREMAP_DONTUNMAP.
 
     Raises OSError: EINVAL where the ranges overlap; EFAULT where nothing is mapped
     or, when it is not just moved, the range is not of one VMA.
@@ -30,7 +55,7 @@ def mremap(mm: Mm, src: int, old: int, new: int, dst: int) -> None:
     if src < dst + new and dst < src + old:
         raise OSError(errno.EINVAL, f"vpns {src:#x} and {dst:#x} on overlap")
     if several and old == new:
-        _move_several(mm, src, old, dst)
+        _move_several(mm, src, old, dst, keep)
         return
     if several:
         _one_vma(mm, src, min(old, new))
@@ -40,7 +65,7 @@ def mremap(mm: Mm, src: int, old: int, new: int, dst: int) -> None:
     if old > new:
         mm.unmap(src + new, src + old)
         old = new
-    _move(mm, _one_vma(mm, src, old), src, old, new, dst)
+    _move(mm, _one_vma(mm, src, old), src, old, new, dst, keep)
 
 
 def _one_vma(mm: Mm, src: int, count: int) -> Vma:
@@ -53,7 +78,7 @@ def _one_vma(mm: Mm, src: int, count: int) -> Vma:
     return vma
 
 
-def _move_several(mm: Mm, src: int, count: int, dst: int) -> None:
+def _move_several(mm: Mm, src: int, count: int, dst: int, keep: bool) -> None:
     """Move each VMA of a range, gaps stay: remap_move() of 6.17."""
     stop = src + count
     parts = [(max(v.start, src), min(v.stop, stop)) for v in mm.vmas.within(src, stop)]
@@ -66,10 +91,10 @@ def _move_several(mm: Mm, src: int, count: int, dst: int) -> None:
         to = dst + at - src
         mm.unmap(to, to + end - at)
         # An unmapped destination may have cut nothing of the source: no overlap.
-        _move(mm, _one_vma(mm, at, end - at), at, end - at, end - at, to)
+        _move(mm, _one_vma(mm, at, end - at), at, end - at, end - at, to, keep)
 
 
-def _move(mm: Mm, vma: Vma, src: int, old: int, new: int, dst: int) -> None:
+def _move(mm: Mm, vma: Vma, src: int, old: int, new: int, dst: int, keep: bool) -> None:
     """Move a range of one VMA where nothing is mapped: move_vma()."""
     moved = vma.part(src, src + old)
     moved.start, moved.stop = dst, dst + new
@@ -77,7 +102,8 @@ def _move(mm: Mm, vma: Vma, src: int, old: int, new: int, dst: int) -> None:
         moved.pgoff = dst
     loses = vma.uffd is not None and "EVENT_REMAP" not in vma.uffd.features
     aligned = (src - dst) % mm.pages_per_leaf == 0
-    wholes = set() if loses or not aligned else _whole_tables(mm, vma, src, old, dst)
+    whole = aligned and not loses and mm.arch.moves_tables
+    wholes = _whole_tables(mm, vma, src, old, dst) if whole else set()
     new_vma = mm.vmas.add(moved)
     if wholes and new_vma.start != dst and mm.leaf_of(src) != src:
         # try_realign_addr(): not where the new VMA has joined one before it.
@@ -85,9 +111,21 @@ def _move(mm: Mm, vma: Vma, src: int, old: int, new: int, dst: int) -> None:
     _move_entries(mm, src, old, dst, wholes, loses)
     if loses:
         new_vma.uffd = None
-        mux.give(mm, new_vma.start, new_vma.stop, "soft_dirty")
-    mux.give(mm, dst + old, dst + new, "uffd_wp" if new_vma.uffd else "soft_dirty")
-    mm.unmap(src, src + old)
+        if vma.wp:
+            mux.give(mm, new_vma.start, new_vma.stop, "soft_dirty")
+    mm.note(new_vma, "REMAP", src, src + old, dst)
+    mux.give(mm, dst + old, dst + new, "uffd_wp" if new_vma.wp else "soft_dirty")
+    if not keep:
+        mm.unmap(src, src + old)
+        return
+    # dontunmap_complete(): no page of the old VMA has its anon_vma any more.
+    emptied = mm.vmas.find(src)
+    if (
+        emptied is not None
+        and emptied is not new_vma
+        and (emptied.start, emptied.stop) == (src, src + old)
+    ):
+        emptied.anon_vma, emptied.chain = None, 0
 
 
 def _whole_tables(mm: Mm, vma: Vma, src: int, count: int, dst: int) -> set[int]:

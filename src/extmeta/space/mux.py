@@ -18,7 +18,7 @@ from extmeta.space.vma import Vma
 def refuse_uffd_wp(mm: Mm, vmas: list[Vma]) -> None:
     """Raise Refused if soft-dirty needs the bit in a VMA: after clear_refs."""
     for vma in vmas if mm.one_bit is not None else ():
-        if vma.uffd is None and not vma.soft_dirty:
+        if not vma.wp and not vma.soft_dirty:
             raise Refused(
                 f"{mm.table.encoding!r}: uffd_wp has no bit in the VMA at vpn "
                 f"{vma.start:#x}, soft_dirty holds it since clear_refs"
@@ -28,7 +28,7 @@ def refuse_uffd_wp(mm: Mm, vmas: list[Vma]) -> None:
 def refuse_soft_dirty(mm: Mm) -> None:
     """Raise Refused if uffd-wp has the bit in a VMA."""
     for vma in mm.vmas if mm.one_bit is not None else ():
-        if vma.uffd is not None:
+        if vma.wp:
             raise Refused(
                 f"{mm.table.encoding!r}: soft_dirty has no bit in the VMA at vpn "
                 f"{vma.start:#x}, uffd_wp holds it as long as a userfaultfd is there"

@@ -5,6 +5,9 @@ maps, nor needs from swap, is free. pagemap calls a page exclusive that is
 mapped once (Linux fs/proc/task_mmu.c, folio_precise_page_mapcount()).
 """
 
+from typing import Any
+from weakref import WeakSet
+
 import numpy as np
 import numpy.typing as npt
 
@@ -67,27 +70,39 @@ class Physical:
 
     Attributes
     ----------
+    spaces : WeakSet of Mm
+        Those that may map pages.
     mapcount : int64 ndarray, by pfn
         How many PTEs map the page; one of a huge page counts for each page.
     """
 
     def __init__(self) -> None:
+        self.spaces: WeakSet[Any] = WeakSet()
         self._pfns = Numbers(FIRST_PFN)
         self._slots = Numbers(FIRST_SLOT)
         self.mapcount = np.zeros(FIRST_PFN, np.int64)
         # By pfn: of a backing, not anonymous; the first pfn of its huge page or 0;
-        # whether anything was written to it; whether it is PG_anon_exclusive; the
-        # slot it is cached for, or 0.
+        # whether anything was written to it; whether it is PG_anon_exclusive; whether
+        # MADV_FREE was the last that was done to it; the slot it is cached for, or 0.
         self._file = np.zeros(FIRST_PFN, np.int64)
         self._head = np.zeros(FIRST_PFN, np.int64)
         self._written = np.zeros(FIRST_PFN, np.int64)
         self._exclusive = np.zeros(FIRST_PFN, np.int64)
+        self._lazy = np.zeros(FIRST_PFN, np.int64)
         self._slot = np.zeros(FIRST_PFN, np.int64)
         # By slot: how many swap entries name it; the page in the swap cache, or 0;
-        # whether anything was written to what is in it.
+        # whether anything was written to what is in it; whether its entry is
+        # pte_swp_exclusive().
         self._swapcount = np.zeros(FIRST_SLOT, np.int64)
         self._cached = np.zeros(FIRST_SLOT, np.int64)
         self._kept = np.zeros(FIRST_SLOT, np.int64)
+        self._alone = np.zeros(FIRST_SLOT, np.int64)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "spaces": list(self.spaces)}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state, spaces=WeakSet(state["spaces"]))
 
     # -- pages --------------------------------------------------------------
 
@@ -98,11 +113,13 @@ class Physical:
         self._head = _grown(self._head, size)
         self._written = _grown(self._written, size)
         self._exclusive = _grown(self._exclusive, size)
+        self._lazy = _grown(self._lazy, size)
         self._slot = _grown(self._slot, size)
         self.mapcount[pfns] = 0
         self._file[pfns] = file
         self._head[pfns] = 0
         self._written[pfns] = 0
+        self._lazy[pfns] = 0
         self._exclusive[pfns] = not file
         self._slot[pfns] = 0
 
@@ -170,6 +187,20 @@ class Physical:
         """Note that something other than zeros is in these pages."""
         self._written[pfns] = 1
 
+    def free_lazily(self, pfns: U64) -> U64:
+        """Let pages be dropped by reclaim if no PTE is dirty: folio_mark_lazyfree().
+
+        Returns those that are: not what others have in the swap cache.
+        """
+        in_cache = self._slot[pfns] != 0
+        found = pfns[~(in_cache & ((self.mapcount[pfns] > 1) | self.shared(pfns)))]
+        self._lazy[found] = 1
+        return np.asarray(found)
+
+    def lazy(self, pfns: U64) -> Bools:
+        """Tell which pages MADV_FREE was the last advice for."""
+        return np.asarray(self._lazy[pfns] != 0)
+
     def copy(self, source: U64, target: U64) -> None:
         """Note that pages have the content of others."""
         self._written[target] = self._written[source]
@@ -198,6 +229,7 @@ class Physical:
         self._swapcount = _grown(self._swapcount, self._slots.top)
         self._cached = _grown(self._cached, self._slots.top)
         self._kept = _grown(self._kept, self._slots.top)
+        self._alone = _grown(self._alone, self._slots.top)
         return slots
 
     def give_slots(self, slots: U64) -> None:
@@ -214,6 +246,7 @@ class Physical:
         self._swapcount[slots] += 1
         self._cached[slots] = np.where(whole, pfns.astype(np.int64), 0)
         self._kept[slots] = self._written[pfns]
+        self._alone[slots] = self._exclusive[pfns]
         self._slot[pfns] = np.where(whole, slots.astype(np.int64), 0)
         self.unmap(pfns)
 
@@ -230,13 +263,21 @@ class Physical:
         self._cached[slots] = pfns
         self._slot[pfns] = slots
         self.map(pfns)
+        self._exclusive[pfns] = self._alone[slots]
         self.drop_slots(slots)
-        self._exclusive[pfns] = ~self.shared(pfns)
         return pfns
+
+    def exclusive_slots(self, slots: U64) -> Bools:
+        """Tell which swap entries nobody shares since their page was written.
+
+        pte_swp_exclusive()
+        """
+        return np.asarray(self._alone[slots] != 0)
 
     def share_slots(self, slots: U64) -> None:
         """Count one more swap entry for each: swap_duplicate()."""
         self._swapcount[slots] += 1
+        self._alone[slots] = 0
 
     def drop_slots(self, slots: U64) -> None:
         """Count one swap entry less for each; slots without any are free."""
@@ -262,8 +303,10 @@ class Backing:
 
     def __init__(self, physical: Physical, pages: int) -> None:
         self._physical = physical
-        # pfn by page; 0 where it is not in memory (a hole, or swapped out).
+        # pfn by page; 0 where it is not in memory: a hole, or swapped out.
         self._cache = np.zeros(pages, np.uint64)
+        self._swapped = np.zeros(pages, np.bool_)
+        self._dirty = np.zeros(pages, np.bool_)
 
     def __len__(self) -> int:
         return len(self._cache)
@@ -272,14 +315,32 @@ class Backing:
         """Tell which pages of [first, stop) are in memory."""
         return np.asarray(self._cache[first:stop] != 0)
 
+    def has(self, pages: U64) -> Bools:
+        """Tell which pages are no holes: in memory, or swapped out."""
+        return np.asarray((self._cache[pages] != 0) | self._swapped[pages])
+
     def get(self, pages: U64) -> U64:
         """Return the pfns of pages, brought in if need be."""
         pfns = self._cache[pages]
         absent = np.flatnonzero(pfns == 0)
         pfns[absent] = self._physical.allocate(len(absent), file=True)
         self._cache[pages] = pfns
+        self._swapped[pages] = False
         return pfns
 
     def evict(self, pages: U64) -> None:
-        """Let pages leave memory; what is in them is kept elsewhere."""
+        """Let pages leave memory, to swap; one that nobody wrote is a hole again.
+
+        Linux mm/vmscan.c shrink_folio_list(): a clean folio is just removed.
+        """
         self._cache[pages] = 0
+        self._swapped[pages] = self._dirty[pages]
+
+    def punch(self, pages: U64) -> None:
+        """Make holes: shmem_fallocate() with FALLOC_FL_PUNCH_HOLE."""
+        self._dirty[pages] = False
+        self.evict(pages)
+
+    def dirty(self, pages: U64) -> None:
+        """Note that pages were written: folio_mark_dirty()."""
+        self._dirty[pages] = True

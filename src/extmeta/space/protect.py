@@ -4,13 +4,17 @@ import errno
 
 from extmeta.space import mux
 from extmeta.space.mm import Mm
-from extmeta.space.userfault import Userfaultfd
+from extmeta.space.userfault import Mode, Userfaultfd
 from extmeta.space.vma import Prot, Vma
 
 
-def register(mm: Mm, uffd: Userfaultfd, first: int, stop: int) -> None:
-    """Let a userfaultfd track the VMAs of [first, stop): userfaultfd_register()."""
-    if not mm.uffd_wp:
+def register(mm: Mm, uffd: Userfaultfd, mode: Mode, first: int, stop: int) -> None:
+    """Let a userfaultfd have the VMAs of [first, stop): userfaultfd_register().
+
+    A VMA that it has already keeps its mode if that includes the new one; else it
+    gets the new one, and what was protected stays marked as that.
+    """
+    if Mode.WP in mode and not mm.uffd_wp:
         raise OSError(
             errno.EINVAL,
             "no field uffd_wp: this kernel has no userfaultfd write-protection",
@@ -23,12 +27,16 @@ def register(mm: Mm, uffd: Userfaultfd, first: int, stop: int) -> None:
             raise OSError(
                 errno.EBUSY, f"vpn {vma.start:#x} has another userfaultfd already"
             )
-    mux.refuse_uffd_wp(mm, vmas)
+    if Mode.WP in mode:
+        mux.refuse_uffd_wp(mm, vmas)
     for vma in vmas:
-        if vma.uffd is not uffd:
-            low, high = max(first, vma.start), min(stop, vma.stop)
-            mm.modify(vma, low, high, uffd=uffd)
-            mux.give(mm, low, high, "uffd_wp")
+        if vma.uffd is uffd and vma.mode & mode == mode:
+            continue
+        low, high = max(first, vma.start), min(stop, vma.stop)
+        tracked = vma.wp
+        mm.modify(vma, low, high, uffd=uffd, mode=mode)
+        if tracked != (Mode.WP in mode):
+            mux.give(mm, low, high, "soft_dirty" if tracked else "uffd_wp")
 
 
 def unregister(mm: Mm, uffd: Userfaultfd | None, first: int, stop: int) -> None:
@@ -45,9 +53,12 @@ def unregister(mm: Mm, uffd: Userfaultfd | None, first: int, stop: int) -> None:
     for vma in vmas:
         if vma.uffd is not None:
             low, high = max(first, vma.start), min(stop, vma.stop)
-            change(mm, vma, low, high, on=False)
-            mm.modify(vma, low, high, uffd=None)
-            mux.give(mm, low, high, "soft_dirty")
+            tracked = vma.wp
+            if tracked:
+                change(mm, vma, low, high, on=False)
+            mm.modify(vma, low, high, uffd=None, mode=Mode.NONE)
+            if tracked:
+                mux.give(mm, low, high, "soft_dirty")
 
 
 def writeprotect(mm: Mm, first: int, stop: int, *, on: bool) -> None:
@@ -58,8 +69,10 @@ def writeprotect(mm: Mm, first: int, stop: int, *, on: bool) -> None:
     """
     vmas = mm.vmas.within(first, stop)
     for vma in vmas:
-        if vma.uffd is None:
-            raise OSError(errno.ENOENT, f"vpn {vma.start:#x} has no userfaultfd")
+        if not vma.wp:
+            raise OSError(
+                errno.ENOENT, f"vpn {vma.start:#x} has no userfaultfd for writes"
+            )
         change(mm, vma, max(first, vma.start), min(stop, vma.stop), on=on)
     if not vmas:
         raise OSError(errno.ENOENT, f"nothing mapped in vpns [{first:#x}, {stop:#x})")
@@ -128,10 +141,31 @@ def _fix(mm: Mm, vma: Vma, first: int, stop: int, prot: Prot) -> None:
     changed.soft_dirty = soft_dirty or (mm.vmas.sticky and changed.soft_dirty)
 
 
-def advise_huge(mm: Mm, vma: Vma, first: int, stop: int, *, huge: bool) -> None:
-    """MADV_HUGEPAGE and MADV_NOHUGEPAGE: hugepage_madvise()."""
-    if vma.huge is huge:
+def _advise(mm: Mm, vma: Vma, first: int, stop: int, **flag: bool) -> None:
+    """Change a flag of a part of a VMA: madvise_update_vma()."""
+    ((name, value),) = flag.items()
+    if getattr(vma, name) is value:
         return
     soft_dirty = vma.soft_dirty
-    changed = mm.modify(vma, first, stop, huge=huge)
+    changed = mm.modify(vma, first, stop, **flag)
     changed.soft_dirty = soft_dirty or (mm.vmas.sticky and changed.soft_dirty)
+
+
+def advise_huge(mm: Mm, vma: Vma, first: int, stop: int, *, huge: bool) -> None:
+    """MADV_HUGEPAGE and MADV_NOHUGEPAGE: hugepage_madvise()."""
+    _advise(mm, vma, first, stop, huge=huge)
+
+
+def advise_fork(mm: Mm, vma: Vma, first: int, stop: int, *, copied: bool) -> None:
+    """MADV_DONTFORK and MADV_DOFORK: VM_DONTCOPY."""
+    _advise(mm, vma, first, stop, copied=copied)
+
+
+def advise_wipe(mm: Mm, vma: Vma, first: int, stop: int, *, wiped: bool) -> None:
+    """MADV_WIPEONFORK and MADV_KEEPONFORK: VM_WIPEONFORK, of private anonymous memory.
+
+    Linux mm/madvise.c madvise_vma_behavior().
+    """
+    if wiped and not vma.anonymous:
+        raise OSError(errno.EINVAL, f"the VMA at vpn {vma.start:#x} is not anonymous")
+    _advise(mm, vma, first, stop, wiped=wiped)

@@ -13,6 +13,25 @@ from extmeta.space.physical import FIRST_PFN, ZERO_PFN
 from extmeta.space.vma import Vma
 
 
+def cold(mm: Mm, vma: Vma, first: int, stop: int) -> None:
+    """MADV_COLD: a huge page of which a part is meant is split.
+
+    madvise_cold_or_pageout_pte_range(). That pages are reclaimed sooner is not modelled.
+    """
+    _split_parts(mm, first, stop)
+    _split_folios(mm, vma, _present(mm, first, stop), rows_stay=True)
+
+
+def _split_parts(mm: Mm, first: int, stop: int) -> None:
+    """Split the leaves that an edge cuts and that only this process maps."""
+    for base in mm.leaves_within(first, stop):
+        leaf = mm.leaves[base]
+        whole = first <= base and base + mm.pages_per_leaf <= stop
+        if not (whole or leaf.zero or mm.physical.shared(mm.leaf_pfns(leaf)).any()):
+            # The page itself is split, too.
+            mm.split_leaf(base, frozen=True)
+
+
 def pageout(mm: Mm, vma: Vma, first: int, stop: int) -> None:
     """MADV_PAGEOUT: pages that only this PTE maps leave memory.
 
@@ -26,11 +45,18 @@ def pageout(mm: Mm, vma: Vma, first: int, stop: int) -> None:
         if leaf.zero or mm.physical.shared(pfns).any():
             continue
         whole = first <= base and base + mm.pages_per_leaf <= stop
+        if whole and mm.droppable(pfns).all() and mm.release >= (6, 11):
+            mm.drop_leaf(base)  # unmap_huge_pmd_locked()
+            mm.tables.discard(base)
+            continue
         # Whole, its PTE is split by try_to_unmap_one(), else before the page is.
         mm.split_leaf(base, frozen=not (whole and mm.thp_swap))
-    _split_folios(mm, vma, _present(mm, first, stop))
+    _split_folios(mm, vma, _present(mm, first, stop), rows_stay=mm.thp_swap)
     entries = _present(mm, first, stop)
     entries = entries.take(_alone(mm, entries))
+    lazy = mm.droppable(entries.value)
+    _drop(mm, entries.take(lazy))
+    entries = entries.take(~lazy)
     file = mm.physical.file(entries.value)
     _swap_out(mm, entries.take(~file))
     _evict(mm, vma, entries.take(file))
@@ -56,10 +82,11 @@ def _shared_folio(mm: Mm, head: int) -> bool:
     return bool((mm.physical.mapcount[head : head + mm.pages_per_leaf] > 1).any())
 
 
-def _split_folios(mm: Mm, vma: Vma, entries: Entries) -> None:
+def _split_folios(mm: Mm, vma: Vma, entries: Entries, *, rows_stay: bool) -> None:
     """Split the huge pages of which these PTEs map a part, or all.
 
-    A part: madvise_cold_or_pageout_pte_range(). All: without THP_SWAP, and where
+    A part: madvise_cold_or_pageout_pte_range(). With `rows_stay` PTEs that map all of
+    one in a row are let be. All: without THP_SWAP, and where
     swap is not on a solid-state device, folio_alloc_swap() has no room for 512 pages
     in a row, and shrink_folio_list() splits. What is all zeros becomes the page of zeros, bits
     stay: mm/migrate.c try_to_map_unused_to_zeropage().
@@ -69,17 +96,23 @@ def _split_folios(mm: Mm, vma: Vma, entries: Entries) -> None:
         if _shared_folio(mm, head):
             continue
         mapped = entries.take(heads == head)
-        if mm.thp_swap and _in_one_row(mm, mapped):
+        if rows_stay and _in_one_row(mm, mapped):
             continue
-        if len(mapped.vpn) < mm.pages_per_leaf:
-            # Wherever mremap may have put the rest.
-            mapped = _present(mm, 0, mm.arch.nr_vpns)
-            mapped = mapped.take(mm.physical.heads(mapped.value) == head)
-        zeros = mapped.take(~mm.physical.written(mapped.value))
-        pfns = np.full(len(zeros.vpn), ZERO_PFN, np.uint64)
-        mm.replace(vma, zeros.vpn, pfns)
-        mm.physical.unmap(zeros.value)
-        mm.physical.split(head, mm.pages_per_leaf)
+        whole = len(mapped.vpn) == mm.pages_per_leaf
+        split_folio(mm, vma, head, mapped if whole else None)
+
+
+def split_folio(mm: Mm, vma: Vma, head: int, mapped: Entries | None = None) -> None:
+    """Split a huge page, of which all is in `mapped` if that is given."""
+    if mapped is None:
+        # Wherever mremap may have put it.
+        mapped = _present(mm, 0, mm.arch.nr_vpns)
+        mapped = mapped.take(mm.physical.heads(mapped.value) == head)
+    zeros = mapped.take(~mm.physical.written(mapped.value))
+    pfns = np.full(len(zeros.vpn), ZERO_PFN, np.uint64)
+    mm.replace(vma, zeros.vpn, pfns)
+    mm.physical.unmap(zeros.value)
+    mm.physical.split(head, mm.pages_per_leaf)
 
 
 def _in_one_row(mm: Mm, mapped: Entries) -> bool:
@@ -106,15 +139,44 @@ def _evict(mm: Mm, vma: Vma, entries: Entries) -> None:
     """Unmap pages of a backing, which leave memory."""
     if vma.backing is None or not len(entries.vpn):
         return
-    stay = entries.vpn[mm.protected(entries.vpn)] if vma.uffd else entries.vpn[:0]
-    mm.forget(entries)
-    mm.clear(entries.vpn)
-    mm.mark(stay)
+    _unmap_file(mm, vma, entries)
     vma.backing.evict(entries.vpn - np.uint64(vma.start) + np.uint64(vma.pgoff))
+
+
+def _unmap_file(mm: Mm, vma: Vma, entries: Entries) -> None:
+    """Unmap pages of a backing; protection leaves markers."""
+    stay = entries.vpn[mm.protected(entries.vpn)] if vma.wp else entries.vpn[:0]
+    _drop(mm, entries)
+    mm.mark(stay)
+
+
+def remove(mm: Mm, vma: Vma, first: int, stop: int) -> None:
+    """MADV_REMOVE: make a hole in shared memory, for everybody who maps it.
+
+    vfs_fallocate(), unmap_mapping_range(): what processes copied to write it stays,
+    and protection leaves a marker.
+    """
+    if vma.backing is None:
+        raise OSError(errno.EINVAL, f"the VMA at vpn {vma.start:#x} is anonymous")
+    if not vma.shared:
+        raise OSError(errno.EACCES, f"the VMA at vpn {vma.start:#x} is private")
+    mm.tell_now(vma, "REMOVE", first, stop)
+    low = first - vma.start + vma.pgoff
+    high = min(stop - vma.start + vma.pgoff, len(vma.backing))
+    for other in mm.physical.spaces:
+        for one in other.vmas:
+            if one.backing is vma.backing:
+                at = one.start - one.pgoff
+                start, end = max(one.start, at + low), min(one.stop, at + high)
+                entries = _present(other, start, max(start, end))
+                file = other.physical.file(entries.value)
+                _unmap_file(other, one, entries.take(file))
+    vma.backing.punch(np.arange(low, max(low, high), dtype=np.uint64))
 
 
 def dontneed(mm: Mm, vma: Vma, first: int, stop: int) -> None:
     """MADV_DONTNEED: pages are gone, the next touch brings fresh ones."""
+    mm.tell_now(vma, "REMOVE", first, stop)
     mm.zap(vma, first, stop, keep_markers=True)
     if mm.release < (6, 14):
         return
@@ -128,11 +190,23 @@ def dontneed(mm: Mm, vma: Vma, first: int, stop: int) -> None:
 def free(mm: Mm, vma: Vma, first: int, stop: int) -> None:
     """MADV_FREE: swap entries go; pages stay, until memory is short.
 
-    That a page marked so is dropped instead of swapped out is not modelled.
+    madvise_free_pte_range(), madvise_free_huge_pmd(). `pageout` drops the pages that
+    nothing was written to since.
     """
+    mm.tell_now(vma, "REMOVE", first, stop)
     if not vma.anonymous:
         raise OSError(errno.EINVAL, f"the VMA at vpn {vma.start:#x} is not anonymous")
+    _split_parts(mm, first, stop)
+    _split_folios(mm, vma, _present(mm, first, stop), rows_stay=True)
+    for base in mm.leaves_within(first, stop):
+        if not mm.leaves[base].zero:
+            mm.free_lazily(mm.leaf_pfns(mm.leaves[base]))
+    mm.free_lazily(_present(mm, first, stop).value)
     entries = mm.entries(first, stop)
-    entries = entries.take(~entries.present & (entries.value != mm.marker))
+    _drop(mm, entries.take(~entries.present & (entries.value != mm.marker)))
+
+
+def _drop(mm: Mm, entries: Entries) -> None:
+    """Take PTEs away, and what they map or name."""
     mm.forget(entries)
     mm.clear(entries.vpn)

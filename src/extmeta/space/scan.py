@@ -10,7 +10,6 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from extmeta.checks import there
 from extmeta.kernel import VEC_LEN, PageIs
 from extmeta.pagewords import (
     PRESENT,
@@ -147,7 +146,7 @@ class Scan:
             self._flush()
             if not full or not self.vec_len or self.found_pages == self.max_pages:
                 break
-            at = there(self.walk_end)
+            at = stop if self.walk_end is None else self.walk_end
         return self._regions
 
     def _flush(self) -> None:
@@ -172,7 +171,7 @@ class Scan:
 
     def _test(self, vma: Vma) -> int | None:
         """Return a VMA's categories, or None: pagemap_scan_test_walk()."""
-        allowed = vma.uffd is not None and vma.uffd.asynchronous
+        allowed = vma.wp and vma.asynchronous
         if not allowed:
             if self.flags & CHECK_WPASYNC:
                 raise OSError(
@@ -236,7 +235,7 @@ class Scan:
 
     def _hole(self, vma: Vma, category: int, first: int, stop: int) -> bool:
         """Pages without a table: pagemap_scan_pte_hole()."""
-        if vma.uffd is not None:
+        if vma.wp:
             category |= PageIs.WRITTEN
         if not self._matches(np.array([category], np.uint64))[0]:
             return False

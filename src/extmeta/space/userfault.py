@@ -1,33 +1,84 @@
-"""Who is told of writes: a userfaultfd and its features."""
+"""Who is told of faults and of changes: a userfaultfd, its features, its events."""
 
 from collections.abc import Callable, Iterable
-from typing import Any
+from enum import IntFlag
+from typing import Any, NamedTuple
 
-# include/uapi/linux/userfaultfd.h; those in the second line change nothing here:
-# their events and modes are not modelled.
-FEATURES = {"PAGEFAULT_FLAG_WP", "EVENT_FORK", "EVENT_REMAP"} | {
-    *("WP_UNPOPULATED", "WP_ASYNC", "WP_HUGETLBFS_SHMEM"),
-    *("EVENT_REMOVE", "EVENT_UNMAP", "THREAD_ID", "EXACT_ADDRESS"),
+# include/uapi/linux/userfaultfd.h, with the release that each came in, if it is one
+# of those that can be chosen. Those in the last line change nothing here.
+FEATURES = {
+    **dict.fromkeys(("PAGEFAULT_FLAG_WP", "SIGBUS", "MISSING_SHMEM"), (0, 0)),
+    **dict.fromkeys(("EVENT_FORK", "EVENT_REMAP"), (0, 0)),
+    **dict.fromkeys(("EVENT_REMOVE", "EVENT_UNMAP"), (0, 0)),
+    "WP_UNPOPULATED": (6, 4),
+    "WP_ASYNC": (6, 7),
+    "MOVE": (6, 8),
+    **dict.fromkeys(("THREAD_ID", "EXACT_ADDRESS", "WP_HUGETLBFS_SHMEM"), (0, 0)),
 }
 
-# Called with the address space and the address of a write to a protected page.
+# UFFDIO_MOVE, the call and the feature.
+HAS_MOVE = FEATURES["MOVE"]
+
+
+class Mode(IntFlag):
+    """UFFDIO_REGISTER_MODE_*: which faults a userfaultfd is told of."""
+
+    NONE = 0
+    MISSING = 1
+    WP = 2
+
+
+class UffdEvent(NamedTuple):
+    """What a userfaultfd is told besides faults: struct uffd_msg.
+
+    Attributes
+    ----------
+    kind : str
+        FORK, REMAP, REMOVE or UNMAP.
+    start, end : int
+        Bytes. Of REMAP: what was moved. Of FORK: 0.
+    to : int
+        Where REMAP moved it to, else 0.
+    child : AddressSpace or None
+        The one that FORK made; its VMAs have a userfaultfd of their own.
+    """
+
+    kind: str
+    start: int = 0
+    end: int = 0
+    to: int = 0
+    child: Any = None
+
+
+# Called with the address space and the address of a page whose access waits.
 Handler = Callable[[Any, int], object]
+# Called with the address space and what happened to it.
+Listener = Callable[[Any, UffdEvent], object]
 
 
 class UserFault(Exception):
-    """A write to a write-protected page waits for somebody to resolve it.
+    """An access to a page waits for somebody to resolve it.
 
     Attributes
     ----------
     address : int
         Of the page, in bytes.
+    missing : bool
+        The page is not there; else it is write-protected.
     """
 
-    def __init__(self, address: int) -> None:
-        super().__init__(
-            f"write to {address:#x}, write-protected by a userfaultfd without WP_ASYNC"
+    def __init__(self, address: int, missing: bool = False) -> None:
+        what = (
+            "missing, and a userfaultfd is to bring it"
+            if missing
+            else "write-protected by a userfaultfd without WP_ASYNC"
         )
+        super().__init__(f"the page at {address:#x} is {what}")
         self.address = address
+        self.missing = missing
+
+    def __reduce__(self) -> tuple[type["UserFault"], tuple[int, bool]]:
+        return type(self), (self.address, self.missing)
 
 
 class Userfaultfd:
@@ -37,14 +88,21 @@ class Userfaultfd:
     ----------
     features : iterable of str
         UFFD_FEATURE_*, without the prefix.
-    handler : callable, optional
-        Called as ``handler(space, address)`` at a write to a protected page;
-        expected to unprotect it.
+
+    Attributes
+    ----------
+    handler, missing_handler : callable or None
+        Called as ``handler(space, address)`` at a write to a protected page, and at
+        an access to a missing one; expected to resolve it.
+    listener : callable or None
+        Called as ``listener(space, event)``.
     """
 
-    def __init__(self, features: Iterable[str], handler: Handler | None = None) -> None:
+    def __init__(self, features: Iterable[str]) -> None:
         self.features = frozenset(features)
-        self.handler = handler
+        self.handler: Handler | None = None
+        self.missing_handler: Handler | None = None
+        self.listener: Listener | None = None
 
     @property
     def asynchronous(self) -> bool:
@@ -58,4 +116,7 @@ class Userfaultfd:
 
     def copy(self) -> "Userfaultfd":
         """Return the child's, which a fork with EVENT_FORK makes."""
-        return Userfaultfd(self.features, self.handler)
+        child = Userfaultfd(self.features)
+        child.handler, child.missing_handler = self.handler, self.missing_handler
+        child.listener = self.listener
+        return child

@@ -12,7 +12,7 @@ from enum import IntFlag
 from typing import Any
 
 from extmeta.space.physical import Backing
-from extmeta.space.userfault import Userfaultfd
+from extmeta.space.userfault import Mode, Userfaultfd
 
 # Since this release a merged VMA is soft-dirty if one of them was ("mm: propagate
 # VM_SOFTDIRTY on merge"); which release is unverified.
@@ -46,7 +46,9 @@ class Vma:
     soft_dirty : bool
         VM_SOFTDIRTY: all of it counts as soft-dirty.
     uffd : Userfaultfd or None
-        Who tracks writes here.
+        Who is told of faults here.
+    mode : Mode
+        VM_UFFD_MISSING and VM_UFFD_WP: which faults. Counts only with a `uffd`.
     huge : bool or None
         As MADV_HUGEPAGE and MADV_NOHUGEPAGE said.
     account : bool
@@ -55,6 +57,10 @@ class Vma:
         None until the first page of its own.
     chain : int
         How many anon_vmas its pages may be of: more than one after a fork.
+    copied : bool
+        Not VM_DONTCOPY: a fork's child has it, too.
+    wiped : bool
+        VM_WIPEONFORK: a fork's child has none of its pages.
     """
 
     start: int
@@ -66,9 +72,12 @@ class Vma:
     soft_dirty: bool
     account: bool
     uffd: Userfaultfd | None = None
+    mode: Mode = Mode.NONE
     huge: bool | None = None
     anon_vma: AnonVma | None = None
     chain: int = 0
+    copied: bool = True
+    wiped: bool = False
 
     @property
     def anonymous(self) -> bool:
@@ -76,9 +85,26 @@ class Vma:
         return self.backing is None
 
     @property
+    def missing(self) -> bool:
+        """userfaultfd_missing(): a page that is not there is a userfaultfd's fault."""
+        return self.uffd is not None and Mode.MISSING in self.mode
+
+    @property
+    def wp(self) -> bool:
+        """userfaultfd_wp(): a userfaultfd tracks writes."""
+        return self.uffd is not None and Mode.WP in self.mode
+
+    @property
+    def asynchronous(self) -> bool:
+        """Whether a write takes protection off by itself, if there is any."""
+        return self.uffd is None or self.uffd.asynchronous
+
+    @property
     def uses_markers(self) -> bool:
         """userfaultfd_wp_use_markers(): whether pages not there are protected."""
-        return self.uffd is not None and (not self.anonymous or self.uffd.unpopulated)
+        return self.wp and bool(
+            not self.anonymous or (self.uffd and self.uffd.unpopulated)
+        )
 
     def part(self, first: int, stop: int, **changes: Any) -> "Vma":
         """Return a VMA like this one, of pages [first, stop)."""
@@ -98,8 +124,11 @@ class Vma:
             and self.shared == above.shared
             and self.backing is above.backing
             and self.uffd is above.uffd
+            and (self.uffd is None or self.mode == above.mode)
             and self.huge == above.huge
             and self.account == above.account
+            and self.copied == above.copied
+            and self.wiped == above.wiped
             and self.pgoff + self.stop - self.start == above.pgoff
         )
 

@@ -10,7 +10,7 @@ import pytest
 from hypothesis.stateful import run_state_machine_as_test
 
 import extmeta as em
-from extmeta.checks import must, must_equal
+from extmeta.checks import must, same
 from extmeta.encoding import Encoding
 from extmeta.fields import Fields
 from extmeta.frames import fail_after
@@ -116,8 +116,8 @@ def its_config_makes_it_again(make):
     """A page table, and a fork of it, has an encoding made from `config`."""
     bound = make().encoding
     again = type(bound)(**bound.config)
-    must_equal(repr(again), repr(bound), "what its config makes")
-    must_equal(again.config, bound.config, "its config")
+    same(repr(again), repr(bound))
+    same(again.config, bound.config)
 
 
 def everywhere(table):
@@ -162,20 +162,19 @@ def as_ints(words):
 def bulk_in_any_order(make):
     table, vpns, words = filled(make)
     order = np.random.default_rng(2).permutation(len(vpns))
-    must_equal(
-        as_ints(table.load(vpns[order])), [words[i] for i in order], "words, unordered"
-    )
-    stored = dict(zip(vpns.tolist(), words, strict=True))
-    must_equal(
+    same(as_ints(table.load(vpns[order])), [words[i] for i in order])
+    same(
         as_ints(table.load(slice(0x3FF00, 0x42000)))[:0x100],
-        [stored.get(v, 0) for v in range(0x3FF00, 0x40000)],
-        "words of a range",
+        [
+            dict(zip(vpns.tolist(), words, strict=True)).get(v, 0)
+            for v in range(0x3FF00, 0x40000)
+        ],
     )
     reverse = words[::-1]
     table.store(
         vpns[order], as_argument([reverse[i] for i in order], table.encoding.lanes)
     )
-    must_equal(as_ints(table.load(vpns)), reverse, "words stored unordered")
+    same(as_ints(table.load(vpns)), reverse)
     table.check()
 
 
@@ -186,21 +185,21 @@ def words_of_zero_give_side_memory_back(make):
     empty.map(vpns)
     table.store(vpns, 0)
     table.check()
-    must_equal(table.memory(), empty.memory(), "memory without a word")
-    must(not table.flagged(vpns).any(), "PTEs are flagged that have no word")
+    same(table.memory(), empty.memory())
+    must(not table.flagged(vpns).any(), "false: not table.flagged(vpns).any()")
 
 
 @check
 def last_of_duplicates_wins(make):
     table = make()
     table.map([5, 600, 5], pfns=[1, 2, 3])
-    must_equal(len(table), 2, "PTEs")
-    must_equal(pfn_of(table, 5), 3, "the pfn that was mapped last")
+    same(len(table), 2)
+    same(pfn_of(table, 5), 3)
     table.store([5, 600, 5], as_argument([1, 1, 0], table.encoding.lanes))
-    must_equal(table.flagged([5, 600]).tolist(), [False, True], "flagged")
+    same(table.flagged([5, 600]).tolist(), [False, True])
     table.swap_out([5, 5], [7, 8])
     table.swap_in([5, 5], [9, 10])
-    must_equal(pfn_of(table, 5), 10, "the pfn that was swapped in last")
+    same(pfn_of(table, 5), 10)
     table.check()
 
 
@@ -212,8 +211,8 @@ def move_within_a_table_keeps_the_room_made_for_its_neighbour(make):
     table.map([size - 1, size])
     table.store(size, 1)
     table.move(size - 1, 0, 2)
-    must_equal(table.load(1), 1, "the word that was moved")
-    must_equal(len(table), 2, "PTEs")
+    same(table.load(1), 1)
+    same(len(table), 2)
     table.check()
 
 
@@ -225,7 +224,7 @@ def child_outlives_its_parent(make):
     del table
     child.store(vpns, 0)
     del child
-    must_equal(as_ints(grandchild.load(vpns)), words, "words of the grandchild")
+    same(as_ints(grandchild.load(vpns)), words)
     grandchild.check()
 
 
@@ -233,18 +232,19 @@ def child_outlives_its_parent(make):
 def children_are_apart(make):
     table, vpns, words = filled(make)
     child = forked(table)
-    must_equal(dump(child), dump(table), "the child's content")
+    same(dump(child), dump(table))
     child.update(everywhere(child), clear=(1 << table.fields.bits) - 1)
     table.update(vpns[:10], clear=(1 << table.fields.bits) - 1, set=1)
-    must_equal(as_ints(table.load(vpns[10:])), words[10:], "words of the parent")
-    must(not child.flagged(vpns).any(), "the child has words that it cleared")
+    same(as_ints(table.load(vpns[10:])), words[10:])
+    must(not child.flagged(vpns).any(), "false: not child.flagged(vpns).any()")
     child.unmap(0, child.arch.nr_vpns)
-    must_equal(len(child), 0, "PTEs left in the child")
-    must_equal(len(table), len(vpns), "PTEs of the parent")
+    same(len(child), 0)
+    same(len(table), len(vpns))
 
 
-# The first vpn of a huge page, and PTEs in swap.
+# The first vpns of huge pages, the second one's PTE table deposited; PTEs in swap.
 HUGE = 0x200000
+DEPOSITED = 0x400000
 SWAPPED = [0x50000, 0x5FFFF]
 
 
@@ -256,6 +256,7 @@ def some_bits(table):
 OPERATIONS = {
     "map": lambda t, v: t.map(np.arange(0x90000, 0x90800, dtype=np.uint64)),
     "map_huge": lambda t, v: t.map_huge([0x80000, 0x1000000]),
+    "map_huge and deposit": lambda t, v: t.map_huge([0x80000, 0x1000000], deposit=True),
     "store": lambda t, v: t.store(v, 1),
     "store one": lambda t, v: t.store(int(v[-1]), 1),
     "update": lambda t, v: t.update(
@@ -267,6 +268,7 @@ OPERATIONS = {
     "clear": lambda t, v: t.update(slice(0x3FF00, 0x40100), clear=some_bits(t)),
     "scan and clear": lambda t, v: t.scan(0, t.arch.nr_vpns, 0, 0, some_bits(t)),
     "split": lambda t, v: t.split_huge(HUGE, 1),
+    "split deposited": lambda t, v: t.split_huge(DEPOSITED, 1),
     "swap in": lambda t, v: t.swap_in(SWAPPED, [3, 4]),
     "fork": lambda t, v: t.fork(),
     "copy": lambda t, v: t.copy(),
@@ -279,10 +281,12 @@ def memory_that_cannot_be_had(operation, make):
     table, vpns, _words = filled(make, 600)
     table.update(vpns[400:], clear=(1 << table.fields.bits) - 1)
     table.map_huge(HUGE)
+    table.map_huge(DEPOSITED, deposit=True)
     table.map(SWAPPED)
     table.swap_out(SWAPPED, [max(1, table.arch.first_slot)] * 2)
     child = forked(table)
     before, other = dump(table), contents(child)
+    held = table.memory().pte
     failures = 0
     try:
         while True:
@@ -294,14 +298,15 @@ def memory_that_cannot_be_had(operation, make):
                 failures += 1
             fail_after()
             table.check()
-            must_equal(dump(table), before, "the table after a MemoryError")
+            same(dump(table), before)
+            same(table.memory().pte, held)
     finally:
         fail_after()
     table.check()
-    must_equal(contents(child), other, "the child's content")
+    same(contents(child), other)
     child.check()
     if operation in ("map", "map_huge", "fork", "copy", "move"):
-        must(failures > 0, "nothing was allocated")
+        must(failures > 0, "false: failures > 0")
 
 
 for _operation in OPERATIONS:
@@ -323,6 +328,6 @@ def rounds_leak_nothing(make, rounds=10_000):
         if round_ & 7 == 0:
             table.store(vpn, 1)
         table.unmap(vpn, 1)
-    must_equal(table.memory(), before, "memory")
-    must_equal(np.asarray(table.frames_view()).shape, room, "room for frames")
+    same(table.memory(), before)
+    same(np.asarray(table.frames_view()).shape, room)
     table.check()

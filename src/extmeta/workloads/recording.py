@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from extmeta.checks import must_equal
+from extmeta.checks import CheckError, must
 from extmeta.encoding import Encoding
 from extmeta.fields import Fields
 from extmeta.pagetable import PageTable
@@ -161,7 +161,11 @@ def _kept(answer: Any) -> Any:
 def _must_equal(op: Operation, answer: Any) -> None:
     """Raise AssertionError unless an answer is the one that was noted."""
     found, noted = np.atleast_1d(answer), np.atleast_1d(op.answer)
-    must_equal(found, noted, f"answers of {op.name} in phase {op.phase!r}")
+    what = f"{op.name} in phase {op.phase!r}"
+    must(len(found) == len(noted), f"{what}: {len(found)} answers, not {len(noted)}")
+    if not np.array_equal(found, noted):
+        at = int(np.argmax(found != noted))
+        raise CheckError(f"{what}: {found[at]} at {at}, not {noted[at]}")
 
 
 class Replay:

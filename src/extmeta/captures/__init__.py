@@ -1,0 +1,1 @@
+"""Captures of processes: what is read, and what it means."""
