@@ -614,6 +614,7 @@ def _again(args: argparse.Namespace) -> int:
         (args.instructions, "--instructions"),
         (args.encodings, "--encodings"),
         (args.arch, "--arch"),
+        (args.release, "--release"),
         (args.fractions, "--fractions"),
         (args.placement, "--placement"),
         (args.words, "--words"),

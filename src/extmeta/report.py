@@ -291,9 +291,9 @@ def _head(c: _Comparison) -> str:
         )
     if s.cleared:
         lines.append(
-            f"mprotect clears {plain(s.cleared)} of a present PTE, where {BASELINE} has "
-            "words or others have the flag. A kernel that uses these bits has to add "
-            "them to _PAGE_CHG_MASK, which is one line."
+            f"mprotect clears bits of a present PTE ({plain(s.cleared)}) in which "
+            f"{BASELINE} has words or other encodings have the flag. A kernel that uses "
+            "them has to add them to _PAGE_CHG_MASK, which is one line."
         )
     lines += _refused(c.refused)
     return "\n".join(_wrapped(line, indent=2) for line in lines)
