@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 import extmeta as em
-from extmeta import cli, compare, report
+from extmeta import cli, compare, output, report
 from extmeta.arch import ARCHES
 
 COMMAND = [sys.executable, "-m", "extmeta"]
@@ -144,6 +144,7 @@ def test_interrupted_it_prints_what_it_has_and_exits_130(small, tmp_path):
         process.send_signal(signal.SIGINT)
         out, err = process.communicate(timeout=60)
     assert process.returncode == 130
+    assert out.startswith("INCOMPLETE: stopped before the end. Missing: small.npz: ")
     assert "CPU, 0%" in out
     assert "CPU, 100%" not in out
     assert "Traceback" not in err
@@ -269,7 +270,7 @@ def test_progress_is_a_bar_on_a_terminal(small):
 
 
 def test_progress_lines_are_one_a_stage(capsys):
-    shown = cli._lines()
+    shown = output._lines()
     for done, what in enumerate(["a: x", "a: y", "b: x", "a: x"]):
         shown(done, 4, what)
     assert capsys.readouterr().err == "0 of 4: a\n2 of 4: b\n3 of 4: a\n"
@@ -334,7 +335,11 @@ def test_bad_input_is_one_line_and_2(arguments, parts, capsys):
         (["info", "nowhere"], ["nowhere", "No such file"]),
         (["info", "/"], ["/: Is a directory"]),
         (["capture", "x1", "-o", "x"], ["'x1'"]),
-        (["capture", "0", "-o", "x"], ["0 is not positive"]),
+        (["capture", "0", "-o", "x"], ["'0' is no number above 0"]),
+        (["trace", "-1", "-o", "x"], ["'-1' is no number above 0"]),
+        (["capture", "1", "-o", ""], ["'' is no file name"]),
+        (["info", "redi"], ["redi: No such file", "did you mean redis?"]),
+        (["compare", "--encodings", "linkd"], ["'linkd'", "did you mean linked?"]),
         (["capture", "1"], ["-o"]),
         (["capture", "4194999", "-o", "x"], ["4194999 does not exist"]),
         (["capture", "1", "-o", "/nowhere/x"], ["/nowhere"]),
@@ -374,7 +379,7 @@ def test_memory_that_can_not_be_had_is_one_line_and_1(small, monkeypatch, capsys
 
 def test_version_and_help():
     done = run("--version")
-    assert done.stdout.startswith("extmeta 0.")
+    assert done.stdout == f"extmeta {em.__version__}\n"
     assert done.returncode == 0
     for verb in cli.VERBS:
         done = run(verb, "--help")

@@ -97,7 +97,8 @@ def test_an_encoding_that_can_not_hold_a_word_is_left_out_at_that_point(monkeypa
         sweep(SPACE, ["linked"], DEFAULT, [HALF], progress=lambda *w: told.append(w))
     )
     (refused,) = [row for row in rows if isinstance(row, Refused)]
-    assert refused.why == "50% random: vpn 0x10: no place for bits 0x4 in a swap entry"
+    assert refused.why == "vpn 0x10: no place for bits 0x4 in a swap entry"
+    assert refused.where == "50% random"
     assert told[-1][0] == told[-1][1]
 
 

@@ -125,9 +125,7 @@ def test_a_comparison_says_what_mprotect_clears():
     for arch in ("x86_64", "x86_64@6.12", "arm64@6.12", "ppc64_hash_64k"):
         rows = list(compare.ram(full_tables(1, arch), [], em.Fields(age=2), POINTS[:1]))
         cleared[arch] = rows[0].cleared
-        said = (
-            f"mprotect clears {cleared[arch]} of a present PTE, where inpte has words"
-        )
+        said = f"mprotect clears bits of a present PTE ({cleared[arch]}) in which inpte has words"
         assert (said in report.text(rows, {})) == bool(cleared[arch])
     # The words' bits, and the flag.
     assert cleared == {

@@ -167,3 +167,13 @@ def test_what_can_not_be_made_is_left_out():
         "compact",
     ]
     assert any(isinstance(row, Demand) for row in rows)
+
+
+def test_memory_that_was_not_set_aside_is_no_lack_of_memory(monkeypatch):
+    def allocates(_given):
+        raise MemoryError
+
+    operations = {"fill": (lambda _given: None, allocates, False)}
+    monkeypatch.setattr("extmeta.demands.OPERATIONS", operations)
+    with pytest.raises(MemoryError, match="'fill' takes memory that was not set aside"):
+        asked("linked")

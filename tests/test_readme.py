@@ -9,6 +9,7 @@ import pytest
 import extmeta
 import extmeta.compare
 import extmeta.fields
+import extmeta.names
 import extmeta.python_encoding
 import extmeta.workload
 from extmeta.encodings import _factories
@@ -67,6 +68,7 @@ def test_docstring_examples():
         extmeta.workload,
         extmeta.python_encoding,
         extmeta.compare,
+        extmeta.names,
     ):
         found = doctest.testmod(module)
         assert found.attempted > 0

@@ -81,10 +81,10 @@ ROWS = [
 
 TEXT = """\
 numpy: 20,000 PTEs in 176 PTE tables (114 a table), 732 KiB of page tables, 80 MiB present; x86_64
-Words of uffd_wp=1, soft_dirty=1, age=8 (10 bits), words all different as far as their bits allow.
+Words of uffd_wp=1, soft_dirty=1, age=8 (10 bits), all different as far as their bits allow.
 inpte can't hold them: 8 free bits of a PTE are needed, x86_64 has 6. As denominator it has
-  uffd_wp=1, soft_dirty=1 (2 bits): the same PTEs flagged, their words cut to that, none of them to
-  0.
+  uffd_wp=1, soft_dirty=1 (2 bits). The same PTEs are flagged. Their words are cut to these bits,
+  none to 0.
 tiny is left out: Tiny() holds 1 bit a PTE on x86_64; Fields(...) needs 10.
 
                                    1%
@@ -119,14 +119,15 @@ inpte, ns/PTE          15.6        1.50
 inpte again       1.20 ±1%?
 adjacent:needed   1.00 ±2%?   0.046 ±2%
 
-read bound: 704 KiB of PTE tables at 75 GiB/s, an array of that size being read again and again; one
-of 64 MiB: 23 GiB/s.
+read bound: the time to read 704 KiB of PTE tables at 75 GiB/s. An array of that size is read so
+fast if it is read again and again, one of 64 MiB at 23 GiB/s.
 
 Ratios are of paired runs, median ± the longer side of the 95% interval; below 1 is faster than
 inpte. inpte again: another table of it, the noise floor.
 ? unstable: the interval reaches more than 10% from the ratio, or inpte differs from itself by as
 much. Run it again with nothing else running.
-Room in pages of side memory for what comes next, up to 2.0 KiB, is not counted; the JSON has it.
+Side memory is allocated in pages. What is free in them for further words, up to 2.0 KiB, is not
+counted. The JSON has it.
 Not in the model, and so in none of these numbers: the TLB and the hardware walker, waiting for
 locks, references to struct page, write-protecting at fork, and the kernel's page allocator (ours
 has its pages at hand, and zeroes only tables). Nor are huge pages, which have no word: there are
@@ -247,10 +248,10 @@ def test_golden_architectures():
     assert text.startswith(
         """\
 numpy, on 3 architectures: RAM beyond inpte's
-Words of uffd_wp=1, soft_dirty=1, age=8 (10 bits), words all different as far as their bits allow.
+Words of uffd_wp=1, soft_dirty=1, age=8 (10 bits), all different as far as their bits allow.
 All but x86_64: ported.
 On s390x: cut.
-All: tiny is left out: no bit on x86_64.
+All: on x86_64, for example, tiny is left out: no bit on x86_64.
 
 RAM, 1% random              linked   xarray
 % of page tables
@@ -286,7 +287,7 @@ def test_a_note_and_a_tracker_instead_are_told():
     )
     text = " ".join(report.text([subject], PROVENANCE).split())
     assert "From a capture of x86_64." in text
-    assert "it has young=1 (1 bit): a tracker that Linux owns there" in text
+    assert "it has young=1 (1 bit). It is a tracker that Linux owns there" in text
 
 
 def test_json_from_before_notes_is_read():
@@ -524,3 +525,26 @@ def test_summary_without_a_table_says_so():
     text = summary.text(summary.summary(capture, "none"))
     assert text.endswith("  no PTE table")
     assert "tables    none, and the root" in text
+
+
+def test_what_an_encoding_lacks_is_said_once_and_where():
+    rows = [
+        SUBJECT,
+        Refused("bare", "no bit"),
+        Refused("bare", "no bit", "what operations ask of a kernel"),
+        Refused("some", "out of memory", "0%"),
+        Refused("some", "out of memory", "1% random, load"),
+        Refused("some", "too slow", "1% random, load"),
+        ram("inpte", 0.01, "random", 200),
+        ram("some", 0.01, "random", 200),
+    ]
+    text = report.text(rows, PROVENANCE)
+    assert text.count("bare ") == 1
+    assert "bare is left out: no bit." in text
+    assert "some lacks figures for 0%; 1% random, load: out of memory." in text
+    assert "some lacks figures for 1% random, load: too slow." in text
+    assert report.from_json(report.to_json(rows, {}))[0] == rows
+    # As a file of extmeta 0.1 has it.
+    document = json.loads(report.to_json(rows[:2], {}))
+    del document["rows"][1]["where"]
+    assert report.from_json(json.dumps(document))[0] == rows[:2]

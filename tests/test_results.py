@@ -1,10 +1,9 @@
-"""Results are checked, whatever Python's options, and none is lost on the way out."""
+"""Results are checked, whatever Python's options; the benchmarks say what they need."""
 
 import ast
 import dataclasses
 import json
 import os
-import pty
 import subprocess
 import sys
 from pathlib import Path
@@ -18,7 +17,6 @@ from extmeta.checks import CheckError, must, same
 
 ROOT = Path(__file__).parents[1]
 SECONDS = 120
-COMMAND = [sys.executable, "-m", "extmeta"]
 QUICK = ("--quick", "--encodings", "inpte,linked", "--fractions", "1")
 
 
@@ -55,6 +53,29 @@ def test_checks_say_what_is_wrong():
         same(3, 4)
 
 
+@pytest.mark.parametrize(
+    ("found", "wanted", "said"),
+    [
+        (np.arange(3), np.array([0, 5, 7]), "2 of 3 differ, at 1: 1 is not 5"),
+        ([1 << 80], [1 << 80 | 1], "1 of 1 differ, at 0: 12"),
+        ((1, 2), (1, 2, 3), "2 values are not 3"),
+        ([1], (1,), "list is not tuple"),
+        (np.zeros(0), np.zeros(1), "0 values are not 1"),
+        (
+            np.zeros((2, 2)),
+            np.ones((2, 2)),
+            "2 of 2 differ, at 0: [0.0, 0.0] is not [1",
+        ),
+        ({1: 2}, {}, "{1: 2} is not {}"),
+    ],
+)
+def test_what_differs_is_named(found, wanted, said):
+    with pytest.raises(CheckError) as error:
+        same(found, wanted, "words")
+    assert str(error.value).startswith(f"words: {said}")
+    same(found, found)
+
+
 LOSES = """
 import sys, extmeta as em
 class Loses(em.PythonEncoding):
@@ -83,43 +104,6 @@ def test_an_encoding_that_loses_bits_is_told(small, options):
     assert "words differ from what was stored" in done.stdout, done.stderr
 
 
-def test_a_reader_that_stops_loses_no_file(small, tmp_path):
-    path = tmp_path / "q.json"
-    reader, writer = os.pipe()
-    os.close(reader)
-    command = [*COMMAND, "compare", *QUICK, small, "--json", str(path)]
-    done = subprocess.run(
-        command, stdout=writer, stderr=subprocess.PIPE, timeout=SECONDS, check=False
-    )
-    os.close(writer)
-    assert done.returncode == cli.PIPE_CLOSED
-    assert b"Traceback" not in done.stderr
-    assert b"Exception ignored" not in done.stderr
-    assert json.loads(path.read_text())["complete"] is True
-
-
-def test_a_full_stdout_loses_no_file(small, tmp_path):
-    path = tmp_path / "q.json"
-    with open("/dev/full", "wb") as full:
-        done = subprocess.run(
-            [*COMMAND, "compare", *QUICK, small, "--json", str(path)],
-            stdout=full,
-            stderr=subprocess.PIPE,
-            timeout=SECONDS,
-            check=False,
-        )
-    assert done.returncode == cli.CANNOT_WRITE
-    assert done.stderr.splitlines()[-1] == b"extmeta: stdout: No space left on device"
-    assert json.loads(path.read_text())["complete"] is True
-
-
-def test_a_file_that_can_not_be_written_loses_no_text(small, capsys):
-    assert cli.main(["compare", *QUICK, small, "--json", "/dev/full"]) == 1
-    out, err = capsys.readouterr()
-    assert "\n  linked " in out
-    assert err.endswith("/dev/full: No space left on device\n")
-
-
 def test_from_an_interrupted_file_says_so(small, tmp_path, capsys):
     path, again = tmp_path / "q.json", tmp_path / "again.json"
     assert cli.main(["compare", *QUICK, small, "--json", str(path)]) == 0
@@ -129,30 +113,8 @@ def test_from_an_interrupted_file_says_so(small, tmp_path, capsys):
     del document["rows"][-1]
     path.write_text(json.dumps(document))
     assert cli.main(["compare", "--from", str(path), "--json", str(again)]) == 0
-    assert capsys.readouterr().out.startswith(cli.INCOMPLETE)
+    assert capsys.readouterr().out.startswith("INCOMPLETE: ")
     assert json.loads(again.read_text())["complete"] is False
-
-
-def test_a_capture_goes_to_stdout(tmp_path):
-    command = [*COMMAND, "capture", str(os.getpid()), "-o", "-"]
-    done = subprocess.run(
-        command, capture_output=True, cwd=tmp_path, timeout=SECONDS, check=True
-    )
-    assert not list(tmp_path.iterdir())
-    (tmp_path / "a.npz").write_bytes(done.stdout)
-    assert em.load_capture(tmp_path / "a.npz").nr_present > 100
-
-
-def test_a_terminal_gets_no_capture():
-    leader, follower = pty.openpty()
-    command = [*COMMAND, "capture", str(os.getpid()), "-o", "-"]
-    done = subprocess.run(
-        command, stdout=follower, stderr=subprocess.PIPE, timeout=SECONDS, check=False
-    )
-    os.close(follower)
-    os.close(leader)
-    assert done.returncode == cli.BAD_INPUT
-    assert b"stdout is a terminal" in done.stderr
 
 
 def test_fields_are_spelled_alike_everywhere():
@@ -187,9 +149,9 @@ def test_what_is_measured_elsewhere_is_left_out_in_part(capsys):
         rows = list(demanded(["asks"], em.Fields(a=2), "x86_64"))
     finally:
         del _factories["asks"]
-    assert [row.why for row in rows if getattr(row, "encoding", "") == "asks"][-1] == (
-        "what it asks of a kernel: an operation allocates what can't be set aside"
-    )
+    refused = [row for row in rows if getattr(row, "encoding", "") == "asks"][-1]
+    assert refused.where == "what operations ask of a kernel"
+    assert "memory" in refused.why
 
 
 def test_the_version():

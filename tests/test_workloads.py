@@ -383,8 +383,8 @@ def test_a_trace_without_a_page_is_refused():
         ("predump", "rounds=x", "rounds: 'x' is no int"),
         ("predump", "how=magic", "how: 'magic' is none of WP_ASYNC, soft-dirty"),
         ("predump", "placement=here", "placement: 'here' is none of random"),
-        ("predump", "speed=1", "'speed=1' is not of seed, rounds"),
-        ("predump", "dirty", "'dirty' is not of"),
+        ("predump", "speed=1", "no parameter 'speed'; there are seed, rounds"),
+        ("predump", "dirty", "'dirty' is not PARAMETER=VALUE"),
         ("ages", "bits=0", "bits: 0 is not in"),
         ("ages", "bits=3,limit=8", r"limit: 8 is not in \[1, 2\*\*3\)"),
     ],
@@ -560,6 +560,8 @@ def test_the_command_plays_captures_and_traces(tmp_path, capsys):
     [
         (["--workload", "nothing"], "no workload 'nothing'; there are predump, "),
         (["--workload", "ages:bits=99"], "workload ages: bits: 99 is not in"),
+        (["--workload", "ages:bit=1"], "no parameter 'bit'; there are seed, "),
+        (["--workload", "ages:bits=1,bits=2"], "parameter 'bits' is there twice"),
         (["--workload", "ages", "--seed", "3000000000"], "seed: 3000000000 is not"),
         (["--workload", "ages", "--arch", "s390x"], "takes no --arch"),
         (["--workload", "ages", "--crossover"], "takes no --crossover"),
@@ -601,7 +603,9 @@ def test_interrupted_the_command_prints_what_it_has(tmp_path):
             seen += os.read(leader, 4096).decode(errors="replace")
     os.close(leader)
     assert process.returncode == cli.INTERRUPTED
-    assert told.startswith(cli.INCOMPLETE)
-    assert "\nfork-server: " in told
+    head, _, text = told.partition("\n\n")
+    assert head.startswith("INCOMPLETE: ")
+    assert "adjacent, " in head
+    assert text.startswith("fork-server: ")
     assert "\ncompact " in told
     assert not json.loads(path.read_text())["complete"]

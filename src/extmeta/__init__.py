@@ -56,6 +56,7 @@ __all__ = [
     "UserFault",
     "Wide",
     "XArray",
+    "__version__",
     "capture",
     "encodings",
     "load_capture",

@@ -318,7 +318,7 @@ def _damage() -> Iterator[None]:
     ) as error:
         # It may quote a name out of the archive.
         why = str(error)[:120] or type(error).__name__
-        raise DamagedFileError(why) from None
+        raise DamagedFileError(f"not a whole .npz archive: {why}") from None
     except OSError as error:
         # A seek to a place that the archive made up; real I/O errors pass.
         if error.errno != errno.EINVAL:

@@ -1,26 +1,22 @@
 """The command: ``extmeta compare | capture | info | plan | arch | calibrate | trace``.
 
-Results go to stdout, progress and errors to stderr. Exit status: 0; 2 with one
-line for bad input; 1 with one line where output can't be written, and without
-one where `plan` finds that fields don't fit; 130 when
-interrupted, after `compare` has printed what it had; 141 where the reader of
-stdout has gone.
+Results go to stdout, progress and errors to stderr. Files are written before anything
+is printed. Exit status: 0; 2 with one line for bad input; 1 with one line if output
+can't be written, and without one if `plan` finds that fields don't fit; 128 and its
+number if a signal ended the work, after `compare` has printed what it had, so 130 for
+Ctrl-C; 141, as of a process that SIGPIPE has ended, if the reader of stdout has gone.
 """
 
 import argparse
 import contextlib
 import dataclasses
-import json
 import os
 import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple, NoReturn
-
-from rich.console import Console
-from rich.markup import escape
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from types import ModuleType
+from typing import Any, NamedTuple, NoReturn, TypeVar
 
 from extmeta import (
     __version__,
@@ -28,12 +24,13 @@ from extmeta import (
     demands,
     instructions,
     measure,
+    missing,
+    output,
     plan_report,
     report,
     ruler,
     summary,
     trace,
-    whole_file,
     workload,
 )
 from extmeta.arch import ARCHES, Arch, arch_named
@@ -43,6 +40,18 @@ from extmeta.capture import Capture, CaptureError, capture, load_capture, shippe
 from extmeta.encodings import encodings
 from extmeta.fields import Fields
 from extmeta.measure import Row
+from extmeta.missing import Stage
+from extmeta.names import unknown
+from extmeta.output import (
+    STANDARD,
+    BadInputError,
+    CannotWriteError,
+    Shown,
+    progress,
+    say,
+    tell,
+    write,
+)
 from extmeta.plan import plan
 from extmeta.release import DEFAULT
 from extmeta.trace_file import load_trace
@@ -77,11 +86,6 @@ ALL_ARCHES = "all"
 QUICK_FRACTIONS = "0,0.01,1"
 QUICK_PLACEMENT = "random"
 
-# What precedes the text of results that are not all.
-INCOMPLETE = (
-    "INCOMPLETE: the run was interrupted. What it had not come to is missing below.\n"
-)
-
 # Of `trace --interval`: a day.
 MAX_SECONDS = 86_400
 
@@ -91,18 +95,8 @@ DOES_NOT_FIT = 1
 INTERRUPTED = 128 + signal.SIGINT
 PIPE_CLOSED = 128 + signal.SIGPIPE
 
-# Where "-" stands for a file.
-STDOUT = "/dev/stdout"
 
-Shown = Callable[[int, int, str], None]
-
-
-class BadInputError(Exception):
-    """What the user gave can't be used; the message is one line."""
-
-
-class CannotWriteError(Exception):
-    """A result has no place; the message is one line."""
+Loaded = TypeVar("Loaded")
 
 
 class Parser(argparse.ArgumentParser):
@@ -110,6 +104,11 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         self.exit(BAD_INPUT, f"{self.prog}: {report.plain(message)}\n")
+
+    def _print_message(self, message: str, file: Any = None) -> None:
+        # argparse's own does not tell if stdout can't be written to.
+        if message:
+            (say if file is sys.stdout else tell)(message.removesuffix("\n"))
 
 
 # -- what is given on the command line ----------------------------------------
@@ -175,8 +174,7 @@ def placements_of(text: str) -> list[str]:
     """Return the names of a list, each of a placement."""
     for part in _parts(text):
         if part not in workload.PLACEMENTS:
-            there = ", ".join(workload.PLACEMENTS)
-            raise ValueError(f"no placement {part!r}; there are {there}")
+            raise ValueError(unknown("placement", part, workload.PLACEMENTS))
     return list(dict.fromkeys(_parts(text)))
 
 
@@ -191,8 +189,7 @@ def words_of(text: str) -> list[str]:
     """Return the names of a list, each of a kind of words."""
     for part in _parts(text):
         if part not in workload.WORDS:
-            there = ", ".join(workload.WORDS)
-            raise ValueError(f"no kind of words {part!r}; there are {there}")
+            raise ValueError(unknown("kind of words", part, workload.WORDS))
     return list(dict.fromkeys(_parts(text)))
 
 
@@ -207,8 +204,7 @@ def workload_of(text: str) -> tuple[str, str]:
     name, _colon, parameters = text.partition(":")
     if name != LIST:
         if name not in WORKLOADS:
-            there = ", ".join(WORKLOADS)
-            raise ValueError(f"no workload {name!r}; there are {there}")
+            raise ValueError(unknown("workload", name, WORKLOADS))
         try:
             WORKLOADS[name].of_text(parameters)
         except ValueError as error:
@@ -235,6 +231,20 @@ def count_of(text: str) -> int:
     if not (text.isascii() and text.isdigit()):
         raise ValueError(f"{text!r} is no number from 0 on")
     return int(text)
+
+
+def pid_of(text: str) -> int:
+    """Return the id of a process."""
+    if not (text.isascii() and text.isdigit() and int(text)):
+        raise ValueError(f"{text!r} is no number above 0, as process ids are")
+    return int(text)
+
+
+def path_of(text: str) -> str:
+    """Return a file's name; "-" stands for stdin or stdout."""
+    if not text:
+        raise ValueError("'' is no file name")
+    return text
 
 
 def seconds_of(text: str) -> float:
@@ -268,14 +278,32 @@ def capture_of(given: str) -> tuple[Capture, str]:
         If there is none, or it is damaged.
     """
     path = given
-    if given in shipped() and not os.path.exists(given):
-        path = str(shipped()[given])
-    try:
-        return load_capture(path), os.path.basename(given)
-    except CaptureError as error:
-        raise BadInputError(str(error)) from None
-    except OSError as error:
-        raise BadInputError(f"{path}: {error.strerror}") from None
+    if given not in (STANDARD, "") and not os.path.exists(given):
+        if given in shipped():
+            path = str(shipped()[given])
+        elif os.path.basename(given) == given:
+            raise BadInputError(
+                f"{given}: No such file or directory, and "
+                f"{unknown('shipped capture', given, shipped())}"
+            )
+    found, name = _loaded(path, load_capture)
+    return found, name if path == given else given
+
+
+def _loaded(given: str, load: Callable[[str], Loaded]) -> tuple[Loaded, str]:
+    """Return what is in a file, "-" being stdin, and the file's name.
+
+    Raises
+    ------
+    BadInputError
+    """
+    with output.readable(given) as path:
+        try:
+            return load(path), "stdin" if given == STANDARD else os.path.basename(given)
+        except CaptureError as error:
+            raise BadInputError(str(error).replace(path, given)) from None
+        except OSError as error:
+            raise BadInputError(f"{given}: {error.strerror}") from None
 
 
 def captured(pid: int, stop: bool) -> Capture:
@@ -289,7 +317,7 @@ def captured(pid: int, stop: bool) -> Capture:
     with progress() as shown:
 
         def reading(done: int, total: int) -> None:
-            shown(done, total, f"process {pid}: bytes of pagemap")
+            shown(done, total, f"bytes of the pagemap of process {pid}")
 
         try:
             return capture(pid, stop=stop, progress=reading)
@@ -334,58 +362,18 @@ def spaces_of(given: str, arches: Sequence[str]) -> list[Space]:
 # -- where results go ----------------------------------------------------------
 
 
-@contextlib.contextmanager
-def progress() -> Iterator[Shown]:
-    """Give a callable (done, total, what): on a terminal a bar, else lines."""
-    console = Console(stderr=True)
-    if not console.is_terminal:
-        yield _lines()
-        return
-    columns = (BarColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
-    # No thread that draws meanwhile: it would be measured.
-    with Progress(*columns, console=console, auto_refresh=False, transient=True) as bar:
-        task = bar.add_task("")
-
-        def drawn(done: int, total: int, what: str) -> None:
-            text = escape(report.plain(what))
-            bar.update(task, completed=done, total=total, description=text)
-            bar.refresh()
-
-        yield drawn
-
-
-def _lines() -> Shown:
-    last = ""
-
-    def shown(done: int, total: int, what: str) -> None:
-        nonlocal last
-        # What precedes the colon: the rest changes too often for lines.
-        stage = report.plain(what.partition(":")[0])
-        if stage != last:
-            last = stage
-            print(f"{done:,} of {total:,}: {stage}", file=sys.stderr, flush=True)
-
-    return shown
-
-
-def say(text: str) -> None:
-    """Print a result."""
-    encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
-    try:
-        text.encode(encoding)
-    except UnicodeEncodeError:
-        text = text.replace("±", "+-").encode(encoding, "replace").decode(encoding)
-    print(text)
-
-
 def must_be_writable(path: str, force: bool = True) -> None:
     """Refuse an output file before anything is measured for it.
 
     Raises
     ------
     BadInputError
-        If it can't be written, or is there and not to be replaced.
+        If it can't be written, or is there and not to be replaced. If it is "-":
+        stdout is a terminal.
     """
+    if path == STANDARD:
+        output.must_be_binary_stdout()
+        return
     folder = os.path.dirname(os.path.realpath(path))
     if os.path.isdir(path):
         raise BadInputError(f"{path}: is a directory")
@@ -401,51 +389,6 @@ def must_be_writable(path: str, force: bool = True) -> None:
         raise BadInputError(f"{path}: permission denied to make files in {folder}")
 
 
-def write(path: str, text: str) -> None:
-    """Write a text file, all of it or nothing.
-
-    Raises
-    ------
-    CannotWriteError
-    """
-    try:
-        whole_file.replace(path, text.encode())
-    except OSError as error:
-        raise CannotWriteError(f"{path}: {error.strerror}") from None
-
-
-@contextlib.contextmanager
-def writing(path: str) -> Iterator[None]:
-    """Say of a file that can't be written that it can't, and why."""
-    try:
-        yield
-    except BrokenPipeError:
-        raise
-    except OSError as error:
-        raise CannotWriteError(f"{path}: {error.strerror}") from None
-
-
-def output_of(args: argparse.Namespace) -> str:
-    """Return the path of -o, which is stdout's for "-"; refuse one not to be written.
-
-    Raises
-    ------
-    BadInputError
-    """
-    if args.output != "-":
-        must_be_writable(args.output, args.force)
-        return str(args.output)
-    if sys.stdout.isatty():
-        raise BadInputError("-o -: stdout is a terminal; give a file, or pipe it on")
-    return STDOUT
-
-
-def tell_of(path: str, found: object) -> None:
-    """Print what was written, unless stdout has it."""
-    if path != STDOUT:
-        say(f"{path}: {report.plain(repr(found)[1:-1])}")
-
-
 # -- the verbs -------------------------------------------------------------------
 
 
@@ -455,84 +398,111 @@ def compare_arguments(parser: argparse.ArgumentParser) -> None:
     add(
         "what",
         nargs="*",
+        type=_refusing(path_of),
         metavar="CAPTURE|PID",
-        help="a capture's file or shipped name, or a process; default: "
-        f"{next(iter(shipped()))}, of {', '.join(shipped())}",
+        help="a capture file, a shipped capture by its name (one of "
+        f"{', '.join(shipped())}), or the id of a running process; - is a file on "
+        f"stdin; default: {next(iter(shipped()))}",
     )
     add(
         "--encodings",
         type=_refusing(forms_of),
         metavar="A,B",
-        help="names, or NAME:ARGUMENT as in linked:16; default: all of "
-        f"{', '.join(encodings())}, and what else they offer",
+        help="encodings by name, or with an argument as in linked:16; default: all of "
+        f"{', '.join(encodings())}, and the other forms that these offer",
     )
     add(
         "--fields",
         type=_refusing(fields_of),
         default=DEFAULT_FIELDS,
         metavar="NAME=BITS,...",
-        help="the parts of a word; default: %(default)s",
+        help="the fields of a word and their widths; default: %(default)s",
     )
     add(
         "--fractions",
         type=_refusing(fractions_of),
-        metavar="0,0.01",
-        help=f"of PTEs flagged; default: {DEFAULT_FRACTIONS}",
+        metavar="0,0.01,...",
+        help="which fractions of the PTEs are flagged, each from 0 to 1; default: "
+        f"{DEFAULT_FRACTIONS}",
     )
     add(
         "--placement",
         type=_refusing(placements_of),
         metavar="random,...",
-        help=f"how they lie; default: {','.join(workload.PLACEMENTS)}",
+        help="how the flagged PTEs lie; default: all, which are "
+        f"{','.join(workload.PLACEMENTS)}",
     )
     add(
         "--words",
         type=_refusing(words_of),
         metavar="different,...",
-        help="how the words differ, one after the other: "
-        f"{', '.join(workload.WORDS)}; default: different",
+        help="how the words differ from each other; a comparison for each of "
+        f"{', '.join(workload.WORDS)} that is named; default: different",
     )
     add(
         "--arch",
         type=_refusing(arches_of),
         default=[],
         metavar="NAME|all",
-        help="as that architecture would have it, by default as it is; all: RAM "
-        f"alone, at one point unless said, on each of {', '.join(ARCHES)}",
+        help="build the page tables as that architecture has them; default: the "
+        "capture's own; all: compare RAM only, on each of the architectures that "
+        f"`extmeta arch` lists, at {compare.ONE_POINT} unless --fractions or "
+        "--placement say otherwise".replace("%", "%%"),
     )
     _add_release(parser)
     add(
         "--workload",
         type=_refusing(workload_of),
         metavar="NAME[:PARAMETER=VALUE,...]",
-        help=f"play it instead, on {WORKLOAD_PAGES:,} made-up pages unless something "
-        f"is named: {', '.join(WORKLOADS)}; {LIST}: what they are",
+        help="play what a tracker does, instead of the operations one by one: "
+        f"{', '.join(WORKLOADS)}; on {WORKLOAD_PAGES:,} made-up pages unless a capture, "
+        f"a process or a trace is named; --workload {LIST} tells what they are",
     )
     add(
         "--trace",
+        type=_refusing(path_of),
         metavar="FILE",
-        help="what a real process wrote: play the workload on that",
+        help="play the workload on the writes that `extmeta trace` has recorded",
     )
     add(
         "--crossover",
         action="store_true",
-        help="RAM alone, in synthetic tables: bytes for each flagged PTE by how many "
-        "a table has, and which encoding is the smallest; default of --words: "
-        f"{','.join(CROSSOVER_WORDS)}",
+        help="compare RAM only, in full tables: bytes for each flagged PTE, by the "
+        "number of flagged PTEs in a table, and which encoding is the smallest; "
+        f"--words is then {','.join(CROSSOVER_WORDS)} by default",
     )
     add(
         "--instructions",
         action="store_true",
-        help="instructions too, counted by valgrind, beside the kernel's own",
+        help="count instructions too, by valgrind, and compare with the kernel's own",
     )
-    add("--quick", action="store_true", help="fewer points, fewer pairs")
-    add("--seed", type=_refusing(count_of), default=0, help="default: 0")
+    add(
+        "--quick",
+        action="store_true",
+        help=f"measure fewer points ({QUICK_FRACTIONS}, {QUICK_PLACEMENT}), and each of "
+        "them less often",
+    )
+    add(
+        "--seed",
+        type=_refusing(count_of),
+        default=0,
+        metavar="N",
+        help="of what is drawn at random; default: 0",
+    )
     add(
         "--json",
+        type=_refusing(path_of),
         metavar="FILE|-",
-        help="write rows and provenance there; - is stdout, without the text",
+        help="write the results and where they come from to FILE, before the text is "
+        "printed; - is stdout, instead of the text",
     )
-    add("--from", dest="stored", metavar="FILE", help="print what --json has written")
+    add(
+        "--from",
+        dest="stored",
+        type=_refusing(path_of),
+        metavar="FILE|-",
+        help="print what --json has written, and measure nothing; - is stdin",
+    )
 
 
 def run_compare(args: argparse.Namespace) -> int:
@@ -547,36 +517,125 @@ def run_compare(args: argparse.Namespace) -> int:
     if args.trace:
         raise BadInputError(f"--trace {args.trace}: a --workload is needed too")
     if args.stored:
-        if args.what:
-            raise BadInputError(f"--from {args.stored} and {args.what[0]}: one of them")
-        if played := _stored_workload(args.stored):
-            _workload_result(*played, args.json, _was_complete(args.stored))
-            return 0
-        rows, provenance = _stored(args.stored)
-        _result(rows, provenance, args.json, _was_complete(args.stored))
-        return 0
+        return _again(args)
     if args.release is not None:
         names = args.arch or [workload.DEFAULT_ARCH]
         args.arch = [arch.name for arch in _in_release(names, args.release)]
     args.arch = _comparable(args.arch, args.fields)
-    rows = []
+    provenance = measure.provenance(args.command, args.seed)
+    provenance["calibration"] = _calibration()
+    stages: list[Stage] = []
+
+    def measured(shown: Shown) -> Iterator[Row]:
+        if args.crossover:
+            yield from _crossovers(args, stages)
+        else:
+            yield from _sweeps(args, shown, stages)
+        yield from _instructions(args, shown)
+
+    return _measured(args, report, measured, progress, stages, provenance)
+
+
+def _measured(
+    args: argparse.Namespace,
+    of: ModuleType,
+    measured: Callable[[Shown], Iterator[Any]],
+    shown_by: Callable[[], contextlib.AbstractContextManager[Shown]],
+    stages: list[Stage],
+    provenance: dict[str, Any],
+) -> int:
+    """Store and print rows, also if a signal or an error ends the measuring early."""
+    rows: list[Any] = []
     complete = False
-    calibration = _calibration()
-    with contextlib.suppress(KeyboardInterrupt), progress() as shown:
-        # One by one: what is there when interrupted is kept.
-        for row in _crossovers(args) if args.crossover else _sweeps(args, shown):
-            rows.append(row)
-        for row in _instructions(args, shown):
-            rows.append(row)
-        complete = True
-    if rows:
-        provenance = measure.provenance(args.command, args.seed)
-        provenance["calibration"] = calibration
-        _result(rows, provenance, args.json, complete)
+    status = 0
+    with output.Stop() as stop:
+        try:
+            with shown_by() as shown:
+                # One by one: what is there at an early end is kept.
+                for row in measured(shown):
+                    rows.append(row)  # noqa: PERF402
+            complete = True
+        except KeyboardInterrupt:
+            pass
+        finally:
+            stop.spare()
+            if rows:
+                lacks = None if complete else missing.missing(rows, stages)
+                status = _result(args, of, rows, provenance, lacks)
     if not complete:
-        print("extmeta compare: interrupted; this is not all", file=sys.stderr)
-        return INTERRUPTED
+        tell("extmeta compare: interrupted; this is not all")
+        return 128 + (stop.signal or signal.SIGINT)
+    return status
+
+
+def _written(args: argparse.Namespace, path: str, document: str) -> int:
+    """Write a file; return the exit status, having said why it can't be written."""
+    try:
+        write(path, document)
+    except CannotWriteError as error:
+        tell(f"extmeta {args.verb}: {report.plain(str(error))}")
+        return CANNOT_WRITE
     return 0
+
+
+def _result(
+    args: argparse.Namespace,
+    of: ModuleType,
+    rows: list[Any],
+    provenance: dict[str, Any],
+    lacks: list[str] | None,
+) -> int:
+    """Write JSON, then print the text, also if the JSON can't be written.
+
+    Parameters
+    ----------
+    args
+    of : module
+        Makes text and JSON of these rows.
+    rows, provenance
+    lacks : list of str or None
+        What is missing; None if the rows are complete.
+    """
+    document = of.to_json(rows, provenance, lacks is None, missing=lacks or ())
+    if args.json == STANDARD:
+        say(document)
+        return 0
+    status = _written(args, args.json, document + "\n") if args.json else 0
+    text = of.text(rows, provenance)
+    say(text if lacks is None else f"{missing.told(lacks)}\n\n{text}")
+    return status
+
+
+def _again(args: argparse.Namespace) -> int:
+    """Print what --json has written."""
+    for given, option in (
+        (args.what and args.what[0], ""),
+        (args.crossover, "--crossover"),
+        (args.instructions, "--instructions"),
+        (args.encodings, "--encodings"),
+        (args.arch, "--arch"),
+        (args.release, "--release"),
+        (args.fractions, "--fractions"),
+        (args.placement, "--placement"),
+        (args.words, "--words"),
+    ):
+        if given:
+            raise BadInputError(
+                f"--from {args.stored} and {option or given}: one of them"
+            )
+    try:
+        with output.readable(args.stored) as path, open(path, encoding="utf-8") as file:
+            document = file.read()
+        of = workload_report if f'"{workload_report.FORMAT}"' in document else report
+        rows, provenance = of.from_json(document)
+        lacks = missing.stored(document)
+    except OSError as error:
+        raise BadInputError(f"{args.stored}: {error.strerror}") from None
+    except ValueError as error:
+        raise BadInputError(f"{args.stored}: {error}") from None
+    if not rows:
+        raise BadInputError(f"{args.stored}: there are no rows")
+    return _result(args, of, rows, provenance, lacks)
 
 
 def _comparable(arches: Sequence[str], fields: Fields) -> list[str]:
@@ -588,13 +647,15 @@ def _comparable(arches: Sequence[str], fields: Fields) -> list[str]:
         except ValueError as error:
             if len(arches) == 1:
                 raise BadInputError(str(error)) from None
-            print(f"extmeta compare: left out: {error}", file=sys.stderr)
+            tell(f"extmeta compare: left out: {error}")
         else:
             found.append(name)
     return found
 
 
-def _sweeps(args: argparse.Namespace, shown: Shown) -> Iterator[Row]:
+def _sweeps(
+    args: argparse.Namespace, shown: Shown, stages: list[Stage]
+) -> Iterator[Row]:
     forms = args.encodings or compare.default_forms()
     quick = args.quick
     alone = len(args.arch) > 1
@@ -612,7 +673,18 @@ def _sweeps(args: argparse.Namespace, shown: Shown) -> Iterator[Row]:
         for what in args.what or [next(iter(shipped()))]
         for space in spaces_of(what, args.arch)
     ]
-    for kind in args.words or ["different"]:
+    kinds = args.words or ["different"]
+    for kind in kinds:
+        at = len(stages) and stages[-1].subject + 1
+        for subject, space in enumerate(spaces, at):
+            name = space.name
+            name += f" on {space.arch}" if alone else ""
+            name += f", words {kind}" if len(kinds) > 1 else ""
+            stages += [Stage(subject, name, point) for point in points]
+        if not alone:
+            stages.append(Stage(at + len(spaces) - 1, "full tables", demands.ABOUT))
+    _add_instructions(args, stages)
+    for kind in kinds:
         for space in spaces:
             given = (space, forms, args.fields, points)
             if alone:
@@ -630,8 +702,7 @@ def _sweeps(args: argparse.Namespace, shown: Shown) -> Iterator[Row]:
             yield from demands.splits(space, forms, args.fields, kind)
         if not alone:
             # Not of the space: of full tables.
-            able = compare.able(forms, args.fields, spaces[0].arch)
-            yield from demands.demanded(able, args.fields, spaces[0].arch, kind)
+            yield from demands.demanded(forms, args.fields, spaces[0].arch, kind)
 
 
 def _calibration() -> dict[str, object]:
@@ -640,21 +711,26 @@ def _calibration() -> dict[str, object]:
     try:
         parts |= costs.load(costs.cache() / costs.FILE)
     except costs.CalibrationError as error:
-        print(f"extmeta compare: {report.plain(str(error))}", file=sys.stderr)
+        tell(f"extmeta compare: {report.plain(str(error))}")
     return {name: dataclasses.asdict(part) for name, part in parts.items()}
+
+
+def _add_instructions(args: argparse.Namespace, stages: list[Stage]) -> None:
+    if args.instructions:
+        stages.append(Stage(stages[-1].subject + 1, "instructions", missing.WHOLE))
 
 
 def _instructions(args: argparse.Namespace, shown: Shown) -> Iterator[Row]:
     if not args.instructions:
         return
     if why := instructions.missing():
-        print(f"extmeta compare: --instructions: {why}", file=sys.stderr)
+        tell(f"extmeta compare: --instructions: {why}")
         return
     forms = args.encodings or compare.default_forms()
     yield from instructions.counted(forms, progress=shown)
 
 
-def _crossovers(args: argparse.Namespace) -> Iterator[Row]:
+def _crossovers(args: argparse.Namespace, stages: list[Stage]) -> Iterator[Row]:
     for given, option in (
         (args.what, "CAPTURE|PID"),
         (args.fractions, "--fractions"),
@@ -663,11 +739,18 @@ def _crossovers(args: argparse.Namespace) -> Iterator[Row]:
         if given:
             raise BadInputError(f"--crossover and {option} {given[0]}: one of them")
     forms = args.encodings or compare.default_forms()
-    for arch in args.arch or [workload.DEFAULT_ARCH]:
-        for kind in args.words or CROSSOVER_WORDS:
-            yield from compare.crossover(
-                forms, args.fields, arch=arch, seed=args.seed, kind=kind
-            )
+    given = [
+        (arch, kind)
+        for arch in args.arch or [workload.DEFAULT_ARCH]
+        for kind in args.words or CROSSOVER_WORDS
+    ]
+    for subject, (arch, kind) in enumerate(given):
+        stages.append(Stage(subject, f"{arch}, words {kind}", missing.WHOLE))
+    _add_instructions(args, stages)
+    for arch, kind in given:
+        yield from compare.crossover(
+            forms, args.fields, arch=arch, seed=args.seed, kind=kind
+        )
 
 
 def _play(args: argparse.Namespace) -> int:
@@ -689,43 +772,34 @@ def _play(args: argparse.Namespace) -> int:
         load = WORKLOADS[name].of_text(parameters, args.seed)
     except ValueError as error:
         raise BadInputError(str(error)) from None
-    rows: list[comparison.Row] = []
-    complete = False
-    with contextlib.suppress(KeyboardInterrupt), _seen() as shown:
-        for process in _processes(args):
-            # One by one: what is there when interrupted is kept.
-            for row in _played(args, name, load, process, shown):
-                rows.append(row)  # noqa: PERF402
-        complete = True
-    if rows:
-        provenance = measure.provenance(args.command, args.seed)
-        _workload_result(rows, provenance, args.json, complete)
-    if not complete:
-        print("extmeta compare: interrupted; this is not all", file=sys.stderr)
-        return INTERRUPTED
-    return 0
+    # All before the first is played: a bad one is refused before anything is measured.
+    processes = list(_processes(args))
+    forms = args.encodings or [*compare.default_forms(), *load.forms]
+    stages = [
+        Stage(subject, f"{name} on {process.name}", text)
+        for subject, process in enumerate(processes)
+        for text in dict.fromkeys([compare.CONTROL, *forms])
+        if text != compare.BASELINE
+    ]
 
+    def measured(shown: Shown) -> Iterator[comparison.Row]:
+        for process in processes:
+            yield from _played(args, name, load, process, forms, shown)
 
-@contextlib.contextmanager
-def _seen() -> Iterator[Shown]:
-    """Give `progress` on a terminal, and elsewhere one that says nothing."""
-    if not sys.stderr.isatty():
-        yield lambda _done, _total, _what: None
-        return
-    with progress() as shown:
-        yield shown
+    provenance = measure.provenance(args.command, args.seed)
+    shown_by = output.progress_on_a_terminal
+    return _measured(args, workload_report, measured, shown_by, stages, provenance)
 
 
 def _processes(args: argparse.Namespace) -> Iterator[Process]:
     try:
         if args.trace:
-            yield of_trace(load_trace(args.trace), os.path.basename(args.trace))
+            found, name = _loaded(args.trace, load_trace)
+            yield of_trace(found, name)
         for given in args.what:
             yield of_capture(*found_of(given))
     except CaptureError as error:
         raise BadInputError(str(error)) from None
-    except OSError as error:
-        raise BadInputError(f"{args.trace}: {error.strerror}") from None
     if not (args.trace or args.what):
         yield synthetic(QUICK_WORKLOAD_PAGES if args.quick else WORKLOAD_PAGES)
 
@@ -735,112 +809,75 @@ def _played(
     name: str,
     load: Workload,
     process: Process,
+    forms: Sequence[str],
     shown: Shown,
 ) -> Iterator[comparison.Row]:
     return comparison.compare(
         name,
         load,
         process,
-        args.encodings or [*compare.default_forms(), *load.forms],
+        forms,
         rounds=measure.QUICK_ROUNDS if args.quick else measure.ROUNDS,
         budget_ns=measure.QUICK_BUDGET_NS if args.quick else measure.BUDGET_NS,
         progress=lambda done, total, what: shown(done, total, f"{name}: {what}"),
     )
 
 
-def _was_complete(path: str) -> bool:
-    """Tell whether the run that wrote a file of results came to its end."""
-    with open(path, encoding="utf-8") as file:
-        return json.load(file).get("complete") is not False
-
-
-def _stored_workload(
-    path: str,
-) -> tuple[list[comparison.Row], dict[str, object]] | None:
-    """Return what a workload's --json has written; None if it is none of that."""
-    try:
-        with open(path, encoding="utf-8") as file:
-            return workload_report.from_json(file.read())
-    except (OSError, ValueError):
-        return None
-
-
-def _workload_result(
-    rows: list[comparison.Row],
-    provenance: dict[str, object],
-    path: str | None,
-    complete: bool,
-) -> None:
-    document = workload_report.to_json(rows, provenance, complete)
-    _told(workload_report.text(rows, provenance), document, path, complete)
-
-
-def _told(text: str, document: str, path: str | None, complete: bool) -> None:
-    """Write the JSON first: whoever reads the text may stop reading at any time."""
-    if path == "-":
-        say(document)
-        return
-    failed = None
-    if path:
-        try:
-            write(path, document + "\n")
-        except CannotWriteError as error:
-            failed = error
-    if not complete:
-        say(INCOMPLETE)
-    say(text)
-    if failed:
-        raise failed
-
-
-def _stored(path: str) -> tuple[list[Row], dict[str, object]]:
-    try:
-        with open(path, encoding="utf-8") as file:
-            return report.from_json(file.read())
-    except OSError as error:
-        raise BadInputError(f"{path}: {error.strerror}") from None
-    except ValueError as error:
-        raise BadInputError(f"{path}: {error}") from None
-
-
-def _result(
-    rows: list[Row], provenance: dict[str, object], path: str | None, complete: bool
-) -> None:
-    document = report.to_json(rows, provenance, complete)
-    _told(report.text(rows, provenance), document, path, complete)
+def _add_pid_and_output(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("pid", type=_refusing(pid_of), metavar="PID", help="id of the process")
+    add(
+        "-o",
+        "--output",
+        type=_refusing(path_of),
+        required=True,
+        metavar="FILE",
+        help="the file, in numpy's .npz format, whatever its name; - is stdout",
+    )
 
 
 def capture_arguments(parser: argparse.ArgumentParser) -> None:
     """Add what `capture` takes."""
     add = parser.add_argument
-    add("pid", type=_refusing(count_of), metavar="PID")
-    add("-o", "--output", required=True, metavar="FILE", help="an .npz, named in full")
+    _add_pid_and_output(parser)
     add("--pfns", action="store_true", help="keep page frame numbers (needs root)")
-    add("--stop", action="store_true", help="hold the process by SIGSTOP meanwhile")
+    add(
+        "--stop",
+        action="store_true",
+        help="stop the process by SIGSTOP while it is read, so that nothing changes",
+    )
     add("--force", action="store_true", help="replace FILE if it is there")
 
 
 def run_capture(args: argparse.Namespace) -> int:
     """Write a process's page tables to a file."""
-    path = output_of(args)
-    found = captured(args.pid, args.stop)
-    with writing(path):
-        found.save(path, pfns=args.pfns)
-    tell_of(path, found)
+    must_be_writable(args.output, args.force)
+    # A signal must not leave the process stopped.
+    with output.Stop():
+        found = captured(args.pid, args.stop)
+    output.save(args.output, lambda path: found.save(path, pfns=args.pfns))
+    _saved(args, found)
     if not found.settled:
-        print(
+        tell(
             f"extmeta capture: process {args.pid} changed while it was read; "
-            "--stop holds it",
-            file=sys.stderr,
+            "--stop holds it"
         )
     return 0
+
+
+def _saved(args: argparse.Namespace, found: object) -> None:
+    """Say what was saved; on stderr if stdout has it."""
+    text = report.plain(repr(found)[1:-1])
+    if args.output == STANDARD:
+        tell(f"extmeta {args.verb}: {text}")
+    else:
+        say(f"{args.output}: {text}")
 
 
 def trace_arguments(parser: argparse.ArgumentParser) -> None:
     """Add what `trace` takes."""
     add = parser.add_argument
-    add("pid", type=_refusing(count_of), metavar="PID")
-    add("-o", "--output", required=True, metavar="FILE", help="an .npz, named in full")
+    _add_pid_and_output(parser)
     add(
         "--rounds",
         type=_refusing(above_0_of(count_of)),
@@ -861,9 +898,9 @@ def trace_arguments(parser: argparse.ArgumentParser) -> None:
 def run_trace(args: argparse.Namespace) -> int:
     """Record which pages a running process writes, round by round.
 
-    Interrupted, or if the process ends, it keeps the rounds there are.
+    If it is interrupted, or the process ends, the rounds so far are kept.
     """
-    path = output_of(args)
+    must_be_writable(args.output, args.force)
     ended, interrupted = "", False
     with trace.until_told(), progress() as shown:
         try:
@@ -877,19 +914,17 @@ def run_trace(args: argparse.Namespace) -> int:
         finally:
             left = recorder.close()
     for what in filter(None, (ended, *recorder.said(), left)):
-        print(f"extmeta trace: {report.plain(what)}", file=sys.stderr)
+        tell(f"extmeta trace: {report.plain(what)}")
     found = recorder.trace()
     if found is None:
-        print("extmeta trace: no round was recorded", file=sys.stderr)
+        tell("extmeta trace: no round was recorded")
         return INTERRUPTED if interrupted else CANNOT_WRITE
-    with writing(path):
-        found.save(path)
-    tell_of(path, found)
+    output.save(args.output, found.save)
+    _saved(args, found)
     if interrupted:
-        print(
+        tell(
             f"extmeta trace: interrupted after {found.nr_rounds} of {args.rounds} "
-            "rounds, which are kept",
-            file=sys.stderr,
+            "rounds, which are kept"
         )
         return INTERRUPTED
     return 0
@@ -902,59 +937,62 @@ def calibrate_arguments(parser: argparse.ArgumentParser) -> None:
         "--guest",
         action="store_true",
         help="count instructions on a stock Debian kernel in a virtual machine, "
-        "instead of ns on this one",
+        "instead of measuring ns on this kernel",
     )
     add(
         "--rounds",
         type=_refusing(count_of),
         default=host.ROUNDS,
         metavar="N",
-        help=f"on this kernel, {host.MIN_ROUNDS} at least; default: %(default)s",
+        help="how often each operation is timed on this kernel, "
+        f"{host.MIN_ROUNDS} times at least; default: %(default)s",
     )
     add(
         "-o",
         "--output",
+        type=_refusing(path_of),
         metavar="FILE",
-        help=f"where it is stored; default: {costs.FILE} in ~/.cache/extmeta, where "
-        "`compare` looks",
+        help="where the result is stored; - is stdout, without the text; default: "
+        f"{costs.FILE} in ~/.cache/extmeta, where `extmeta compare` looks for it",
     )
 
 
 def run_calibrate(args: argparse.Namespace) -> int:
-    """Measure what the kernel's own operations cost a PTE, and store it.
+    """Measure what the kernel's own operations cost for each PTE, and store it.
 
-    The file keeps what was measured here and what was counted in a guest, each
-    until it is made again.
+    A file has up to two parts: what was measured here, and what was counted in a
+    guest. A new measurement replaces its part and keeps the other one.
     """
     if args.rounds < host.MIN_ROUNDS:
         raise BadInputError(
             f"--rounds {args.rounds}: {host.MIN_ROUNDS} are needed for an interval"
         )
-    path = costs.cache() / costs.FILE
-    if args.output:
-        path = Path(args.output)
-    else:
-        try:
+    parts = {}
+    path = Path(args.output) if args.output else costs.cache() / costs.FILE
+    if args.output != STANDARD:
+        if not args.output:
             path.parent.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise CannotWriteError(f"{error.filename}: {error.strerror}") from None
-    must_be_writable(str(path))
-    try:
-        parts = costs.load(path)
-    except costs.CalibrationError as error:
-        if args.output:
-            raise BadInputError(f"{error}; it is not replaced") from None
-        print(f"extmeta calibrate: {error}; it is replaced", file=sys.stderr)
-        parts = {}
+        must_be_writable(str(path))
+        try:
+            parts = costs.load(path)
+        except costs.CalibrationError as error:
+            if args.output:
+                raise BadInputError(f"{error}; it is not replaced") from None
+            tell(f"extmeta calibrate: {report.plain(str(error))}; it is replaced")
     try:
         found = _calibrated(args)
     except KeyboardInterrupt:
-        print("extmeta calibrate: interrupted; nothing is stored", file=sys.stderr)
+        tell("extmeta calibrate: interrupted; nothing is stored")
         return INTERRUPTED
-    write(str(path), costs.to_json({**parts, "guest" if args.guest else "host": found}))
+    document = costs.to_json({**parts, "guest" if args.guest else "host": found})
+    if args.output == STANDARD:
+        say(document.removesuffix("\n"))
+        return 0
+    status = _written(args, str(path), document)
     say(calibration_report.text(found))
-    say(f"\nstored in {report.plain(str(path))}")
-    return 0
+    if not status:
+        say(f"\nstored in {report.plain(str(path))}")
+    return status
 
 
 def _calibrated(args: argparse.Namespace) -> costs.Calibration:
@@ -975,8 +1013,14 @@ def _calibrated(args: argparse.Namespace) -> costs.Calibration:
 
 def info_arguments(parser: argparse.ArgumentParser) -> None:
     """Add what `info` takes."""
-    parser.add_argument("file", metavar="FILE", help="a capture, or a shipped name")
-    parser.add_argument("--json", action="store_true", help="as JSON")
+    parser.add_argument(
+        "file",
+        type=_refusing(path_of),
+        metavar="FILE",
+        help="a capture file, or a shipped capture by its name (one of "
+        f"{', '.join(shipped())}); - is a file on stdin",
+    )
+    parser.add_argument("--json", action="store_true", help="print JSON")
 
 
 def run_info(args: argparse.Namespace) -> int:
@@ -994,14 +1038,19 @@ def plan_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         type=_refusing(field_of),
         metavar="FIELD[=BITS]",
-        help="a part of a word, of 1 bit unless said",
+        help="a field of a word and its width; default of BITS: 1",
     )
-    add("--arch", default="x86_64", metavar="NAME", help=f"of {', '.join(ARCHES)}")
+    add(
+        "--arch",
+        default="x86_64",
+        metavar="NAME",
+        help="an architecture that `extmeta arch` lists; default: %(default)s",
+    )
     _add_release(parser)
     for option, dest, help_ in (
-        ("--exclude", "excludes", "at most one of these is non-zero in a PTE"),
-        ("--imply", "implies", "where A is non-zero, B is"),
-        ("--per-vma", "per_vma", "a VMA uses one of these, the others are 0 there"),
+        ("--exclude", "excludes", "at most one of these fields is non-zero in a PTE"),
+        ("--imply", "implies", "B is non-zero in every PTE in which A is"),
+        ("--per-vma", "per_vma", "in each VMA all but one of these fields are 0"),
     ):
         add(
             option,
@@ -1012,13 +1061,13 @@ def plan_arguments(parser: argparse.ArgumentParser) -> None:
             metavar="A,B",
             help=f"{help_}; may be given again",
         )
-    add("--json", action="store_true", help="as JSON")
+    add("--json", action="store_true", help="print JSON")
 
 
 def run_plan(args: argparse.Namespace) -> int:
-    """Find the fewest PTE bits for fields that don't all go together.
+    """Find the fewest bits of a PTE that hold fields, given which go together.
 
-    The exit status is 1 where a present PTE has fewer.
+    The exit status is 1 if a present PTE has fewer free bits.
     """
     widths: dict[str, int] = {}
     for name, bits in args.fields:
@@ -1043,13 +1092,13 @@ def arch_arguments(parser: argparse.ArgumentParser) -> None:
         "arch",
         nargs="?",
         metavar="NAME",
-        help="one of them, bit by bit; default: a table of all",
+        help="print one architecture's entries bit by bit; default: a table of all",
     )
     _add_release(parser)
 
 
 def run_arch(args: argparse.Namespace) -> int:
-    """Print what architectures' page-table entries leave to software."""
+    """Print which bits of page-table entries an architecture leaves to software."""
     names = [args.arch] if args.arch else list(ARCHES)
     found = _in_release(names, args.release)
     say(ruler.text(found[0]) if args.arch else ruler.overview(found))
@@ -1092,7 +1141,11 @@ VERBS = {
 
 def _parser() -> Parser:
     parser = Parser(
-        prog="extmeta", description="Metadata words beside page-table entries."
+        prog="extmeta",
+        description="Metadata words beside page-table entries.",
+        epilog="Exit status: 0; 2 for bad input; 1 if a result can't be written, or if "
+        "`plan` finds that the fields don't fit; 130 when interrupted (128 and the "
+        "signal's number); 141 if the reader of stdout has gone.",
     )
     version = f"extmeta {__version__}"
     parser.add_argument("--version", action="version", version=version)
@@ -1114,11 +1167,17 @@ def _run(argv: Sequence[str]) -> int:
     args.command = ["extmeta", *argv]
     try:
         status: int = args.run(args)
+        return status
+    except output.StdoutError:
+        raise
     except (BadInputError, CannotWriteError, MemoryError) as error:
         why = report.plain(str(error)) or "out of memory"
-        print(f"extmeta {args.verb}: {why}", file=sys.stderr)
-        return BAD_INPUT if isinstance(error, BadInputError) else CANNOT_WRITE
-    return status
+        bad = isinstance(error, BadInputError)
+    except OSError as error:
+        why = report.plain(f"{error.filename or 'error'}: {error.strerror or error}")
+        bad = False
+    tell(f"extmeta {args.verb}: {why}")
+    return BAD_INPUT if bad else CANNOT_WRITE
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -1130,17 +1189,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         By default the process's own.
     """
     try:
-        status = _run(sys.argv[1:] if argv is None else argv)
-        if sys.stdout:
-            sys.stdout.flush()
-    except KeyboardInterrupt:
-        return INTERRUPTED
-    except OSError as error:
-        # Of stdout: nobody reads it any more, or its disk is full.
-        with contextlib.suppress(OSError):
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        if isinstance(error, BrokenPipeError):
+        try:
+            status = _run(sys.argv[1:] if argv is None else argv)
+        except KeyboardInterrupt as told:
+            status = 128 + (told.args or (signal.SIGINT,))[0]
+        with output.told_of_stdout():
+            if sys.stdout:
+                sys.stdout.flush()
+    except output.StdoutError as error:
+        output.discard(sys.stdout)
+        if isinstance(error.__cause__, BrokenPipeError):
             return PIPE_CLOSED
-        print(f"extmeta: stdout: {error.strerror}", file=sys.stderr)
+        tell(f"extmeta: stdout: {error.strerror}")
         return CANNOT_WRITE
     return status

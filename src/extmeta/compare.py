@@ -6,7 +6,6 @@ is timed in pairs with the baseline, words in the PTE. The baseline is compared
 with a second one of itself too: the noise floor.
 """
 
-import contextlib
 from collections.abc import Callable, Iterator, Sequence
 
 from extmeta import measure
@@ -16,6 +15,7 @@ from extmeta.encodings import built_in, encodings, factory_of
 from extmeta.encodings.inpte import places
 from extmeta.fields import Fields
 from extmeta.measure import Blocks, Bound, Cpu, Ram, Refused, Row, Subject
+from extmeta.names import unknown
 from extmeta.pagetable import PageTable
 from extmeta.ruler import runs
 from extmeta.tasks import OPERATIONS, Filled, workloads
@@ -52,7 +52,7 @@ def form(text: str) -> str | Encoding:
     """
     name, colon, argument = text.partition(":")
     if name not in encodings():
-        raise ValueError(f"no encoding named {name!r}; there are {encodings()}")
+        raise ValueError(unknown("encoding named", name, encodings()))
     if not colon:
         return name
     try:
@@ -220,28 +220,18 @@ def cpu_of(
 
 
 def left_out(text: str, error: Exception, where: str = "") -> Refused:
-    """Return the row of an encoding that can't be compared, or raise ``error``.
+    """Return the row of an encoding that can't be compared there, or raise ``error``.
 
     An encoding of this package refuses by ValueError, or lacks memory, and all
     else is a bug of ours; of another package's, whatever it raises is its reason.
     """
     if isinstance(error, ValueError):
-        return Refused(text, f"{where}{error}")
+        return Refused(text, str(error), where)
     if isinstance(error, MemoryError):
-        return Refused(text, f"{where}out of memory")
+        return Refused(text, str(error) or "out of memory", where)
     if text == CONTROL or built_in(text.partition(":")[0]):
         raise error
-    return Refused(text, f"{where}{type(error).__name__}: {error}")
-
-
-def able(forms: Sequence[str], fields: Fields, arch: str) -> list[str]:
-    """Return the forms that can hold the fields on an architecture."""
-    found = []
-    for text in forms:
-        with contextlib.suppress(Exception):  # what it is, `sweep` has said
-            PageTable(form(text), fields, arch)
-            found.append(text)
-    return found
+    return Refused(text, f"{type(error).__name__}: {error}", where)
 
 
 def sweep(
@@ -286,7 +276,7 @@ def sweep(
     ------
     ValueError
         If a form is none, or the baseline can hold no bit of the fields.
-    AssertionError
+    CheckError
         If an encoding of this package does not do what was asked of it.
     """
     made = {text: form(text) for text in forms if text != BASELINE}
@@ -309,7 +299,7 @@ def sweep(
                 other = Filled(table, ours if text == CONTROL else theirs)
                 held = other.ram(text, point)
             except Exception as error:  # noqa: BLE001 (left_out raises ours)
-                yield left_out(text, error, f"{point}: ")
+                yield left_out(text, error, str(point))
                 done += len(OPERATIONS)
                 continue
             if text != CONTROL:
@@ -328,7 +318,7 @@ def sweep(
                         seed=seed,
                     )
                 except Exception as error:  # noqa: BLE001 (left_out raises ours)
-                    yield left_out(text, error, f"{point}: {operation}: ")
+                    yield left_out(text, error, f"{point}, {operation}")
                     continue
                 yield cpu_of(text, operation, point, len(space.vpns), found)
     if progress:
@@ -407,7 +397,7 @@ class Held:
                 other = Filled(table, theirs)
                 rows += [other.ram(text, point), *other.blocks(text, point)]
             except Exception as error:  # noqa: BLE001 (left_out raises ours)
-                rows.append(left_out(text, error, f"{point}: "))
+                rows.append(left_out(text, error, str(point)))
         return rows
 
 

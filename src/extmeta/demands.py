@@ -24,6 +24,8 @@ from extmeta.workload import Space
 # Of each PTE table's entries; on x86-64 512.
 TABLES = 8
 
+# What these rows are about.
+ABOUT = "what operations ask of a kernel"
 # Huge pages of a capture that are split at most.
 SPLITS = 64
 
@@ -188,8 +190,8 @@ def demands(
     ValueError
         If the encoding can't hold the fields. An operation that it refuses, as a
         swap-out of words that have no place in a swap entry, is left out.
-    AssertionError
-        If an operation allocates what is not set aside.
+    MemoryError
+        If an operation takes memory that was not set aside.
     """
     table = given_to(encoding, fields, arch, kind).table
     reserves = table.encoding.reserves
@@ -210,18 +212,19 @@ def demands(
             else:
                 given.table.reserve(nr_tables)
                 held = _aside(given.table)
-                with no_allocation():
-                    does(given)
+                try:
+                    with no_allocation():
+                        does(given)
+                except MemoryError:
+                    raise MemoryError(
+                        f"{operation!r} takes memory that was not set aside"
+                    ) from None
                 aside = (held - _aside(given.table)) / TABLES
         except ValueError:
             continue
         del kept
         moved = given.table.encoding.repointings - before_it
         yield Demand(name, operation, aside, moved / TABLES)
-
-
-# What a refusal is about: the table of demands only.
-ASKED = "what it asks of a kernel: "
 
 
 def _aside(table: PageTable) -> int:
@@ -249,12 +252,8 @@ def demanded(
             continue
         try:
             yield from demands(form(text), text, fields, of, kind)
-        except MemoryError:
-            yield Refused(
-                text, f"{ASKED}an operation allocates what can't be set aside"
-            )
         except Exception as error:  # noqa: BLE001 (left_out raises ours)
-            yield left_out(text, error, ASKED)
+            yield left_out(text, error, ABOUT)
 
 
 def splits(

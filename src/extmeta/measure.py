@@ -134,10 +134,20 @@ class Bound:
 
 @dataclass(frozen=True)
 class Refused:
-    """An encoding that can't hold the words; `why` says it in a line."""
+    """An encoding that has no figures, or lacks some.
+
+    Attributes
+    ----------
+    encoding : str
+    why : str
+        In a line.
+    where : str
+        What it has no figures for, as "1% random, load"; empty if for nothing.
+    """
 
     encoding: str
     why: str
+    where: str = ""
 
 
 @dataclass(frozen=True)

@@ -64,10 +64,10 @@ KINDS: dict[str, type] = {
 
 # What `workload.words` calls kinds of words.
 WORDS = {
-    "one": "one word for all",
-    "few": "one of eight words for each",
+    "one": "the same word for all PTEs",
+    "few": "one of eight words for each PTE",
     "byte": "random words of 8 bits",
-    "different": "words all different as far as their bits allow",
+    "different": "all different as far as their bits allow",
 }
 
 NOT_MODELLED = (
@@ -281,25 +281,36 @@ def _head(c: _Comparison) -> str:
         )
     if s.baseline_lacks:
         instead = (
-            "the same PTEs flagged, their words cut to that, none of them to 0"
+            "The same PTEs are flagged. Their words are cut to these bits, none to 0"
             if s.baseline_fields.keys() <= s.fields.keys()
-            else "a tracker that Linux owns there, set where a PTE is flagged"
+            else "It is a tracker that Linux owns there, set if a PTE is flagged"
         )
         lines.append(
             f"{BASELINE} can't hold them: {plain(s.baseline_lacks)}. As denominator it "
-            f"has {_fields(s.baseline_fields)}: {instead}."
+            f"has {_fields(s.baseline_fields)}. {instead}."
         )
     if s.cleared:
         lines.append(
-            f"mprotect clears {plain(s.cleared)} of a present PTE, where {BASELINE} has "
-            "words or others have the flag. A kernel that uses these bits has to add "
-            "them to _PAGE_CHG_MASK, which is one line."
+            f"mprotect clears bits of a present PTE ({plain(s.cleared)}) in which "
+            f"{BASELINE} has words or other encodings have the flag. A kernel that uses "
+            "them has to add them to _PAGE_CHG_MASK, which is one line."
         )
-    measured = {name for _point, name in c.ram}
-    for row in c.refused:
-        how = "is left out in part" if row.encoding in measured else "is left out"
-        lines.append(f"{plain(row.encoding)} {how}: {plain(row.why)}.")
+    lines += _refused(c.refused)
     return "\n".join(_wrapped(line, indent=2) for line in lines)
+
+
+def _refused(rows: Sequence[Refused]) -> Iterator[str]:
+    """Yield a sentence for each encoding and reason."""
+    whole = {row.encoding for row in rows if not row.where}
+    places: dict[tuple[str, str], list[str]] = {}
+    for row in rows:
+        if not row.where or row.encoding not in whole:
+            places.setdefault((row.encoding, row.why), []).append(row.where)
+    for (name, why), where in places.items():
+        lacks = "is left out"
+        if all(where):
+            lacks = f"lacks figures for {'; '.join(map(plain, dict.fromkeys(where)))}"
+        yield f"{plain(name)} {lacks}: {plain(why)}."
 
 
 def _words(s: Subject) -> str:
@@ -475,20 +486,24 @@ def _arches(found: Sequence[_Comparison]) -> Iterator[str]:
     ]
     # What is said of several architectures is said once.
     notes: dict[str, list[str]] = {}
-    refused: dict[str, list[str]] = {}
-    why: dict[str, str] = {}
+    refused: dict[tuple[str, str], list[Refused]] = {}
+    on: dict[tuple[str, str], list[str]] = {}
     for c in found:
         for note in filter(None, c.subject.note.split("; ")):
             notes.setdefault(note, []).append(c.subject.arch)
         for row in c.refused:
-            refused.setdefault(row.encoding, []).append(c.subject.arch)
-            why.setdefault(row.encoding, row.why)
+            key = row.encoding, row.where
+            refused.setdefault(key, []).append(row)
+            on.setdefault(key, []).append(c.subject.arch)
     there = [c.subject.arch for c in found]
     for note, arches in notes.items():
         lines.append(f"{_of(arches, there)}: {plain(note)}.")
-    for name, arches in refused.items():
-        where = _of(arches, there)
-        lines.append(f"{where}: {plain(name)} is left out: {plain(why[name])}.")
+    for key, rows in refused.items():
+        reasons = len({row.why for row in rows})
+        example = f"on {on[key][0]}, for example, " if reasons > 1 else ""
+        lines += [
+            f"{_of(on[key], there)}: {example}{line}" for line in _refused(rows[:1])
+        ]
     yield "\n".join(_wrapped(line, indent=2) for line in lines)
     names = list(dict.fromkeys(name for c in found for name in c.encodings))
     for point in found[0].points:
@@ -633,9 +648,10 @@ def _read_bound(c: _Comparison) -> str:
     if not c.bound or not any(op == "scan" for _p, _e, op in c.cpu):
         return ""
     return _wrapped(
-        f"read bound: {size(c.bound.table_bytes)} of PTE tables at "
-        f"{size(c.bound.near_bytes_per_s)}/s, an array of that size being read again "
-        f"and again; one of 64 MiB: {size(c.bound.far_bytes_per_s)}/s."
+        f"read bound: the time to read {size(c.bound.table_bytes)} of PTE tables at "
+        f"{size(c.bound.near_bytes_per_s)}/s. An array of that size is read so fast "
+        f"if it is read again and again, one of 64 MiB at "
+        f"{size(c.bound.far_bytes_per_s)}/s."
     )
 
 
@@ -662,8 +678,8 @@ def _of_the_kernels(c: _Comparison, provenance: dict[str, Any]) -> Iterator[str]
     host = calibrations(provenance).get("host")
     if host is None:
         yield _wrapped(
-            "`extmeta calibrate` measures what the kernel's own operations cost here; "
-            "then this prints the extra as a share of them."
+            "`extmeta calibrate` measures what the kernel's own operations cost on this "
+            "machine. After it, the extra time is printed as a share of that too."
         )
         return
 
@@ -735,14 +751,15 @@ def _demands(c: _Comparison) -> Iterator[str]:
         cells = ["" if row is None else f"{row.repointings:g}" for row in found]
         _row(table, f"  {name}", cells)
     lines = [
-        "what a kernel has to have at hand for each PTE table, all of whose PTEs have a "
-        "word, since it allocates nothing under the page-table lock: what is set aside "
-        "so that any operation can be done, and what each takes of it, besides the PTE "
-        f"table of a split. Nothing in any encoding: {', '.join(silent)}; fork and move "
-        "may allocate. "
+        "Memory that a kernel sets aside, because it can't allocate under the "
+        "page-table lock. The table has the bytes for one PTE table all of whose PTEs "
+        "have a word: what is set aside so that any operation can be done, and what "
+        "each operation takes of it. The PTE table of a split comes on top. These take "
+        f"nothing in any encoding: {', '.join(silent) or '-'}. fork and move may "
+        "allocate. "
         + (
-            "Each table re-pointed is a TLB flush beyond those of the operation; other "
-            "encodings need none."
+            "Each table that is re-pointed takes one TLB flush more than the operation "
+            "itself does. Encodings without a row there re-point none."
             if moved
             else "No table is re-pointed, which would take a TLB flush."
         )
@@ -826,8 +843,8 @@ def _notes(found: Sequence[_Comparison]) -> str:
     slack = max((row.slack for c in found for row in c.ram.values()), default=0)
     if slack:
         lines.append(
-            f"Room in pages of side memory for what comes next, up to {size(slack)}, is "
-            "not counted; the JSON has it."
+            "Side memory is allocated in pages. What is free in them for further words, "
+            f"up to {size(slack)}, is not counted. The JSON has it."
         )
     huge = NO_HUGE
     if any(c.subject.nr_unmarked for c in found):
@@ -857,6 +874,7 @@ def to_json(
     provenance: dict[str, Any],
     complete: bool = True,
     format: str = FORMAT,
+    missing: Sequence[str] = (),
 ) -> str:
     """Return rows and their provenance as JSON, bytes and ns as they are.
 
@@ -868,10 +886,13 @@ def to_json(
         False if the sweep was interrupted.
     format : str, optional
         Of other rows.
+    missing : sequence of str, optional
+        What rows lack that are not complete.
     """
     document = {
         "format": format,
         "complete": complete,
+        **({} if complete else {"missing": [*missing]}),
         "provenance": provenance,
         "rows": [
             {"row": type(row).__name__, **dataclasses.asdict(row)} for row in rows
@@ -909,7 +930,7 @@ def rows_of(
     except (ValueError, RecursionError) as error:
         raise ValueError(f"not JSON: {error}") from None
     if not isinstance(found, dict) or found.get("format") != format:
-        raise ValueError(f"not an {format}")
+        raise ValueError(f"not an {format}: no JSON that `compare --json` has written")
     match found:
         case {"provenance": dict(provenance), "rows": list(raw)}:
             rows = [_read_row(number, row, kinds) for number, row in enumerate(raw)]

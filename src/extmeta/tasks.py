@@ -27,7 +27,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from extmeta import contpte
-from extmeta.checks import must
+from extmeta.checks import must, same
 from extmeta.fields import Fields
 from extmeta.measure import Blocks, Ram, Task
 from extmeta.pagetable import PageTable
@@ -222,7 +222,7 @@ class Filled:
 
 def _must_have(table: PageTable, vpns: U64, expected: U64) -> None:
     found = table.load(vpns)
-    must(np.array_equal(found, expected), "words differ from what was stored")
+    same(found, expected, "words differ from what was stored")
 
 
 def load(f: Filled) -> Task:
@@ -230,7 +230,7 @@ def load(f: Filled) -> Task:
     vpns, expected = f.load.space.vpns, f.load.words
 
     def check(_state: U64, found: U64) -> None:
-        must(np.array_equal(found, expected), "words differ from what was stored")
+        same(found, expected, "words differ from what was stored")
 
     return Task(lambda: vpns, f.table.load, check)
 
@@ -282,7 +282,7 @@ def scan(f: Filled) -> Task:
     expected = f.load.having(bit)
 
     def check(_table: PageTable, found: U64) -> None:
-        must(np.array_equal(found, expected), "other vpns than those that match")
+        same(found, expected, "vpns differ from those that match")
 
     return Task(
         lambda: f.table,
@@ -298,7 +298,7 @@ def fork(f: Filled) -> Task:
     def check(children: list[PageTable], _result: None) -> None:
         must(len(children) == 1, "no child")
         child = children[0]
-        must(len(child) == len(table), "the child lacks PTEs")
+        same(len(child), len(table), "PTEs of the child")
         _must_have(child, vpns, expected)
 
     return Task(

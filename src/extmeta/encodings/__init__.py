@@ -19,6 +19,7 @@ from extmeta.encodings.linked import Linked
 from extmeta.encodings.page_ext import PageExt
 from extmeta.encodings.wide import Wide
 from extmeta.encodings.xarray import XArray
+from extmeta.names import unknown
 
 if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
@@ -129,7 +130,7 @@ def factory_of(name: str) -> Callable[[], Encoding]:
     if name in _factories:
         return _factories[name]
     if name not in _plugins():
-        raise KeyError(f"no encoding named {name!r}; there are {encodings()}")
+        raise KeyError(unknown("encoding named", name, encodings()))
     point = _plugins()[name]
     try:
         factory = point.load()

@@ -17,15 +17,12 @@ how thoroughly it looks is what hypothesis's settings profile says.
 
 try:
     import hypothesis  # noqa: F401
-    import pytest
+    import pytest  # noqa: F401
 except ImportError as error:
     raise ImportError(
         f"extmeta.testing needs {error.name}: pip install 'extmeta[testing]'",
         name=error.name,
     ) from error
-
-# So that a failing assert shows its values.
-pytest.register_assert_rewrite("extmeta.testing.suite", "extmeta.testing.machine")
 
 from extmeta.testing.suite import SMALL, Check, checks, conformance
 

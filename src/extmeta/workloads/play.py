@@ -13,6 +13,7 @@ import numpy as np
 
 from extmeta.encoding import Encoding
 from extmeta.fields import Fields
+from extmeta.names import unknown
 from extmeta.pagetable import PageTable
 from extmeta.pagewords import PAGE_SHIFT, PRESENT, SOFT_DIRTY, UFFD_WP
 from extmeta.space import AddressSpace
@@ -93,10 +94,16 @@ class Workload:
         """
         kinds: dict[str, Any] = {each.name: each.type for each in fields(cls)}
         given: dict[str, Any] = {"seed": seed}
+        seen: set[str] = set()
         for part in filter(None, text.split(",")):
             name, equals, value = (piece.strip() for piece in part.partition("="))
-            if not equals or name not in kinds:
-                raise ValueError(f"{part!r} is not of {', '.join(kinds)}")
+            if name not in kinds:
+                raise ValueError(unknown("parameter", name, kinds))
+            if not equals:
+                raise ValueError(f"{part!r} is not PARAMETER=VALUE")
+            if name in seen:
+                raise ValueError(f"parameter {name!r} is there twice")
+            seen.add(name)
             try:
                 given[name] = kinds[name](value)
             except ValueError:

@@ -2,7 +2,7 @@
 
 import dataclasses
 import textwrap
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from extmeta import report
@@ -198,10 +198,13 @@ def _parameters(kind: type[Workload]) -> Iterator[str]:
 
 
 def to_json(
-    rows: Iterable[Row], provenance: dict[str, Any], complete: bool = True
+    rows: Iterable[Row],
+    provenance: dict[str, Any],
+    complete: bool = True,
+    missing: Sequence[str] = (),
 ) -> str:
     """Return rows and their provenance as JSON; see `report.to_json`."""
-    return report.to_json(rows, provenance, complete, FORMAT)
+    return report.to_json(rows, provenance, complete, FORMAT, missing)
 
 
 def from_json(document: str) -> tuple[list[Row], dict[str, Any]]:

@@ -62,7 +62,11 @@ class Runs(em.PythonEncoding):
         return self.first.nbytes + self.stop.nbytes
 
     def check(self):
-        assert (self.first < self.stop).all(), "a run without a PTE"
-        assert (self.stop[:-1] <= self.first[1:]).all(), "runs overlap"
+        # Not by assert statements, which python -O removes.
+        if (self.first >= self.stop).any():
+            raise AssertionError("a run without a PTE")
+        if (self.stop[:-1] > self.first[1:]).any():
+            raise AssertionError("runs overlap")
         joined = (self.stop[:-1] == self.first[1:]) & (np.diff(self.word) == 0)
-        assert not joined.any(), "two runs that are one"
+        if joined.any():
+            raise AssertionError("two runs that are one")
