@@ -42,6 +42,9 @@ def read(mm: Mm, first: int, stop: int, event: Event) -> None:
                 continue
         reach = max(at, reach_of(vma, end))
         read_vma(mm, vma, at, reach)
+        if reach < end and vma.uffd is None:
+            # do_fault_around() comes before the SIGBUS.
+            _map_around(mm, vma, reach)
         _refuse_past_end(reach, end)
         at = end
 
@@ -71,7 +74,7 @@ def write(mm: Mm, first: int, stop: int, event: Event, *, content: bool = True) 
                 _before_missing(mm, vma, at, write=True)
                 event(vma, at, True)
                 continue
-        if vma.wp and not vma.asynchronous:
+        if vma.wp and not vma.asynchronous and at < reach_of(vma, end):
             end = _first_protected(mm, at, end)
             if end == at:
                 _populate_protected(mm, vma, at)
@@ -213,7 +216,7 @@ def _fault_around(mm: Mm, vma: Vma, absent: U64) -> None:
     high = min(
         vma.stop,
         mm.leaf_of(int(absent[-1])) + size,
-        vma.start + len(backing) - vma.pgoff,
+        max(low, vma.start + len(backing) - vma.pgoff),
     )
     near = mm.absent(low, high)
     near = near[backing.resident(0, len(backing))[pages_of(vma, near)]]
@@ -239,7 +242,7 @@ def _map_around(mm: Mm, vma: Vma, vpn: int) -> None:
     around = FAULT_AROUND_BYTES >> mm.arch.page_shift
     start = vpn // around * around
     low = max(start, vma.start)
-    high = reach_of(vma, min(start + around, vma.stop))
+    high = max(low, reach_of(vma, min(start + around, vma.stop)))
     near = mm.absent(low, high)
     resident = vma.backing.resident(0, len(vma.backing))
     _map_backing(mm, vma, near[resident[pages_of(vma, near)]])
@@ -343,6 +346,15 @@ def _copy_on_write(mm: Mm, vma: Vma, entries: Entries) -> None:
     """Let PTEs have pages of their own: wp_page_copy() where reuse is impossible."""
     physical = mm.physical
     shared = physical.shared(entries.value) | physical.file(entries.value)
+    heads = physical.heads(entries.value)
+    for head in np.unique(heads[heads != 0]).tolist():
+        # A page of a huge page that was shared: wp_can_reuse_anon_folio().
+        part = heads == head
+        unsure = part & ~physical.exclusive(entries.value)
+        if unsure.any() and (
+            mm.release < (6, 15) or mm.shared_folio(head, int(part.sum()))
+        ):
+            shared |= unsure
     physical.reuse(entries.value[~shared])
     entries = entries.take(shared)
     if not len(entries.vpn):

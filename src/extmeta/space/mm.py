@@ -200,6 +200,27 @@ class Mm:
             return Entries(none, none != 0, none)
         return self._decoded(np.concatenate(vpns), np.concatenate(ptes))
 
+    def pages(self, first: int, stop: int) -> Entries:
+        """Return the PTEs of [first, stop) that map a page, not that of zeros."""
+        entries = self.entries(first, stop)
+        return entries.take(entries.present & (entries.value >= FIRST_PFN))
+
+    def shared_folio(self, head: int, here: int) -> bool:
+        """Tell whether another process maps a page of a huge page without a leaf here.
+
+        folio_maybe_mapped_shared() counts by process since 6.15. Before,
+        folio_likely_mapped_shared() looked at the first page. `here` is how many of the
+        pages are known to be mapped here.
+        """
+        counts = self.physical.mapcount[self.physical.folio(head, self.pages_per_leaf)]
+        total = int(counts.sum())
+        if self.release < (6, 15):
+            return total > self.pages_per_leaf or int(self.physical.mapcount[head]) > 1
+        if total == here or (counts > 1).any():
+            return total != here
+        heads = self.physical.heads(self.pages(0, self.arch.nr_vpns).value)
+        return total > int((heads == head).sum())
+
     def _decoded(self, vpns: U64, ptes: U64) -> Entries:
         arch, swap = self.arch, self.arch.swap
         present = ptes >> np.uint64(arch.present) & np.uint64(1) != 0

@@ -215,6 +215,11 @@ class Physical:
         """Return the first pfn of each page's huge page; 0 where it is of none."""
         return self._head[pfns]
 
+    def folio(self, head: int, n: int) -> U64:
+        """Return those of a huge page's n pages that are still mapped or swapped."""
+        pfns = np.arange(head, head + n, dtype=np.uint64)
+        return np.asarray(pfns[self._head[pfns] == head])
+
     def split(self, head: int, n: int) -> None:
         """Make a huge page n small ones: Linux mm/huge_memory.c split_folio()."""
         self._head[head : head + n] = 0

@@ -9,7 +9,7 @@ import errno
 import numpy as np
 
 from extmeta.space.mm import Entries, Mm
-from extmeta.space.physical import FIRST_PFN, ZERO_PFN
+from extmeta.space.physical import ZERO_PFN
 from extmeta.space.vma import Vma
 
 
@@ -19,7 +19,7 @@ def cold(mm: Mm, vma: Vma, first: int, stop: int) -> None:
     madvise_cold_or_pageout_pte_range(). That pages are reclaimed sooner is not modelled.
     """
     _split_parts(mm, first, stop)
-    _split_folios(mm, vma, _present(mm, first, stop), rows_stay=True)
+    _split_folios(mm, vma, mm.pages(first, stop), rows_stay=True)
 
 
 def _split_parts(mm: Mm, first: int, stop: int) -> None:
@@ -46,13 +46,14 @@ def pageout(mm: Mm, vma: Vma, first: int, stop: int) -> None:
             continue
         whole = first <= base and base + mm.pages_per_leaf <= stop
         if whole and mm.droppable(pfns).all() and mm.release >= (6, 11):
-            mm.drop_leaf(base)  # unmap_huge_pmd_locked()
-            mm.tables.discard(base)
+            # unmap_huge_pmd_locked(); the table stays, as seen on 6.18.
+            mm.split_leaf(base, frozen=True)
+            _drop(mm, mm.entries(base, base + mm.pages_per_leaf))
             continue
         # Whole, its PTE is split by try_to_unmap_one(), else before the page is.
         mm.split_leaf(base, frozen=not (whole and mm.thp_swap))
-    _split_folios(mm, vma, _present(mm, first, stop), rows_stay=mm.thp_swap)
-    entries = _present(mm, first, stop)
+    _split_folios(mm, vma, mm.pages(first, stop), rows_stay=mm.thp_swap)
+    entries = mm.pages(first, stop)
     entries = entries.take(_alone(mm, entries))
     lazy = mm.droppable(entries.value)
     _drop(mm, entries.take(lazy))
@@ -62,24 +63,14 @@ def pageout(mm: Mm, vma: Vma, first: int, stop: int) -> None:
     _evict(mm, vma, entries.take(file))
 
 
-def _present(mm: Mm, first: int, stop: int) -> Entries:
-    """Return the PTEs of [first, stop) that map a page, not that of zeros."""
-    entries = mm.entries(first, stop)
-    return entries.take(entries.present & (entries.value >= FIRST_PFN))
-
-
 def _alone(mm: Mm, entries: Entries) -> np.ndarray:
     """Tell which pages nobody else maps, nor another part of their huge page."""
     alone = mm.physical.mapcount[entries.value] == 1
     heads = mm.physical.heads(entries.value)
     for head in np.unique(heads[heads != 0]).tolist():
-        alone[heads == head] &= not _shared_folio(mm, head)
+        here = heads == head
+        alone[here] &= not mm.shared_folio(head, int(here.sum()))
     return np.asarray(alone)
-
-
-def _shared_folio(mm: Mm, head: int) -> bool:
-    """folio_maybe_mapped_shared(); by page, while the kernel counts by process."""
-    return bool((mm.physical.mapcount[head : head + mm.pages_per_leaf] > 1).any())
 
 
 def _split_folios(mm: Mm, vma: Vma, entries: Entries, *, rows_stay: bool) -> None:
@@ -93,9 +84,9 @@ def _split_folios(mm: Mm, vma: Vma, entries: Entries, *, rows_stay: bool) -> Non
     """
     heads = mm.physical.heads(entries.value)
     for head in np.unique(heads[heads != 0]).tolist():
-        if _shared_folio(mm, head):
-            continue
         mapped = entries.take(heads == head)
+        if mm.shared_folio(head, len(mapped.vpn)):
+            continue
         if rows_stay and _in_one_row(mm, mapped):
             continue
         whole = len(mapped.vpn) == mm.pages_per_leaf
@@ -106,7 +97,7 @@ def split_folio(mm: Mm, vma: Vma, head: int, mapped: Entries | None = None) -> N
     """Split a huge page, of which all is in `mapped` if that is given."""
     if mapped is None:
         # Wherever mremap may have put it.
-        mapped = _present(mm, 0, mm.arch.nr_vpns)
+        mapped = mm.pages(0, mm.arch.nr_vpns)
         mapped = mapped.take(mm.physical.heads(mapped.value) == head)
     zeros = mapped.take(~mm.physical.written(mapped.value))
     pfns = np.full(len(zeros.vpn), ZERO_PFN, np.uint64)
@@ -168,7 +159,7 @@ def remove(mm: Mm, vma: Vma, first: int, stop: int) -> None:
             if one.backing is vma.backing:
                 at = one.start - one.pgoff
                 start, end = max(one.start, at + low), min(one.stop, at + high)
-                entries = _present(other, start, max(start, end))
+                entries = other.pages(start, max(start, end))
                 file = other.physical.file(entries.value)
                 _unmap_file(other, one, entries.take(file))
     vma.backing.punch(np.arange(low, max(low, high), dtype=np.uint64))
@@ -197,11 +188,11 @@ def free(mm: Mm, vma: Vma, first: int, stop: int) -> None:
     if not vma.anonymous:
         raise OSError(errno.EINVAL, f"the VMA at vpn {vma.start:#x} is not anonymous")
     _split_parts(mm, first, stop)
-    _split_folios(mm, vma, _present(mm, first, stop), rows_stay=True)
+    _split_folios(mm, vma, mm.pages(first, stop), rows_stay=True)
     for base in mm.leaves_within(first, stop):
         if not mm.leaves[base].zero:
             mm.free_lazily(mm.leaf_pfns(mm.leaves[base]))
-    mm.free_lazily(_present(mm, first, stop).value)
+    mm.free_lazily(mm.pages(first, stop).value)
     entries = mm.entries(first, stop)
     _drop(mm, entries.take(~entries.present & (entries.value != mm.marker)))
 
