@@ -313,7 +313,7 @@ NATIVE = (
     Mutant(
         "mremap tells nobody",
         "move.py",
-        '    mm.note(new_vma, "REMAP", src, src + old, dst)\n',
+        '    mm.note(new_vma, "REMAP", src, src + told, dst)\n',
         "",
     ),
 )

@@ -62,10 +62,13 @@ def mremap(mm: Mm, src: int, old: int, new: int, dst: int, *, keep: bool) -> Non
         if old < new:
             _one_vma(mm, src, old)
     mm.unmap(dst, dst + new)
+    told = old
     if old > new:
         mm.unmap(src + new, src + old)
         old = new
-    _move(mm, _one_vma(mm, src, old), src, old, new, dst, keep)
+        # mremap_userfaultfd_complete() was given the length that was asked for.
+        told = old if several else told
+    _move(mm, _one_vma(mm, src, old), src, old, new, dst, keep, told)
 
 
 def _one_vma(mm: Mm, src: int, count: int) -> Vma:
@@ -91,11 +94,17 @@ def _move_several(mm: Mm, src: int, count: int, dst: int, keep: bool) -> None:
         to = dst + at - src
         mm.unmap(to, to + end - at)
         # An unmapped destination may have cut nothing of the source: no overlap.
-        _move(mm, _one_vma(mm, at, end - at), at, end - at, end - at, to, keep)
+        count = end - at
+        _move(mm, _one_vma(mm, at, count), at, count, count, to, keep, count)
 
 
-def _move(mm: Mm, vma: Vma, src: int, old: int, new: int, dst: int, keep: bool) -> None:
-    """Move a range of one VMA where nothing is mapped: move_vma()."""
+def _move(
+    mm: Mm, vma: Vma, src: int, old: int, new: int, dst: int, keep: bool, told: int
+) -> None:
+    """Move a range of one VMA where nothing is mapped: move_vma().
+
+    `told` is the number of pages that a userfaultfd is told of.
+    """
     moved = vma.part(src, src + old)
     moved.start, moved.stop = dst, dst + new
     if vma.anonymous and vma.anon_vma is None:
@@ -113,7 +122,7 @@ def _move(mm: Mm, vma: Vma, src: int, old: int, new: int, dst: int, keep: bool) 
         new_vma.uffd = None
         if vma.wp:
             mux.give(mm, new_vma.start, new_vma.stop, "soft_dirty")
-    mm.note(new_vma, "REMAP", src, src + old, dst)
+    mm.note(new_vma, "REMAP", src, src + told, dst)
     mux.give(mm, dst + old, dst + new, "uffd_wp" if new_vma.wp else "soft_dirty")
     if not keep:
         mm.unmap(src, src + old)

@@ -95,15 +95,24 @@ def _split_folios(mm: Mm, vma: Vma, entries: Entries, *, rows_stay: bool) -> Non
 
 def split_folio(mm: Mm, vma: Vma, head: int, mapped: Entries | None = None) -> None:
     """Split a huge page, of which all is in `mapped` if that is given."""
-    if mapped is None:
-        # Wherever mremap may have put it.
-        mapped = mm.pages(0, mm.arch.nr_vpns)
-        mapped = mapped.take(mm.physical.heads(mapped.value) == head)
-    zeros = mapped.take(~mm.physical.written(mapped.value))
-    pfns = np.full(len(zeros.vpn), ZERO_PFN, np.uint64)
-    mm.replace(vma, zeros.vpn, pfns)
-    mm.physical.unmap(zeros.value)
+    if mapped is not None:
+        _map_zeros(mm, vma, mapped)
+    else:
+        # Wherever mremap or fork may have put it.
+        for other in mm.physical.spaces:
+            mapped = other.pages(0, other.arch.nr_vpns)
+            mapped = mapped.take(mm.physical.heads(mapped.value) == head)
+            for of in other.vmas:
+                here = (of.start <= mapped.vpn) & (mapped.vpn < of.stop)
+                _map_zeros(other, of, mapped.take(here))
     mm.physical.split(head, mm.pages_per_leaf)
+
+
+def _map_zeros(mm: Mm, vma: Vma, mapped: Entries) -> None:
+    """Map the page of zeros for pages of zeros: try_to_map_unused_to_zeropage()."""
+    zeros = mapped.take(~mm.physical.written(mapped.value))
+    mm.replace(vma, zeros.vpn, np.full(len(zeros.vpn), ZERO_PFN, np.uint64))
+    mm.physical.unmap(zeros.value)
 
 
 def _in_one_row(mm: Mm, mapped: Entries) -> bool:
