@@ -80,3 +80,27 @@ def test_a_lone_word_at_0_takes_no_node_however_it_came():
     table.store([0], [1])
     table.check()
     assert table.memory().side == table.memory().index == 0
+
+
+@pytest.mark.parametrize("first", [0, 512])
+@pytest.mark.parametrize(
+    "clear",
+    [
+        lambda t, vpn: t.update([vpn], clear=255),
+        lambda t, vpn: t.update(slice(vpn, vpn + 1), clear=255),
+        lambda t, vpn: t.store([vpn], 0),
+        lambda t, vpn: t.scan(vpn, vpn + 1, 255, 1, clear=255),
+        lambda t, vpn: t.unmap(vpn, 1),
+    ],
+)
+def test_a_leaf_goes_with_its_last_word(first, clear):
+    """Also if its PTE table has words in other leaves."""
+    table = em.PageTable("xarray", em.Fields(age=8))
+    table.map([first, first + 500])
+    table.store([first + 500], 1)
+    held = table.memory().side
+    table.store([first], 1)
+    assert table.memory().side > held
+    clear(table, first)
+    table.check()
+    assert table.memory().side == held

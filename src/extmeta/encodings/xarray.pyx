@@ -578,6 +578,8 @@ cdef class XArray(Encoding):
                         t.flagged -= 1
                         if leaf is not NULL:
                             leaf.count -= 1
+                            if leaf.count == 0:
+                                t.next = 1
             i += 1
 
     cdef Py_ssize_t scan(
