@@ -26,9 +26,9 @@ from conftest import alone
 
 import extmeta as em
 from extmeta.checks import must, same
-from extmeta.measure import Task
-from extmeta.vpnhash import VpnHash
-from extmeta.workload import SYNTHETIC_FIRST
+from extmeta.cost.measure import Task
+from extmeta.cost.workload import SYNTHETIC_FIRST
+from extmeta.encodings.vpnhash import VpnHash
 
 cykhash = pytest.importorskip("cykhash", reason="the peer: pip install cykhash")
 tracing = pytest.importorskip("cykhash.utils")

@@ -1,10 +1,10 @@
 """What does it cost to build page tables that have no word yet?"""
 
-from extmeta import workload
-from extmeta.capture import load_capture, shipped
+from extmeta.captures.capture import load_capture, shipped
 from extmeta.checks import same
-from extmeta.measure import Task
-from extmeta.workload import Point
+from extmeta.cost import workload
+from extmeta.cost.measure import Task
+from extmeta.cost.workload import Point
 
 BARE = Point(0.0, "")
 

@@ -6,9 +6,9 @@ Nothing is timed but the question itself, so that the answer is in the JSON.
 import numpy as np
 import pytest
 
-from extmeta import workload
-from extmeta.capture import load_capture, shipped
+from extmeta.captures.capture import load_capture, shipped
 from extmeta.checks import must, same
+from extmeta.cost import workload
 
 
 @pytest.fixture(scope="module")

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 import extmeta as em
-from extmeta import compare, tasks, workload
-from extmeta.compare import BASELINE, CONTROL
+from extmeta.cost import compare, tasks, workload
+from extmeta.cost.compare import BASELINE, CONTROL
 
 FIELDS = em.Fields(uffd_wp=1, soft_dirty=1, age=6)
 EXCLUDES = [("uffd_wp", "soft_dirty")]

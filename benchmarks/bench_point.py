@@ -5,9 +5,9 @@ All but some nanoseconds of it are Python's: the same PTE each time, in cache.
 
 import pytest
 
-from extmeta import workload
 from extmeta.checks import must, same
-from extmeta.measure import Task
+from extmeta.cost import workload
+from extmeta.cost.measure import Task
 
 
 @pytest.fixture(scope="module")

@@ -10,9 +10,9 @@ from itertools import cycle
 import numpy as np
 import pytest
 
-from extmeta import workload
 from extmeta.checks import must
-from extmeta.measure import Task
+from extmeta.cost import workload
+from extmeta.cost.measure import Task
 
 NR_TABLES = (64 << 30) // (2 << 20)
 NR_LOADS = 1 << 17

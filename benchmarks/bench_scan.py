@@ -6,9 +6,10 @@ How near the baseline comes to it is measured by turns with reading an array of
 that size, so that both find the caches alike; it is told under the summary.
 """
 
-from extmeta import report, tasks
-from extmeta.compare import BASELINE
-from extmeta.measure import reading
+from extmeta.cost import tasks
+from extmeta.cost.compare import BASELINE
+from extmeta.cost.measure import reading
+from extmeta.reports import report
 
 
 def bench_scan(benchmark, bench, results, space, encoding, point):

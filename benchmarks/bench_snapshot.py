@@ -7,9 +7,9 @@ of all it moves twice the bytes that a load does. `measures.py M10` has random o
 import pytest
 from conftest import alone
 
-from extmeta import workload
 from extmeta.checks import must
-from extmeta.measure import Task
+from extmeta.cost import workload
+from extmeta.cost.measure import Task
 
 
 @pytest.fixture(scope="module")

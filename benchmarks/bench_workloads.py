@@ -7,10 +7,10 @@ has the copying of the table before each replay in it; the ratios have not.
 
 import pytest
 
-from extmeta import compare, measure
 from extmeta.checks import same
-from extmeta.compare import BASELINE, CONTROL
-from extmeta.measure import Refused
+from extmeta.cost import compare, measure
+from extmeta.cost.compare import BASELINE, CONTROL
+from extmeta.cost.measure import Refused
 from extmeta.workloads import WORKLOADS, comparison, report, synthetic
 from extmeta.workloads.comparison import ALL, POINT, Peak, Player, paired
 

@@ -1,7 +1,7 @@
 """What the benchmarks share: tables by encoding and point, pairs, and the summary.
 
 Every bench_*.py asks one question of one operation. pytest-benchmark times and
-stores it; `extmeta.measure.paired` compares it with the baseline in the same
+stores it; `extmeta.cost.measure.paired` compares it with the baseline in the same
 breath. The ratios and the RAM go into extra_info, and at the end into a table.
 """
 
@@ -9,14 +9,15 @@ from functools import cache
 
 import pytest
 
-from extmeta import compare, measure, report, tasks, workload
 from extmeta.arch import arch_named
-from extmeta.capture import load_capture, shipped
+from extmeta.captures.capture import load_capture, shipped
 from extmeta.cli import DEFAULT_FIELDS, fields_of
-from extmeta.compare import BASELINE, CONTROL
-from extmeta.measure import Refused
-from extmeta.tasks import Filled
-from extmeta.workload import PLACEMENTS
+from extmeta.cost import compare, measure, tasks, workload
+from extmeta.cost.compare import BASELINE, CONTROL
+from extmeta.cost.measure import Refused
+from extmeta.cost.tasks import Filled
+from extmeta.cost.workload import PLACEMENTS
+from extmeta.reports import report
 
 # 2**18 PTEs, 1 GiB of mapped memory: 2 MiB of PTE tables, in one go 0.2 to 2 ms.
 NR_TABLES = 512

@@ -2,7 +2,7 @@
 
     python benchmarks/instructions.py [--json]
 
-Counted by valgrind's callgrind: see `extmeta.instructions`.
+Counted by valgrind's callgrind: see `extmeta.cost.instructions`.
 """
 
 import argparse
@@ -10,8 +10,8 @@ import json
 import sys
 
 import extmeta as em
-from extmeta import instructions
-from extmeta.instructions import FIELDS, FRACTIONS, FUNCTIONS, PTES, TABLES
+from extmeta.cost import instructions
+from extmeta.cost.instructions import FIELDS, FRACTIONS, FUNCTIONS, PTES, TABLES
 
 
 def count(encoding: str, fraction: float) -> dict[str, int]:

@@ -20,8 +20,8 @@ from pathlib import Path
 import numpy as np
 
 import extmeta as em
-from extmeta import instructions
-from extmeta.measure import interval
+from extmeta.cost import instructions
+from extmeta.cost.measure import interval
 
 ROOT = Path(__file__).parents[1]
 UNLOCKED = ROOT / "build" / "unlocked"

@@ -24,8 +24,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from extmeta import whole_file
-from extmeta.capture import Capture, capture, load_capture
+from extmeta.captures import whole_file
+from extmeta.captures.capture import Capture, capture, load_capture
 
 DATA = Path(__file__).resolve().parent.parent / "src" / "extmeta" / "data"
 SECONDS = 60.0
@@ -170,7 +170,7 @@ README = """\
 # Captures that come with extmeta
 
 Each `NAME.npz` is the page tables of one process, stopped while it was read:
-no PFNs, no contents, file names without folders. `extmeta.capture` describes
+no PFNs, no contents, file names without folders. `extmeta.captures.capture` describes
 the format. All of them are made by
 
     python benchmarks/make_captures.py

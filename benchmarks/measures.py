@@ -20,13 +20,13 @@ from itertools import cycle
 import numpy as np
 
 import extmeta as em
-from extmeta import tasks, workload
-from extmeta.capture import load_capture, shipped
+from extmeta.captures.capture import load_capture, shipped
 from extmeta.checks import must
-from extmeta.compare import default_forms, fitting, form
-from extmeta.measure import Paired, Task, paired
-from extmeta.tasks import Filled
-from extmeta.workload import PLACEMENTS, WORDS, Point
+from extmeta.cost import tasks, workload
+from extmeta.cost.compare import default_forms, fitting, form
+from extmeta.cost.measure import Paired, Task, paired
+from extmeta.cost.tasks import Filled
+from extmeta.cost.workload import PLACEMENTS, WORDS, Point
 
 WORD = em.Fields(meta=64)
 NARROW = em.Fields(uffd_wp=1, soft_dirty=1, age=4)

@@ -21,9 +21,9 @@ from rich.progress import (
 )
 
 import extmeta as em
-from extmeta.compare import form
-from extmeta.stress import Stress
-from extmeta.whole_file import replace
+from extmeta.captures.whole_file import replace
+from extmeta.cost.compare import form
+from extmeta.testing.stress import Stress
 
 # Between two tables: a new one has other seeds and other memory.
 AT_A_TIME = 5_000_000

@@ -44,7 +44,7 @@ def unprotect(space, address):
 def state(space):
     """Return all that an address space and its relatives consist of, as plain data.
 
-    Every attribute of every object of `extmeta.space`; an object that is met again
+    Every attribute of every object of `extmeta.linux`; an object that is met again
     is its number, so that who shares what is told too. Of the PageTable its
     entries, words and memory.
     """
@@ -69,7 +69,7 @@ def state(space):
         numbers[id(thing)] = len(numbers)
         if isinstance(thing, em.PageTable):
             return _table(thing)
-        if type(thing).__module__.startswith("extmeta.space"):
+        if type(thing).__module__.startswith("extmeta.linux"):
             return type(thing).__name__, walk(vars(thing))
         return id(thing)  # what nothing changes: an encoding, a handler
 

@@ -17,11 +17,13 @@ import time
 
 import pytest
 
-from extmeta import cli, instructions, report
-from extmeta.calibration import costs, guest, host, timed
-from extmeta.calibration import report as calibration_report
-from extmeta.calibration.costs import Calibration, CalibrationError, Cost
-from extmeta.measure import Counted, Cpu, Ram, Refused, Subject
+from extmeta import cli
+from extmeta.cost import instructions
+from extmeta.cost.kernel import costs, guest, host, timed
+from extmeta.cost.kernel.costs import Calibration, CalibrationError, Cost
+from extmeta.cost.measure import Counted, Cpu, Ram, Refused, Subject
+from extmeta.reports import calibration as calibration_report
+from extmeta.reports import report
 
 HOST = Calibration(
     unit="ns",

@@ -17,15 +17,16 @@ import numpy as np
 import pytest
 
 import extmeta as em
-from extmeta import kernel, pagewords, procfs
-from extmeta.capture import (
+from extmeta.captures import procfs
+from extmeta.captures.capture import (
     Capture,
     CaptureError,
     capture,
     load_capture,
     shipped,
 )
-from extmeta.kernel import PageIs
+from extmeta.linux import pagemap_scan, pagewords
+from extmeta.linux.pagemap_scan import PageIs
 
 PAGE = mmap.PAGESIZE
 LEAF = 512
@@ -117,13 +118,13 @@ def no_pagemap_scan(monkeypatch):
     def refuse(*_args, **_options):
         raise OSError(errno.ENOTTY, "no such ioctl")
 
-    monkeypatch.setattr(kernel, "pagemap_scan", refuse)
+    monkeypatch.setattr(pagemap_scan, "pagemap_scan", refuse)
 
 
 def has_pagemap_scan():
     with open("/proc/self/pagemap", "rb") as file:
         try:
-            kernel.pagemap_scan(
+            pagemap_scan.pagemap_scan(
                 file.fileno(), 0, PAGE, anyof=PageIs.PRESENT, returned=PageIs.FILE
             )
         except OSError:
@@ -517,7 +518,7 @@ def test_zombie_while_read(sleeper):
 def test_exit_between_scan_and_words(sleeper, monkeypatch):
     # Nothing is populated any more: no word is asked for, no read ends early.
     monkeypatch.setattr(
-        kernel,
+        pagemap_scan,
         "pagemap_scan",
         lambda *_a, **_o: (sleeper.end(), np.empty((0, 3), np.uint64))[1],
     )
@@ -577,7 +578,7 @@ def test_other_errors_pass(sleeper, monkeypatch):
     def fail(*_args, **_options):
         raise OSError(errno.EIO, "broken")
 
-    monkeypatch.setattr(kernel, "pagemap_scan", fail)
+    monkeypatch.setattr(pagemap_scan, "pagemap_scan", fail)
     with pytest.raises(OSError, match="broken"):
         capture(sleeper.pid)
 
@@ -849,7 +850,7 @@ def test_gib_leaves_are_left_out():
 
 @needs_pagemap_scan
 def test_scan_of_more_regions_than_fit_a_call(child):
-    pages = 3 * kernel.VEC_LEN
+    pages = 3 * pagemap_scan.VEC_LEN
     process = child(f"""
 m = mmap.mmap(-1, {2 * pages} * 4096, flags=PRIVATE)
 for i in range(0, {2 * pages}, 2): m[i * 4096] = 1
@@ -857,7 +858,7 @@ say(address(m))
 """)
     (start,) = process.hear()
     with open(f"/proc/{process.pid}/pagemap", "rb") as file:
-        found = kernel.pagemap_scan(
+        found = pagemap_scan.pagemap_scan(
             file.fileno(),
             start,
             start + 2 * pages * PAGE,
@@ -875,15 +876,17 @@ def test_scan_resumes_after_the_last_region(monkeypatch):
     calls = []
 
     def ioctl(_fd, _request, arg, _mutate):
-        fields = kernel._ARG.unpack(arg)
+        fields = pagemap_scan._ARG.unpack(arg)
         calls.append(fields[2])
         region = (ctypes.c_uint64 * 3).from_address(fields[5])
         region[:] = [fields[2], fields[2] + 0x4000, PageIs.HUGE]
-        kernel._ARG.pack_into(arg, 0, *fields[:4], fields[2] + 0x1000, *fields[5:])
+        pagemap_scan._ARG.pack_into(
+            arg, 0, *fields[:4], fields[2] + 0x1000, *fields[5:]
+        )
         return 1
 
-    monkeypatch.setattr(kernel.fcntl, "ioctl", ioctl)
-    found = kernel.pagemap_scan(
+    monkeypatch.setattr(pagemap_scan.fcntl, "ioctl", ioctl)
+    found = pagemap_scan.pagemap_scan(
         0, 0x1000, 0x9000, anyof=PageIs.PRESENT, returned=PageIs.HUGE
     )
     assert calls == [0x1000, 0x5000]
@@ -891,15 +894,15 @@ def test_scan_resumes_after_the_last_region(monkeypatch):
 
 
 def test_scan_that_stands_still(monkeypatch):
-    monkeypatch.setattr(kernel.fcntl, "ioctl", lambda *_: 0)
+    monkeypatch.setattr(pagemap_scan.fcntl, "ioctl", lambda *_: 0)
     with pytest.raises(OSError, match="PAGEMAP_SCAN stays at 0x1000"):
-        kernel.pagemap_scan(
+        pagemap_scan.pagemap_scan(
             0, 0x1000, 0x9000, anyof=PageIs.PRESENT, returned=PageIs.HUGE
         )
 
 
 def test_scan_of_nothing():
-    found = kernel.pagemap_scan(
+    found = pagemap_scan.pagemap_scan(
         -1, 0x1000, 0x1000, anyof=PageIs.PRESENT, returned=PageIs.HUGE
     )
     assert found.shape == (0, 3)

@@ -19,8 +19,8 @@ import pytest
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from extmeta import capture_file
-from extmeta.capture import Capture, CaptureError, load_capture, shipped
+from extmeta.captures import npz
+from extmeta.captures.capture import Capture, CaptureError, load_capture, shipped
 
 FIRST = 0x7F0000000
 PRESENT = 1 << 63
@@ -208,8 +208,8 @@ def test_not_an_archive(path, refused, data):
 
 def test_too_large_a_file(path, refused):
     with path.open("wb") as file:
-        file.truncate(capture_file.MAX_FILE_BYTES + 1)
-    refused(f"{capture_file.MAX_FILE_BYTES + 1} bytes are more than")
+        file.truncate(npz.MAX_FILE_BYTES + 1)
+    refused(f"{npz.MAX_FILE_BYTES + 1} bytes are more than")
 
 
 def test_other_archive(path, refused):
@@ -231,7 +231,7 @@ def test_read_error_passes(path, monkeypatch):
     def fail(*_args):
         raise OSError(errno.EIO, "broken disk")
 
-    monkeypatch.setattr(capture_file, "_read_arrays", fail)
+    monkeypatch.setattr(npz, "_read_arrays", fail)
     with pytest.raises(OSError, match="broken disk"):
         load_capture(path)
 
@@ -314,7 +314,7 @@ def test_made_up_offset(path, refused, monkeypatch):
     def seek(*_args):
         raise OSError(errno.EINVAL, "Invalid argument")
 
-    monkeypatch.setattr(capture_file, "_members", seek)
+    monkeypatch.setattr(npz, "_members", seek)
     refused("an offset outside the file")
 
 
@@ -603,11 +603,11 @@ def test_dense_captures_are_no_bombs(path):
         vma_flags=np.array([""]),
         vma_name=np.array([""]),
     )
-    capture_file.write(str(path), dense)
+    npz.write(str(path), dense)
     assert len(load_capture(path).vpn) == pages
     with zipfile.ZipFile(path) as file:
         info = file.getinfo("vpn.npy")
-    assert info.file_size < capture_file.MAX_RATIO / 8 * info.compress_size
+    assert info.file_size < npz.MAX_RATIO / 8 * info.compress_size
 
 
 # --- fuzzed --------------------------------------------------------------------
@@ -710,13 +710,13 @@ def cap():
 def test_saved_file_is_plain_numpy(cap, path):
     cap.save(path)
     with np.load(path, allow_pickle=False) as file:
-        assert set(file) == set(capture_file.KEYS)
+        assert set(file) == set(npz.KEYS)
         assert file["vpn"].tolist() == cap.vpn.tolist()
 
 
 def test_every_key_is_a_plain_array(cap):
     """Also those that the file lacks: whoever walks over the keys can write them."""
-    for key in capture_file.KEYS:
+    for key in npz.KEYS:
         assert np.asarray(getattr(cap, key)).dtype != object
 
 

@@ -19,10 +19,12 @@ from test_capture import (
 )
 
 import extmeta as em
-from extmeta import compare, demands, pagewords, report, summary, workload
-from extmeta.capture import capture, load_capture, shipped
 from extmeta.captures import huge
-from extmeta.procfs import Vmas
+from extmeta.captures.capture import capture, load_capture, shipped
+from extmeta.captures.procfs import Vmas
+from extmeta.cost import compare, demands, workload
+from extmeta.linux import pagewords
+from extmeta.reports import report, summary
 
 # 8 MiB, aligned, with huge pages if there are any; AnonHugePages in KiB.
 HUGE = """

@@ -13,8 +13,11 @@ import numpy as np
 import pytest
 
 import extmeta as em
-from extmeta import cli, compare, output, report
+from extmeta import cli
 from extmeta.arch import ARCHES
+from extmeta.commands import output
+from extmeta.cost import compare
+from extmeta.reports import report
 
 COMMAND = [sys.executable, "-m", "extmeta"]
 

@@ -6,7 +6,7 @@ import pytest
 
 import extmeta as em
 from extmeta import cli
-from extmeta.plan_report import text
+from extmeta.reports.plan import text
 
 PAIR = ["uffd_wp", "soft_dirty", "--exclude", "uffd_wp,soft_dirty"]
 

@@ -7,11 +7,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import extmeta as em
-from extmeta import compare, measure, workload
 from extmeta.arch import ARCHES, arch_named
+from extmeta.cost import compare, measure, workload
+from extmeta.cost.measure import Bound, Cpu, Ram, Refused, Subject
+from extmeta.cost.workload import Point
 from extmeta.encodings import inpte
-from extmeta.measure import Bound, Cpu, Ram, Refused, Subject
-from extmeta.workload import Point
 
 
 def sweep(space, forms, fields, points, **options):

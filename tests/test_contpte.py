@@ -6,11 +6,13 @@ import numpy as np
 import pytest
 
 import extmeta as em
-from extmeta import cli, compare, report, workload
-from extmeta.contpte import alike, blocks
-from extmeta.measure import Blocks
-from extmeta.pagewords import present
-from extmeta.workload import Point, full_tables
+from extmeta import cli
+from extmeta.cost import compare, workload
+from extmeta.cost.contpte import alike, blocks
+from extmeta.cost.measure import Blocks
+from extmeta.cost.workload import Point, full_tables
+from extmeta.linux.pagewords import present
+from extmeta.reports import report
 
 FIELDS = em.Fields(uffd_wp=1)
 POINTS = [Point(0.0, ""), Point(0.01, "random"), Point(1.0, "")]

@@ -6,10 +6,10 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 import extmeta as em
-from extmeta import report
 from extmeta.arch import arch_named
-from extmeta.demands import OPERATIONS, SET_ASIDE, demanded, demands
-from extmeta.measure import Demand, Refused, Subject
+from extmeta.cost.demands import OPERATIONS, SET_ASIDE, demanded, demands
+from extmeta.cost.measure import Demand, Refused, Subject
+from extmeta.reports import report
 
 FIELDS = em.Fields(uffd_wp=1, soft_dirty=1, age=14)
 X86 = arch_named("x86_64")
@@ -174,6 +174,6 @@ def test_memory_that_was_not_set_aside_is_no_lack_of_memory(monkeypatch):
         raise MemoryError
 
     operations = {"fill": (lambda _given: None, allocates, False)}
-    monkeypatch.setattr("extmeta.demands.OPERATIONS", operations)
+    monkeypatch.setattr("extmeta.cost.demands.OPERATIONS", operations)
     with pytest.raises(MemoryError, match="'fill' takes memory that was not set aside"):
         asked("linked")

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from extmeta import operations
-from extmeta.instructions import FUNCTIONS
+from extmeta.cost.instructions import FUNCTIONS
+from extmeta.table import operations
 
 SCRIPT = Path(__file__).parents[1] / "benchmarks" / "instructions.py"
 

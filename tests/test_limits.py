@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 import extmeta as em
-from extmeta import limits
-from extmeta.memory import available_bytes
+from extmeta.memory import limits
+from extmeta.memory.available import available_bytes
 
 SECONDS = 120
 MIB = 1 << 20
@@ -83,7 +83,7 @@ def test_more_than_a_cgroup_has_is_a_memory_error(what, cgroup):
 
 def test_the_cgroup_is_what_is_told(cgroup):
     done = python(
-        "from extmeta.memory import available_bytes; print(available_bytes())",
+        "from extmeta.memory.available import available_bytes; print(available_bytes())",
         preexec_fn=cgroup,
     )
     assert 0 < int(done.stdout) < 256 * MIB

@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 
 import extmeta as em
-from extmeta import measure, tasks, workload
-from extmeta.compare import fitting, form
-from extmeta.measure import Ram, Task
-from extmeta.tasks import OPERATIONS, Filled
-from extmeta.workload import Point
+from extmeta.cost import measure, tasks, workload
+from extmeta.cost.compare import fitting, form
+from extmeta.cost.measure import Ram, Task
+from extmeta.cost.tasks import OPERATIONS, Filled
+from extmeta.cost.workload import Point
 
 
 class Clock:

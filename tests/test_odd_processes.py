@@ -12,7 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import extmeta as em
-from extmeta import inject, kernel, procfs, trace
+from extmeta.captures import procfs, ptrace, record
+from extmeta.linux import pagemap_scan
 
 SECONDS = 120
 COMMAND = [sys.executable, "-m", "extmeta"]
@@ -94,7 +95,7 @@ def test_a_process_of_an_odd_name(name, child, tmp_path):
         json.loads((tmp_path / "a.json").read_text())
 
 
-@pytest.mark.skipif(bool(inject.refusal(os.getpid())), reason="can't inject here")
+@pytest.mark.skipif(bool(ptrace.refusal(os.getpid())), reason="can't inject here")
 @pytest.mark.parametrize("name", [b"caf\xe9", b"\rSeccomp:\t0", b"a) R 1"], ids=repr)
 def test_a_trace_of_an_odd_name(name, child, tmp_path):
     pid = child(
@@ -123,7 +124,7 @@ def test_a_tracers_number_is_read_as_one(number, monkeypatch):
     monkeypatch.setattr(
         procfs, "status_lines", lambda _where: {b"TracerPid": b"%d" % number}
     )
-    assert inject._not_permitted(5, 5, 0).endswith(f"by process {number}")
+    assert ptrace._not_permitted(5, 5, 0).endswith(f"by process {number}")
 
 
 LEADER_ENDS = """
@@ -146,7 +147,7 @@ def test_a_process_whose_first_thread_has_ended(child, tmp_path):
     assert found.nr_present > 100
     assert len(found.build()) == len(found.vpn)
     assert em.capture(pid, stop=True).settled
-    if not inject.refusal(pid):
+    if not ptrace.refusal(pid):
         rounds = ("--rounds", "2", "--interval", "0.05")
         done = run("trace", pid, "-o", tmp_path / "t.npz", *rounds)
         assert done.returncode == 0 or b"may not be traced" in done.stderr, done.stderr
@@ -160,8 +161,8 @@ def test_a_zombie_has_exited(tmp_path):
         os.waitid(os.P_PID, child, os.WEXITED | os.WNOWAIT)
         with pytest.raises(em.CaptureError, match=f"process {child} has exited"):
             em.capture(child)
-        with pytest.raises(trace.TraceError, match=f"process {child} has ended"):
-            trace.Recorder(child, 1)
+        with pytest.raises(record.TraceError, match=f"process {child} has ended"):
+            record.Recorder(child, 1)
     finally:
         os.waitpid(child, 0)
 
@@ -193,7 +194,7 @@ def test_no_proc_is_said_as_such(verb, tmp_path):
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root to mount")
 def test_a_hidden_process_is_said_as_such():
     code = (
-        "import os, extmeta as em; from extmeta.trace import Recorder\n"
+        "import os, extmeta as em; from extmeta.captures.record import Recorder\n"
         "os.setgroups([]); os.setgid(65534); os.setuid(65534)\n"
         "for ask in (em.capture, lambda pid: Recorder(pid, 1)):\n"
         "    try: ask(1)\n"
@@ -219,9 +220,9 @@ class Steps:
     def __init__(self, monkeypatch):
         self.n = 0
         for owner, name in (
-            (kernel, "pagemap_scan"),
-            (trace.Ranges, "cover"),
-            (trace.Ranges, "touch"),
+            (pagemap_scan, "pagemap_scan"),
+            (record.Ranges, "cover"),
+            (record.Ranges, "touch"),
         ):
             monkeypatch.setattr(owner, name, self.counted(getattr(owner, name)))
 
@@ -233,14 +234,14 @@ class Steps:
         return call
 
 
-@pytest.mark.skipif(bool(inject.refusal(os.getpid())), reason="can't inject here")
+@pytest.mark.skipif(bool(ptrace.refusal(os.getpid())), reason="can't inject here")
 def test_a_round_takes_steps_by_the_number_of_vmas(child, monkeypatch):
     taken = []
     for n in (500, 2000):
         pid = child(MANY.format(n=n))
         try:
-            recorder = trace.Recorder(pid, 0)
-        except trace.TraceError as error:
+            recorder = record.Recorder(pid, 0)
+        except record.TraceError as error:
             pytest.skip(str(error))
         try:
             with monkeypatch.context() as patch:

@@ -13,11 +13,14 @@ import threading
 import pytest
 
 import extmeta as em
-from extmeta import cli, compare, missing, output
-from extmeta.demands import ABOUT as DEMANDS
-from extmeta.measure import Cpu, Demand, Ram, Subject
-from extmeta.missing import WHOLE, Stage
-from extmeta.workload import Point
+from extmeta import cli
+from extmeta.commands import output
+from extmeta.cost import compare
+from extmeta.cost.demands import ABOUT as DEMANDS
+from extmeta.cost.measure import Cpu, Demand, Ram, Subject
+from extmeta.cost.workload import Point
+from extmeta.reports import missing
+from extmeta.reports.missing import WHOLE, Stage
 
 COMMAND = [sys.executable, "-m", "extmeta"]
 SHORT = ["compare", "--quick", "--fractions", "0,1", "--encodings", "linked"]

@@ -17,7 +17,7 @@ pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[1]
 
 # C that is compiled where the package is used.
-BY_HAND = [f"extmeta/calibration/{name}.c" for name in ("timing", "init", "guest")]
+BY_HAND = [f"extmeta/cost/kernel/{name}.c" for name in ("timing", "init", "guest")]
 
 
 def run(*command, cwd=None, path=""):

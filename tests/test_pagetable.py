@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import extmeta as em
-from extmeta.frames import Frames
+from extmeta.memory.frames import Frames
 from extmeta.testing.machine import dump
 
 FIELDS = em.Fields(uffd_wp=1, soft_dirty=1, age=1)
@@ -278,7 +278,7 @@ def test_more_tables_than_the_machine_has_memory_for(table):
 
 
 def test_a_machine_that_does_not_tell_its_memory(monkeypatch, tmp_path):
-    module = importlib.import_module("extmeta.memory")
+    module = importlib.import_module("extmeta.memory.available")
     assert module.available_bytes() > 2**20
     monkeypatch.setattr(module.limits, "available_now", lambda: None)
     assert module.available_bytes() is None

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 import extmeta as em
 from extmeta.arch import ARCHES
-from extmeta.plan import MAX_CHOICES, listed
+from extmeta.encodings.plan import MAX_CHOICES, listed
 
 X86 = ARCHES["x86_64"]
 

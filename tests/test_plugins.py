@@ -6,10 +6,10 @@ import sys
 import pytest
 
 import extmeta as em
-from extmeta import compare, measure, workload
+from extmeta.cost import compare, measure, workload
+from extmeta.cost.measure import Cpu, Ram, Refused
+from extmeta.cost.workload import Point
 from extmeta.encodings import _factories, _plugins, built_in, register
-from extmeta.measure import Cpu, Ram, Refused
-from extmeta.workload import Point
 
 BUILT_IN = [name for name in em.encodings() if built_in(name)]
 

@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 
 import extmeta
-import extmeta.compare
+import extmeta.cost.compare
+import extmeta.cost.workload
 import extmeta.fields
 import extmeta.names
-import extmeta.python_encoding
-import extmeta.workload
 from extmeta.encodings import _factories
+from extmeta.encodings import python as python_encodings
 
 ROOT = Path(__file__).parents[1]
 
@@ -65,9 +65,9 @@ def test_docstring_examples():
     for module in (
         extmeta,
         extmeta.fields,
-        extmeta.workload,
-        extmeta.python_encoding,
-        extmeta.compare,
+        extmeta.cost.workload,
+        python_encodings,
+        extmeta.cost.compare,
         extmeta.names,
     ):
         found = doctest.testmod(module)

@@ -10,8 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import extmeta as em
-from extmeta import report, summary, workload
-from extmeta.measure import Bound, Cpu, Ram, Refused, Subject
+from extmeta.cost import workload
+from extmeta.cost.measure import Bound, Cpu, Ram, Refused, Subject
+from extmeta.reports import report, summary
 
 SUBJECT = Subject(
     name="numpy",

@@ -141,7 +141,7 @@ def test_what_is_measured_elsewhere_is_left_out_in_part(capsys):
         def prepare(self, vpns, words):
             raise MemoryError
 
-    from extmeta.demands import demanded
+    from extmeta.cost.demands import demanded
     from extmeta.encodings import _factories
 
     em.register("asks", Asks)

@@ -12,9 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import extmeta as em
-from extmeta.stress import Stress
+from extmeta.testing.stress import Stress
 from extmeta.testing.suite import Form, filled
-from extmeta.torn import Watch, words_of
+from extmeta.testing.torn import Watch, words_of
 
 ENCODINGS = [*em.encodings(), em.Adjacent(when="needed")]
 SMALL = em.Fields(uffd_wp=1, soft_dirty=1, age=1)

@@ -21,8 +21,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from extmeta import cli, inject, trace
-from extmeta.trace_file import load_trace
+from extmeta import cli
+from extmeta.captures import ptrace, record
+from extmeta.captures.trace import load_trace
 
 PAGES = 1024
 
@@ -116,13 +117,13 @@ class Writer:
 
 def why_not():
     """Return why nothing can be recorded here, or ""."""
-    if why := inject.refusal(os.getpid()):
+    if why := ptrace.refusal(os.getpid()):
         return why
     sleeper = subprocess.Popen(["sleep", "60"])
     try:
         time.sleep(0.05)
-        trace.Recorder(sleeper.pid, 0).close()
-    except trace.TraceError as error:
+        record.Recorder(sleeper.pid, 0).close()
+    except record.TraceError as error:
         return str(error)
     finally:
         sleeper.kill()
@@ -131,7 +132,7 @@ def why_not():
 
 
 needs_tracing = pytest.mark.skipif(bool(why_not()), reason=why_not())
-only_wp_async = pytest.mark.skipif(trace.has_soft_dirty(), reason="by soft-dirty here")
+only_wp_async = pytest.mark.skipif(record.has_soft_dirty(), reason="by soft-dirty here")
 
 
 @pytest.fixture
@@ -143,7 +144,7 @@ def writer():
 
 @pytest.fixture
 def recorder(writer):
-    made = trace.Recorder(writer.pid, 0)
+    made = record.Recorder(writer.pid, 0)
     yield made
     made.close()
 
@@ -155,7 +156,7 @@ def said_in_a_child(function):
     if not child:
         try:
             function()
-        except trace.TraceError as error:
+        except record.TraceError as error:
             os.write(writing, str(error).encode())
         os._exit(0)
     os.close(writing)
@@ -237,7 +238,7 @@ class TestRounds:
 class TestTheProcessGoesOn:
     def test_as_it_was(self, writer):
         before = writer.do("fds")
-        recorder = trace.Recorder(writer.pid, 0)
+        recorder = record.Recorder(writer.pid, 0)
         assert writer.do("fds") != before
         assert recorder.close() == ""
         assert writer.do("fds") == before
@@ -245,7 +246,7 @@ class TestTheProcessGoesOn:
             assert " uw" not in file.read()
 
     def test_a_child_that_has_the_file_does_not_keep_it(self, writer):
-        recorder = trace.Recorder(writer.pid, 0)
+        recorder = record.Recorder(writer.pid, 0)
         writer.do("fork")
         recorder.close()
         with open(f"/proc/{writer.pid}/smaps") as file:
@@ -255,7 +256,7 @@ class TestTheProcessGoesOn:
         writer.send("sleep")
         for _ in range(5):
             time.sleep(0.03)
-            with inject.stopped(writer.pid) as thread:
+            with ptrace.stopped(writer.pid) as thread:
                 assert thread.call(39) == writer.pid  # getpid
         slept, ticks = map(float, writer.process.stdout.readline().split())
         assert slept >= 0.3
@@ -265,24 +266,24 @@ class TestTheProcessGoesOn:
 
     def test_registers_memory_and_mask_are_restored(self, writer):
         time.sleep(0.1)  # until it waits for a command
-        with inject.stopped(writer.pid) as thread:
+        with ptrace.stopped(writer.pid) as thread:
             regs, mask = thread._regs, thread._mask.value
-            maps = trace.vmas(writer.pid)
+            maps = record.vmas(writer.pid)
             with thread.scratch() as page:
                 thread.write(page, b"scratch")
                 assert thread.read(page, 7) == b"scratch"
             with pytest.raises(OSError, match="Bad file descriptor"):
                 thread.call(3, 999)
-        assert trace.vmas(writer.pid) == maps
-        with inject.stopped(writer.pid) as thread:
+        assert record.vmas(writer.pid) == maps
+        with ptrace.stopped(writer.pid) as thread:
             # In the same system call again, or still.
-            same = (inject._RIP, inject._ORIG_RAX, 19)  # rsp
+            same = (ptrace._RIP, ptrace._ORIG_RAX, 19)  # rsp
             assert [thread._regs[i] for i in same] == [regs[i] for i in same]
             assert thread._mask.value == mask
 
     def test_one_that_is_stopped_stays_so(self, writer):
         os.kill(writer.pid, signal.SIGSTOP)
-        recorder = trace.Recorder(writer.pid, 0)
+        recorder = record.Recorder(writer.pid, 0)
         recorder.close()
         time.sleep(0.05)
         with open(f"/proc/{writer.pid}/stat") as file:
@@ -302,7 +303,7 @@ class TestTheProcessGoesOn:
         command = [sys.executable, "-c", program]
         with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
             assert process.stdout.readline() == "ready\n"
-            with inject.stopped(process.pid) as thread:
+            with ptrace.stopped(process.pid) as thread:
                 process.send_signal(signal.SIGUSR1)
                 thread.call(39)
             assert process.stdout.readline() == "got\n"
@@ -368,8 +369,8 @@ class TestRefused:
     @needs_tracing
     @only_wp_async
     def test_one_that_is_traced_already(self, writer):
-        inject._ptrace(inject._SEIZE, writer.pid)
-        said = said_in_a_child(lambda: trace.Recorder(writer.pid, 0))
+        ptrace._ptrace(ptrace._SEIZE, writer.pid)
+        said = said_in_a_child(lambda: record.Recorder(writer.pid, 0))
         assert f"traced already, by process {os.getpid()}" in said
 
     @pytest.mark.skipif(os.geteuid() != 0, reason="needs root to give it up")
@@ -378,7 +379,7 @@ class TestRefused:
             os.setgroups([])
             os.setgid(65534)
             os.setuid(65534)
-            trace.Recorder(writer.pid, 0)
+            record.Recorder(writer.pid, 0)
 
         assert "ermission denied" in said_in_a_child(without_privileges)
 
@@ -426,13 +427,13 @@ class TestRefused:
 @only_wp_async
 def test_memory_that_another_userfaultfd_has_is_left_alone_and_said(writer):
     start = writer.first << 12
-    with inject.stopped(writer.pid) as thread, thread.scratch() as page:
-        fd = thread.call(trace._USERFAULTFD, trace._FLAGS)
-        thread.write(page, struct.pack("=3Q", trace._UFFD_API, 1, 0))
-        thread.call(trace._IOCTL, fd, trace._UFFDIO_API, page)
+    with ptrace.stopped(writer.pid) as thread, thread.scratch() as page:
+        fd = thread.call(record._USERFAULTFD, record._FLAGS)
+        thread.write(page, struct.pack("=3Q", record._UFFD_API, 1, 0))
+        thread.call(record._IOCTL, fd, record._UFFDIO_API, page)
         thread.write(page, struct.pack("=4Q", start, 16 << 12, 2, 0))
-        thread.call(trace._IOCTL, fd, trace._UFFDIO_REGISTER, page)
-    recorder = trace.Recorder(writer.pid, 0)
+        thread.call(record._IOCTL, fd, record._UFFDIO_REGISTER, page)
+    recorder = record.Recorder(writer.pid, 0)
     (line,) = recorder.said()
     assert line == f"not tracked: {start:#x}-{start + (16 << 12):#x}: " + (
         "another userfaultfd has it"
@@ -450,7 +451,7 @@ def test_under_a_seccomp_filter_it_lives(tmp_path):
     program = f"""
 import ctypes, struct, sys
 code = b"".join(struct.pack("=HBBI", *row) for row in (
-    (0x20, 0, 0, 0), (0x15, 0, 1, {trace._USERFAULTFD}),
+    (0x20, 0, 0, 0), (0x15, 0, 1, {record._USERFAULTFD}),
     (0x06, 0, 0, 0x80000000), (0x06, 0, 0, 0x7FFF0000)))
 buffer = ctypes.create_string_buffer(code)
 prog = ctypes.create_string_buffer(struct.pack("=H6xQ", 4, ctypes.addressof(buffer)))
@@ -467,10 +468,10 @@ sys.stdin.read()
     ) as process:
         assert process.stdout.readline() == "ready\n"
         if os.geteuid():
-            with pytest.raises(trace.TraceError, match="seccomp filter"):
-                trace.Recorder(process.pid, 0)
+            with pytest.raises(record.TraceError, match="seccomp filter"):
+                record.Recorder(process.pid, 0)
         else:
-            recorder = trace.Recorder(process.pid, 0)
+            recorder = record.Recorder(process.pid, 0)
             assert recorder.record(1) == ""
             assert recorder.close() == ""
         time.sleep(0.05)
@@ -528,7 +529,7 @@ RANGES = st.lists(
 
 @given(RANGES, RANGES)
 def test_ranges_are_sets_of_bytes(some, others):
-    ranges = trace.Ranges(some).add(others)
+    ranges = record.Ranges(some).add(others)
     held = {byte for start, end in some + others for byte in range(start, end)}
     assert {byte for start, end in ranges.all for byte in range(start, end)} == held
     assert all(a[1] < b[0] for a, b in itertools.pairwise(ranges.all))
@@ -551,11 +552,11 @@ class TestSoftDirty:
             bit = np.isin(vpns, np.array(sorted(dirty), np.uint64))
             return vpns, bit.astype(np.uint64) << np.uint64(55) | np.uint64(1 << 63)
 
-        monkeypatch.setattr(trace, "has_soft_dirty", lambda: True)
-        monkeypatch.setattr(trace.procfs, "pagemap", pagemap)
-        recorder = trace.Recorder(writer.pid, 0)
+        monkeypatch.setattr(record, "has_soft_dirty", lambda: True)
+        monkeypatch.setattr(record.procfs, "pagemap", pagemap)
+        recorder = record.Recorder(writer.pid, 0)
         assert writer.pages(next_round(recorder)) == [2, 5]
-        assert recorder.trace().how == trace.SOFT_DIRTY
+        assert recorder.trace().how == record.SOFT_DIRTY
         # It goes on.
         assert writer.do("write", 1) == "done\n"
         recorder.close()
@@ -563,10 +564,10 @@ class TestSoftDirty:
         assert "has ended" in recorder.record(2)
 
     def test_the_kernel_is_asked(self):
-        assert trace.has_soft_dirty() in (True, False)
+        assert record.has_soft_dirty() in (True, False)
 
 
 def test_a_word_of_ptrace_is_an_error():
     with pytest.raises(ProcessLookupError):
-        inject._ptrace(inject._CONT, 4194305)
+        ptrace._ptrace(ptrace._CONT, 4194305)
     assert ctypes.get_errno() == errno.ESRCH

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import strategies as st
 
 import extmeta as em
-from extmeta import trace_file
+from extmeta.captures import trace
 
 A, B = 0x7F000, 0x7F0000000
 
@@ -151,7 +151,7 @@ def test_too_many_pages_are_refused_unread(path):
     shape = {
         "descr": "<u8",
         "fortran_order": False,
-        "shape": (trace_file.MAX_WRITTEN + 1,),
+        "shape": (trace.MAX_WRITTEN + 1,),
     }
     np.lib.format.write_array_header_1_0(head, shape)
     with zipfile.ZipFile(saved(path, vpns=None), "a") as archive:

@@ -15,7 +15,7 @@ import time
 import pytest
 
 import extmeta as em
-from extmeta import whole_file
+from extmeta.captures import whole_file
 
 ROUNDS = 15
 # So that writing it takes some of the time.
@@ -109,7 +109,9 @@ def test_a_link_stays_a_link(tmp_path):
 
 def test_what_dev_and_proc_name_is_written_to(tmp_path):
     """Replaced by a file of its name, it would not reach who reads it."""
-    code = "from extmeta import whole_file as w; w.replace('/dev/stdout', b'new')"
+    code = (
+        "from extmeta.captures import whole_file as w; w.replace('/dev/stdout', b'new')"
+    )
     command = [sys.executable, "-c", code]
     done = subprocess.run(command, capture_output=True, check=True)
     assert done.stdout == b"new"

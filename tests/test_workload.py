@@ -8,10 +8,10 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 import extmeta as em
-from extmeta import tasks, workload
 from extmeta.arch import ARCHES
-from extmeta.compare import fitting
-from extmeta.workload import PLACEMENTS, Point
+from extmeta.cost import tasks, workload
+from extmeta.cost.compare import fitting
+from extmeta.cost.workload import PLACEMENTS, Point
 
 SEEDS = st.integers(0, 2**32)
 FRACTIONS = st.floats(0, 1)

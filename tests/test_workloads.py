@@ -16,10 +16,11 @@ import pytest
 from hypothesis import strategies as st
 
 import extmeta as em
-from extmeta import cli, compare, workloads
-from extmeta.space import AddressSpace
+from extmeta import cli, workloads
+from extmeta.cost import compare
+from extmeta.linux import AddressSpace
+from extmeta.reports import workloads as workload_report
 from extmeta.workloads import WORKLOADS, Ages, ForkServer, Precopy, Predump, play
-from extmeta.workloads import report as workload_report
 from extmeta.workloads.ages import blocks
 from extmeta.workloads.comparison import ALL, Load, Peak
 from extmeta.workloads.comparison import compare as compared

@@ -11,7 +11,14 @@
 1024
 """
 
-from extmeta.capture import Capture, CaptureError, capture, load_capture, shipped
+from extmeta.captures.capture import (
+    Capture,
+    CaptureError,
+    capture,
+    load_capture,
+    shipped,
+)
+from extmeta.captures.trace import Trace, load_trace
 from extmeta.encodings import encodings, register
 from extmeta.encodings.adaptive import Adaptive
 from extmeta.encodings.adjacent import Adjacent
@@ -20,16 +27,15 @@ from extmeta.encodings.hash import Hash
 from extmeta.encodings.inpte import InPte
 from extmeta.encodings.linked import Linked
 from extmeta.encodings.page_ext import PageExt
+from extmeta.encodings.plan import Plan, PlanConflict, plan
+from extmeta.encodings.python import PythonEncoding
 from extmeta.encodings.wide import Wide
 from extmeta.encodings.xarray import XArray
 from extmeta.fields import Fields
-from extmeta.frames import no_allocation
+from extmeta.linux import AddressSpace, Refused, UffdEvent, UserFault
 from extmeta.memory import Memory
+from extmeta.memory.frames import no_allocation
 from extmeta.pagetable import PageTable
-from extmeta.plan import Plan, PlanConflict, plan
-from extmeta.python_encoding import PythonEncoding
-from extmeta.space import AddressSpace, Refused, UffdEvent, UserFault
-from extmeta.trace_file import Trace, load_trace
 
 __version__ = "0.1.0"
 

@@ -2,8 +2,8 @@
 
 Facts as data: a row an architecture, bit numbers from 0 at the least significant
 end, each row with its source and with what is *unverified* in it. Nothing here
-computes more than a sum; :mod:`extmeta.encoding` turns a row into masks, and
-:mod:`extmeta.ruler` prints it. `tests/test_linux_source.py` holds the rows against a
+computes more than a sum; :mod:`extmeta.table.encoding` turns a row into masks, and
+:mod:`extmeta.reports.ruler` prints it. `tests/test_linux_source.py` holds the rows against a
 kernel's source.
 
 The rows are those of the default release. :func:`arch_named` makes the row of another
@@ -13,6 +13,7 @@ Three kinds of entry must be told apart by two questions, as the core asks them:
 ``pte & present`` and ``pte == none``. A swap entry answers no to both.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 
 from extmeta.release import DEFAULT, release_named, release_text
@@ -890,4 +891,17 @@ def _in_release(arch: Arch, release: tuple[int, int]) -> Arch:
         uses=arch.uses
         if flag_from == "DEVMAP"
         else (*arch.uses, _sw(arch.devmap, "DEVMAP")),
+    )
+
+
+def bit_ranges(bits: Iterable[int]) -> str:
+    """Return bit numbers as "9-11, 57-58"."""
+    found: list[list[int]] = []
+    for bit in sorted(bits):
+        if found and found[-1][-1] == bit - 1:
+            found[-1].append(bit)
+        else:
+            found.append([bit])
+    return ", ".join(
+        f"{run[0]}-{run[-1]}" if len(run) > 1 else f"{run[0]}" for run in found
     )

@@ -18,31 +18,19 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple, NoReturn, TypeVar
 
-from extmeta import (
-    __version__,
-    compare,
-    demands,
-    instructions,
-    measure,
-    missing,
-    output,
-    plan_report,
-    report,
-    ruler,
-    summary,
-    trace,
-    workload,
-)
+from extmeta import __version__
 from extmeta.arch import ARCHES, Arch, arch_named
-from extmeta.calibration import costs, guest, host
-from extmeta.calibration import report as calibration_report
-from extmeta.capture import Capture, CaptureError, capture, load_capture, shipped
-from extmeta.encodings import encodings
-from extmeta.fields import Fields
-from extmeta.measure import Row
-from extmeta.missing import Stage
-from extmeta.names import unknown
-from extmeta.output import (
+from extmeta.captures import record
+from extmeta.captures.capture import (
+    Capture,
+    CaptureError,
+    capture,
+    load_capture,
+    shipped,
+)
+from extmeta.captures.trace import load_trace
+from extmeta.commands import output
+from extmeta.commands.output import (
     STANDARD,
     BadInputError,
     CannotWriteError,
@@ -52,10 +40,20 @@ from extmeta.output import (
     tell,
     write,
 )
-from extmeta.plan import plan
+from extmeta.cost import compare, demands, instructions, measure, workload
+from extmeta.cost.kernel import costs, guest, host
+from extmeta.cost.measure import Row
+from extmeta.cost.workload import Space
+from extmeta.encodings import encodings
+from extmeta.encodings.plan import plan
+from extmeta.fields import Fields
+from extmeta.names import unknown
 from extmeta.release import DEFAULT
-from extmeta.trace_file import load_trace
-from extmeta.workload import Space
+from extmeta.reports import calibration as calibration_report
+from extmeta.reports import missing, report, ruler, summary
+from extmeta.reports import plan as plan_report
+from extmeta.reports import workloads as workload_report
+from extmeta.reports.missing import Stage
 from extmeta.workloads import (
     WORKLOADS,
     Process,
@@ -65,7 +63,6 @@ from extmeta.workloads import (
     of_trace,
     synthetic,
 )
-from extmeta.workloads import report as workload_report
 
 DEFAULT_FIELDS = "uffd_wp=1,soft_dirty=1,age=8"
 DEFAULT_FRACTIONS = ",".join(f"{fraction:g}" for fraction in compare.FRACTIONS)
@@ -902,10 +899,10 @@ def run_trace(args: argparse.Namespace) -> int:
     """
     must_be_writable(args.output, args.force)
     ended, interrupted = "", False
-    with trace.until_told(), progress() as shown:
+    with record.until_told(), progress() as shown:
         try:
-            recorder = trace.Recorder(args.pid, args.interval)
-        except trace.TraceError as error:
+            recorder = record.Recorder(args.pid, args.interval)
+        except record.TraceError as error:
             raise BadInputError(str(error)) from None
         try:
             ended = recorder.record(args.rounds, shown)

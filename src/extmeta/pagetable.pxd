@@ -9,8 +9,8 @@ classes may change between minor versions.
 """
 from libc.stdint cimport uint64_t
 
-from extmeta.operations cimport Operations
-from extmeta.vpns cimport Vpns
+from extmeta.table.operations cimport Operations
+from extmeta.table.vpns cimport Vpns
 
 cdef class PageTable(Operations):
     cdef int refuse_result(self, Vpns v, size_t nbytes) except -1

@@ -5,11 +5,11 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from extmeta.arch import Arch
-from extmeta.encoding import Encoding
 from extmeta.fields import Fields
 from extmeta.memory import Memory
-from extmeta.operations import Operations
-from extmeta.tables import Tables
+from extmeta.table.encoding import Encoding
+from extmeta.table.operations import Operations
+from extmeta.table.tables import Tables
 
 # Several vpns; NDArray comes first below, since an array has __index__ too.
 _Several: TypeAlias = NDArray[Any] | Sequence[SupportsIndex] | slice

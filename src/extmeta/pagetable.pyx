@@ -2,7 +2,7 @@
 
 Here is the edge: what callers pass is converted and checked, and the lock taken
 that makes each method one step for other threads. The work is done in
-:mod:`extmeta.operations`, without the GIL.
+:mod:`extmeta.table.operations`, without the GIL.
 """
 from cython cimport no_gc_clear
 from libc.stdint cimport uint8_t, uint64_t
@@ -11,8 +11,8 @@ from libc.string cimport memcpy, memset
 
 import numpy as np
 
-from extmeta.encoding cimport LOCKED, MAX_LANES, Write
-from extmeta.frames cimport (
+from extmeta.table.encoding cimport LOCKED, MAX_LANES, Write
+from extmeta.memory.frames cimport (
     DEPOSITED,
     PTE,
     UPPER,
@@ -20,7 +20,7 @@ from extmeta.frames cimport (
     pthread_mutex_t,
     upper_entry,
 )
-from extmeta.operations cimport (
+from extmeta.table.operations cimport (
     IS_LEAF,
     NOT_FIRST,
     Found,
@@ -28,19 +28,20 @@ from extmeta.operations cimport (
     no_memory,
     refuse_for,
 )
-from extmeta.vpns cimport Span, Vpns, vpn_at
+from extmeta.table.vpns cimport Span, Vpns, vpn_at
 
 from dataclasses import replace
 
 from extmeta.arch import arch_of
-from extmeta.at_fork import register
+from extmeta.table.at_fork import register
 from extmeta.encodings import recipe
 from extmeta.fields import Fields
 from extmeta.integers import whole
-from extmeta.memory import Memory, refuse_hopeless
-from extmeta.table_state import rebuilt, state_of
-from extmeta.tables import Tables
-from extmeta.vpns import as_words, fields_as_words, one_each
+from extmeta.memory import Memory
+from extmeta.memory.available import refuse_hopeless
+from extmeta.pagetable_state import rebuilt, state_of
+from extmeta.table.tables import Tables
+from extmeta.table.vpns import as_words, fields_as_words, one_each
 
 cdef enum:
     # Tables that are asked for without a look at what the machine has: 256 MiB.

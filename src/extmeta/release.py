@@ -1,6 +1,6 @@
 """Linux releases: which ones the facts are known for, and how their names are read.
 
-The semantics of :mod:`extmeta.space` and the rows of :mod:`extmeta.arch` depend on
+The semantics of :mod:`extmeta.linux` and the rows of :mod:`extmeta.arch` depend on
 the release. Linux 6.12.117 and 7.3.4 were read, 6.18.44 was observed. What differs
 between them is known by the change that made it.
 """

@@ -1,7 +1,7 @@
 """The allocators, which Python can't reach, driven at random."""
 from libc.stdint cimport uint64_t, uintptr_t
 
-from extmeta.frames cimport (
+from extmeta.memory.frames cimport (
     NO_FRAME,
     PTE,
     SIDE,
@@ -11,7 +11,7 @@ from extmeta.frames cimport (
     Ptdesc,
     entries,
 )
-from extmeta.slabs cimport Slabs
+from extmeta.memory.slabs cimport Slabs
 
 import numpy as np
 

@@ -6,7 +6,7 @@
  */
 #include "driver.h"
 
-#include "../../src/extmeta/calibration/init.c"
+#include "../../src/extmeta/cost/kernel/init.c"
 
 #include <linux/loop.h>
 #include <sys/ioctl.h>

@@ -1,6 +1,6 @@
 """The driver as /init of a virtual machine on a stock Debian kernel.
 
-The machine is the package's (:mod:`extmeta.calibration.guest`); this adds the driver,
+The machine is the package's (:mod:`extmeta.cost.kernel.guest`); this adds the driver,
 and the module that its swap needs.
 """
 
@@ -10,8 +10,8 @@ from pathlib import Path
 
 import native
 
-from extmeta.calibration import guest as machine
-from extmeta.calibration.guest import QEMU, cpio, module_text
+from extmeta.cost.kernel import guest as machine
+from extmeta.cost.kernel.guest import QEMU, cpio, module_text
 
 __all__ = ["cpio", "kernel", "missing", "run"]
 

@@ -34,7 +34,7 @@ SEED = 20
 
 @dataclass(frozen=True)
 class Mutant:
-    """A bug: in a file of ``src/extmeta/space`` one text stands for another."""
+    """A bug: in a file of ``src/extmeta/linux`` one text stands for another."""
 
     name: str
     file: str
@@ -372,7 +372,7 @@ def planted(mutant: Mutant) -> Iterator[Path]:
     with tempfile.TemporaryDirectory(prefix="extmeta-mutant-") as directory:
         copy = Path(directory) / "extmeta"
         shutil.copytree(package, copy, ignore=shutil.ignore_patterns("*.c", "*.pyc"))
-        path = copy / "space" / mutant.file
+        path = copy / "linux" / mutant.file
         text = path.read_text()
         if text.count(mutant.sound) != 1:
             raise ValueError(

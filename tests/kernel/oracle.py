@@ -32,7 +32,7 @@ from rich.progress import (
 )
 
 import extmeta as em
-from extmeta.whole_file import replace
+from extmeta.captures.whole_file import replace
 
 Run = Callable[[Sequence[Program]], tuple[Kernel, list[Any]]]
 Model = Callable[[Kernel], Any]

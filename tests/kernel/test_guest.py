@@ -15,8 +15,8 @@ from programs import Program, random_programs
 from test_driver import EXCLUSIVE, HERE, PRESENT, SOFT_DIRTY, SWAP, WP
 from test_oracle import BY_PAGE, Anonymous, needs_address_space, simple
 
-from extmeta.calibration import costs, timed
-from extmeta.calibration.guest import LARGE, SMALL
+from extmeta.cost.kernel import costs, timed
+from extmeta.cost.kernel.guest import LARGE, SMALL
 
 # Each boots the guest.
 pytestmark = pytest.mark.slow

@@ -1,2 +1,2 @@
 /* `time` lines: the package's clocks, the same that `extmeta calibrate` reads. */
-#include "../../src/extmeta/calibration/timing.c"
+#include "../../src/extmeta/cost/kernel/timing.c"

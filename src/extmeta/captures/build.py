@@ -6,8 +6,7 @@ import numpy as np
 
 from extmeta.captures import huge
 from extmeta.fields import Fields
-from extmeta.pagetable import PageTable
-from extmeta.pagewords import (
+from extmeta.linux.pagewords import (
     PAGE_SHIFT,
     PFN_MASK,
     SOFT_DIRTY,
@@ -15,9 +14,10 @@ from extmeta.pagewords import (
     present,
     slots,
 )
+from extmeta.pagetable import PageTable
 
 if TYPE_CHECKING:
-    from extmeta.capture import Capture
+    from extmeta.captures.capture import Capture
 
 
 def build(c: "Capture", encoding: Any, fields: Fields | None, arch: str) -> PageTable:

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from extmeta.pagewords import (
+from extmeta.linux.pagewords import (
     EXCLUSIVE,
     FILE,
     LEAF_KB,
@@ -34,8 +34,8 @@ from extmeta.pagewords import (
 )
 
 if TYPE_CHECKING:
-    from extmeta.capture import Capture
-    from extmeta.procfs import Vmas
+    from extmeta.captures.capture import Capture
+    from extmeta.captures.procfs import Vmas
 
 U64 = npt.NDArray[np.uint64]
 Bools = npt.NDArray[np.bool_]

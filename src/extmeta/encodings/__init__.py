@@ -9,7 +9,6 @@ from collections.abc import Callable
 from functools import cache
 from typing import TYPE_CHECKING
 
-from extmeta.encoding import Encoding
 from extmeta.encodings.adaptive import Adaptive
 from extmeta.encodings.adjacent import Adjacent
 from extmeta.encodings.compact import Compact
@@ -20,6 +19,7 @@ from extmeta.encodings.page_ext import PageExt
 from extmeta.encodings.wide import Wide
 from extmeta.encodings.xarray import XArray
 from extmeta.names import unknown
+from extmeta.table.encoding import Encoding
 
 if TYPE_CHECKING:
     from importlib.metadata import EntryPoint

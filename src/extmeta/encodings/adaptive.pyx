@@ -21,7 +21,7 @@ from cython cimport final, no_gc_clear
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memmove, memset
 
-from extmeta.encoding cimport FLAGGED, Encoding, Write
+from extmeta.table.encoding cimport FLAGGED, Encoding, Write
 from extmeta.encodings.containers cimport (
     BOXED,
     CLASS_SHIFT,
@@ -74,8 +74,8 @@ from extmeta.encodings.containers cimport (
 )
 from extmeta.encodings.side cimport FEW as FEW_ENTRIES
 from extmeta.encodings.side cimport adds_nothing, count_flags, makes_a_word, side_zap
-from extmeta.frames cimport PTE, Ptdesc, entries, lock_table, unlock_table
-from extmeta.pte cimport (
+from extmeta.memory.frames cimport PTE, Ptdesc, entries, lock_table, unlock_table
+from extmeta.table.pte cimport (
     ALL,
     PteLayout,
     count,
@@ -84,7 +84,7 @@ from extmeta.pte cimport (
     flags,
     lowest,
 )
-from extmeta.slabs cimport (
+from extmeta.memory.slabs cimport (
     HANDLE_BITS,
     Aside,
     Slabs,
@@ -92,8 +92,8 @@ from extmeta.slabs cimport (
     from_aside,
     handle_of,
 )
-from extmeta.sync cimport once, publish, release_fence
-from extmeta.vpns cimport Run, entry_at
+from extmeta.memory.sync cimport once, publish, release_fence
+from extmeta.table.vpns cimport Run, entry_at
 
 # In the order of Kind.
 NAMES = ("empty", "uniform", "inline", "boxed", "few", "listed", "ranked", "dense")

@@ -1,6 +1,6 @@
 from typing import Literal, final
 
-from extmeta.encoding import Encoding
+from extmeta.table.encoding import Encoding
 
 @final
 class Adjacent(Encoding):

@@ -18,7 +18,7 @@ from cython cimport final
 from libc.stdint cimport uint64_t
 from libc.string cimport memcpy
 
-from extmeta.encoding cimport FLAGGED, Encoding, Write
+from extmeta.table.encoding cimport FLAGGED, Encoding, Write
 from extmeta.encodings.side cimport (
     count_flags,
     makes_a_word,
@@ -28,9 +28,9 @@ from extmeta.encodings.side cimport (
     side_store,
     side_zap,
 )
-from extmeta.frames cimport PTE, SIDE, Ptdesc, entries, upper_entry
-from extmeta.sync cimport publish
-from extmeta.vpns cimport Run, entry_at
+from extmeta.memory.frames cimport PTE, SIDE, Ptdesc, entries, upper_entry
+from extmeta.memory.sync cimport publish
+from extmeta.table.vpns cimport Run, entry_at
 
 
 cdef extern from *:

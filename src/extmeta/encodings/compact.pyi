@@ -1,9 +1,9 @@
 from typing import Any, final
 
 from extmeta.arch import Arch
-from extmeta.encoding import Encoding
+from extmeta.encodings.plan import Group, Groups, Plan
 from extmeta.fields import Fields
-from extmeta.plan import Group, Groups, Plan
+from extmeta.table.encoding import Encoding
 
 @final
 class Book:

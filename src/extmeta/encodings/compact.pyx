@@ -1,13 +1,12 @@
 """Words numbered, and the number in the PTE: Arcangeli's more compact encoding.
 
 Where not all fields go together, the legal words are fewer than their bits allow.
-They are numbered (:mod:`extmeta.plan`), and the code is kept as `inpte` keeps a
-word: in free software bits and those that Linux gives to one of the fields. No
-memory beside the tables, no flag; with each access a look-up in a table of some
-bytes for each code. A kernel would have it once, as constants, so it is not counted
-as RAM. A word that no PTE may have is refused. Where fields share a bit by VMA
-(`per_vma`), :meth:`Compact.choose` says which one a range of vpns uses, as a VMA's
-flag would.
+They are numbered (:mod:`extmeta.encodings.plan`), and the code is kept as `inpte` keeps
+a word: in free software bits and those that Linux gives to one of the fields. No memory
+beside the tables, no flag; with each access a look-up in a table of some bytes for each
+code. A kernel would have it once, as constants, so it is not counted as RAM. A word
+that no PTE may have is refused. Where fields share a bit by VMA (`per_vma`),
+:meth:`Compact.choose` says which one a range of vpns uses, as a VMA's flag would.
 
 The idea is Arcangeli's (2020, X+PY3zQeYNnheZhT@redhat.com); userfaultfd's RWP does
 it for one bit and a VMA flag (2026, 20260706084805.8400-1-kirill@shutemov.name).
@@ -21,7 +20,7 @@ from libc.string cimport memcpy
 
 import numpy as np
 
-from extmeta.encoding cimport ALONE, ALWAYS, WHEN_ADDING, Encoding, Write
+from extmeta.table.encoding cimport ALONE, ALWAYS, WHEN_ADDING, Encoding, Write
 from extmeta.encodings.parts cimport (
     MAX_PARTS,
     Part,
@@ -31,13 +30,13 @@ from extmeta.encodings.parts cimport (
     scatter,
     swap_entries,
 )
-from extmeta.frames cimport PTE, Frames, Ptdesc, entries
-from extmeta.pte cimport ALL, equal, lowest, match
-from extmeta.sync cimport give_back, try_take
-from extmeta.vpns cimport Run, entry_at
+from extmeta.memory.frames cimport PTE, Frames, Ptdesc, entries
+from extmeta.table.pte cimport ALL, equal, lowest, match
+from extmeta.memory.sync cimport give_back, try_take
+from extmeta.table.vpns cimport Run, entry_at
 
 from extmeta.integers import whole
-from extmeta.plan import groups_of, plan
+from extmeta.encodings.plan import groups_of, plan
 
 cdef enum:
     # A code of no word; codes have fewer bits.

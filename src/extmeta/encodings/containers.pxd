@@ -27,7 +27,7 @@ flag tells. `count` is how many entries LISTED and RANKED list, the stale includ
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset
 
-from extmeta.pte cimport ALL, count, equal, lowest
+from extmeta.table.pte cimport ALL, count, equal, lowest
 
 cdef extern from *:
     """

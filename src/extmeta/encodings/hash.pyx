@@ -19,12 +19,12 @@ from libc.stdint cimport uint64_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memset
 
-from extmeta.encoding cimport COUNTED, Encoding, Write
+from extmeta.table.encoding cimport COUNTED, Encoding, Write
 from extmeta.encodings.side cimport FEW, adds_nothing
-from extmeta.frames cimport PTE, Ptdesc, entries, may_allocate
-from extmeta.pte cimport ALL, equal, lowest
-from extmeta.vpnhash cimport VpnHash, expect, find, key_of
-from extmeta.vpns cimport Run, entry_at
+from extmeta.memory.frames cimport PTE, Ptdesc, entries, may_allocate
+from extmeta.table.pte cimport ALL, equal, lowest
+from extmeta.encodings.vpnhash cimport VpnHash, expect, find, key_of
+from extmeta.table.vpns cimport Run, entry_at
 
 cdef enum:
     # A range is worked off by a sorted list of words if it has this many times

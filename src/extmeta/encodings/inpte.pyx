@@ -9,7 +9,7 @@ the swap entry that replaces it; swap_out refuses that word.
 from cython cimport final
 from libc.stdint cimport uint64_t
 
-from extmeta.encoding cimport ALONE, WHEN_ADDING, Encoding, Write
+from extmeta.table.encoding cimport ALONE, WHEN_ADDING, Encoding, Write
 from extmeta.encodings.parts cimport (
     MAX_PARTS,
     Part,
@@ -20,9 +20,9 @@ from extmeta.encodings.parts cimport (
     scatter_all,
     swap_entries,
 )
-from extmeta.frames cimport Ptdesc, entries
-from extmeta.pte cimport ALL, equal, lowest, match
-from extmeta.vpns cimport Run, entry_at
+from extmeta.memory.frames cimport Ptdesc, entries
+from extmeta.table.pte cimport ALL, equal, lowest, match
+from extmeta.table.vpns cimport Run, entry_at
 
 
 def places(fields, arch):

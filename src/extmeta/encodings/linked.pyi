@@ -1,6 +1,6 @@
 from typing import final
 
-from extmeta.encoding import Encoding
+from extmeta.table.encoding import Encoding
 
 @final
 class Linked(Encoding):

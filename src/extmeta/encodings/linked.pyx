@@ -11,7 +11,7 @@ from cython cimport final
 from libc.stdint cimport int8_t, uint8_t, uint16_t, uint32_t, uint64_t, uintptr_t
 from libc.string cimport memcpy, memset
 
-from extmeta.encoding cimport FLAGGED, MAX_LANES, Encoding, Write
+from extmeta.table.encoding cimport FLAGGED, MAX_LANES, Encoding, Write
 from extmeta.encodings.side cimport (
     adds_nothing,
     count_flags,
@@ -22,11 +22,11 @@ from extmeta.encodings.side cimport (
     side_store,
     side_zap,
 )
-from extmeta.frames cimport Ptdesc, entries
-from extmeta.pte cimport PteLayout, flag_of
-from extmeta.slabs cimport Aside, Slabs
-from extmeta.sync cimport once, publish
-from extmeta.vpns cimport Run, entry_at
+from extmeta.memory.frames cimport Ptdesc, entries
+from extmeta.table.pte cimport PteLayout, flag_of
+from extmeta.memory.slabs cimport Aside, Slabs
+from extmeta.memory.sync cimport once, publish
+from extmeta.table.vpns cimport Run, entry_at
 
 
 @final

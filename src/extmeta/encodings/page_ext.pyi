@@ -1,6 +1,6 @@
 from typing import Self, final
 
-from extmeta.encoding import Encoding
+from extmeta.table.encoding import Encoding
 
 @final
 class PageExt(Encoding): ...

@@ -23,13 +23,13 @@ from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t, uintptr_t
 from libc.stdlib cimport calloc
 from libc.string cimport memset
 
-from extmeta.encoding cimport COUNTED, WHEN_ADDING, Encoding, Write
+from extmeta.table.encoding cimport COUNTED, WHEN_ADDING, Encoding, Write
 from extmeta.encodings.side cimport adds_nothing
-from extmeta.epoch cimport free_unseen
-from extmeta.frames cimport PTE, Ptdesc, entries, may_allocate, pthread_mutex_t
-from extmeta.sync cimport acquire, once, publish
-from extmeta.vpnhash cimport VpnHash, find, key_of
-from extmeta.vpns cimport Run, entry_at
+from extmeta.memory.epoch cimport free_unseen
+from extmeta.memory.frames cimport PTE, Ptdesc, entries, may_allocate, pthread_mutex_t
+from extmeta.memory.sync cimport acquire, once, publish
+from extmeta.encodings.vpnhash cimport VpnHash, find, key_of
+from extmeta.table.vpns cimport Run, entry_at
 
 cdef extern from "pthread.h" nogil:
     ctypedef struct pthread_mutexattr_t:

@@ -6,7 +6,7 @@ the architecture leaves to software: runs of them, each moved by one shift.
 from libc.stdint cimport uint64_t
 from libc.string cimport memset
 
-from extmeta.pte cimport ALL, PteLayout, equal
+from extmeta.table.pte cimport ALL, PteLayout, equal
 
 cdef enum:
     MAX_PARTS = 64

@@ -6,9 +6,9 @@ its elements without a flag are undefined, so it needs no clearing.
 from libc.stdint cimport int8_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memset
 
-from extmeta.encoding cimport Encoding, Write
-from extmeta.frames cimport Ptdesc, entries
-from extmeta.pte cimport (
+from extmeta.table.encoding cimport Encoding, Write
+from extmeta.memory.frames cimport Ptdesc, entries
+from extmeta.table.pte cimport (
     ALL,
     PteLayout,
     count,
@@ -18,8 +18,8 @@ from extmeta.pte cimport (
     lowest,
     many_flags,
 )
-from extmeta.sync cimport publish
-from extmeta.vpns cimport Run, entry_at
+from extmeta.memory.sync cimport publish
+from extmeta.table.vpns cimport Run, entry_at
 
 ctypedef fused side_t:
     int8_t      # stands for words of 1, 2 or 4 bits, packed

@@ -14,10 +14,10 @@ from dataclasses import replace
 from cython cimport final
 from libc.stdint cimport uint64_t
 
-from extmeta.encoding cimport COUNTED, Encoding, Write
-from extmeta.frames cimport Ptdesc, entries
-from extmeta.pte cimport ALL, equal_in_pairs, lowest
-from extmeta.vpns cimport Run, entry_at
+from extmeta.table.encoding cimport COUNTED, Encoding, Write
+from extmeta.memory.frames cimport Ptdesc, entries
+from extmeta.table.pte cimport ALL, equal_in_pairs, lowest
+from extmeta.table.vpns cimport Run, entry_at
 
 cdef enum:
     ENTRY_BYTES = 16

@@ -20,16 +20,16 @@ from cython cimport final
 from libc.stdint cimport uint8_t, uint32_t, uint64_t, uintptr_t
 from libc.string cimport memcpy, memset
 
-from extmeta.encoding cimport COUNTED, Encoding, Write
+from extmeta.table.encoding cimport COUNTED, Encoding, Write
 from extmeta.encodings.side cimport adds_nothing
-from extmeta.epoch cimport (
+from extmeta.memory.epoch cimport (
     Limbo,
     any_reader,
     next_unseen,
     put_off,
     room_for_one,
 )
-from extmeta.frames cimport (
+from extmeta.memory.frames cimport (
     NO_FRAME,
     PTE,
     SIDE,
@@ -38,10 +38,10 @@ from extmeta.frames cimport (
     entries,
     frame_of,
 )
-from extmeta.pte cimport ALL, equal, lowest
-from extmeta.slabs cimport Aside, Slabs
-from extmeta.sync cimport acquire, once, publish
-from extmeta.vpns cimport Run
+from extmeta.table.pte cimport ALL, equal, lowest
+from extmeta.memory.slabs cimport Aside, Slabs
+from extmeta.memory.sync cimport acquire, once, publish
+from extmeta.table.vpns cimport Run
 
 cdef enum:
     SLOTS = 64

@@ -11,10 +11,10 @@ from hypothesis.stateful import run_state_machine_as_test
 
 import extmeta as em
 from extmeta.checks import must, same
-from extmeta.encoding import Encoding
 from extmeta.fields import Fields
-from extmeta.frames import fail_after
+from extmeta.memory.frames import fail_after
 from extmeta.pagetable import PageTable
+from extmeta.table.encoding import Encoding
 from extmeta.testing.machine import (
     AgainstDict,
     as_argument,

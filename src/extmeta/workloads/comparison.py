@@ -12,11 +12,11 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from extmeta import measure
-from extmeta.compare import BASELINE, CONTROL, cpu_of, form, left_out
-from extmeta.encoding import Encoding
-from extmeta.measure import Cpu, Paired, Refused
-from extmeta.workload import Point
+from extmeta.cost import measure
+from extmeta.cost.compare import BASELINE, CONTROL, cpu_of, form, left_out
+from extmeta.cost.measure import Cpu, Paired, Refused
+from extmeta.cost.workload import Point
+from extmeta.table.encoding import Encoding
 from extmeta.workloads.play import MismatchError, Progress, Result, Workload, play
 from extmeta.workloads.process import Process
 from extmeta.workloads.recording import Replay
@@ -252,7 +252,7 @@ def compare(
     workload : Workload
     process : Process
     forms : sequence of str
-        See `extmeta.compare.form`, or of the workload's own.
+        See `extmeta.cost.compare.form`, or of the workload's own.
     rounds, budget_ns : int
         See `measure.paired`.
     progress : callable, optional

@@ -12,10 +12,10 @@ from typing import ClassVar
 
 import numpy as np
 
+from extmeta.cost.workload import PLACEMENTS, U64
 from extmeta.fields import Fields
-from extmeta.pagewords import PAGE_SHIFT, PFN_MASK
-from extmeta.space import AddressSpace
-from extmeta.workload import PLACEMENTS, U64
+from extmeta.linux import AddressSpace
+from extmeta.linux.pagewords import PAGE_SHIFT, PFN_MASK
 from extmeta.workloads.play import Counts, MismatchError, Stage, Workload, must_be
 from extmeta.workloads.process import Process, Range
 from extmeta.workloads.trackers import TRACKERS

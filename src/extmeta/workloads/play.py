@@ -11,15 +11,15 @@ from typing import Any, ClassVar, Self
 
 import numpy as np
 
-from extmeta.encoding import Encoding
+from extmeta.cost.workload import PLACEMENTS, U64
 from extmeta.fields import Fields
+from extmeta.linux import AddressSpace
+from extmeta.linux.mm import runs
+from extmeta.linux.pagewords import PAGE_SHIFT, PRESENT, SOFT_DIRTY, UFFD_WP
+from extmeta.linux.scan import EXCLUSIVE
 from extmeta.names import unknown
 from extmeta.pagetable import PageTable
-from extmeta.pagewords import PAGE_SHIFT, PRESENT, SOFT_DIRTY, UFFD_WP
-from extmeta.space import AddressSpace
-from extmeta.space.mm import runs
-from extmeta.space.scan import EXCLUSIVE
-from extmeta.workload import PLACEMENTS, U64
+from extmeta.table.encoding import Encoding
 from extmeta.workloads.process import Process
 from extmeta.workloads.recording import Recorder, Recording
 

@@ -11,8 +11,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar
 
+from extmeta.cost.workload import PLACEMENTS, U64
 from extmeta.fields import Fields
-from extmeta.workload import PLACEMENTS, U64
 from extmeta.workloads.play import Counts, MismatchError, Stage, Workload, must_be
 from extmeta.workloads.process import Process
 from extmeta.workloads.trackers import WpAsync

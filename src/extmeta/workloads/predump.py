@@ -10,8 +10,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar
 
+from extmeta.cost.workload import PLACEMENTS
 from extmeta.fields import Fields
-from extmeta.workload import PLACEMENTS
 from extmeta.workloads.play import Counts, Stage, Workload, must_be
 from extmeta.workloads.process import Process
 from extmeta.workloads.trackers import TRACKERS

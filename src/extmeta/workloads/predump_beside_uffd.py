@@ -13,10 +13,10 @@ from typing import ClassVar
 
 import numpy as np
 
+from extmeta.cost.workload import PLACEMENTS, Point, flags
 from extmeta.encodings.compact import Compact
 from extmeta.fields import Fields
-from extmeta.pagewords import PAGE_SHIFT, UFFD_WP
-from extmeta.workload import PLACEMENTS, Point, flags
+from extmeta.linux.pagewords import PAGE_SHIFT, UFFD_WP
 from extmeta.workloads.play import Counts, Stage, Workload, must_be
 from extmeta.workloads.process import Process
 from extmeta.workloads.trackers import SoftDirty

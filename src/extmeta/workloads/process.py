@@ -11,9 +11,9 @@ from typing import Self
 import numpy as np
 
 from extmeta.arch import arch_named
-from extmeta.capture import Capture, CaptureError
-from extmeta.pagewords import PAGE_SHIFT, populated
-from extmeta.workload import SYNTHETIC_FIRST, U64, Point, flags
+from extmeta.captures.capture import Capture, CaptureError
+from extmeta.cost.workload import SYNTHETIC_FIRST, U64, Point, flags
+from extmeta.linux.pagewords import PAGE_SHIFT, populated
 
 # [first, stop), vpns.
 Range = tuple[int, int]

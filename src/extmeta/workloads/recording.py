@@ -17,9 +17,9 @@ import numpy as np
 import numpy.typing as npt
 
 from extmeta.checks import CheckError, must
-from extmeta.encoding import Encoding
 from extmeta.fields import Fields
 from extmeta.pagetable import PageTable
+from extmeta.table.encoding import Encoding
 
 Clock = Callable[[], int]
 

@@ -1,15 +1,15 @@
 """A workload on what a real process wrote: the rounds of a write trace.
 
 What is drawn at random elsewhere, the pages written in each round and how many rounds
-there are, is what was recorded (`extmeta.trace_file`). There at the beginning is
+there are, is what was recorded (`extmeta.captures.trace`). There at the beginning is
 what the process writes in any round: what it only reads was not recorded.
 """
 
 import numpy as np
 
-from extmeta.capture import FOUR_LEVEL_VPNS, CaptureError
-from extmeta.encoding import Encoding
-from extmeta.trace_file import Trace
+from extmeta.captures.capture import FOUR_LEVEL_VPNS, CaptureError
+from extmeta.captures.trace import Trace
+from extmeta.table.encoding import Encoding
 from extmeta.workloads.play import Progress, Result, Workload, play
 from extmeta.workloads.process import Process, mappable
 

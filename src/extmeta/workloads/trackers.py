@@ -7,10 +7,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from extmeta.cost.workload import U64
 from extmeta.fields import Fields
-from extmeta.pagewords import PAGE_SHIFT, SOFT_DIRTY, populated
-from extmeta.space import AddressSpace
-from extmeta.workload import U64
+from extmeta.linux import AddressSpace
+from extmeta.linux.pagewords import PAGE_SHIFT, SOFT_DIRTY, populated
 from extmeta.workloads.process import Range
 
 NONE = np.empty(0, np.uint64)

@@ -12,11 +12,11 @@ from typing import ClassVar
 
 import numpy as np
 
+from extmeta.cost.workload import PLACEMENTS, U64
 from extmeta.fields import Fields
-from extmeta.pagewords import PAGE_BYTES, PAGE_SHIFT
-from extmeta.space import AddressSpace
-from extmeta.space.mm import runs
-from extmeta.workload import PLACEMENTS, U64
+from extmeta.linux import AddressSpace
+from extmeta.linux.mm import runs
+from extmeta.linux.pagewords import PAGE_BYTES, PAGE_SHIFT
 from extmeta.workloads.play import Counts, Stage, Workload, must_be
 from extmeta.workloads.process import Process, Range
 from extmeta.workloads.trackers import NONE, WpAsync

@@ -8,11 +8,11 @@ from cython cimport final
 from libc.stdint cimport uint8_t, uint64_t, uintptr_t
 from libc.string cimport memcpy, memset
 
-from extmeta.encoding cimport Encoding, Write
+from extmeta.table.encoding cimport Encoding, Write
 from extmeta.encodings.side cimport makes_a_word
-from extmeta.frames cimport Ptdesc, entries
-from extmeta.slabs cimport Slabs
-from extmeta.vpns cimport Run, entry_at
+from extmeta.memory.frames cimport Ptdesc, entries
+from extmeta.memory.slabs cimport Slabs
+from extmeta.table.vpns cimport Run, entry_at
 
 
 @final

@@ -1,0 +1,269 @@
+"""A write trace: the pages that a process wrote, round after round.
+
+Recorded by write-protecting a process's memory, waiting, and asking which pages
+were written meanwhile. The file is numpy's .npz with plain arrays, never pickles;
+how it is read is :mod:`extmeta.captures.npz`'s::
+
+    file  = zip archive of members, stored or deflated, in any order
+    R     = number of rounds      W = pages written, summed over rounds
+    rows  = vpns      uint64  (W,)      of a round after the other; within a round
+                                        strictly ascending, each in a VMA
+            rounds    int64   (R + 1,)  where each round starts in vpns, and W
+            vmas      uint64  (n, 2)    [start, stop) in pages, ascending, apart:
+                                        all that was tracked in any round
+            interval  float64 ()        seconds from one round to the next
+            comm      str     ()        the process's name
+            release   str     ()        of the kernel, "6.18.44"
+            how       str     ()        "WP_ASYNC" or "soft-dirty"
+            version   int     ()        1
+
+Members of other names are left alone. Pages are of 4 KiB.
+"""
+
+import math
+import os
+from dataclasses import dataclass, fields
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from extmeta.arrays import restore
+from extmeta.captures import npz
+from extmeta.captures.capture import CaptureError
+from extmeta.captures.npz import DamagedFileError, Grammar, Key
+
+__all__ = ["Trace", "load_trace"]
+
+U64 = npt.NDArray[np.uint64]
+I64 = npt.NDArray[np.int64]
+
+VERSION = 1
+HOW = ("WP_ASYNC", "soft-dirty")
+
+# Written pages repeat from round to round, so a file may shrink more than a capture
+# does; this bounds the memory it takes: 512 MiB.
+MAX_WRITTEN = 1 << 26
+MAX_ROUNDS = 1 << 20
+
+# The lower half of five levels' addresses.
+NR_VPNS = 1 << 44
+
+GRAMMAR = Grammar(
+    "write trace",
+    {
+        "vpns": Key("u", MAX_WRITTEN),
+        "rounds": Key("i", MAX_ROUNDS + 1),
+        "vmas": Key("u", npz.MAX_VMAS, columns=2),
+        "interval": Key("f"),
+        "comm": Key("U"),
+        "release": Key("U"),
+        "how": Key("U"),
+        "version": Key("i"),
+    },
+)
+
+
+def _array(key: str, value: Any, dtype: type, dimensions: int) -> npt.NDArray[Any]:
+    """Return a read-only view of an array, or refuse it."""
+    array = np.asarray(value)
+    kinds = "u" if dtype is np.uint64 else "iu"
+    if array.dtype.kind not in kinds or (kinds == "u" and array.dtype.itemsize != 8):
+        wanted = np.dtype(dtype).name
+        raise CaptureError(f"{key}: dtype {array.dtype}; {wanted} is needed")
+    if array.ndim != dimensions:
+        raise CaptureError(
+            f"{key}: shape {array.shape} has not {dimensions} dimension"
+            f"{'s' if dimensions > 1 else ''}"
+        )
+    if array.size and (high := int(array.max())) > np.iinfo(dtype).max:
+        raise CaptureError(f"{key}: {high} is too large")
+    # A view: the caller's own array stays writable.
+    array = np.ascontiguousarray(array, dtype).view()
+    array.flags.writeable = False
+    return array
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Trace:
+    """What a process wrote, round after round. Checked when made, read-only.
+
+    Parameters
+    ----------
+    vpns : (W,) uint64 ndarray
+        The pages written in each round, one round after the other; strictly
+        ascending within a round, each in one of `vmas`.
+    rounds : (R + 1,) int64 ndarray
+        Where each round starts in `vpns`; the last one is W.
+    vmas : (n, 2) uint64 ndarray
+        [start, stop) in pages of what was tracked, in any round; ascending.
+    interval : float
+        Seconds from one round to the next.
+    comm : str
+        The process's name.
+    release : str
+        Of the kernel that it was recorded on.
+    how : {"WP_ASYNC", "soft-dirty"}
+        The tracker that told.
+
+    Raises
+    ------
+    CaptureError
+        If a part contradicts another, by value.
+    """
+
+    vpns: U64
+    rounds: I64
+    vmas: U64
+    interval: float
+    comm: str
+    release: str
+    how: str
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        restore(self, state)
+
+    def __post_init__(self) -> None:
+        put = object.__setattr__
+        put(self, "vpns", _array("vpns", self.vpns, np.uint64, 1))
+        put(self, "rounds", _array("rounds", self.rounds, np.int64, 1))
+        put(self, "vmas", _array("vmas", self.vmas, np.uint64, 2))
+        try:
+            put(self, "interval", float(self.interval))
+        except (TypeError, ValueError):
+            raise CaptureError(
+                f"interval: {self.interval!r} is no number of seconds"
+            ) from None
+        for key in ("comm", "release", "how"):
+            put(self, key, str(getattr(self, key)))
+        if why := _fault(self):
+            raise CaptureError(why)
+
+    @property
+    def nr_rounds(self) -> int:
+        """Rounds."""
+        return len(self.rounds) - 1
+
+    @property
+    def nr_pages(self) -> int:
+        """Pages tracked, there or not."""
+        return int((self.vmas[:, 1] - self.vmas[:, 0]).sum())
+
+    def round(self, number: int) -> U64:
+        """Return the vpns written in a round, counted from 0.
+
+        Raises
+        ------
+        IndexError
+            If there is no such round.
+        """
+        if not 0 <= number < self.nr_rounds:
+            raise IndexError(f"round {number} is not in [0, {self.nr_rounds})")
+        return self.vpns[self.rounds[number] : self.rounds[number + 1]]
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the trace to a file, all of it or nothing.
+
+        Parameters
+        ----------
+        path : path-like
+            Taken as it is; ".npz" is not added. A file that was there is
+            replaced once the new one is on disk.
+
+        Raises
+        ------
+        OSError
+            If there is no space, no permission and the like.
+        """
+        arrays: dict[str, Any] = {f.name: getattr(self, f.name) for f in fields(self)}
+        npz.write(os.fsdecode(path), {**arrays, "version": VERSION})
+
+    def __repr__(self) -> str:
+        return (
+            f"<Trace of {self.comm!r}: {self.nr_rounds:,} rounds of "
+            f"{self.interval:g} s, {len(self.vpns):,} pages written of "
+            f"{self.nr_pages:,} in {len(self.vmas):,} VMAs, by {self.how}>"
+        )
+
+
+def _fault(trace: Trace) -> str:
+    """Return what is wrong with a trace, or ""."""
+    return _bad_vmas(trace.vmas) or _bad_rounds(trace) or _bad_words(trace)
+
+
+def _bad_vmas(vmas: U64) -> str:
+    if vmas.shape[1] != 2:
+        return f"vmas: shape {vmas.shape} has not 2 columns"
+    start, stop = vmas.T
+    for i in np.flatnonzero(start >= stop)[:1]:
+        return f"vmas: [{start[i]:#x}, {stop[i]:#x}) is no range"
+    for i in np.flatnonzero(start[1:] < stop[:-1])[:1]:
+        return f"vmas: {start[i + 1]:#x} follows [{start[i]:#x}, {stop[i]:#x})"
+    if len(vmas) and stop[-1] > NR_VPNS:
+        return f"vmas: {stop[-1]:#x} is past the last page, {NR_VPNS:#x}"
+    return ""
+
+
+def _bad_rounds(trace: Trace) -> str:
+    vpns, rounds, vmas = trace.vpns, trace.rounds, trace.vmas
+    if len(rounds) < 2:
+        return f"rounds: {len(rounds)} offsets are of no round"
+    if rounds[0] != 0 or rounds[-1] != len(vpns):
+        return f"rounds: from {rounds[0]} to {rounds[-1]}, not from 0 to {len(vpns)}"
+    for i in np.flatnonzero(rounds[1:] < rounds[:-1])[:1]:
+        return f"rounds: {rounds[i + 1]} follows {rounds[i]}"
+    falls = np.flatnonzero(vpns[1:] <= vpns[:-1]) + 1
+    for i in falls[~np.isin(falls, rounds)][:1]:
+        return f"vpns: {vpns[i]:#x} follows {vpns[i - 1]:#x} in a round"
+    if len(vmas):
+        at = np.searchsorted(vmas[:, 0], vpns, "right") - 1
+        outside = (at < 0) | (vpns >= vmas[at, 1])
+    else:
+        outside = np.ones(len(vpns), np.bool_)
+    for i in np.flatnonzero(outside)[:1]:
+        return f"vpns: {vpns[i]:#x} is in no VMA"
+    return ""
+
+
+def _bad_words(trace: Trace) -> str:
+    if not (math.isfinite(trace.interval) and trace.interval >= 0):
+        return f"interval: {trace.interval} is no number of seconds"
+    if trace.how not in HOW:
+        return f"how: {trace.how[:40]!r} is none of {', '.join(HOW)}"
+    for key in ("comm", "release"):
+        text = getattr(trace, key)
+        if len(text) > npz.MAX_CHARS:
+            return f"{key}: {len(text)} characters are too many"
+    return ""
+
+
+def load_trace(path: str | os.PathLike[str]) -> Trace:
+    """Read a write trace from a file, believing nothing in it unchecked.
+
+    Parameters
+    ----------
+    path : path-like
+
+    Returns
+    -------
+    Trace
+
+    Raises
+    ------
+    CaptureError
+        If the file is damaged, hostile, too large, or contradicts itself: one
+        line with the file, and the value that is wrong.
+    OSError
+        If it can't be read; FileNotFoundError if it is not there.
+    """
+    path = os.fsdecode(path)
+    try:
+        arrays = npz.read(path, GRAMMAR)
+        values: dict[str, Any] = {
+            key: array if array.ndim else array.item() for key, array in arrays.items()
+        }
+        if (version := values.pop("version")) != VERSION:
+            raise CaptureError(f"version: {version} is not {VERSION}")
+        return Trace(**values)
+    except (DamagedFileError, CaptureError) as error:
+        raise CaptureError(f"{path}: {error}") from None

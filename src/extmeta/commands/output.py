@@ -1,0 +1,243 @@
+"""Where the command's results go: to files first, then to stdout.
+
+A reader of stdout or stderr that has gone, or a full disk, costs nothing that was
+measured. What is said meanwhile goes to stderr, and failing there never ends the work.
+"""
+
+import contextlib
+import os
+import signal
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import FrameType
+from typing import Self, TextIO
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+from extmeta.captures import whole_file
+from extmeta.reports import report
+
+# A path that stands for stdout, or for stdin.
+STANDARD = "-"
+
+Shown = Callable[[int, int, str], None]
+
+
+class BadInputError(Exception):
+    """What the user gave can't be used; the message is one line."""
+
+
+class CannotWriteError(Exception):
+    """A result has no place; the message is one line."""
+
+
+class StdoutError(OSError):
+    """Stdout can't be written to."""
+
+
+# -- stderr --------------------------------------------------------------------
+
+
+def tell(text: str) -> None:
+    """Print a line on stderr, if anybody reads it."""
+    if sys.stderr:
+        try:
+            print(text, file=sys.stderr, flush=True)
+        except OSError:
+            discard(sys.stderr)
+
+
+def discard(stream: TextIO) -> None:
+    """Have a stream's output go nowhere, also what it still holds."""
+    with contextlib.suppress(OSError, ValueError):
+        descriptor = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(descriptor, stream.fileno())
+        os.close(descriptor)
+
+
+@contextlib.contextmanager
+def progress() -> Iterator[Shown]:
+    """Give a callable (done, total, what): on a terminal a bar, else lines."""
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield _lines()
+        return
+    columns = (BarColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
+    # No thread that draws meanwhile: it would be measured.
+    with Progress(*columns, console=console, auto_refresh=False, transient=True) as bar:
+        task = bar.add_task("")
+
+        def drawn(done: int, total: int, what: str) -> None:
+            text = escape(report.plain(what))
+            # The terminal may have gone.
+            with contextlib.suppress(OSError):
+                bar.update(task, completed=done, total=total, description=text)
+                bar.refresh()
+
+        yield drawn
+
+
+def _lines() -> Shown:
+    last = ""
+
+    def shown(done: int, total: int, what: str) -> None:
+        nonlocal last
+        # What precedes the colon: the rest changes too often for lines.
+        stage = report.plain(what.partition(":")[0])
+        if stage != last:
+            last = stage
+            tell(f"{done:,} of {total:,}: {stage}")
+
+    return shown
+
+
+@contextlib.contextmanager
+def progress_on_a_terminal() -> Iterator[Shown]:
+    """Give `progress` on a terminal, and elsewhere one that says nothing."""
+    if not (sys.stderr and sys.stderr.isatty()):
+        yield lambda _done, _total, _what: None
+        return
+    with progress() as shown:
+        yield shown
+
+
+# -- stdout and files ------------------------------------------------------------
+
+
+def say(text: str) -> None:
+    """Print a result.
+
+    Raises
+    ------
+    StdoutError
+    """
+    encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
+    try:
+        text.encode(encoding)
+    except UnicodeEncodeError:
+        text = text.replace("±", "+-").encode(encoding, "replace").decode(encoding)
+    with told_of_stdout():
+        print(text)
+
+
+@contextlib.contextmanager
+def told_of_stdout() -> Iterator[None]:
+    """Raise StdoutError for an OSError in the block."""
+    try:
+        yield
+    except OSError as error:
+        raise StdoutError(error.errno, error.strerror) from error
+
+
+def write(path: str, text: str) -> None:
+    """Write a text file, all of it or nothing.
+
+    Raises
+    ------
+    CannotWriteError
+    """
+    try:
+        whole_file.replace(path, text.encode())
+    except OSError as error:
+        raise CannotWriteError(f"{path}: {error.strerror}") from None
+
+
+def save(path: str, to: Callable[[str], object]) -> None:
+    """Have ``to`` write a file there; "-" is stdout.
+
+    Raises
+    ------
+    CannotWriteError, StdoutError
+    """
+    try:
+        if path != STANDARD:
+            to(path)
+            return
+        with tempfile.TemporaryDirectory(prefix="extmeta-") as folder:
+            draft = Path(folder, "stdout.npz")
+            to(str(draft))
+            data = draft.read_bytes()
+    except OSError as error:
+        raise CannotWriteError(f"{path}: {error.strerror}") from None
+    with told_of_stdout():
+        sys.stdout.buffer.write(data)
+
+
+def must_be_binary_stdout() -> None:
+    """Refuse to write bytes to a terminal, or to a stdout that is closed.
+
+    Raises
+    ------
+    BadInputError
+    """
+    if not sys.stdout:
+        raise BadInputError("-: stdout is closed")
+    if sys.stdout.isatty():
+        raise BadInputError("-: stdout is a terminal; redirect it to a file or a pipe")
+
+
+@contextlib.contextmanager
+def readable(path: str) -> Iterator[str]:
+    """Give the path of a file that has what is to be read; "-" is stdin.
+
+    Raises
+    ------
+    BadInputError
+    """
+    if path != STANDARD:
+        yield path
+        return
+    if not sys.stdin or sys.stdin.isatty():
+        raise BadInputError("-: nothing is piped into stdin")
+    with tempfile.TemporaryDirectory(prefix="extmeta-") as folder:
+        copy = Path(folder, "stdin.npz")
+        copy.write_bytes(sys.stdin.buffer.read())
+        yield str(copy)
+
+
+# -- the end before the end ------------------------------------------------------
+
+
+class Stop:
+    """SIGINT, SIGTERM and SIGHUP in a block: one ends the work, not its results.
+
+    The first raises KeyboardInterrupt. The next one is ignored, because what was
+    measured is being written then. One after it raises again. So does the first after
+    `spare`, which the block calls before it writes.
+
+    Attributes
+    ----------
+    signal : int
+        The first that came; 0 if none did.
+    """
+
+    def __init__(self) -> None:
+        self.signal = 0
+        self.spared = False
+        self._before: dict[int, object] = {}
+
+    def __enter__(self) -> Self:
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            # Not in the main thread; or ignored, as under nohup.
+            with contextlib.suppress(ValueError):
+                if signal.getsignal(number) != signal.SIG_IGN:
+                    self._before[number] = signal.signal(number, self._told)
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)  # type: ignore[arg-type]
+
+    def spare(self) -> None:
+        """Have the next signal be ignored."""
+        self.spared = True
+
+    def _told(self, number: int, _frame: FrameType | None) -> None:
+        self.signal = self.signal or number
+        spared, self.spared = self.spared, not self.spared
+        if not spared:
+            raise KeyboardInterrupt(number)

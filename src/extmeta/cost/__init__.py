@@ -1,0 +1,1 @@
+"""What encodings cost: RAM, time and instructions, over the tables of real processes."""

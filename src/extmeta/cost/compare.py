@@ -1,0 +1,492 @@
+"""The sweep: every encoding at every point, in RAM and beside the baseline in time.
+
+At each point (a fraction of PTEs flagged, and how they lie) every encoding gets
+the same PTEs and the same words. Its memory is read off; then each operation
+is timed in pairs with the baseline, words in the PTE. The baseline is compared
+with a second one of itself too: the noise floor.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+
+from extmeta.arch import Arch, arch_named, bit_ranges
+from extmeta.cost import measure
+from extmeta.cost.measure import Blocks, Bound, Cpu, Ram, Refused, Row, Subject
+from extmeta.cost.tasks import OPERATIONS, Filled, workloads
+from extmeta.cost.workload import EACH, Point, Space, full_tables
+from extmeta.encodings import built_in, encodings, factory_of
+from extmeta.encodings.inpte import places
+from extmeta.fields import Fields
+from extmeta.names import unknown
+from extmeta.pagetable import PageTable
+from extmeta.table.encoding import Encoding
+
+BASELINE = "inpte"
+
+# An encoding of the baseline's name, compared with it: the noise floor.
+CONTROL = f"{BASELINE} again"
+
+FRACTIONS = (0.0, 0.01, 0.1, 1.0)
+
+# Of `ram` on every architecture, where one point has to do.
+ONE_POINT = Point(0.01, "random")
+
+# Of `crossover`: enough that a table's share of a slab or a hash table is told.
+CROSSOVER_TABLES = 256
+
+Progress = Callable[[int, int, str], object]
+
+
+def form(text: str) -> str | Encoding:
+    """Return the encoding that a name, or NAME:ARGUMENT, stands for.
+
+    Raises
+    ------
+    ValueError
+        If there is no such encoding, or it takes no such argument.
+
+    Examples
+    --------
+    >>> form("linked:16"), form("adjacent:needed"), form("linked")
+    (Linked(bits=16), Adjacent(when='needed'), 'linked')
+    """
+    name, colon, argument = text.partition(":")
+    if name not in encodings():
+        raise ValueError(unknown("encoding named", name, encodings()))
+    if not colon:
+        return name
+    try:
+        # A factory that is no class of encodings makes one form only.
+        from_text = getattr(factory_of(name), "from_text", None)
+        if from_text is None:
+            raise ValueError(f"{name} takes no argument")
+        made: Encoding = from_text(argument)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"encoding {text!r}: {error}") from error
+    return made
+
+
+def default_forms() -> list[str]:
+    """Return what is compared by default: every name, and its `Encoding.forms`."""
+    return [
+        text
+        for name in encodings()
+        for text in (name, *(f"{name}:{argument}" for argument in _forms(name)))
+    ]
+
+
+def _forms(name: str) -> tuple[str, ...]:
+    try:
+        return getattr(factory_of(name), "forms", ())
+    except ValueError:
+        # Of another package, and broken: whoever uses it is told.
+        return ()
+
+
+def lack(fields: Fields, arch: Arch, has_swap: bool) -> str:
+    """Return what the baseline would need to hold ``fields``, or ""."""
+    by_right = [name for name in fields if _owned(name, fields[name], arch)]
+    needed = fields.bits - len(by_right)
+    besides = f" besides those of {' and '.join(by_right)}" if by_right else ""
+    present, swap = places(fields, arch)
+    if None in present:
+        return (
+            f"{needed} free bits of a PTE are needed{besides}, {arch.name} has "
+            f"{len(arch.free)}"
+        )
+    if has_swap and None in swap:
+        return (
+            f"some PTEs are swap entries: {needed} free bits are needed there"
+            f"{besides}, {arch.name} has {len(arch.swap.free)}"
+        )
+    return ""
+
+
+def _owned(name: str, width: int, arch: Arch) -> bool:
+    """Tell whether a field has bits by right, not out of the free ones."""
+    return not {*places(Fields(**{name: width}), arch)[0]} <= {None, *arch.free}
+
+
+def fitting(fields: Fields, arch: Arch, has_swap: bool) -> Fields:
+    """Return the largest set of fields that the baseline can hold.
+
+    Parameters
+    ----------
+    fields : Fields
+    arch : Arch
+    has_swap : bool
+        Whether they have to fit a swap entry too.
+
+    Returns
+    -------
+    Fields
+        Of all subsets one with the most bits. Where no field fits, the widest,
+        cut to what there is. Where there is no bit at all, a tracker that Linux
+        owns there instead: see `tasks.workloads`.
+
+    Raises
+    ------
+    ValueError
+        If there is no bit at all, nor such a tracker.
+    """
+    room = len(arch.free)
+    if has_swap:
+        room = min(room, len(arch.swap.free))
+    shared = {}
+    chosen = set()
+    for name, width in fields.items():
+        if _owned(name, width, arch):
+            chosen.add(name)
+        else:
+            shared[name] = width
+    # Which sums of widths can be had, and by which fields.
+    sums: dict[int, tuple[str, ...]] = {0: ()}
+    for name, width in shared.items():
+        for total, names in list(sums.items()):
+            if total + width <= room:
+                sums.setdefault(total + width, (*names, name))
+    chosen.update(sums[max(sums)])
+    if chosen:
+        return Fields(**{n: width for n, width in fields.items() if n in chosen})
+    widest = max(fields, key=fields.__getitem__)
+    if not room and arch.owned:
+        return Fields(**{next(iter(arch.owned)): 1})
+    if not room:
+        raise ValueError(f"{arch.name} has no bit in a PTE for any of {fields!r}")
+    return Fields(**{widest: room})
+
+
+def subject_of(
+    space: Space, fields: Fields, bare: PageTable, kind: str = "different"
+) -> Subject:
+    """Return the head of a comparison.
+
+    Parameters
+    ----------
+    space : Space
+    fields : Fields
+    bare : PageTable
+        The baseline's, without a word.
+    kind : str
+        See `workload.words`.
+    """
+    arch = bare.arch
+    return Subject(
+        name=space.name,
+        sha256=space.sha256,
+        arch=space.arch,
+        nr_ptes=len(space.vpns),
+        nr_tables=len(bare.tables),
+        nr_huge=space.nr_huge,
+        present_bytes=space.present_bytes,
+        fields=dict(fields),
+        baseline_fields=dict(bare.fields),
+        baseline_lacks=lack(fields, arch, space.has_swap),
+        words=kind,
+        note=space.note,
+        cleared=bit_ranges(
+            {*arch.cleared} & {*places(bare.fields, arch)[0], arch.flag}
+        ),
+        nr_deposited=len(space.deposited),
+        nr_unplaced=space.nr_unplaced,
+        nr_unmarked=space.nr_unmarked,
+    )
+
+
+def bound_of(bare: PageTable) -> Bound:
+    """Return how fast memory is read now, and how much a scan has to read."""
+    table_bytes = bare.memory().pte
+    return Bound(
+        table_bytes=table_bytes,
+        near_bytes_per_s=measure.bandwidth(table_bytes),
+        far_bytes_per_s=measure.bandwidth(),
+    )
+
+
+def cpu_of(
+    name: str, operation: str, point: Point, nr_ptes: int, found: measure.Paired
+) -> Cpu:
+    """Return a row of what was found for an operation on ``nr_ptes``."""
+    return Cpu(
+        encoding=name,
+        operation=operation,
+        fraction=point.fraction,
+        placement=point.placement,
+        ratio=found.ratio,
+        low=found.low,
+        high=found.high,
+        baseline_ns=found.baseline_ns / nr_ptes,
+        pairs=found.pairs,
+        repeat=found.repeat,
+    )
+
+
+def left_out(text: str, error: Exception, where: str = "") -> Refused:
+    """Return the row of an encoding that can't be compared there, or raise ``error``.
+
+    An encoding of this package refuses by ValueError, or lacks memory, and all
+    else is a bug of ours; of another package's, whatever it raises is its reason.
+    """
+    if isinstance(error, ValueError):
+        return Refused(text, str(error), where)
+    if isinstance(error, MemoryError):
+        return Refused(text, str(error) or "out of memory", where)
+    if text == CONTROL or built_in(text.partition(":")[0]):
+        raise error
+    return Refused(text, f"{type(error).__name__}: {error}", where)
+
+
+def sweep(
+    space: Space,
+    forms: Sequence[str],
+    fields: Fields,
+    points: Sequence[Point],
+    *,
+    seed: int = 0,
+    rounds: int = measure.ROUNDS,
+    budget_ns: int = measure.BUDGET_NS,
+    kind: str = "different",
+    progress: Progress | None = None,
+) -> Iterator[Row]:
+    """Compare encodings on one address space, row by row.
+
+    Parameters
+    ----------
+    space : Space
+    forms : sequence of str
+        See `form`. The baseline is measured whether it is named or not.
+    fields : Fields
+    points : sequence of Point
+    seed : int
+    rounds, budget_ns : int
+        See `measure.paired`.
+    kind : str
+        See `workload.words`.
+    progress : callable, optional
+        Called with the ratios measured, those there are to measure, and what
+        is measured next.
+
+    Yields
+    ------
+    Row
+        Subject and Bound; Refused where an encoding can't hold the fields, or
+        another package's fails; for each point and encoding a Ram, on arm64 a Blocks,
+        and then the operations' Cpu. Whoever stops listening, or interrupts, has what was
+        yielded so far.
+
+    Raises
+    ------
+    ValueError
+        If a form is none, or the baseline can hold no bit of the fields.
+    CheckError
+        If an encoding of this package does not do what was asked of it.
+    """
+    made = {text: form(text) for text in forms if text != BASELINE}
+    kept = fitting(fields, arch_named(space.arch), space.has_swap)
+    base_bare = space.bare(BASELINE, kept)
+    yield subject_of(space, fields, base_bare, kind)
+    yield bound_of(base_bare)
+    bare, refused = _bare(space, made, fields)
+    bare = {CONTROL: space.bare(BASELINE, kept), **bare}
+    yield from refused
+    total = len(points) * len(bare) * len(OPERATIONS)
+    done = 0
+    for point in points:
+        ours, theirs = workloads(space, fields, kept, point, seed, kind)
+        base = Filled(base_bare, ours)
+        yield base.ram(BASELINE, point)
+        yield from base.blocks(BASELINE, point)
+        for text, table in bare.items():
+            try:
+                other = Filled(table, ours if text == CONTROL else theirs)
+                held = other.ram(text, point)
+            except Exception as error:  # noqa: BLE001 (left_out raises ours)
+                yield left_out(text, error, str(point))
+                done += len(OPERATIONS)
+                continue
+            if text != CONTROL:
+                yield held
+                yield from other.blocks(text, point)
+            for operation, task in OPERATIONS.items():
+                if progress:
+                    progress(done, total, f"{point} flagged: {text} {operation}")
+                done += 1
+                try:
+                    found = measure.paired(
+                        task(base),
+                        task(other),
+                        rounds=rounds,
+                        budget_ns=budget_ns,
+                        seed=seed,
+                    )
+                except Exception as error:  # noqa: BLE001 (left_out raises ours)
+                    yield left_out(text, error, f"{point}, {operation}")
+                    continue
+                yield cpu_of(text, operation, point, len(space.vpns), found)
+    if progress:
+        progress(done, total, "done")
+
+
+def _bare(
+    space: Space, made: dict[str, str | Encoding], fields: Fields
+) -> tuple[dict[str, PageTable], list[Refused]]:
+    """Return the tables without a word, and what is left out."""
+    bare = {}
+    refused = []
+    for text, encoding in made.items():
+        try:
+            bare[text] = space.bare(encoding, fields)
+        except Exception as error:  # noqa: BLE001 (left_out raises ours)
+            refused.append(left_out(text, error))
+    return bare, refused
+
+
+class Held:
+    """What each encoding holds of one address space; nothing is timed.
+
+    Parameters
+    ----------
+    space : Space
+    forms : sequence of str
+    fields : Fields
+    seed : int
+    kind : str
+        See `sweep`.
+
+    Attributes
+    ----------
+    head : list of Row
+        Subject, and Refused.
+
+    Raises
+    ------
+    ValueError
+        As `sweep` does.
+    """
+
+    def __init__(
+        self,
+        space: Space,
+        forms: Sequence[str],
+        fields: Fields,
+        *,
+        seed: int = 0,
+        kind: str = "different",
+    ) -> None:
+        made = {text: form(text) for text in forms if text != BASELINE}
+        self.space = space
+        self.fields = fields
+        self.kept = fitting(fields, arch_named(space.arch), space.has_swap)
+        self.seed = seed
+        self.kind = kind
+        self.base = space.bare(BASELINE, self.kept)
+        self.bare, refused = _bare(space, made, fields)
+        self.head: list[Row] = [subject_of(space, fields, self.base, kind), *refused]
+
+    def at(self, point: Point) -> list[Ram | Blocks | Refused]:
+        """Return a Ram of the baseline and of each encoding, or why it has none.
+
+        On arm64 a Blocks follows each.
+        """
+        ours, theirs = workloads(
+            self.space, self.fields, self.kept, point, self.seed, self.kind
+        )
+        base = Filled(self.base, ours)
+        rows: list[Ram | Blocks | Refused] = [base.ram(BASELINE, point)]
+        rows += base.blocks(BASELINE, point)
+        for text, table in self.bare.items():
+            try:
+                other = Filled(table, theirs)
+                rows += [other.ram(text, point), *other.blocks(text, point)]
+            except Exception as error:  # noqa: BLE001 (left_out raises ours)
+                rows.append(left_out(text, error, str(point)))
+        return rows
+
+
+def ram(
+    space: Space,
+    forms: Sequence[str],
+    fields: Fields,
+    points: Sequence[Point],
+    *,
+    seed: int = 0,
+    kind: str = "different",
+) -> Iterator[Row]:
+    """Yield a Subject, and a Ram at each point, as `sweep` does; time nothing."""
+    held = Held(space, forms, fields, seed=seed, kind=kind)
+    yield from held.head
+    for point in points:
+        yield from held.at(point)
+
+
+def crossover(
+    forms: Sequence[str],
+    fields: Fields,
+    *,
+    arch: str = "x86_64",
+    nr_tables: int = CROSSOVER_TABLES,
+    seed: int = 0,
+    kind: str = "different",
+) -> Iterator[Row]:
+    """Tell which encoding is the smallest, by the flagged PTEs of a table.
+
+    In full tables, of which each has as many flagged at random: 1, 2, 4 and so on,
+    and where between two of these another becomes the smallest, the first at which
+    it is, by bisection.
+
+    Parameters
+    ----------
+    forms, fields, seed, kind
+        As of `sweep`.
+    arch : str
+    nr_tables : int
+
+    Yields
+    ------
+    Row
+        Subject, Refused, and Ram in the order of what is flagged, their placement
+        `EACH`.
+
+    Raises
+    ------
+    ValueError
+        As `sweep` does.
+    """
+    size = arch_named(arch).ptrs_per_pte
+    space = full_tables(nr_tables, arch)
+    held = Held(space, forms, fields, seed=seed, kind=kind)
+    yield from held.head
+    found: dict[int, list[Ram | Blocks | Refused]] = {}
+
+    def leader(each: int, before: str) -> str:
+        if each not in found:
+            found[each] = held.at(Point(each / size, EACH))
+        return smallest(found[each], before)
+
+    lower = 1
+    lead = leader(lower, "")
+    yield from found[lower]
+    while lower < size:
+        upper = following = 2 * lower
+        while leader(upper, lead) != lead and upper - lower > 1:
+            middle = (lower + upper) // 2
+            if leader(middle, lead) == lead:
+                lower = middle
+            else:
+                upper = middle
+        lead = leader(upper, lead)
+        if upper != following:
+            yield from found[upper]
+            lead = leader(following, lead)
+        yield from found[following]
+        lower = following
+
+
+def smallest(rows: Sequence[Row], before: str = "") -> str:
+    """Return the encoding, but for the baseline, that holds least; "" if none.
+
+    Of several that hold as little it is ``before``, if that is among them.
+    """
+    rams = [row for row in rows if isinstance(row, Ram) and row.encoding != BASELINE]
+    least = min((row.total for row in rams), default=0)
+    names = [row.encoding for row in rams if row.total == least]
+    return before if before in names else names[0] if names else ""

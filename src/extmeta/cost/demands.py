@@ -1,0 +1,291 @@
+"""What operations ask of a kernel beside its time, counted exactly.
+
+Memory while the page-table lock is held, which has to be set aside before; PTE tables
+in use that an upper entry has to be pointed away from, each with a TLB flush beyond
+those of the operation itself. On full PTE tables, every PTE with a word.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from extmeta.arch import Arch, arch_named
+from extmeta.cost import workload
+from extmeta.cost.compare import BASELINE, fitting, form, left_out
+from extmeta.cost.measure import Demand, Refused, Split
+from extmeta.cost.workload import Space
+from extmeta.fields import Fields
+from extmeta.memory.frames import no_allocation
+from extmeta.pagetable import PageTable
+from extmeta.table.encoding import Encoding
+
+# Of each PTE table's entries; on x86-64 512.
+TABLES = 8
+
+# What these rows are about.
+ABOUT = "what operations ask of a kernel"
+# Huge pages of a capture that are split at most.
+SPLITS = 64
+
+# The row of what has to be set aside for one operation on one table, whichever.
+SET_ASIDE = "set aside"
+
+
+@dataclass(frozen=True)
+class Given:
+    """Full tables, and words for them.
+
+    Attributes
+    ----------
+    table : PageTable
+        Its PTEs are [first, stop); huge pages from `stop` to the end of as much again.
+    words : (stop - first,) or (stop - first, lanes) uint64 ndarray
+        What they have, in operations on tables that have words.
+    one : int
+        A word of one bit.
+    """
+
+    table: PageTable
+    first: int
+    stop: int
+    words: npt.NDArray[np.uint64]
+    one: int
+
+    @property
+    def everything(self) -> slice:
+        return slice(self.first, self.stop)
+
+    @property
+    def halves(self) -> list[range]:
+        """The first half of each table."""
+        size = (self.stop - self.first) // TABLES
+        starts = range(self.first, self.stop, size)
+        return [range(at, at + size // 2) for at in starts]
+
+    def fill(self) -> None:
+        self.table.store(self.everything, self.words)
+
+    def all_alike(self) -> None:
+        # Of two bits, so that with one less it is another word, not none.
+        two = min(3, (1 << self.table.fields.bits) - 1)
+        self.table.store(self.everything, two)
+
+    def shared(self) -> PageTable:
+        """Fill, and return a child that shares what there is to share."""
+        self.fill()
+        return self.table.fork()
+
+    def swapped(self) -> None:
+        self.fill()
+        self.table.swap_out(self.everything, self.slots)
+
+    @property
+    def slots(self) -> npt.NDArray[np.int64]:
+        return np.arange(1, 1 + self.stop - self.first)
+
+    @property
+    def pfns(self) -> npt.NDArray[np.int64]:
+        return self.slots
+
+
+def _nothing(_given: Given) -> None:
+    pass
+
+
+def _clear_halves(given: Given) -> None:
+    for half in given.halves:
+        given.table.update(half, clear=given.one)
+
+
+def _zap_halves(given: Given) -> None:
+    for half in given.halves:
+        given.table.unmap(half.start, len(half))
+
+
+def _split(given: Given) -> None:
+    size = given.table.huge_ptes()
+    for vpn in range(given.stop, given.stop + TABLES * size, size):
+        given.table.split_huge(vpn, given.one)
+
+
+Before = Callable[[Given], object]
+Does = Callable[[Given], object]
+
+# What a table has before; what is done; whether a kernel may allocate meanwhile.
+OPERATIONS: dict[str, tuple[Before, Does, bool]] = {
+    "split": (_nothing, _split, False),
+    "first words": (_nothing, Given.fill, False),
+    "set a bit": (
+        Given.fill,
+        lambda g: g.table.update(g.everything, set=g.one),
+        False,
+    ),
+    "clear a bit": (
+        Given.fill,
+        lambda g: g.table.update(g.everything, clear=g.one),
+        False,
+    ),
+    "clear half of one word": (Given.all_alike, _clear_halves, False),
+    "clear after fork": (
+        Given.shared,
+        lambda g: g.table.update(g.everything, clear=g.one),
+        False,
+    ),
+    "swap out": (
+        Given.fill,
+        lambda g: g.table.swap_out(g.everything, g.slots),
+        False,
+    ),
+    "swap in": (
+        Given.swapped,
+        lambda g: g.table.swap_in(g.everything, g.pfns),
+        False,
+    ),
+    "zap half": (Given.fill, _zap_halves, False),
+    "fork": (Given.fill, lambda g: g.table.fork(), True),
+    "move": (
+        Given.fill,
+        lambda g: g.table.move(g.first, g.first + (1 << 20), g.stop - g.first),
+        True,
+    ),
+}
+
+
+def given_to(encoding: str | Encoding, fields: Fields, arch: Arch, kind: str) -> Given:
+    """Return full tables without a word, and huge pages behind them."""
+    table = PageTable(encoding, fields, arch.name)
+    size = table.huge_ptes()
+    first = TABLES * size
+    stop = first + TABLES * size
+    table.map(slice(first, stop))
+    table.map_huge(range(stop, stop + TABLES * size, size))
+    lowest = 1
+    words = workload.words(stop - first, fields, lowest, kind, seed=1)
+    return Given(table, first, stop, words, lowest)
+
+
+def demands(
+    encoding: str | Encoding,
+    name: str,
+    fields: Fields,
+    arch: Arch,
+    kind: str = "different",
+) -> Iterator[Demand]:
+    """Yield what each operation asks for, a PTE table, and first what to set aside.
+
+    Parameters
+    ----------
+    encoding : str or Encoding
+    name : str
+        Of the encoding, in the rows.
+    fields : Fields
+    arch : Arch
+    kind : str
+        See `workload.words`.
+
+    Raises
+    ------
+    ValueError
+        If the encoding can't hold the fields. An operation that it refuses, as a
+        swap-out of words that have no place in a swap entry, is left out.
+    MemoryError
+        If an operation takes memory that was not set aside.
+    """
+    table = given_to(encoding, fields, arch, kind).table
+    reserves = table.encoding.reserves
+    # Of half as many entries each, there are twice as many (`wide`).
+    nr_tables = TABLES * (table.huge_ptes() // table.arch.ptrs_per_pte)
+    if reserves:
+        table.reserve(nr_tables)
+        yield Demand(name, SET_ASIDE, _aside(table) / TABLES, 0.0)
+    for operation, (before, does, allocates) in OPERATIONS.items():
+        given = given_to(encoding, fields, arch, kind)
+        try:
+            # Kept, so that what is shared stays shared.
+            kept = before(given)
+            before_it = given.table.encoding.repointings
+            if allocates or not reserves:
+                does(given)
+                aside = None
+            else:
+                given.table.reserve(nr_tables)
+                held = _aside(given.table)
+                try:
+                    with no_allocation():
+                        does(given)
+                except MemoryError:
+                    raise MemoryError(
+                        f"{operation!r} takes memory that was not set aside"
+                    ) from None
+                aside = (held - _aside(given.table)) / TABLES
+        except ValueError:
+            continue
+        del kept
+        moved = given.table.encoding.repointings - before_it
+        yield Demand(name, operation, aside, moved / TABLES)
+
+
+def _aside(table: PageTable) -> int:
+    reserved = table.reserved
+    return reserved.side + reserved.index
+
+
+def demanded(
+    forms: Sequence[str], fields: Fields, arch: str, kind: str = "different"
+) -> Iterator[Demand | Refused]:
+    """Yield the demands of encodings, the baseline's first.
+
+    Parameters
+    ----------
+    forms : sequence of str
+        See `compare.form`.
+    fields : Fields
+        The baseline has as many of them as fit it.
+    arch, kind : str
+    """
+    of = arch_named(arch)
+    yield from demands(BASELINE, BASELINE, fitting(fields, of, has_swap=True), of, kind)
+    for text in forms:
+        if text == BASELINE:
+            continue
+        try:
+            yield from demands(form(text), text, fields, of, kind)
+        except Exception as error:  # noqa: BLE001 (left_out raises ours)
+            yield left_out(text, error, ABOUT)
+
+
+def splits(
+    space: Space, forms: Sequence[str], fields: Fields, kind: str = "different"
+) -> Iterator[Split]:
+    """Yield what a split of anonymous huge pages takes, the baseline's first.
+
+    Each huge page has a word of its own, which all of its PTEs get. Nothing is yielded
+    if the space has none, nor of an encoding that can't hold the words.
+
+    Parameters
+    ----------
+    space : Space
+    forms : sequence of str
+        See `compare.form`.
+    fields : Fields
+        The baseline has as many of them as fit it.
+    kind : str
+        See `workload.words`.
+    """
+    leaves = space.deposited[:SPLITS].tolist()
+    kept = fitting(fields, arch_named(space.arch), space.has_swap)
+    for text in dict.fromkeys((BASELINE, *forms)) if leaves else ():
+        its = kept if text == BASELINE else fields
+        try:
+            table = space.bare(BASELINE if text == BASELINE else form(text), its)
+            before = table.memory().total
+            words = workload.words(len(leaves), its, 1, kind, seed=1)
+            for vpn, word in zip(leaves, words.reshape(len(leaves), -1), strict=True):
+                lanes = enumerate(word.tolist())
+                table.split_huge(vpn, sum(lane << 64 * i for i, lane in lanes))
+        except Exception as error:  # noqa: BLE001 (left_out raises ours)
+            left_out(text, error)
+            continue
+        yield Split(text, len(leaves), table.memory().total - before)

@@ -1,0 +1,221 @@
+"""How many instructions each operation takes, by valgrind's callgrind.
+
+They repeat to the digit whatever else the machine does: what noise hides, this
+shows. It sees no cache misses; they are in the times. The SIMD that valgrind knows
+is AVX2, so on a processor with AVX-512 the real counts are lower.
+
+Callgrind writes a profile each time the C function is left that does all of an
+operation's work; what it counted in there, callees included, is the operation.
+"""
+
+import functools
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+
+from extmeta import pagetable
+from extmeta.checks import must, same
+from extmeta.cost.compare import BASELINE, Progress, form
+from extmeta.cost.measure import Counted, Refused, Row, Subject
+from extmeta.fields import Fields
+from extmeta.pagetable import PageTable
+from extmeta.table import operations
+
+FIELDS = Fields(uffd_wp=1, soft_dirty=1, age=4)
+TABLES = 64
+PTES = 512 * TABLES
+FRACTIONS = (0.0, 0.01, 1.0)
+
+# In the order of `work`; `update` sets a bit of every word, `clear` clears one. What
+# is of PageTable are methods: with some thousand instructions of Python, and with what
+# an encoding does beside the tables.
+FUNCTIONS = {
+    "fork": (pagetable, r"__pyx_pw_\w+PageTable_\d+fork"),
+    "load": (operations, r"__pyx_f_\w+Operations_read"),
+    "snapshot": (operations, r"__pyx_f_\w+Operations_see_all"),
+    "scan": (pagetable, r"__pyx_pw_\w+PageTable_\d+scan"),
+    "clear": (operations, r"__pyx_f_\w+Operations_write"),
+    "unmap": (pagetable, r"__pyx_pw_\w+PageTable_\d+unmap"),
+    "update": (operations, r"__pyx_f_\w+Operations_write"),
+}
+
+ENVIRONMENT = {
+    # Without these the counts drift by some percent.
+    "PYTHONHASHSEED": "0",
+    "PYTHONDONTWRITEBYTECODE": "1",
+    "OPENBLAS_NUM_THREADS": "1",
+    # A `rep stosb` counts once a byte: let memset and memcpy do without.
+    "GLIBC_TUNABLES": "glibc.cpu.x86_rep_stosb_threshold=1073741824:"
+    "glibc.cpu.x86_rep_movsb_threshold=1073741824",
+}
+
+_TRIGGER = re.compile(r"desc: Trigger: --dump-after=(.*)")
+
+
+def missing() -> str:
+    """Return why nothing can be counted here, or ""."""
+    if not shutil.which("valgrind"):
+        return "instructions are counted by valgrind: apt install valgrind"
+    return ""
+
+
+def symbols() -> dict[str, str]:
+    """Return the name of each operation's C function."""
+    # Not a wildcard: of several with a common start callgrind looks at one only.
+    found = {}
+    for operation, (module, pattern) in FUNCTIONS.items():
+        names = re.search(rb"\0(" + pattern.encode() + rb")\0", _compiled(module))
+        if names is None:
+            raise ValueError(f"{module.__file__} has no symbols")
+        found[operation] = names[1].decode()
+    return found
+
+
+@functools.cache
+def _compiled(module: ModuleType) -> bytes:
+    return Path(str(module.__file__)).read_bytes()
+
+
+def work(encoding: str, fraction: float) -> None:
+    """Do each operation once on tables that are made before; under callgrind."""
+    everything = slice(0, PTES)
+    table = PageTable(form(encoding), FIELDS)
+    table.map(everything)
+    flagged = np.flatnonzero(np.random.default_rng(1).random(PTES) < fraction)
+    for vpn in flagged.tolist():
+        # One by one: not through a function that is counted.
+        table.store(vpn, 0b1101)
+    child = table.fork()
+    same(np.count_nonzero(child.load(everything)), len(flagged))
+    same(np.count_nonzero(child.snapshot(everything)[1]), len(flagged))
+    same(len(child.scan(0, PTES, 0b0001, 0b0001)), len(flagged))
+    child.update(everything, clear=0b0100)
+    child.unmap(0, PTES)
+    same(len(child), 0)
+    # Last, and of the other table: it gives every PTE a word.
+    table.update(everything, set=0b0010)
+
+
+def count(
+    encoding: str, fractions: Sequence[float] = FRACTIONS
+) -> dict[float, dict[str, int]]:
+    """Return the instructions of each operation, counted in a process of its own.
+
+    Parameters
+    ----------
+    encoding : str
+        See `compare.form`.
+    fractions : sequence of float
+        Of PTEs flagged, at random.
+
+    Returns
+    -------
+    dict of float to dict of str to int
+        For each fraction, of each operation on `PTES` entries.
+
+    Raises
+    ------
+    ValueError
+        If the encoding can't do it, with what it said last.
+    """
+    triggers = [f"--dump-after={name}" for name in symbols().values()]
+    with tempfile.TemporaryDirectory(prefix="extmeta-callgrind-") as folder:
+        out = Path(folder, "out")
+        done = subprocess.run(
+            [
+                *("valgrind", "-q", "--tool=callgrind", f"--callgrind-out-file={out}"),
+                *(
+                    *triggers,
+                    sys.executable,
+                    "-m",
+                    "extmeta.cost.instructions",
+                    encoding,
+                ),
+                *map(str, fractions),
+            ],
+            check=False,
+            capture_output=True,
+            text=True,
+            env=os.environ | ENVIRONMENT,
+        )
+        if done.returncode:
+            said = done.stderr.strip().splitlines() or [f"status {done.returncode}"]
+            raise ValueError(said[-1])
+        parts = sorted(Path(folder).glob("out.*"), key=lambda p: int(p.suffix[1:]))
+        each = [_inclusive(part) for part in parts]
+    must(len(each) == len(FUNCTIONS) * len(fractions), "not each was called once")
+    counts = iter(each)
+    return {
+        fraction: {name: next(counts) for name in FUNCTIONS} for fraction in fractions
+    }
+
+
+def _inclusive(profile: Path) -> int:
+    """Return what a profile counted in the function that it was written after."""
+    with profile.open() as file:
+        name = next(line[1] for line in map(_TRIGGER.match, file) if line)
+    listing = subprocess.run(
+        ["callgrind_annotate", "--inclusive=yes", "--threshold=100", str(profile)],
+        check=True,
+        capture_output=True,
+        text=True,
+    ).stdout
+    pattern = rf"^\s*([\d,]+) .*\b{re.escape(name)}\b"
+    found = re.findall(pattern, listing, re.MULTILINE)
+    return max(int(number.replace(",", "")) for number in found)
+
+
+def counted(
+    forms: Sequence[str],
+    *,
+    counts: Callable[[str], dict[float, dict[str, int]]] = count,
+    progress: Progress | None = None,
+) -> Iterator[Row]:
+    """Yield a Subject, and a Counted for each encoding, fraction and operation.
+
+    Parameters
+    ----------
+    forms : sequence of str
+        See `compare.form`; the baseline is counted first.
+    counts : callable
+    progress : callable, optional
+        As of `compare.sweep`.
+    """
+    names = [BASELINE, *(text for text in forms if text != BASELINE)]
+    yield Subject(
+        name=f"{TABLES} full tables",
+        sha256="",
+        arch="x86_64",
+        nr_ptes=PTES,
+        nr_tables=TABLES,
+        nr_huge=0,
+        present_bytes=PTES * 4096,
+        fields=dict(FIELDS),
+        baseline_fields=dict(FIELDS),
+        baseline_lacks="",
+        words="one",
+    )
+    for done, name in enumerate(names):
+        if progress:
+            progress(done, len(names), f"instructions of {name}")
+        try:
+            found = counts(name)
+        except ValueError as error:
+            yield Refused(name, str(error))
+            continue
+        for fraction, numbers in found.items():
+            for operation, number in numbers.items():
+                yield Counted(name, operation, fraction, number / PTES)
+
+
+if __name__ == "__main__":
+    for given in sys.argv[2:]:
+        work(sys.argv[1], float(given))

@@ -1,0 +1,587 @@
+"""How long one thing takes beside another, and the rows that results are.
+
+Two tasks are run by turns, A B B A, in one process: what slows the machine for
+a while slows both, and what the second of a pair gains by being second, each
+gains once. Such a round gives one ratio; of all rounds the median is reported,
+with a bootstrap interval. A sample repeats its task until the clock and the loop
+don't count; what the task needs, and what it leaves, is seen to untimed. On one
+machine, medians of tests that ran one after the other differed by 42 % for
+identical code; paired ratios of it by 0.25 %.
+
+Rows are frozen dataclasses in base units: bytes, nanoseconds.
+"""
+
+import contextlib
+import gc
+import itertools
+import os
+import platform
+import subprocess
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from extmeta.checks import same
+
+Floats = npt.NDArray[np.float64]
+Clock = Callable[[], int]
+
+# A sample lasts about this long: 5,000 times what reading the clock takes, and
+# well below a scheduler's tick, so that few samples are interrupted.
+SAMPLE_NS = 250_000
+
+# The interval narrows with the root of their number: on a shared two-core guest
+# identical code was told apart by 3 % with 30 rounds, by 6 % with 10.
+ROUNDS = 30
+QUICK_ROUNDS = 15
+
+# What a median and its interval can be had of at all.
+MIN_ROUNDS = 5
+
+# No more rounds than MIN_ROUNDS once a ratio has taken this long.
+BUDGET_NS = 2_000_000_000
+QUICK_BUDGET_NS = 100_000_000
+
+# Of a task that takes next to nothing, against running for ever.
+MAX_REPEAT = 1 << 14
+
+RESAMPLES = 2000
+CONFIDENCE = 0.95
+
+# Well above the L2 caches there are (4 MiB); a page table that is smaller may
+# be read faster than this says, hence the size is a parameter.
+BANDWIDTH_BYTES = 64 << 20
+# Below, numpy's call (2 us) is no longer small beside the reading.
+LEAST_BANDWIDTH_BYTES = 1 << 20
+BANDWIDTH_ROUNDS = 9
+
+GIT_SECONDS = 5.0
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What was compared: the first row of each comparison.
+
+    Attributes
+    ----------
+    name, sha256 : str
+        Of the capture.
+    arch : str
+    nr_ptes, nr_tables : int
+        PTEs, swap entries included; PTE tables.
+    nr_huge : int
+        2 MiB leaves, which have no PTE and so no word.
+    present_bytes : int
+        Huge pages included.
+    fields, baseline_fields : dict of str to int
+        Bits of each field, for all and for the baseline.
+    baseline_lacks : str
+        Why the baseline can't hold `fields`; empty if it can.
+    words : str
+    note : str
+        How the address space differs from what was captured; empty if it does not.
+    cleared : str
+        Bits that have the baseline's words, or the flag, and that mprotect clears, as
+        in "52-57"; empty if it keeps them.
+    nr_deposited : int
+        Of `nr_huge`: anonymous ones, each with a deposited PTE table.
+    nr_unplaced, nr_unmarked : int
+        See `workload.Space`.
+    """
+
+    name: str
+    sha256: str
+    arch: str
+    nr_ptes: int
+    nr_tables: int
+    nr_huge: int
+    present_bytes: int
+    fields: dict[str, int]
+    baseline_fields: dict[str, int]
+    baseline_lacks: str
+    words: str
+    note: str = ""
+    cleared: str = ""
+    nr_deposited: int = 0
+    nr_unplaced: int = 0
+    nr_unmarked: int = 0
+
+
+@dataclass(frozen=True)
+class Bound:
+    """How fast memory is read: what no scan of all PTEs can beat.
+
+    Attributes
+    ----------
+    table_bytes : int
+        PTE tables, all of which a scan has to read.
+    near_bytes_per_s : float
+        Of an array of that size, read again and again; of 1 MiB at least.
+    far_bytes_per_s : float
+        Of an array of `BANDWIDTH_BYTES`.
+    """
+
+    table_bytes: int
+    near_bytes_per_s: float
+    far_bytes_per_s: float
+
+
+@dataclass(frozen=True)
+class Refused:
+    """An encoding that has no figures, or lacks some.
+
+    Attributes
+    ----------
+    encoding : str
+    why : str
+        In a line.
+    where : str
+        What it has no figures for, as "1% random, load"; empty if for nothing.
+    """
+
+    encoding: str
+    why: str
+    where: str = ""
+
+
+@dataclass(frozen=True)
+class Ram:
+    """What an encoding holds at one point, in bytes.
+
+    Attributes
+    ----------
+    encoding : str
+    fraction : float
+    placement : str
+    flagged : int
+        PTEs that have a word.
+    upper, pte, side, index, slack : int
+        As in `extmeta.Memory`.
+    repointings : int or None
+        How often a live table had to move; None if it never does.
+    """
+
+    encoding: str
+    fraction: float
+    placement: str
+    flagged: int
+    upper: int
+    pte: int
+    side: int
+    index: int
+    slack: int
+    repointings: int | None
+
+    @property
+    def total(self) -> int:
+        """upper + pte + side + index."""
+        return self.upper + self.pte + self.side + self.index
+
+
+@dataclass(frozen=True)
+class Cpu:
+    """What an operation costs in one encoding, as a multiple of the baseline.
+
+    Attributes
+    ----------
+    encoding, operation : str
+    fraction : float
+    placement : str
+    ratio, low, high : float
+        Median of the pairs' ratios and its 95 % interval.
+    baseline_ns : float
+        Of one PTE in the baseline: the median sample.
+    pairs, repeat : int
+        Pairs of samples; operations in each sample.
+    """
+
+    encoding: str
+    operation: str
+    fraction: float
+    placement: str
+    ratio: float
+    low: float
+    high: float
+    baseline_ns: float
+    pairs: int
+    repeat: int
+
+
+@dataclass(frozen=True)
+class Counted:
+    """The instructions that an operation takes a PTE in one encoding.
+
+    Attributes
+    ----------
+    encoding, operation : str
+    fraction : float
+        Of PTEs flagged, at random.
+    instructions : float
+    """
+
+    encoding: str
+    operation: str
+    fraction: float
+    instructions: float
+
+
+@dataclass(frozen=True)
+class Demand:
+    """What an operation asks of a kernel beside its time, a PTE table.
+
+    Attributes
+    ----------
+    encoding, operation : str
+    aside : float or None
+        Bytes of side memory that it takes of what was set aside, because a kernel
+        that has the page-table lock can't allocate; None where it may, or the
+        encoding can't tell.
+    repointings : float
+        Upper entries that led to a table in use and lead to another now, each with a
+        TLB flush beyond those of the operation itself.
+    """
+
+    encoding: str
+    operation: str
+    aside: float | None
+    repointings: float
+
+
+@dataclass(frozen=True)
+class Blocks:
+    """The contiguous blocks of arm64 that words leave whole.
+
+    Attributes
+    ----------
+    encoding : str
+    fraction : float
+    placement : str
+    size : int
+        PTEs of a block.
+    without, whole : int
+        Blocks there would be without words, and with them.
+    known_by : str
+        "PFNs", or "alignment" if these are not known: then both are upper bounds.
+    """
+
+    encoding: str
+    fraction: float
+    placement: str
+    size: int
+    without: int
+    whole: int
+    known_by: str
+
+    @property
+    def broken(self) -> int:
+        """Blocks that words break."""
+        return self.without - self.whole
+
+
+@dataclass(frozen=True)
+class Split:
+    """What the split of anonymous huge pages takes, each word going to all its PTEs.
+
+    Attributes
+    ----------
+    encoding : str
+    leaves : int
+        Huge pages that were split.
+    nbytes : int
+        Memory that the page table grew by. The deposited PTE tables are used.
+    """
+
+    encoding: str
+    leaves: int
+    nbytes: int
+
+
+Row = Subject | Bound | Refused | Ram | Cpu | Counted | Demand | Blocks | Split
+
+
+def _nothing(_state: Any) -> None:
+    pass
+
+
+@dataclass(frozen=True)
+class Task:
+    """An operation to be timed, and what belongs around it.
+
+    Attributes
+    ----------
+    ready : callable
+        ``ready()``, untimed: returns the state to run on.
+    run : callable
+        ``run(state)``, timed: the operation, once.
+    check : callable
+        ``check(state, result)``, once before anything is timed: raises
+        AssertionError unless the operation did all of its work.
+    done : callable
+        ``done(state)``, untimed: undoes or frees.
+    each : bool
+        Whether every run needs `ready` and `done` around it, and so its own
+        two readings of the clock (0.06 us); else they go around the sample.
+    """
+
+    ready: Callable[[], Any]
+    run: Callable[[Any], Any]
+    check: Callable[[Any, Any], None]
+    done: Callable[[Any], None] = _nothing
+    each: bool = False
+
+
+@dataclass(frozen=True)
+class Paired:
+    """The outcome of `paired`.
+
+    Attributes
+    ----------
+    ratio, low, high : float
+        Other to baseline: median and interval.
+    baseline_ns : float
+        Of one run of the baseline: the median sample.
+    pairs, repeat : int
+    """
+
+    ratio: float
+    low: float
+    high: float
+    baseline_ns: float
+    pairs: int
+    repeat: int
+
+
+@contextlib.contextmanager
+def no_garbage_collection() -> Iterator[None]:
+    """Keep the garbage collector from what is timed."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
+
+
+def verify(task: Task) -> None:
+    """Run a task once and check that it did its work."""
+    state = task.ready()
+    task.check(state, task.run(state))
+    task.done(state)
+
+
+def sample(task: Task, repeat: int, clock: Clock = time.perf_counter_ns) -> int:
+    """Return how long ``repeat`` runs of a task take, in ns of the clock."""
+    run = task.run
+    took = 0
+    if task.each:
+        for _ in range(repeat):
+            state = task.ready()
+            start = clock()
+            run(state)
+            took += clock() - start
+            task.done(state)
+    else:
+        state = task.ready()
+        start = clock()
+        for _ in itertools.repeat(None, repeat):
+            run(state)
+        took = clock() - start
+        task.done(state)
+    # A clock may be too coarse to see anything; a ratio needs a number.
+    return max(took, 1)
+
+
+def calibrate(
+    task: Task, sample_ns: int = SAMPLE_NS, clock: Clock = time.perf_counter_ns
+) -> int:
+    """Return how many runs of a task make a sample of ``sample_ns``."""
+    repeat = 1
+    while True:
+        # The faster of two: a first run may find everything cold.
+        took = min(sample(task, repeat, clock) for _ in range(2))
+        if took >= sample_ns / 2 or repeat == MAX_REPEAT:
+            return min(MAX_REPEAT, max(1, -(-repeat * sample_ns // took)))
+        # Short ones tell little: come nearer in steps.
+        repeat = min(MAX_REPEAT, repeat * min(10, max(2, sample_ns // took)))
+
+
+def interval(ratios: Floats, seed: int = 0) -> tuple[float, float, float]:
+    """Return the median of some ratios and its bootstrap interval.
+
+    Parameters
+    ----------
+    ratios : (n,) float64 ndarray
+        All above 0.
+    seed : int
+
+    Returns
+    -------
+    median, low, high : float
+        Geometric: a ratio and its inverse have inverse results.
+    """
+    logs = np.log(ratios)
+    rng = np.random.default_rng(seed)
+    drawn = logs[rng.integers(len(logs), size=(RESAMPLES, len(logs)))]
+    tail = 50 * (1 - CONFIDENCE)
+    low, high = np.percentile(np.median(drawn, axis=1), (tail, 100 - tail))
+    return float(np.exp(np.median(logs))), float(np.exp(low)), float(np.exp(high))
+
+
+def paired(
+    baseline: Task,
+    other: Task,
+    *,
+    rounds: int = ROUNDS,
+    sample_ns: int = SAMPLE_NS,
+    budget_ns: int = BUDGET_NS,
+    seed: int = 0,
+    clock: Clock = time.perf_counter_ns,
+) -> Paired:
+    """Time two tasks by turns and return the ratio of the second to the first.
+
+    Both are verified first, which also warms them up. A sample has as many
+    runs on both sides: so many that one of the baseline lasts ``sample_ns``.
+
+    Parameters
+    ----------
+    baseline, other : Task
+    rounds : int
+        Of four samples, A B B A.
+    sample_ns, budget_ns : int
+        How long a sample is to last, and how long all of them together, before
+        it stops at fewer rounds: at `MIN_ROUNDS` or later.
+    seed : int
+        Of the bootstrap.
+    clock : callable
+        Returns ns.
+    """
+    tasks = (baseline, other)
+    took: list[list[int]] = []
+    with no_garbage_collection():
+        for task in tasks:
+            verify(task)
+        repeat = calibrate(baseline, sample_ns, clock)
+        start = clock()
+        while len(took) < rounds:
+            # By index: both may be the same task.
+            took.append([sample(tasks[side], repeat, clock) for side in (0, 1, 1, 0)])
+            if len(took) >= MIN_ROUNDS and clock() - start > budget_ns:
+                break
+    times = np.array(took, np.float64)
+    a, b = times[:, [0, 3]], times[:, [1, 2]]
+    ratio, low, high = interval(np.sqrt((b / a).prod(axis=1)), seed)
+    return Paired(
+        ratio=ratio,
+        low=low,
+        high=high,
+        baseline_ns=float(np.median(a)) / repeat,
+        pairs=2 * len(took),
+        repeat=repeat,
+    )
+
+
+def bandwidth(
+    nbytes: int = BANDWIDTH_BYTES,
+    *,
+    rounds: int = BANDWIDTH_ROUNDS,
+    clock: Clock = time.perf_counter_ns,
+) -> float:
+    """Return how fast one thread reads an array of uint64, in bytes/s.
+
+    The fastest of several rounds of ``max()``, of all of numpy's reductions the
+    nearest to a scan's loop: vectorised loads, a comparison, nothing written.
+
+    Parameters
+    ----------
+    nbytes : int
+        Size of the array, raised to `LEAST_BANDWIDTH_BYTES`; its pages are
+        touched before.
+    rounds : int
+    clock : callable
+    """
+    nbytes = max(nbytes, LEAST_BANDWIDTH_BYTES) // 8 * 8
+    task = reading(nbytes)
+    with no_garbage_collection():
+        verify(task)
+        repeat = calibrate(task, clock=clock)
+        best = min(sample(task, repeat, clock) for _ in range(rounds))
+    return nbytes * repeat / best * 1e9
+
+
+def reading(nbytes: int) -> Task:
+    """Return the task of reading an array of uint64 once."""
+    array = np.arange(nbytes // 8, dtype=np.uint64)
+    return Task(
+        ready=lambda: array,
+        run=np.max,
+        check=lambda a, result: _assert_last(a, int(result)),
+    )
+
+
+def _assert_last(array: npt.NDArray[np.uint64], result: int) -> None:
+    same(result, len(array) - 1)
+
+
+def provenance(command: Sequence[str], seed: int) -> dict[str, Any]:
+    """Return where and how results were made, for their JSON.
+
+    Parameters
+    ----------
+    command : sequence of str
+        The command line.
+    seed : int
+    """
+    return {
+        "extmeta": metadata.version("extmeta"),
+        "commit": commit(),
+        "kernel": platform.release(),
+        "machine": platform.machine(),
+        "cpu": cpu_model(),
+        "cpus": os.cpu_count(),
+        "python": platform.python_version(),
+        "numpy": np.__version__,
+        "thp": os.environ.get("EXTMETA_THP") != "0",
+        "seed": seed,
+        "command": list(command),
+        "date": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+    }
+
+
+def cpu_model(path: str = "/proc/cpuinfo") -> str:
+    """Return what the processor calls itself; empty if nothing tells."""
+    with contextlib.suppress(OSError):
+        for line in Path(path).read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return ""
+
+
+def commit(root: Path = Path(__file__).parents[3]) -> str:
+    """Return the git commit of the checkout this runs from, or "".
+
+    With "+" where files differ from it.
+    """
+    # An installed package may lie in a checkout of something else.
+    if not (root / ".git").exists() or not (root / "src" / "extmeta").is_dir():
+        return ""
+    try:
+        found = subprocess.run(
+            [
+                *("git", "-C", str(root), "describe"),
+                *("--always", "--abbrev=12", "--exclude=*", "--dirty=+"),
+            ],
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=GIT_SECONDS,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return ""
+    return found.stdout.strip() if found.returncode == 0 else ""

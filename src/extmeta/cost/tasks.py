@@ -1,0 +1,335 @@
+"""The operations that are compared, each as a task to be timed.
+
+All of them are on every PTE of an address space:
+
+load    the words of an ascending uint64 array of the vpns that have a PTE
+store   of such an array, each PTE's word, into a table that has none
+update  set one bit of every word, over the range from first to last vpn: what
+        write-protecting does to a tracker's bit
+clear   clear one bit of every word, over that range: what clear_refs does
+scan    that range for the words that have this bit
+fork    a second page table with equal content; freeing it is not timed
+unmap   that range
+
+A table that an operation changes is put back after each run, untimed: emptied
+of all words, then given them again. So every run finds the side memory in the
+form that the words give it, and made of pages that this process has touched
+before, as a kernel's are.
+
+A call has a cost of its own, the checks at Python's edge and the walk from the
+root: 1 to 20 us, the same in all encodings. In an address space of a few hundred
+PTEs it is most of what is timed, and ratios come out near 1.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from extmeta.checks import must, same
+from extmeta.cost import contpte
+from extmeta.cost.measure import Blocks, Ram, Task
+from extmeta.cost.workload import (
+    U64,
+    Point,
+    Space,
+    core_bits,
+    cut,
+    flags,
+    lanes_of,
+    words,
+)
+from extmeta.fields import Fields
+from extmeta.pagetable import PageTable
+
+
+@dataclass(frozen=True, eq=False)
+class Workload:
+    """The words of one point, for one set of fields.
+
+    Attributes
+    ----------
+    space : Space
+    fields : Fields
+    words : (n,) or (n, lanes) uint64 ndarray
+        One for each of ``space.vpns``; 0 where the PTE is not flagged.
+    flagged_vpns, flagged_words : (k,), (k,) or (k, lanes) uint64 ndarray
+        The flagged PTEs alone.
+    set_bit, clear_bit : int
+        Masks of the bit that update sets, and that clear clears and scan looks
+        for: the lowest of the first and of the last field of the baseline.
+    """
+
+    space: Space
+    fields: Fields
+    words: U64
+    flagged_vpns: U64
+    flagged_words: U64
+    set_bit: int
+    clear_bit: int
+
+    def lanes(self, mask: int) -> U64:
+        """Return a mask as (lanes,) uint64, to go with `words`."""
+        return lanes_of(mask, self.words.size // len(self.words))
+
+    def having(self, mask: int) -> U64:
+        """Return the vpns whose word has all bits of ``mask``."""
+        wanted = self.lanes(mask)
+        has = ((self.words & wanted) == wanted).reshape(len(self.words), -1)
+        return np.asarray(self.space.vpns[has.all(axis=1)])
+
+
+def workloads(
+    space: Space, fields: Fields, kept: Fields, point: Point, seed: int, kind: str
+) -> tuple[Workload, Workload]:
+    """Return the words of a point: the baseline's, and those of all others.
+
+    Both flag the same PTEs, and of both the same words have the bits that
+    operations set, clear and look for.
+
+    Parameters
+    ----------
+    space : Space
+    fields : Fields
+        Of the words.
+    kept : Fields
+        What the baseline has of them; or, if it can hold none of them, a tracker of
+        its own, set where a PTE is flagged: it stands for the lowest bit, which
+        every word then has.
+    point : Point
+    seed : int
+    kind : str
+        See `workload.words`.
+    """
+    flagged = flags(space.vpns, point, seed, space.arch)
+    stands_in = not kept.keys() <= fields.keys()
+    core = 1 if stands_in else core_bits(fields, kept)
+    first, last = next(iter(kept)), list(kept)[-1]
+    drawn = words(int(flagged.sum()), fields, core, kind, seed=seed + 1)
+
+    every = bool(flagged.all())
+    vpns = space.vpns if every else space.vpns[flagged]
+
+    def of(held: Fields, some: U64) -> Workload:
+        full = some
+        if not every:
+            full = np.zeros((len(flagged), *some.shape[1:]), np.uint64)
+            full[flagged] = some
+        return Workload(
+            space=space,
+            fields=held,
+            words=full,
+            flagged_vpns=vpns,
+            flagged_words=some,
+            set_bit=1 if stands_in else 1 << held.shift(first),
+            clear_bit=1 if stands_in else 1 << held.shift(last),
+        )
+
+    if stands_in:
+        return of(kept, np.ones(len(drawn), np.uint64)), of(fields, drawn)
+    return of(kept, cut(drawn, fields, kept)), of(fields, drawn)
+
+
+class Filled:
+    """One encoding's page table at one point.
+
+    Parameters
+    ----------
+    bare : PageTable
+        The space's PTEs in this encoding, without a word; not changed.
+    load : Workload
+
+    Attributes
+    ----------
+    table : PageTable
+        With the words. Operations leave it as it is.
+
+    Raises
+    ------
+    ValueError
+        If the encoding can't hold a word, as in a swap entry.
+    """
+
+    def __init__(self, bare: PageTable, load: Workload) -> None:
+        self.bare = bare
+        self.load = load
+        self.table = self.copy()
+
+    def copy(self) -> PageTable:
+        """Return a table of the same content that shares no memory with this."""
+        # Not a fork of the filled one: that may share its words until written.
+        copy = self.bare.copy()
+        self.fill(copy)
+        return copy
+
+    def fill(self, table: PageTable) -> None:
+        """Store the words in a table that has none."""
+        # Of the flagged PTEs only, so that no other asks for memory.
+        table.store(self.load.flagged_vpns, self.load.flagged_words)
+
+    def empty(self, table: PageTable) -> None:
+        """Take all words from a copy."""
+        table.update(self.load.space.range, clear=(1 << self.load.fields.bits) - 1)
+
+    def refill(self, table: PageTable) -> None:
+        """Put a copy back as it was made."""
+        # Emptied first: side memory that grew is not to stay as it is.
+        self.empty(table)
+        self.fill(table)
+
+    def ram(self, encoding: str, point: Point) -> Ram:
+        """Return what the table holds."""
+        held = self.table.memory()
+        return Ram(
+            encoding=encoding,
+            fraction=point.fraction,
+            placement=point.placement,
+            flagged=len(self.load.flagged_vpns),
+            upper=held.upper,
+            pte=held.pte,
+            side=held.side,
+            index=held.index,
+            slack=held.slack,
+            repointings=self._repointings(),
+        )
+
+    def blocks(self, encoding: str, point: Point) -> list[Blocks]:
+        """Return the contiguous blocks that are left; nothing if there are none."""
+        size, pfns = self.table.arch.contpte, self.load.space.pfns
+        if not size:
+            return []
+        vpns, prot = contpte.alike(self.table)
+        if pfns is not None:
+            pfns = pfns[np.searchsorted(self.load.space.vpns, vpns)]
+        without = contpte.blocks(*contpte.alike(self.bare), size, pfns)
+        return [
+            Blocks(
+                encoding=encoding,
+                fraction=point.fraction,
+                placement=point.placement,
+                size=size,
+                without=without,
+                whole=contpte.blocks(vpns, prot, size, pfns),
+                known_by="alignment" if pfns is None else "PFNs",
+            )
+        ]
+
+    def _repointings(self) -> int | None:
+        if getattr(self.table.encoding, "when", None) != "needed":
+            return None
+        return self.table.encoding.repointings
+
+
+def _must_have(table: PageTable, vpns: U64, expected: U64) -> None:
+    found = table.load(vpns)
+    same(found, expected, "words differ from what was stored")
+
+
+def load(f: Filled) -> Task:
+    """Load every word, by an ascending uint64 array of vpns."""
+    vpns, expected = f.load.space.vpns, f.load.words
+
+    def check(_state: U64, found: U64) -> None:
+        same(found, expected, "words differ from what was stored")
+
+    return Task(lambda: vpns, f.table.load, check)
+
+
+def store(f: Filled) -> Task:
+    """Store every word, by such an array, in a table without one."""
+    vpns, new = f.load.space.vpns, f.load.words
+    table = f.bare.copy()
+    return Task(
+        lambda: table,
+        lambda table: table.store(vpns, new),
+        lambda table, _result: _must_have(table, vpns, new),
+        f.empty,
+        each=True,
+    )
+
+
+def update(f: Filled) -> Task:
+    """Set a bit of every word, over the range."""
+    vpns, span, bit = f.load.space.vpns, f.load.space.range, f.load.set_bit
+    expected = f.load.words | f.load.lanes(bit)
+    table = f.copy()
+    return Task(
+        lambda: table,
+        lambda table: table.update(span, set=bit),
+        lambda table, _result: _must_have(table, vpns, expected),
+        f.refill,
+        each=True,
+    )
+
+
+def clear(f: Filled) -> Task:
+    """Clear a bit of every word, over the range."""
+    vpns, span, bit = f.load.space.vpns, f.load.space.range, f.load.clear_bit
+    expected = f.load.words & ~f.load.lanes(bit)
+    table = f.copy()
+    return Task(
+        lambda: table,
+        lambda table: table.update(span, clear=bit),
+        lambda table, _result: _must_have(table, vpns, expected),
+        f.refill,
+        each=True,
+    )
+
+
+def scan(f: Filled) -> Task:
+    """Find the words that have a bit, over the range."""
+    span, bit = f.load.space.range, f.load.clear_bit
+    expected = f.load.having(bit)
+
+    def check(_table: PageTable, found: U64) -> None:
+        same(found, expected, "vpns differ from those that match")
+
+    return Task(
+        lambda: f.table,
+        lambda table: table.scan(span.start, span.stop, bit, bit),
+        check,
+    )
+
+
+def fork(f: Filled) -> Task:
+    """Fork; the child is freed afterwards, untimed."""
+    vpns, expected, table = f.load.space.vpns, f.load.words, f.table
+
+    def check(children: list[PageTable], _result: None) -> None:
+        must(len(children) == 1, "no child")
+        child = children[0]
+        same(len(child), len(table), "PTEs of the child")
+        _must_have(child, vpns, expected)
+
+    return Task(
+        list,
+        lambda children: children.append(table.fork()),
+        check,
+        list.clear,
+        each=True,
+    )
+
+
+def unmap(f: Filled) -> Task:
+    """Unmap the range, of a copy that owns its words."""
+    span = f.load.space.range
+    count = span.stop - span.start
+
+    def check(table: PageTable, _result: None) -> None:
+        held = table.memory()
+        must(len(table) == 0, "PTEs are left")
+        must(held.side == held.index == held.pte == 0, f"memory is left: {held}")
+
+    return Task(f.copy, lambda table: table.unmap(span.start, count), check, each=True)
+
+
+# In the order of the report.
+OPERATIONS: dict[str, Callable[[Filled], Task]] = {
+    "load": load,
+    "store": store,
+    "update": update,
+    "clear": clear,
+    "scan": scan,
+    "fork": fork,
+    "unmap": unmap,
+}

@@ -1,0 +1,3 @@
+from extmeta.table.encoding import Encoding
+
+class PythonCalls(Encoding): ...

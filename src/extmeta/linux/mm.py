@@ -1,0 +1,543 @@
+"""One address space's VMAs and page table, and what every operation needs of them.
+
+The words of the PageTable have the bits `uffd_wp` and `soft_dirty`, of swap
+entries and PTE markers too. A huge page's PTE is a leaf above the PTE tables, which
+has no word: its word is in `leaves`, as the kernel has its bits in the pmd.
+The write bit of entries is as their VMA was when they came; what a write does
+is decided by the words and by how often a page is mapped.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from extmeta.arch import Arch
+from extmeta.encodings.compact import Compact
+from extmeta.linux.physical import (
+    FIRST_PFN,
+    HUGE_ZERO_PFN,
+    ZERO_PFN,
+    Backing,
+    Physical,
+)
+from extmeta.linux.userfault import Userfaultfd
+from extmeta.linux.vma import Vma, Vmas
+from extmeta.pagetable import PageTable
+
+U64 = npt.NDArray[np.uint64]
+Bools = npt.NDArray[np.bool_]
+
+# include/linux/swapops.h: a swap entry of this type is a PTE marker; this offset
+# says uffd-wp.
+MARKER_TYPE = 31
+MARKER_UFFD_WP = 1
+
+# From here on all tables are listed, instead of being asked for one by one.
+LIST_FROM = 4096
+
+
+def _nobody(*_event: Any) -> None:
+    """Tell nobody of an event."""
+
+
+class Refused(ValueError):
+    """The encoding can't hold what this operation would write."""
+
+
+class Entries(NamedTuple):
+    """PTEs that hold something.
+
+    Attributes
+    ----------
+    vpn : (n,) uint64 ndarray
+        Ascending.
+    present : (n,) bool ndarray
+    value : (n,) uint64 ndarray
+        The pfn, or the slot: type << offset_bits | offset.
+    """
+
+    vpn: U64
+    present: Bools
+    value: U64
+
+    def take(self, which: Any) -> "Entries":
+        """Return some of them."""
+        return Entries(self.vpn[which], self.present[which], self.value[which])
+
+
+@dataclass
+class Leaf:
+    """A PTE of a huge page.
+
+    Attributes
+    ----------
+    pfn : int
+        The first.
+    word : int
+    """
+
+    pfn: int
+    word: int = 0
+
+    @property
+    def zero(self) -> bool:
+        """Whether it is the huge page of zeros."""
+        return self.pfn == HUGE_ZERO_PFN
+
+
+def runs(vpns: U64) -> Iterator[tuple[int, int]]:
+    """Yield ascending vpns as ranges [first, stop)."""
+    if not len(vpns):
+        return
+    cuts = np.flatnonzero(vpns[1:] != vpns[:-1] + np.uint64(1)) + 1
+    firsts = vpns[np.concatenate(([0], cuts))]
+    lasts = vpns[np.concatenate((cuts - 1, [len(vpns) - 1]))]
+    for first, last in zip(firsts.tolist(), lasts.tolist(), strict=True):
+        yield first, last + 1
+
+
+class Mm:
+    """An address space, as struct mm_struct is one.
+
+    Parameters
+    ----------
+    table : PageTable
+    arch : Arch
+    physical : Physical
+    release : (int, int)
+        The kernel's version, where versions differ.
+    thp : str
+        "always", "madvise" or "never".
+    thp_swap : bool
+        Huge pages go to swap whole.
+
+    Attributes
+    ----------
+    leaves : dict of int to Leaf
+        By first vpn.
+    tables : set of int
+        First vpns of the PTE tables that the kernel would have. The model frees
+        a table with its last entry, the kernel mostly when nothing is mapped
+        there any more, and PAGEMAP_SCAN tells the difference.
+    """
+
+    def __init__(
+        self,
+        table: PageTable,
+        arch: Arch,
+        physical: Physical,
+        release: tuple[int, int],
+        thp: str,
+        thp_swap: bool,
+    ) -> None:
+        self.table = table
+        self.arch = arch
+        self.physical = physical
+        self.release = release
+        self.thp = thp
+        self.thp_swap = thp_swap
+        self.vmas = Vmas(release)
+        # Events that are told when a call is done: userfaultfd, name, vpns.
+        self.notes: list[tuple[Userfaultfd, str, tuple[int, ...]]] = []
+        # What tells them; an AddressSpace sets it.
+        self.tell: Callable[[Userfaultfd, str, tuple[int, ...]], None] = _nobody
+        physical.spaces.add(self)
+        self.leaves: dict[int, Leaf] = {}
+        # By pfn: this address space's PTE is clean since MADV_FREE.
+        self._clean = np.zeros(0, np.bool_)
+        self.tables: set[int] = set()
+        fields = table.fields
+        self.uffd_wp = fields.mask("uffd_wp") if "uffd_wp" in fields else 0
+        self.soft_dirty = fields.mask("soft_dirty") if "soft_dirty" in fields else 0
+        # The encoding, where it has one bit for the two, by VMA: see `mux`.
+        self.one_bit: Compact | None = None
+        if isinstance(table.encoding, Compact):
+            groups = map(set, table.encoding.per_vma)
+            if any({"uffd_wp", "soft_dirty"} <= group for group in groups):
+                self.one_bit = table.encoding
+        self.pages_per_leaf = arch.ptrs_per_pte
+        self.none = np.uint64(arch.none)
+        self.marker = MARKER_TYPE << arch.swap.offset_bits | MARKER_UFFD_WP
+
+    # -- entries ------------------------------------------------------------
+
+    def leaf_of(self, vpn: int) -> int:
+        """Return the first vpn of the huge page, or PTE table, that has ``vpn``."""
+        return vpn & -self.pages_per_leaf
+
+    def regions(self, first: int, stop: int) -> Iterator[tuple[int, int, int]]:
+        """Yield what each PTE table has of [first, stop): its first vpn, a range."""
+        at = first
+        while at < stop:
+            base = self.leaf_of(at)
+            end = min(stop, base + self.pages_per_leaf)
+            yield base, at, end
+            at = end
+
+    def entries(self, first: int, stop: int) -> Entries:
+        """Return the PTEs of [first, stop) that hold something, without leaves."""
+        # Of the table underneath: `wide` has smaller ones than the kernel.
+        size = self.table.arch.ptrs_per_pte
+        bases: Any = range(first & -size, stop, size)
+        if len(bases) > LIST_FROM:
+            bases = self.table.table_vpns()
+            low, high = np.searchsorted(bases, (first & -size, stop))
+            bases = bases[low:high].tolist()
+        vpns, ptes = [], []
+        for base in bases:
+            view = self.table.table_at(base)
+            if view is None:
+                continue
+            low, high = max(first - base, 0), min(stop - base, size)
+            held = np.flatnonzero(view[low:high] != self.none) + low
+            vpns.append(held.astype(np.uint64) + np.uint64(base))
+            ptes.append(view[held])
+        if not vpns:
+            none = np.empty(0, np.uint64)
+            return Entries(none, none != 0, none)
+        return self._decoded(np.concatenate(vpns), np.concatenate(ptes))
+
+    def pages(self, first: int, stop: int) -> Entries:
+        """Return the PTEs of [first, stop) that map a page, not that of zeros."""
+        entries = self.entries(first, stop)
+        return entries.take(entries.present & (entries.value >= FIRST_PFN))
+
+    def shared_folio(self, head: int, here: int) -> bool:
+        """Tell whether another process maps a page of a huge page without a leaf here.
+
+        folio_maybe_mapped_shared() counts by process since 6.15. Before,
+        folio_likely_mapped_shared() looked at the first page. `here` is how many of the
+        pages are known to be mapped here.
+        """
+        counts = self.physical.mapcount[self.physical.folio(head, self.pages_per_leaf)]
+        total = int(counts.sum())
+        if self.release < (6, 15):
+            return total > self.pages_per_leaf or int(self.physical.mapcount[head]) > 1
+        if total == here or (counts > 1).any():
+            return total != here
+        heads = self.physical.heads(self.pages(0, self.arch.nr_vpns).value)
+        return total > int((heads == head).sum())
+
+    def _decoded(self, vpns: U64, ptes: U64) -> Entries:
+        arch, swap = self.arch, self.arch.swap
+        present = ptes >> np.uint64(arch.present) & np.uint64(1) != 0
+        pfns = ptes >> np.uint64(arch.pfn_shift) & np.uint64((1 << arch.pfn_bits) - 1)
+        mask = np.uint64((1 << swap.offset_bits) - 1)
+        offsets = ptes >> np.uint64(swap.offset_shift) & mask
+        if swap.offset_inverted:
+            offsets ^= mask
+        types = ptes >> np.uint64(swap.type_shift)
+        types &= np.uint64((1 << swap.type_bits) - 1)
+        slots = types << np.uint64(swap.offset_bits) | offsets
+        return Entries(vpns, present, np.where(present, pfns, slots))
+
+    def absent(self, first: int, stop: int) -> U64:
+        """Return the vpns of [first, stop) with neither PTE nor leaf."""
+        free = np.ones(stop - first, np.bool_)
+        free[self.entries(first, stop).vpn - np.uint64(first)] = False
+        for base in self.leaves_within(first, stop):
+            free[max(base - first, 0) : base + self.pages_per_leaf - first] = False
+        return np.flatnonzero(free).astype(np.uint64) + np.uint64(first)
+
+    def leaves_within(self, first: int, stop: int) -> list[int]:
+        """Return the first vpns of the leaves that have a page of [first, stop)."""
+        size = self.pages_per_leaf
+        return sorted(b for b in self.leaves if first < b + size and b < stop)
+
+    def protected(self, vpns: U64) -> Bools:
+        """Tell which vpns' words have uffd_wp."""
+        if not self.uffd_wp or not len(vpns):
+            return np.zeros(len(vpns), np.bool_)
+        return np.asarray(self.table.load(vpns, "uffd_wp") != 0)
+
+    # -- what MADV_FREE leaves to reclaim -------------------------------------
+
+    def free_lazily(self, pfns: U64) -> None:
+        """Let pages go when memory is short, unless they are written before."""
+        if len(missing := self.physical.mapcount[len(self._clean) :]):
+            self._clean = np.append(self._clean, np.zeros(len(missing), np.bool_))
+        self._clean[self.physical.free_lazily(pfns)] = True
+
+    def keep(self, pfns: U64) -> None:
+        """Note that PTEs are dirty: reclaim has to keep what is in the pages."""
+        self._clean[pfns[pfns < len(self._clean)]] = False
+
+    def droppable(self, pfns: U64) -> Bools:
+        """Tell which pages, mapped here alone, reclaim drops instead of swapping."""
+        found = self.physical.lazy(pfns)
+        known = pfns < len(self._clean)
+        found[~known] = False
+        found[known] &= self._clean[pfns[known]]
+        return found
+
+    # -- changing entries ---------------------------------------------------
+
+    def refusable(self, operation: Callable[..., None], *args: Any) -> None:
+        """Do what the encoding may refuse; that it does, by a `Refused`."""
+        try:
+            operation(*args)
+        except ValueError as refused:
+            raise Refused(str(refused)) from refused
+
+    def change_words(self, vpns: Any, clear: int = 0, set_: int = 0) -> None:
+        """Change bits of the words of mapped PTEs, which are of one VMA to be set."""
+        if set_ and self.one_bit is not None:
+            at = vpns.start if isinstance(vpns, slice) else next(iter(vpns), 0)
+            set_ = self.settable(int(at), set_)
+        if clear or set_:
+            self.refusable(self.table.update, vpns, clear, set_)
+
+    def settable(self, vpn: int, bits: int) -> int:
+        """Return bits without soft_dirty, where uffd_wp has the one bit."""
+        if self.one_bit is not None and "uffd_wp" in self.one_bit.chosen(vpn):
+            return bits & ~self.soft_dirty
+        return bits
+
+    def map(self, vma: Vma, vpns: U64, pfns: U64) -> None:
+        """Map pages where there is nothing; the zero page is not counted."""
+        if not len(vpns):
+            return
+        self.table.map(vpns, pfns, bool(vma.prot & vma.prot.W))
+        self.physical.map(pfns[pfns >= FIRST_PFN])
+        self.have_tables(vpns)
+
+    def have_tables(self, vpns: U64) -> None:
+        """Note that the PTE tables of some vpns are there."""
+        mask = np.uint64(self.pages_per_leaf - 1)
+        self.tables.update(np.unique(vpns & ~mask).tolist())
+
+    def mark(self, vpns: U64) -> None:
+        """Put uffd-wp markers where there is nothing: make_pte_marker()."""
+        if not len(vpns):
+            return
+        self.table.map(vpns, np.zeros(len(vpns), np.uint64), False)
+        try:
+            self.refusable(self.table.swap_out, vpns, self.marker)
+            self.change_words(vpns, 0, self.uffd_wp)
+        except Exception:
+            self.clear(vpns)
+            raise
+        self.have_tables(vpns)
+
+    def clear(self, vpns: U64) -> None:
+        """Clear PTEs, not counted: pte_clear()."""
+        for first, stop in runs(vpns):
+            self.table.unmap(first, stop - first)
+
+    def replace(self, vma: Vma, vpns: U64, pfns: U64) -> None:
+        """Let PTEs map other pages; their words stay."""
+        if not len(vpns):
+            return
+        words = self.table.load(vpns)
+        self.clear(vpns)
+        self.map(vma, vpns, pfns)
+        self.refusable(self.table.store, vpns, words)
+
+    def forget(self, entries: Entries) -> None:
+        """Count that PTEs no longer map their pages, or name their slots."""
+        self.physical.unmap(entries.value[entries.present])
+        slots = entries.value[~entries.present]
+        self.physical.drop_slots(slots[slots != self.marker])
+
+    def zap(
+        self, vma: Vma, first: int, stop: int, *, keep_markers: bool = False
+    ) -> None:
+        """Drop what is in a VMA's [first, stop): zap_pte_range().
+
+        With `keep_markers`, protection of what is not anonymous outlives its
+        page: zap_install_uffd_wp_if_needed().
+        """
+        self.split_at(first, stop)
+        for base in self.leaves_within(first, stop):
+            self.drop_leaf(base)
+        entries = self.entries(first, stop)
+        stay = np.empty(0, np.uint64)
+        if keep_markers and not vma.anonymous:
+            # A marker stays also if nobody uses it any more: zap_drop_markers().
+            marked = ~entries.present & (entries.value == self.marker)
+            kept = self.protected(entries.vpn) if vma.wp else marked
+            stay = entries.vpn[kept]
+        self.forget(entries)
+        self.table.unmap(first, stop - first)
+        self.mark(stay)
+
+    # -- leaves -------------------------------------------------------------
+
+    def put_leaf(self, base: int, leaf: Leaf) -> None:
+        """Map a huge page where there is nothing, counted by the caller."""
+        self.table.map_huge(base, leaf.pfn, deposit=True)
+        self.leaves[base] = leaf
+        self.tables.discard(base)
+
+    def take_leaf(self, base: int) -> Leaf:
+        """Unmap a leaf, not counted."""
+        self.table.unmap(base, self.pages_per_leaf)
+        return self.leaves.pop(base)
+
+    def leaf_pfns(self, leaf: Leaf) -> U64:
+        """Return the pfns that a leaf maps."""
+        return np.arange(leaf.pfn, leaf.pfn + self.pages_per_leaf, dtype=np.uint64)
+
+    def drop_leaf(self, base: int) -> None:
+        """Unmap a huge page; its deposited table goes too: zap_huge_pmd()."""
+        self.physical.unmap(self.leaf_pfns(self.take_leaf(base)))
+
+    def split_leaf(self, base: int, *, frozen: bool = False) -> None:
+        """Let 512 PTEs map what a leaf did, with its word: __split_huge_pmd().
+
+        The PTEs of a dirty leaf get pte_mkdirty(), which on x86 sets soft-dirty:
+        all pages are soft-dirty though the leaf was not. Not so when the page
+        itself is split next (`frozen`). Of the huge zero page, soft-dirty is not
+        even copied (__split_huge_zero_page_pmd()).
+        """
+        leaf = self.leaves[base]
+        pfns, word = self.leaf_pfns(leaf), leaf.word
+        if leaf.zero:
+            pfns = np.full(self.pages_per_leaf, ZERO_PFN, np.uint64)
+            word &= ~self.soft_dirty
+        elif not frozen:
+            word |= self.settable(base, self.soft_dirty)
+        # Not writable, not counted again.
+        self.refusable(self.table.split_huge, base, word, pfns, False)
+        del self.leaves[base]
+        self.tables.add(base)
+
+    def split_at(self, first: int, stop: int) -> None:
+        """Split the leaves that an edge of [first, stop) cuts."""
+        for edge in (first, stop):
+            base = self.leaf_of(edge)
+            if base != edge and base in self.leaves:
+                self.split_leaf(base)
+
+    # -- VMAs ---------------------------------------------------------------
+
+    def modify(self, vma: Vma, first: int, stop: int, **changes: Any) -> Vma:
+        """Change a part of a VMA: `Vmas.modify`; an edge splits the leaf it cuts.
+
+        Linux mm/huge_memory.c vma_adjust_trans_huge().
+        """
+        self.split_at(first, stop)
+        return self.vmas.modify(vma, first, stop, **changes)
+
+    def unmap(self, first: int, stop: int) -> None:
+        """Take away the VMAs of [first, stop) and what is in them: do_munmap()."""
+        gone = self.vmas.cut(first, stop)
+        for vma in {vma.uffd: vma for vma in gone}.values():
+            self.note(vma, "UNMAP", first, stop)
+        for vma in gone:
+            self.zap(vma, vma.start, vma.stop)
+        self.free_tables(first, stop)
+
+    # -- events -------------------------------------------------------------
+
+    def note(self, vma: Vma, kind: str, *vpns: int) -> None:
+        """Have a VMA's userfaultfd told when the call is done, if it wants that."""
+        if vma.uffd is not None and f"EVENT_{kind}" in vma.uffd.features:
+            self.notes.append((vma.uffd, kind, vpns))
+
+    def tell_now(self, vma: Vma, kind: str, *vpns: int) -> None:
+        """Have a VMA's userfaultfd told, if it wants that, before the call goes on."""
+        if vma.uffd is not None and f"EVENT_{kind}" in vma.uffd.features:
+            self.tell(vma.uffd, kind, vpns)
+
+    def tell_notes(self) -> None:
+        """Tell what happened in a call, what was moved before what was unmapped.
+
+        But for what was unmapped at the place to move to: mremap()'s uf_unmap_early.
+        """
+        notes, self.notes = self.notes, []
+        moved = {vpns[2] for _uffd, kind, vpns in notes if kind == "REMAP"}
+        notes.sort(key=lambda note: (note[1] == "UNMAP") - 2 * (note[2][0] in moved))
+        for note in notes:
+            self.tell(*note)
+
+    def free_tables(self, first: int, stop: int) -> None:
+        """Free the PTE tables of [first, stop) that no VMA needs: free_pgtables()."""
+        size = self.pages_per_leaf
+        low, high = self.leaf_of(first), self.leaf_of(stop - 1)
+        for base in [b for b in self.tables if low <= b <= high]:
+            if not self.vmas.within(base, base + size):
+                self.tables.discard(base)
+
+    def new_backing(self, pages: int) -> Backing:
+        """Return a new shared memory object."""
+        return Backing(self.physical, pages)
+
+    def copy(self) -> "Mm":
+        """Return the child of a fork: dup_mmap().
+
+        The child's VMAs keep a userfaultfd that has EVENT_FORK
+        (dup_userfaultfd()). What a fault can bring back is not copied
+        (vma_needs_copy()); protection that nobody tracks goes, and its markers
+        (copy_nonpresent_pte(), copy_pte_marker()).
+        """
+        child = Mm(
+            *(self.table.fork(), self.arch, self.physical, self.release),
+            *(self.thp, self.thp_swap),
+        )
+        child._clean = self._clean.copy()
+        child.leaves = {base: replace(leaf) for base, leaf in self.leaves.items()}
+        contexts: dict[Any, Any] = {}
+        for vma in self.vmas:
+            if not vma.copied:
+                child.forget_range(vma.start, vma.stop)
+                continue
+            copied = vma.part(vma.start, vma.stop)
+            if vma.wiped:
+                copied.anon_vma = None
+            elif vma.anon_vma is not None:
+                copied.anon_vma, copied.chain = type(vma.anon_vma)(), vma.chain + 1
+            if vma.uffd is not None:
+                copied.uffd = None
+                if "EVENT_FORK" in vma.uffd.features:
+                    copied.uffd = contexts.setdefault(vma.uffd, vma.uffd.copy())
+            child.vmas.insert(copied)
+            if vma.wiped or (not copied.wp and vma.anon_vma is None):
+                child.forget_range(vma.start, vma.stop)
+                continue
+            child.tables.update(self.tables_within(vma.start, vma.stop))
+            if not copied.wp:
+                child.disown(vma.start, vma.stop)
+            else:
+                child.renew_markers(vma.start, vma.stop)
+            child.count(vma.start, vma.stop)
+        return child
+
+    def forget_range(self, first: int, stop: int) -> None:
+        """Take away what a fork's copy has in [first, stop), not counted yet."""
+        for base in self.leaves_within(first, stop):
+            self.take_leaf(base)
+        self.table.unmap(first, stop - first)
+
+    def tables_within(self, first: int, stop: int) -> set[int]:
+        """Return which PTE tables of [first, stop) are there."""
+        low = self.leaf_of(first)
+        return {b for b in self.tables if low <= b < stop}
+
+    def disown(self, first: int, stop: int) -> None:
+        """Drop the markers and take protection off."""
+        entries = self.entries(first, stop)
+        self.clear(entries.vpn[~entries.present & (entries.value == self.marker)])
+        self.change_words(slice(first, stop), self.uffd_wp)
+        for base in self.leaves_within(first, stop):
+            self.leaves[base].word &= ~self.uffd_wp
+
+    def renew_markers(self, first: int, stop: int) -> None:
+        """Let markers be as new, without soft-dirty: copy_pte_marker()."""
+        entries = self.entries(first, stop)
+        markers = entries.vpn[~entries.present & (entries.value == self.marker)]
+        self.change_words(markers, self.soft_dirty)
+
+    def count(self, first: int, stop: int) -> None:
+        """Count all that PTEs of [first, stop) map once more."""
+        entries = self.entries(first, stop)
+        pfns = entries.value[entries.present]
+        self.physical.share(pfns[pfns >= FIRST_PFN])
+        slots = entries.value[~entries.present]
+        self.physical.share_slots(slots[slots != self.marker])
+        for base in self.leaves_within(first, stop):
+            if not self.leaves[base].zero:
+                self.physical.share(self.leaf_pfns(self.leaves[base]))

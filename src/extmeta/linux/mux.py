@@ -1,0 +1,55 @@
+"""Two trackers with one bit: by VMA, it is uffd-wp's or soft-dirty's.
+
+As :class:`extmeta.Compact` has it with ``per_vma=[("uffd_wp", "soft_dirty")]``, the
+idea of RISC-V's second series (CAAfSe-v6+Gc8ujv3m3LdBPk+rGSqmz44RheoNqGJcXjOq3vU9A@
+mail.gmail.com). A VMA with a userfaultfd gives the bit to uffd-wp. In any other one
+it is soft-dirty's, which needs it from the first clear_refs on: until then
+VM_SOFTDIRTY says the same of all pages. So VM_SOFTDIRTY stays set where uffd-wp has
+the bit, and what it gives back is soft-dirty: pages may be told once too often,
+never once too seldom.
+"""
+
+import numpy as np
+
+from extmeta.linux.mm import Mm, Refused
+from extmeta.linux.vma import Vma
+
+
+def refuse_uffd_wp(mm: Mm, vmas: list[Vma]) -> None:
+    """Raise Refused if soft-dirty needs the bit in a VMA: after clear_refs."""
+    for vma in vmas if mm.one_bit is not None else ():
+        if not vma.wp and not vma.soft_dirty:
+            raise Refused(
+                f"{mm.table.encoding!r}: uffd_wp has no bit in the VMA at vpn "
+                f"{vma.start:#x}, soft_dirty holds it since clear_refs"
+            )
+
+
+def refuse_soft_dirty(mm: Mm) -> None:
+    """Raise Refused if uffd-wp has the bit in a VMA."""
+    for vma in mm.vmas if mm.one_bit is not None else ():
+        if vma.wp:
+            raise Refused(
+                f"{mm.table.encoding!r}: soft_dirty has no bit in the VMA at vpn "
+                f"{vma.start:#x}, uffd_wp holds it as long as a userfaultfd is there"
+            )
+
+
+def give(mm: Mm, first: int, stop: int, name: str) -> None:
+    """Have one of the two use the bit in [first, stop).
+
+    What the other one had there is gone; soft-dirty starts with all set.
+    """
+    if mm.one_bit is None or first == stop:
+        return
+    both, held = mm.uffd_wp | mm.soft_dirty, mm.soft_dirty
+    if name == "uffd_wp":
+        held = 0
+    vpns = mm.entries(first, stop).vpn
+    words = np.asarray(mm.table.load(vpns)) & np.uint64(~both & 2**64 - 1)
+    mm.table.store(vpns, np.zeros(len(vpns), np.uint64))
+    mm.one_bit.choose(first, stop, name)
+    mm.refusable(mm.table.store, vpns, words | np.uint64(held))
+    for base in mm.leaves_within(first, stop):
+        leaf = mm.leaves[base]
+        leaf.word = leaf.word & ~both | held

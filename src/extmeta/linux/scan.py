@@ -1,0 +1,324 @@
+"""What /proc/PID/pagemap shows: its words, and the ioctl PAGEMAP_SCAN.
+
+Linux fs/proc/task_mmu.c. PAGEMAP_SCAN is followed to its buffer of 512 regions,
+since walk_end tells of it.
+"""
+
+import errno
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from extmeta.linux import protect
+from extmeta.linux.mm import U64, Bools, Mm
+from extmeta.linux.pagemap_scan import VEC_LEN, PageIs
+from extmeta.linux.pagewords import (
+    PRESENT,
+    SOFT_DIRTY,
+    SWAP_OFFSET_SHIFT,
+    SWAPPED,
+    UFFD_WP,
+)
+from extmeta.linux.physical import FIRST_PFN, ZERO_PFN
+from extmeta.linux.vma import Vma
+
+# PM_MMAP_EXCLUSIVE and PM_FILE.
+EXCLUSIVE = 1 << 56
+FILE = 1 << 61
+
+# PM_SCAN_*: include/uapi/linux/fs.h.
+WP_MATCHING = 1
+CHECK_WPASYNC = 2
+
+REGION = np.dtype([("start", "<u8"), ("end", "<u8"), ("categories", "<u8")])
+
+
+def _where(which: npt.ArrayLike, bits: int) -> U64:
+    """Return these bits where something is so, else 0."""
+    return np.where(which, np.uint64(bits), np.uint64(0))
+
+
+# -- the words --------------------------------------------------------------
+
+
+def pagemap(mm: Mm, first: int, stop: int, *, pfns: bool) -> U64:
+    """Return the words of [first, stop): pte_to_pagemap_entry().
+
+    Without `pfns` frames and swap slots are 0, as without CAP_SYS_ADMIN; which
+    marker it is is told always.
+    """
+    words = np.zeros(stop - first, np.uint64)
+    for vma in mm.vmas.within(first, stop):
+        low, high = max(first, vma.start), min(stop, vma.stop)
+        entries = mm.entries(low, high)
+        word = _where(entries.present, PRESENT) | _where(~entries.present, SWAPPED)
+        word |= _where(mm.protected(entries.vpn), UFFD_WP)
+        word |= _soft_dirty(mm, entries.vpn)
+        real = entries.present & (entries.value >= FIRST_PFN)
+        of_pages = np.where(real, entries.value, np.uint64(0))
+        word |= _where(real & mm.physical.file(of_pages), FILE)
+        word |= _where(real & (mm.physical.mapcount[of_pages] == 1), EXCLUSIVE)
+        slots = _slots(mm, entries.value)
+        numbers = np.where(entries.present, entries.value, slots)
+        told = np.uint64(pfns) | (~entries.present & (entries.value == mm.marker))
+        word |= numbers * told
+        words[entries.vpn - np.uint64(first)] = word
+        for base in mm.leaves_within(low, high):
+            a, b = max(low, base), min(high, base + mm.pages_per_leaf)
+            words[a - first : b - first] = _leaf_words(mm, base, pfns)[
+                a - base : b - base
+            ]
+        if vma.soft_dirty:
+            words[low - first : high - first] |= np.uint64(SOFT_DIRTY)
+    return words
+
+
+def _slots(mm: Mm, slots: U64) -> U64:
+    """Return swap slots as the words have them: the type below the offset."""
+    bits = mm.arch.swap.offset_bits
+    offset = slots & np.uint64((1 << bits) - 1)
+    return offset << np.uint64(SWAP_OFFSET_SHIFT) | slots >> np.uint64(bits)
+
+
+def _soft_dirty(mm: Mm, vpns: U64) -> U64:
+    if not mm.soft_dirty or not len(vpns):
+        return np.zeros(len(vpns), np.uint64)
+    return _where(np.asarray(mm.table.load(vpns, "soft_dirty") != 0), SOFT_DIRTY)
+
+
+def _leaf_words(mm: Mm, base: int, pfns: bool) -> U64:
+    """Return the words of a huge page: pagemap_pmd_range()."""
+    leaf = mm.leaves[base]
+    numbers = mm.leaf_pfns(leaf)
+    word = PRESENT
+    word |= UFFD_WP if leaf.word & mm.uffd_wp else 0
+    word |= SOFT_DIRTY if leaf.word & mm.soft_dirty else 0
+    words = numbers if pfns else np.zeros(len(numbers), np.uint64)
+    if leaf.zero:
+        return words | np.uint64(word | FILE)
+    exclusive = mm.physical.mapcount[numbers] == 1
+    if mm.release >= (6, 15):
+        # __folio_page_mapped_exclusively() is asked of the first page for all.
+        exclusive[:] = exclusive[0]
+    return words | np.uint64(word) | _where(exclusive, EXCLUSIVE)
+
+
+# -- PAGEMAP_SCAN -----------------------------------------------------------
+
+
+@dataclass
+class Scan:
+    """struct pm_scan_arg, addresses as vpns, and the output's state.
+
+    Attributes
+    ----------
+    vec_len : int
+        Regions that there is still room for; 0: no output is wanted.
+    walk_end : int or None
+        Where the walk stopped for want of room.
+    """
+
+    mm: Mm
+    flags: int
+    category_inverted: int
+    category_mask: int
+    category_anyof_mask: int
+    return_mask: int
+    max_pages: int
+    vec_len: int
+    walk_end: int | None = None
+
+    def __post_init__(self) -> None:
+        self.found_pages = 0
+        self.wants_output = self.vec_len > 0
+        self._regions: list[tuple[int, int, int]] = []
+        self._buffer: list[tuple[int, int, int]] = []
+        self._room = min(VEC_LEN, self.vec_len)
+        # A region was taken back: the next one is not joined to those before.
+        self._apart = False
+
+    def run(self, first: int, stop: int) -> list[tuple[int, int, int]]:
+        """Walk [first, stop), return the regions: do_pagemap_scan()."""
+        at = first
+        while at < stop:
+            full = self._walk(at, stop)
+            self._flush()
+            if not full or not self.vec_len or self.found_pages == self.max_pages:
+                break
+            at = stop if self.walk_end is None else self.walk_end
+        return self._regions
+
+    def _flush(self) -> None:
+        """Hand the buffer over: pagemap_scan_flush_buffer()."""
+        self._regions += self._buffer
+        self.vec_len -= len(self._buffer)
+        self._buffer = []
+        self._room = min(self._room, self.vec_len)
+        self._apart = False
+
+    # Each of these returns whether the output is full: -ENOSPC.
+
+    def _walk(self, first: int, stop: int) -> bool:
+        for vma in self.mm.vmas.within(first, stop):
+            category = self._test(vma)
+            if category is None:
+                continue
+            low, high = max(first, vma.start), min(stop, vma.stop)
+            if self._walk_vma(vma, category, low, high):
+                return True
+        return False
+
+    def _test(self, vma: Vma) -> int | None:
+        """Return a VMA's categories, or None: pagemap_scan_test_walk()."""
+        allowed = vma.wp and vma.asynchronous
+        if not allowed:
+            if self.flags & CHECK_WPASYNC:
+                raise OSError(
+                    errno.EPERM, f"the VMA at vpn {vma.start:#x} is not WP_ASYNC"
+                )
+            if self.flags & WP_MATCHING:
+                return None
+        category = PageIs.WPALLOWED if allowed else 0
+        category |= PageIs.SOFT_DIRTY if vma.soft_dirty else 0
+        required = self.category_mask & PageIs.WPALLOWED
+        if (category ^ self.category_inverted) & required != required:
+            return None
+        return int(category)
+
+    def _walk_vma(self, vma: Vma, category: int, first: int, stop: int) -> bool:
+        mm, size = self.mm, self.mm.pages_per_leaf
+        at = first
+        bases = mm.tables_within(first, stop) | set(mm.leaves_within(first, stop))
+        for base in sorted(bases):
+            low, high = max(at, base), min(stop, base + size)
+            if at < low and self._hole(vma, category, at, low):
+                return True
+            full = self._leaf(category, low, high) if base in mm.leaves else None
+            if full is None:
+                full = self._table(category, low, high)
+            if full:
+                return True
+            at = high
+        return at < stop and self._hole(vma, category, at, stop)
+
+    def _matches(self, categories: U64) -> Bools:
+        """pagemap_scan_is_interesting_page()"""
+        seen = categories ^ np.uint64(self.category_inverted)
+        mask = np.uint64(self.category_mask)
+        anyof = np.uint64(self.category_anyof_mask)
+        return np.asarray((seen & mask == mask) & ((anyof == 0) | (seen & anyof != 0)))
+
+    def _output(self, categories: int, first: int, stop: int) -> tuple[int, bool]:
+        """Add a range; return how far it went, and whether that is all.
+
+        pagemap_scan_output(), pagemap_scan_push_range()
+        """
+        if not self.wants_output:
+            return stop, False
+        categories &= self.return_mask
+        full = self.found_pages + stop - first > self.max_pages
+        if full:
+            stop = first + self.max_pages - self.found_pages
+        last = self._buffer[-1] if self._buffer and not self._apart else None
+        if last and last[1] == first and last[2] == categories:
+            self._buffer[-1] = (last[0], stop, categories)
+        elif len(self._buffer) >= self._room:
+            stop, full = first, True
+        elif first < stop:
+            self._buffer.append((first, stop, categories))
+            self._apart = False
+        self.found_pages += stop - first
+        if full:
+            self.walk_end = stop
+        return stop, full
+
+    def _hole(self, vma: Vma, category: int, first: int, stop: int) -> bool:
+        """Pages without a table: pagemap_scan_pte_hole()."""
+        if vma.wp:
+            category |= PageIs.WRITTEN
+        if not self._matches(np.array([category], np.uint64))[0]:
+            return False
+        end, full = self._output(category, first, stop)
+        if first < end and self.flags & WP_MATCHING:
+            protect.change(self.mm, vma, first, end, on=True)
+        return full
+
+    def _leaf(self, category: int, first: int, stop: int) -> bool | None:
+        """A huge page, None if it was split: pagemap_scan_thp_entry()."""
+        mm = self.mm
+        base = mm.leaf_of(first)
+        leaf = mm.leaves[base]
+        category |= PageIs.HUGE | PageIs.PRESENT
+        category |= PageIs.WRITTEN if not leaf.word & mm.uffd_wp else 0
+        category |= PageIs.PFNZERO if leaf.zero else 0
+        category |= PageIs.SOFT_DIRTY if leaf.word & mm.soft_dirty else 0
+        if not self._matches(np.array([category], np.uint64))[0]:
+            return False
+        before = self.found_pages, list(self._buffer)
+        end, full = self._output(category, first, stop)
+        if first == end:
+            return full
+        if not self.flags & WP_MATCHING or not category & PageIs.WRITTEN:
+            return full
+        if end - first < mm.pages_per_leaf:
+            mm.split_leaf(base)
+            # pagemap_scan_backout_range()
+            self._apart = len(self._buffer) > len(before[1])
+            self.found_pages, self._buffer = before
+            return None
+        leaf.word |= mm.uffd_wp
+        return full
+
+    def _table(self, category: int, first: int, stop: int) -> bool:
+        """The entries of a PTE table: pagemap_scan_pmd_entry()."""
+        categories = self._categories(category, first, stop)
+        written = categories & np.uint64(PageIs.WRITTEN) != 0
+        vpns = np.arange(first, stop, dtype=np.uint64)
+        if self.flags & WP_MATCHING and not self.wants_output:
+            self._protect(vpns[written])
+            return False
+        matches = self._matches(categories)
+        shown = categories & np.uint64(self.return_mask)
+        # Runs of pages that match and are shown alike.
+        key = np.where(matches, shown + np.uint64(1), np.uint64(0))
+        cuts = np.flatnonzero(key[1:] != key[:-1]) + 1
+        full, end = False, first
+        for low, high in zip([0, *cuts], [*cuts, len(key)], strict=True):
+            if not key[low]:
+                continue
+            end, full = self._output(
+                int(shown[low]), first + int(low), first + int(high)
+            )
+            if full:
+                break
+        if self.flags & WP_MATCHING:
+            upto = vpns < np.uint64(end if full else stop)
+            self._protect(vpns[matches & written & upto])
+        return full
+
+    def _categories(self, category: int, first: int, stop: int) -> U64:
+        """Return pages' categories: pagemap_page_category()."""
+        mm = self.mm
+        found = np.full(stop - first, category | PageIs.WRITTEN, np.uint64)
+        entries = mm.entries(first, stop)
+        has = _where(entries.present, PageIs.PRESENT)
+        has |= _where(~entries.present, PageIs.SWAPPED)
+        has |= _where(~mm.protected(entries.vpn), PageIs.WRITTEN)
+        zero = entries.present & (entries.value == ZERO_PFN)
+        has |= _where(zero, PageIs.PFNZERO)
+        real = entries.present & ~zero
+        pages = np.where(real, entries.value, np.uint64(0))
+        has |= _where(real & mm.physical.file(pages), PageIs.FILE)
+        has |= _where(_soft_dirty(mm, entries.vpn) != 0, PageIs.SOFT_DIRTY)
+        found[entries.vpn - np.uint64(first)] = has | np.uint64(category)
+        return found
+
+    def _protect(self, vpns: U64) -> None:
+        """make_uffd_wp_pte()"""
+        if not len(vpns):
+            return
+        first, stop = int(vpns[0]), int(vpns[-1]) + 1
+        self.mm.change_words(vpns, 0, self.mm.uffd_wp)
+        absent = self.mm.absent(first, stop)
+        self.mm.mark(np.intersect1d(vpns, absent, assume_unique=True))

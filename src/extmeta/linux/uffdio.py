@@ -1,0 +1,204 @@
+"""The ioctls by which a userfaultfd brings pages: their arguments checked."""
+
+import errno
+from collections.abc import Iterable
+from typing import Any
+
+from extmeta.linux import faults, fill, uffd_move
+from extmeta.linux.mm import Mm
+from extmeta.linux.userfault import HAS_MOVE, UffdEvent, UserFault, Userfaultfd
+from extmeta.linux.vma import Vma
+
+Modes = str | Iterable[str]
+
+
+def _flags(mode: Modes, known: set[str]) -> set[str]:
+    """Return the names of a call's mode; one that is not `known` is refused."""
+    if isinstance(mode, str):
+        mode = mode.split("|")
+    elif isinstance(mode, bytes) or not isinstance(mode, Iterable):
+        raise TypeError(f"mode: {mode!r} is neither names nor text")
+    names = set(mode) - {"", "-"}
+    if unknown := names - known:
+        raise ValueError(f"mode: {sorted(map(str, unknown))} unknown; {sorted(known)}")
+    return names
+
+
+class Uffdio:
+    """What a monitor does to bring missing pages: a part of `AddressSpace`."""
+
+    _mm: Mm
+    _shift: int
+    _uffds: list[Userfaultfd]
+    # Pages whose access waits and whose waiter nobody has woken yet.
+    _asleep: set[int]
+
+    def _uffd_range(self, addr: Any, length: Any) -> tuple[int, int]:
+        raise NotImplementedError
+
+    def uffd_copy(self, addr: int, length: int, mode: Modes = "") -> int:
+        """Bring missing pages with content of the monitor's: UFFDIO_COPY.
+
+        What the monitor copies from is its own memory, which is not modelled: it can
+        always be read.
+
+        Parameters
+        ----------
+        addr, length : int
+            Bytes, whole pages.
+        mode : str or iterable of str
+            WP: the pages come write-protected. DONTWAKE: who waits for them goes on
+            waiting until `uffd_wake`.
+
+        Returns
+        -------
+        int
+            `length`, the bytes copied.
+
+        Raises
+        ------
+        OSError
+            EINVAL: no whole pages, or WP where writes are not tracked. ENOENT: not
+            in one VMA that has a userfaultfd. EEXIST: the first page is there, or in
+            the backing of shared memory, or a huge page is. EFAULT: it is past the
+            backing's end.
+        BlockingIOError
+            EAGAIN: a page after the first can't be brought. `characters_written`
+            says how many bytes were copied, which is what the kernel's field
+            `copy` has.
+        """
+        names = _flags(mode, {"WP", "DONTWAKE"})
+        first, stop = self._uffd_range(addr, length)
+        done = fill.fill(self._mm, first, stop, zeros=False, protect="WP" in names)
+        return self._result(first, done, "DONTWAKE" in names)
+
+    def uffd_zeropage(self, addr: int, length: int, mode: Modes = "") -> int:
+        """Bring missing pages that are all zeros: UFFDIO_ZEROPAGE.
+
+        Private memory gets the page of zeros, which is not soft-dirty.
+
+        Parameters
+        ----------
+        addr, length : int
+            Bytes, whole pages.
+        mode : str or iterable of str
+            DONTWAKE.
+
+        Returns
+        -------
+        int
+            `length`, the bytes filled.
+
+        Raises
+        ------
+        OSError
+            As `uffd_copy`. EEXIST also where private memory has a marker of
+            protection.
+        BlockingIOError
+            As `uffd_copy`.
+        """
+        names = _flags(mode, {"DONTWAKE"})
+        first, stop = self._uffd_range(addr, length)
+        done = fill.fill(self._mm, first, stop, zeros=True, protect=False)
+        return self._result(first, done, "DONTWAKE" in names)
+
+    def uffd_move(self, dst: int, src: int, length: int, mode: Modes = "") -> int:
+        """Bring missing pages by moving others there: UFFDIO_MOVE.
+
+        Asked of the userfaultfd that was registered last.
+
+        Parameters
+        ----------
+        dst, src, length : int
+            Bytes, whole pages.
+        mode : str or iterable of str
+            ALLOW_SRC_HOLES: pages that are not there count as moved. DONTWAKE.
+
+        Returns
+        -------
+        int
+            `length`, the bytes moved.
+
+        Raises
+        ------
+        OSError
+            EINVAL: no whole pages; not two ranges of one private, anonymous and
+            writable VMA each; the destination has not that userfaultfd; before 6.8.
+            ENOENT: nothing is mapped, or the first page is not there. EEXIST: there
+            is a page, or a marker, at the destination. EBUSY: the page is or was
+            shared with another process and not written since. EFAULT: it is a marker.
+        BlockingIOError
+            As `uffd_copy`.
+        """
+        names = _flags(mode, {"ALLOW_SRC_HOLES", "DONTWAKE"})
+        if self._mm.release < HAS_MOVE:
+            raise OSError(errno.EINVAL, f"no UFFDIO_MOVE in {self._mm.release}")
+        to, _ = self._uffd_range(dst, length)
+        first, stop = self._uffd_range(src, length)
+        uffd = self._uffds[-1] if self._uffds else None
+        holes = "ALLOW_SRC_HOLES" in names
+        done = uffd_move.move(self._mm, uffd, to, first, stop - first, holes=holes)
+        return self._result(to, done, "DONTWAKE" in names)
+
+    def uffd_wake(self, addr: int, length: int) -> None:
+        """Wake who waits for pages: UFFDIO_WAKE, needed after DONTWAKE.
+
+        Raises
+        ------
+        OSError
+            EINVAL: no whole pages.
+        """
+        self._wake(*self._uffd_range(addr, length))
+
+    def _result(self, first: int, done: tuple[int, int], asleep: bool) -> int:
+        """Wake who waits for the pages done; return their bytes, or raise."""
+        pages, error = done
+        if not asleep:
+            self._wake(first, first + pages)
+        if not error:
+            return pages << self._shift
+        at = f"at {first + pages << self._shift:#x}"
+        if not pages:
+            raise OSError(error, at)
+        reason = f"{errno.errorcode[error]} {at}"
+        raise BlockingIOError(errno.EAGAIN, reason, pages << self._shift)
+
+    # -- who waits, who is told ---------------------------------------------
+
+    def _wake(self, first: int, stop: int) -> None:
+        self._asleep -= {vpn for vpn in self._asleep if first <= vpn < stop}
+
+    def _event(self, vma: Vma, vpn: int, missing: bool) -> None:
+        """Have somebody resolve a fault: handle_userfault()."""
+        address = vpn << self._shift
+        uffd = vma.uffd or Userfaultfd(())
+        if "SIGBUS" in uffd.features:
+            raise OSError(errno.EFAULT, f"SIGBUS at {address:#x}: UFFD_FEATURE_SIGBUS")
+        handler = uffd.missing_handler if missing else uffd.handler
+        asleep = False
+        if handler is not None:
+            self._asleep.add(vpn)
+            handler(self, address)
+            asleep = vpn in self._asleep
+            self._asleep.discard(vpn)
+        if asleep or self._waits(vpn, missing):
+            raise UserFault(address, missing)
+
+    def _waits(self, vpn: int, missing: bool) -> bool:
+        """Tell whether an access to a page still can't go on."""
+        mm, vma = self._mm, self._mm.vmas.find(vpn)
+        if vma is None:
+            return False
+        if missing:
+            return faults.is_missing(mm, vma, vpn)
+        if not vma.wp or vma.asynchronous:
+            return False
+        leaf = mm.leaves.get(mm.leaf_of(vpn))
+        word = leaf.word if leaf is not None else mm.table.load(vpn)
+        return bool(word & mm.uffd_wp)
+
+    def _tell(self, uffd: Userfaultfd, kind: str, vpns: tuple[int, ...]) -> None:
+        """Tell a userfaultfd's listener of an event, in bytes."""
+        if uffd.listener is not None:
+            event = UffdEvent(kind, *(vpn << self._shift for vpn in vpns))
+            uffd.listener(self, event)

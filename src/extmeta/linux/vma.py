@@ -1,0 +1,289 @@
+"""VMAs: ranges of pages that are mapped alike, split and merged as Linux does.
+
+How they merge can be seen from outside: fork copies the zero pages of a VMA only
+if something in it was written (`anon_vma`), fault-around and huge pages stay
+inside one, and a merged VMA has VM_SOFTDIRTY of the one that survives (before 6.19).
+"""
+
+from bisect import bisect_right
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from enum import IntFlag
+from typing import Any
+
+from extmeta.linux.physical import Backing
+from extmeta.linux.userfault import Mode, Userfaultfd
+
+# Since this release a merged VMA is soft-dirty if one of them was ("mm: propagate
+# VM_SOFTDIRTY on merge"); which release is unverified.
+STICKY = (6, 19)
+
+
+class Prot(IntFlag):
+    """PROT_* of include/uapi/asm-generic/mman-common.h."""
+
+    NONE = 0
+    R = 1
+    W = 2
+    X = 4
+
+
+class AnonVma:
+    """What VMAs have in common whose anonymous pages came of one another."""
+
+
+@dataclass(eq=False)
+class Vma:
+    """Pages [start, stop), by vpn.
+
+    Attributes
+    ----------
+    backing : Backing or None
+        The object that holds the pages; None: anonymous and private.
+    pgoff : int
+        Which page of the backing is the first; of anonymous memory the vpn
+        that it was mapped at.
+    soft_dirty : bool
+        VM_SOFTDIRTY: all of it counts as soft-dirty.
+    uffd : Userfaultfd or None
+        Who is told of faults here.
+    mode : Mode
+        VM_UFFD_MISSING and VM_UFFD_WP: which faults. Counts only with a `uffd`.
+    huge : bool or None
+        As MADV_HUGEPAGE and MADV_NOHUGEPAGE said.
+    account : bool
+        VM_ACCOUNT; it keeps VMAs apart that are alike otherwise.
+    anon_vma : AnonVma or None
+        None until the first page of its own.
+    chain : int
+        How many anon_vmas its pages may be of: more than one after a fork.
+    copied : bool
+        Not VM_DONTCOPY: a fork's child has it, too.
+    wiped : bool
+        VM_WIPEONFORK: a fork's child has none of its pages.
+    """
+
+    start: int
+    stop: int
+    prot: Prot
+    shared: bool
+    backing: Backing | None
+    pgoff: int
+    soft_dirty: bool
+    account: bool
+    uffd: Userfaultfd | None = None
+    mode: Mode = Mode.NONE
+    huge: bool | None = None
+    anon_vma: AnonVma | None = None
+    chain: int = 0
+    copied: bool = True
+    wiped: bool = False
+
+    @property
+    def anonymous(self) -> bool:
+        """vma_is_anonymous(): shared anonymous memory is a file's."""
+        return self.backing is None
+
+    @property
+    def missing(self) -> bool:
+        """userfaultfd_missing(): a page that is not there is a userfaultfd's fault."""
+        return self.uffd is not None and Mode.MISSING in self.mode
+
+    @property
+    def wp(self) -> bool:
+        """userfaultfd_wp(): a userfaultfd tracks writes."""
+        return self.uffd is not None and Mode.WP in self.mode
+
+    @property
+    def asynchronous(self) -> bool:
+        """Whether a write takes protection off by itself, if there is any."""
+        return self.uffd is None or self.uffd.asynchronous
+
+    @property
+    def uses_markers(self) -> bool:
+        """userfaultfd_wp_use_markers(): whether pages not there are protected."""
+        return self.wp and bool(
+            not self.anonymous or (self.uffd and self.uffd.unpopulated)
+        )
+
+    def part(self, first: int, stop: int, **changes: Any) -> "Vma":
+        """Return a VMA like this one, of pages [first, stop)."""
+        pgoff = self.pgoff + first - self.start
+        return replace(self, start=first, stop=stop, pgoff=pgoff, **changes)
+
+    def take_anon(self, source: "Vma | None") -> None:
+        """Have a merged VMA's anon_vma where there is none: dup_anon_vma()."""
+        if source is not None and self.anon_vma is None:
+            self.anon_vma, self.chain = source.anon_vma, source.chain
+
+    def fits(self, above: "Vma") -> bool:
+        """is_mergeable_vma() and the offsets: `above` goes on where this ends."""
+        return (
+            self.stop == above.start
+            and self.prot == above.prot
+            and self.shared == above.shared
+            and self.backing is above.backing
+            and self.uffd is above.uffd
+            and (self.uffd is None or self.mode == above.mode)
+            and self.huge == above.huge
+            and self.account == above.account
+            and self.copied == above.copied
+            and self.wiped == above.wiped
+            and self.pgoff + self.stop - self.start == above.pgoff
+        )
+
+
+class Vmas:
+    """The VMAs of one address space, ascending.
+
+    Parameters
+    ----------
+    release : (int, int)
+        The kernel's version.
+    """
+
+    def __init__(self, release: tuple[int, int]) -> None:
+        self._all: list[Vma] = []
+        self._release = release
+
+    @property
+    def sticky(self) -> bool:
+        """Whether VM_SOFTDIRTY of one is that of the VMA it merges into."""
+        return self._release >= STICKY
+
+    def __iter__(self) -> Iterator[Vma]:
+        return iter(self._all)
+
+    def _index(self, vpn: int) -> int:
+        """Return the place of the first VMA that ends above ``vpn``."""
+        return bisect_right(self._all, vpn, key=lambda vma: vma.stop)
+
+    def find(self, vpn: int) -> Vma | None:
+        """Return the VMA that has ``vpn``."""
+        i = self._index(vpn)
+        if i < len(self._all) and self._all[i].start <= vpn:
+            return self._all[i]
+        return None
+
+    def within(self, first: int, stop: int) -> list[Vma]:
+        """Return the VMAs that have a page of [first, stop)."""
+        found = []
+        for i in range(self._index(first), len(self._all)):
+            if self._all[i].start >= stop:
+                break
+            found.append(self._all[i])
+        return found
+
+    def beside(self, first: int, stop: int) -> tuple[Vma | None, Vma | None]:
+        """Return the VMAs before and after a range."""
+        i, j = self._index(first), self._index(stop - 1)
+        if i < len(self._all) and self._all[i].start < first:
+            i += 1
+        before = self._all[i - 1] if i else None
+        if j < len(self._all) and self._all[j].start < stop:
+            j += 1
+        return before, self._all[j] if j < len(self._all) else None
+
+    def _compatible(self, new: Vma, old: Vma) -> bool:
+        """is_mergeable_anon_vma(): of a range and the VMA that it would join."""
+        if new.anon_vma is None and old.anon_vma is not None:
+            return old.chain == 1
+        if new.anon_vma is not None and old.anon_vma is None:
+            # Disallowed by mistake until 6.16: "mm/vma: fix incorrectly
+            # disallowed anonymous VMA merges".
+            return self._release >= (6, 16) and new.chain == 1
+        return new.anon_vma is old.anon_vma
+
+    def _joins(
+        self, new: Vma, before: Vma | None, after: Vma | None
+    ) -> tuple[bool, bool]:
+        """Tell whether a range joins the VMA before it, and the one after it."""
+        left = before is not None and before.fits(new) and self._compatible(new, before)
+        right = after is not None and new.fits(after) and self._compatible(new, after)
+        if left and right and before and after:
+            anon_vmas = before.anon_vma, after.anon_vma
+            right = None in anon_vmas or before.anon_vma is after.anon_vma
+        return left, right
+
+    def add(self, new: Vma) -> Vma:
+        """Insert a VMA where there is none, or let its neighbours grow over it.
+
+        Linux mm/vma.c vma_merge_new_range(). Returns the VMA that has the range
+        now; before 6.19 its VM_SOFTDIRTY is the neighbour's.
+        """
+        before, after = self.beside(new.start, new.stop)
+        left, right = self._joins(new, before, after)
+        return self._join(new, before if left else None, after if right else None)
+
+    def _join(self, new: Vma, before: Vma | None, after: Vma | None) -> Vma:
+        """Put a range in: into `before`, else `after`, else as a VMA of its own."""
+        stays = before or after
+        if stays and self.sticky:
+            stays.soft_dirty = any(v.soft_dirty for v in (before, new, after) if v)
+        if before:
+            before.stop = after.stop if after else new.stop
+            if after:
+                self._all.remove(after)
+            for source in (after, new):
+                before.take_anon(source)
+            return before
+        if after:
+            after.pgoff -= after.start - new.start
+            after.start = new.start
+            after.take_anon(new)
+            return after
+        self.insert(new)
+        return new
+
+    def insert(self, new: Vma) -> None:
+        """Insert a VMA where there is none, by itself."""
+        self._all.insert(self._index(new.start), new)
+
+    def cut(self, first: int, stop: int) -> list[Vma]:
+        """Take pages [first, stop) out; return what VMAs had of them."""
+        gone = []
+        for vma in self.within(first, stop):
+            start, end = max(first, vma.start), min(stop, vma.stop)
+            gone.append(vma.part(start, end))
+            if vma.start < start and end < vma.stop:
+                self._all.insert(self._index(vma.start) + 1, vma.part(end, vma.stop))
+                vma.stop = start
+            elif vma.start < start:
+                vma.stop = start
+            elif end < vma.stop:
+                vma.pgoff += end - vma.start
+                vma.start = end
+            else:
+                self._all.remove(vma)
+        return gone
+
+    def modify(self, vma: Vma, first: int, stop: int, **changes: Any) -> Vma:
+        """Change a part of a VMA, split off and merged: vma_modify().
+
+        Returns the VMA that has the range now. If it is a neighbour that grew,
+        its VM_SOFTDIRTY stays before 6.19 (vma_merge_existing_range()).
+        """
+        new = vma.part(first, stop, **changes)
+        before, after = self.beside(vma.start, vma.stop)
+        left, right = self._joins(
+            new,
+            before if first == vma.start else None,
+            after if stop == vma.stop else None,
+        )
+        self.cut(first, stop)
+        return self._join(new, before if left else None, after if right else None)
+
+    def prepare_anon(self, vma: Vma) -> None:
+        """Give a VMA its anon_vma, a neighbour's if it may: __anon_vma_prepare()."""
+        if vma.anon_vma is not None:
+            return
+        before, after = self.beside(vma.start, vma.stop)
+        for old in (after, before):
+            if old is None or old.anon_vma is None or old.chain != 1:
+                continue
+            # anon_vma_compatible(): what may be done with pages does not matter.
+            alike = old.part(old.start, old.stop, prot=vma.prot)
+            if vma.fits(alike) or alike.fits(vma):
+                vma.anon_vma, vma.chain = old.anon_vma, 1
+                return
+        vma.anon_vma, vma.chain = AnonVma(), 1

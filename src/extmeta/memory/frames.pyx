@@ -1,0 +1,678 @@
+"""Table memory: frames of one reserved mapping, and a descriptor for each.
+
+A frame is what the architecture's kernel allocates for a PTE table: a page, but
+on ppc64 with 64K pages a fragment of one. The mapping grows in place, so a frame never
+moves and a pointer to it stays valid. A
+buddy allocator hands out blocks of 2**order frames aligned to their size, as the
+kernel's does; what is freed joins its buddy and can be had again at any order.
+
+Fragments of a page are all for tables of one kind: a page is taken when its first
+is needed and goes back with its last, as ppc64's kernel does it. `held` counts
+whole pages.
+
+A mapping whose last user is gone is kept for the next one, with the pages it has,
+as the kernel's freed pages are: so a fork's cost is that of its tables, zeroed
+and filled, and not of the host's page faults. `IDLE` and `IDLE_BYTES` bound what is
+kept.
+
+Like the kernel's direct map, the memory is backed by huge pages where the host
+allows (all but the first 2 MiB, so that a small table stays small). Set
+EXTMETA_THP=0 for 4 KiB pages: random look-ups in `adjacent` then pay TLB misses
+that a kernel would not have.
+"""
+import os
+from contextlib import contextmanager
+
+from cpython.buffer cimport PyBUF_WRITABLE, Py_buffer
+from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t, uintptr_t
+from libc.string cimport memset
+
+from extmeta.memory.epoch cimport any_reader, next_unseen, put_off, room_for_one
+from extmeta.memory.limits cimport affordable
+from extmeta.memory.sync cimport one_of, publish
+
+cdef extern from "pthread.h" nogil:
+    int pthread_mutex_init(pthread_mutex_t*, void*)
+    int pthread_mutex_destroy(pthread_mutex_t*)
+    int pthread_mutex_lock(pthread_mutex_t*)
+    int pthread_mutex_unlock(pthread_mutex_t*)
+
+cdef extern from *:
+    """
+    #include <sys/mman.h>
+    #ifndef MADV_POPULATE_WRITE
+    #define MADV_POPULATE_WRITE 23 /* include/uapi/asm-generic/mman-common.h, v5.14 */
+    #endif
+    #ifndef MAP_FIXED_NOREPLACE
+    #define MAP_FIXED_NOREPLACE 0x100000
+    #endif
+    """
+
+cdef extern from "sys/mman.h" nogil:
+    void* mmap(void*, size_t, int, int, int, long)
+    int munmap(void*, size_t)
+    int mprotect(void*, size_t, int)
+    int madvise(void*, size_t, int)
+    const int PROT_NONE, PROT_READ, PROT_WRITE
+    const int MAP_PRIVATE, MAP_ANONYMOUS, MAP_NORESERVE, MAP_FIXED_NOREPLACE
+    const int MADV_HUGEPAGE
+    const int MADV_POPULATE_WRITE
+    void* MAP_FAILED
+
+cdef enum:
+    BLOCK = 1 << MAX_ORDER
+    HUGE_BYTES = 2 << 20
+
+# Address space, not memory. A mapping begins small, since a process may have thousands,
+# and ulimit -v counts them. It is put far from all others, so that it can grow.
+cdef size_t FIRST_BYTES = <size_t>32 << 20
+# Where it can't be put there (sanitizers have the place), it can't grow: then it is as
+# large as the host grants, half of this or half of that: 64 GiB of page tables map
+# 32 TiB.
+cdef size_t RESERVE_BYTES = <size_t>64 << 30
+cdef size_t LEAST_BYTES = <size_t>4 << 20
+
+cdef enum:
+    # Places for mappings, 1 GiB apart: below where Linux puts programs and what is
+    # mapped without an address, and off the round addresses that tests like to use.
+    PLACE_BITS = 15
+    PLACE_SHIFT = 30
+    PLACES_TRIED = 64
+cdef uintptr_t FIRST_PLACE = <uintptr_t>0x2a8 << 36
+cdef uint32_t next_place = 0
+
+cdef enum:
+    # Mappings kept without a user: a fork and its parent, a few times over.
+    IDLE = 4
+# The most pages of one that is kept.
+cdef size_t IDLE_BYTES = <size_t>128 << 20
+
+cdef struct Mapping:
+    char* base
+    Ptdesc* desc
+    uint32_t reserved
+    uint32_t committed
+    int frame_shift
+    bint huge
+
+cdef Mapping[IDLE] idle
+cdef int nr_idle = 0
+
+cdef extern from *:
+    """
+    #include <pthread.h>
+    static pthread_mutex_t extmeta_idle = PTHREAD_MUTEX_INITIALIZER;
+    #define lock_idle() pthread_mutex_lock(&extmeta_idle)
+    #define unlock_idle() pthread_mutex_unlock(&extmeta_idle)
+    """
+    void lock_idle() nogil
+    void unlock_idle() nogil
+
+cdef extern from *:
+    """
+    #include <stdio.h>
+    #include <stdlib.h>
+    /* Not allocated when a thread first asks: that is late, and a race by
+       ThreadSanitizer's reading. */
+    #define OF_A_THREAD static __thread __attribute__((tls_model("initial-exec")))
+    /* Tables that this thread has locked. */
+    OF_A_THREAD int extmeta_locked;
+    #define note_locked_here(more) (extmeta_locked += (more))
+    /* How often it has said that it may not allocate. */
+    OF_A_THREAD int extmeta_forbidden;
+    #define forbid_here(more) (extmeta_forbidden += (more))
+    #define is_forbidden() (extmeta_forbidden != 0)
+    static void abort_if_locked(void)
+    {
+        if (extmeta_locked) {
+            fputs("extmeta: allocation under the lock of a page table\\n", stderr);
+            abort();
+        }
+    }
+    """
+    void note_locked_here(int more) noexcept nogil
+    void abort_if_locked() noexcept nogil
+    void forbid_here(int more) noexcept nogil
+    bint is_forbidden() noexcept nogil
+
+
+cdef void note_locked(int more) noexcept nogil:
+    note_locked_here(more)
+
+
+# Allocations that still succeed; below 0 there is no limit.
+cdef int64_t allowance = -1
+
+
+def fail_after(n=None):
+    """Let the next ``n`` allocations succeed and all later ones fail.
+
+    For tests of what happens when memory runs out. ``None`` lifts the limit.
+    Counts blocks of table memory and objects of side memory, of all threads.
+    """
+    cdef int64_t left = -1 if n is None else n
+    publish(<uint64_t*>&allowance, <uint64_t>left)
+
+
+@contextmanager
+def no_allocation():
+    """Let this thread's operations on page tables allocate nothing.
+
+    As under the kernel's page-table lock. What they need they take from what
+    :meth:`PageTable.reserve` has set aside; where that is too little they raise
+    MemoryError, and the table is as it was. What is only worth while, as a smaller
+    container, is left for later.
+    """
+    forbid_here(1)
+    try:
+        yield
+    finally:
+        forbid_here(-1)
+
+
+cdef bint may_allocate() noexcept nogil:
+    if is_forbidden():
+        return False
+    if IS_DEBUG:
+        abort_if_locked()
+    return one_of(&allowance)
+
+
+cdef void* reserve(size_t nbytes) noexcept nogil:
+    cdef void* p = mmap(
+        NULL, nbytes, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0)
+    return NULL if p == MAP_FAILED else p
+
+
+cdef void* reserve_apart(size_t nbytes) noexcept nogil:
+    """Reserve address space with room behind it; NULL where there is none.
+
+    The places are taken in the order of their numbers' bits reversed: the first ones
+    are terabytes apart.
+    """
+    global next_place
+    cdef uint32_t number, place
+    cdef void* wanted
+    cdef void* p
+    cdef int bit, _
+    for _ in range(PLACES_TRIED):
+        lock_idle()
+        number = next_place
+        next_place = (next_place + 1) % (1 << PLACE_BITS)
+        unlock_idle()
+        place = 0
+        for bit in range(PLACE_BITS):
+            place = place << 1 | (number >> bit & 1)
+        wanted = <void*>(FIRST_PLACE + (<uintptr_t>place << PLACE_SHIFT))
+        p = mmap(wanted, nbytes, PROT_NONE,
+                 MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0)
+        if p == wanted:
+            return p
+        if p != MAP_FAILED:
+            munmap(p, nbytes)
+    return NULL
+
+
+cdef bint extend(char* end, size_t nbytes) noexcept nogil:
+    """Reserve what follows a mapping, if nothing else is there."""
+    cdef void* p = mmap(
+        end, nbytes, PROT_NONE,
+        MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED_NOREPLACE, -1, 0)
+    if p == MAP_FAILED:
+        return False
+    if p != <void*>end:
+        # Before Linux 4.17 the address is a wish.
+        munmap(p, nbytes)
+        return False
+    return True
+
+
+cdef class Frames:
+    """Frames and their descriptors.
+
+    Seen through the buffer protocol as a read-only (frames, frame_bytes / 8)
+    array of uint64.
+
+    Parameters
+    ----------
+    page_bytes : int
+        A power of two from 4096 to 2 MiB.
+    frame_bytes : int, optional
+        A power of two from 256 to ``page_bytes``, which it is by default; a
+        page has 256 frames at most.
+
+    Raises
+    ------
+    ValueError
+        If either is something else.
+    MemoryError
+        If no address space can be reserved.
+    """
+
+    def __cinit__(self, size_t page_bytes=4096, size_t frame_bytes=0):
+        cdef size_t nbytes = RESERVE_BYTES
+        cdef int pool, order
+        cdef char* p
+        pthread_mutex_init(&self.lock, NULL)
+        if not 4096 <= page_bytes <= HUGE_BYTES or page_bytes & (page_bytes - 1):
+            raise ValueError(f"pages of {page_bytes} bytes; a power of two from 4096 "
+                             f"to {HUGE_BYTES} is needed")
+        frame_bytes = frame_bytes or page_bytes
+        if not max(<size_t>256, page_bytes >> 8) <= frame_bytes <= page_bytes or (
+                frame_bytes & (frame_bytes - 1)):
+            raise ValueError(f"frames of {frame_bytes} bytes in pages of {page_bytes}")
+        self.page_bytes = page_bytes
+        self.frame_bytes = frame_bytes
+        while (<size_t>1 << self.frame_shift) < frame_bytes:
+            self.frame_shift += 1
+        while frame_bytes << self.page_order < page_bytes:
+            self.page_order += 1
+        self.huge = os.environ.get("EXTMETA_THP") != "0"
+        for pool in range(<int>NR_KINDS):
+            for order in range(MAX_ORDER + 1):
+                self.free_list[pool][order] = NO_FRAME
+        if not may_allocate():
+            raise MemoryError(f"{LEAST_BYTES} bytes of address space")
+        if self.take_idle():
+            return
+        if self.reserve_small():
+            return
+        while True:
+            # One block more, to align the base to it.
+            p = <char*>reserve(nbytes + BLOCK * frame_bytes)
+            if p is not NULL:
+                break
+            nbytes >>= 1
+            if nbytes < LEAST_BYTES:
+                raise MemoryError(f"{2 * nbytes} bytes of address space")
+        self.base = <char*>align(<uintptr_t>p, BLOCK * frame_bytes)
+        munmap_if(p, self.base - p)
+        munmap_if(self.base + nbytes, p + BLOCK * frame_bytes - self.base)
+        self.reserved = <uint32_t>(nbytes >> self.frame_shift)
+        self.desc = <Ptdesc*>reserve(self.reserved * sizeof(Ptdesc))
+        if self.desc is NULL:
+            raise MemoryError(
+                f"{self.reserved * sizeof(Ptdesc)} bytes of address space")
+
+    cdef bint reserve_small(self) noexcept nogil:
+        """Reserve what can grow; False where that can't be had."""
+        cdef size_t nbytes = max(FIRST_BYTES, 2 * BLOCK * self.frame_bytes)
+        cdef size_t of_desc = (nbytes >> self.frame_shift) * sizeof(Ptdesc)
+        cdef char* p = <char*>reserve_apart(nbytes)
+        cdef char* desc
+        if p is NULL:
+            return False
+        desc = <char*>reserve_apart(of_desc)
+        if desc is NULL:
+            munmap(p, nbytes)
+            return False
+        self.base = p
+        self.desc = <Ptdesc*>desc
+        self.reserved = <uint32_t>(nbytes >> self.frame_shift)
+        return True
+
+    cdef bint extend_to(self, uint32_t reserved) noexcept nogil:
+        """Have address space for so many frames, without moving any."""
+        cdef size_t more = <size_t>(reserved - self.reserved) << self.frame_shift
+        cdef size_t of_desc = (reserved - self.reserved) * sizeof(Ptdesc)
+        cdef char* end = self.base + (<size_t>self.reserved << self.frame_shift)
+        if not extend(end, more):
+            return False
+        if not extend(<char*>&self.desc[self.reserved], of_desc):
+            munmap(end, more)
+            return False
+        self.reserved = reserved
+        return True
+
+    def __dealloc__(self):
+        if self.base is NULL or self.desc is NULL or not self.leave_idle():
+            munmap_if(self.base, <size_t>self.reserved << self.frame_shift)
+            munmap_if(<char*>self.desc, self.reserved * sizeof(Ptdesc))
+        pthread_mutex_destroy(&self.lock)
+
+    cdef bint take_idle(self) noexcept nogil:
+        """Take over a mapping that is kept; False if there is none that fits."""
+        global nr_idle
+        cdef bint found = False
+        cdef Mapping m
+        cdef int i
+        lock_idle()
+        for i in range(nr_idle):
+            m = idle[i]
+            found = m.frame_shift == self.frame_shift and m.huge == self.huge
+            if found:
+                nr_idle -= 1
+                idle[i] = idle[nr_idle]
+                break
+        unlock_idle()
+        if found:
+            self.base = m.base
+            self.desc = m.desc
+            self.reserved = m.reserved
+            self.free_from(0, m.committed)
+            self.committed = m.committed
+        return found
+
+    cdef bint leave_idle(self) noexcept nogil:
+        """Keep the mapping for another; False if it is too large or one too many."""
+        global nr_idle
+        cdef bint kept = False
+        cdef uint32_t frame
+        if <size_t>self.committed << self.frame_shift > IDLE_BYTES:
+            return False
+        for frame in range(self.top):
+            self.desc[frame].kind = FREE
+        lock_idle()
+        if nr_idle < IDLE:
+            idle[nr_idle].base = self.base
+            idle[nr_idle].desc = self.desc
+            idle[nr_idle].reserved = self.reserved
+            idle[nr_idle].committed = self.committed
+            idle[nr_idle].frame_shift = self.frame_shift
+            idle[nr_idle].huge = self.huge
+            nr_idle += 1
+            kept = True
+        unlock_idle()
+        return kept
+
+    cdef void free_from(self, uint32_t first, uint32_t stop) noexcept nogil:
+        """Put the blocks of [first, stop) on the free list, the lowest in front."""
+        while stop > first:
+            stop -= BLOCK
+            self.push(stop, MAX_ORDER, FREE)
+
+    cdef int pool_of(self, int order, Kind kind) noexcept nogil:
+        """Return the list of free blocks that one of this kind is taken from."""
+        if order >= self.page_order:
+            return FREE
+        return UPPER if kind == UPPER else PTE
+
+    cdef size_t held(self, Kind kind) noexcept nogil:
+        return (self.pages[<int>kind] + self.idle[<int>kind]) << self.frame_shift
+
+    cdef Ptdesc* alloc(self, int order, Kind kind, bint zero) noexcept nogil:
+        cdef Ptdesc* d
+        if self.locked:
+            pthread_mutex_lock(&self.lock)
+        d = self.take(order, kind, zero)
+        if d is NULL and self.nr_aside:
+            d = self.from_aside(order, kind, zero)
+        if self.locked:
+            pthread_mutex_unlock(&self.lock)
+        return d
+
+    cdef Ptdesc* take(self, int order, Kind kind, bint zero) noexcept nogil:
+        cdef int pool = self.pool_of(order, kind)
+        cdef int have = order
+        cdef uint32_t frame
+        cdef Ptdesc* d
+        cdef uint32_t i
+        if not may_allocate():
+            return NULL
+        if self.limbo.count:
+            self.reap()
+        while have < self.page_order and self.free_list[pool][have] == NO_FRAME:
+            have += 1
+        if have >= self.page_order:
+            # No fragment is left, or a whole page is asked for.
+            while have <= MAX_ORDER and self.free_list[<int>FREE][have] == NO_FRAME:
+                have += 1
+        if have > MAX_ORDER:
+            if not self.grow():
+                return NULL
+            have = MAX_ORDER
+        frame = self.free_list[pool if have < self.page_order else <int>FREE][have]
+        self.unlink(frame)
+        self.top = max(self.top, frame + (<uint32_t>1 << order))
+        while have > order:
+            if have == self.page_order:
+                self.idle[pool] += <size_t>1 << have
+                self.desc[frame].index = 0
+                self.desc[frame].users = 0
+            have -= 1
+            self.push(frame + (<uint32_t>1 << have), have,
+                      pool if have < self.page_order else <int>FREE)
+        if pool != FREE:
+            self.idle[pool] -= <size_t>1 << order
+        d = &self.desc[frame]
+        for i in range(<uint32_t>1 << order):
+            # The second frame of a pair is the PTE table's side page.
+            d[i].kind = SIDE if i and kind == PTE else kind
+            if zero and d[i].dirty and d[i].kind == kind:
+                memset(self.base + (<size_t>(frame + i) << self.frame_shift), 0,
+                       self.frame_bytes)
+            d[i].dirty = 1
+            self.pages[d[i].kind] += 1
+        d.order = <uint8_t>order
+        d.pool = <uint8_t>pool
+        d.parent = NULL
+        d.link = 0
+        d.vpn = 0
+        d.flagged = 0
+        d.used = 0
+        d.next = 0
+        d.level = 0
+        d.reached = 0
+        return d
+
+    cdef bint set_aside(self, size_t n, int order, Kind kind) noexcept nogil:
+        cdef size_t before = self.nr_aside
+        cdef bint done = True
+        cdef Ptdesc* d
+        while self.nr_aside < n:
+            d = self.take(order, kind, False)
+            if d is NULL:
+                done = False
+                n = before
+                break
+            d.next = self.aside
+            self.aside = <uint32_t>(d - self.desc)
+            self.nr_aside += 1
+        while self.nr_aside > n:
+            self.free_now(self.from_aside(order, kind, False))
+        return done
+
+    cdef Ptdesc* from_aside(self, int order, Kind kind, bint zero) noexcept nogil:
+        """Return a block that was set aside, NULL if there is none that fits."""
+        cdef Ptdesc* d = &self.desc[self.aside]
+        if self.nr_aside == 0 or d.kind != kind or d.order < order:
+            return NULL
+        self.aside = d.next
+        self.nr_aside -= 1
+        d.next = 0
+        if d.order > order:
+            self.free_now(self.halve(d))
+        if zero:
+            memset(entries(self, d), 0, self.frame_bytes)
+        return d
+
+    cdef void free(self, Ptdesc* d) noexcept nogil:
+        cdef Ptdesc* old
+        if self.locked:
+            pthread_mutex_lock(&self.lock)
+        if self.limbo.count:
+            self.reap()
+        if any_reader():
+            old = <Ptdesc*>room_for_one(&self.limbo)
+            if old is not NULL:
+                self.free_now(old)
+            put_off(&self.limbo, d)
+        else:
+            self.free_now(d)
+        if self.locked:
+            pthread_mutex_unlock(&self.lock)
+
+    cdef void reap(self) noexcept nogil:
+        cdef Ptdesc* d = <Ptdesc*>next_unseen(&self.limbo)
+        while d is not NULL:
+            self.free_now(d)
+            d = <Ptdesc*>next_unseen(&self.limbo)
+
+    cdef void free_now(self, Ptdesc* d) noexcept nogil:
+        cdef uint32_t i
+        for i in range(<uint32_t>1 << d.order):
+            self.pages[d[i].kind] -= 1
+            d[i].kind = FREE
+        self.give_back(<uint32_t>(d - self.desc), d.order, d.pool)
+
+    cdef void free_upper_half(self, Ptdesc* d) noexcept nogil:
+        self.free(self.halve(d))
+
+    cdef Ptdesc* halve(self, Ptdesc* d) noexcept nogil:
+        d.order = 0
+        # What was a whole page is shared from now on, if a page has two frames.
+        d.pool = <uint8_t>self.pool_of(0, <Kind>d.kind)
+        d[1].order = 0
+        d[1].pool = d.pool
+        return &d[1]
+
+    cdef void give_back(self, uint32_t frame, int order, int pool) noexcept nogil:
+        if pool != FREE:
+            self.idle[pool] += <size_t>1 << order
+            frame = self.join(frame, &order, self.page_order)
+            if order < self.page_order:
+                self.push(frame, order, pool)
+                return
+            # The page's last fragment.
+            self.idle[pool] -= <size_t>1 << order
+        frame = self.join(frame, &order, MAX_ORDER)
+        self.push(frame, order, FREE)
+
+    cdef inline uint32_t join(
+            self, uint32_t frame, int* order, int most) noexcept nogil:
+        """Join a block with its free buddies, up to 2**most frames."""
+        cdef uint32_t buddy
+        while order[0] < most:
+            buddy = frame ^ (<uint32_t>1 << order[0])
+            if self.desc[buddy].kind != FREE or self.desc[buddy].order != order[0]:
+                break
+            self.unlink(buddy)
+            frame &= ~(<uint32_t>1 << order[0])
+            order[0] += 1
+        return frame
+
+    cdef void push(self, uint32_t frame, int order, int pool) noexcept nogil:
+        cdef Ptdesc* d = &self.desc[frame]
+        cdef uint32_t head = self.free_list[pool][order]
+        d.kind = FREE
+        d.order = <uint8_t>order
+        d.pool = <uint8_t>pool
+        d.prev = NO_FRAME
+        d.next = head
+        if head != NO_FRAME:
+            self.desc[head].prev = frame
+        self.free_list[pool][order] = frame
+
+    cdef void unlink(self, uint32_t frame) noexcept nogil:
+        cdef Ptdesc* d = &self.desc[frame]
+        if d.next != NO_FRAME:
+            self.desc[d.next].prev = d.prev
+        if d.prev != NO_FRAME:
+            self.desc[d.prev].next = d.next
+        else:
+            self.free_list[d.pool][d.order] = d.next
+        # Inside a larger block this is no head: a buddy must not match it.
+        d.order = MAX_ORDER + 1
+
+    cdef bint grow(self) noexcept nogil:
+        """Make more blocks usable: an eighth of what there is, at least one."""
+        cdef uint32_t more = (self.committed >> 3) & ~<uint32_t>(BLOCK - 1)
+        cdef uint32_t frame = self.committed
+        cdef char* p = self.base + (<size_t>frame << self.frame_shift)
+        cdef size_t from_desc = align(frame * sizeof(Ptdesc), 4096)
+        cdef size_t to_desc
+        more = max(more, <uint32_t>BLOCK)
+        if more > self.reserved - frame and not (
+                self.extend_to(2 * self.reserved) or self.extend_to(frame + more)):
+            more = self.reserved - frame
+        if more < BLOCK or not affordable(<size_t>more << self.frame_shift):
+            return False
+        to_desc = align((frame + more) * sizeof(Ptdesc), 4096)
+        if mprotect(p, <size_t>more << self.frame_shift, PROT_READ | PROT_WRITE):
+            return False
+        if mprotect(<char*>self.desc + from_desc, to_desc - from_desc,
+                    PROT_READ | PROT_WRITE):
+            return False
+        if self.huge and frame:
+            # Advice: where it is refused the pages are small, nothing else.
+            madvise(p, <size_t>more << self.frame_shift, MADV_HUGEPAGE)
+        if frame:
+            # Charged now, since an operation allocates all before it uses any: else
+            # the next look at what a cgroup has left would not see it. Before Linux
+            # 5.14 there is no such advice.
+            madvise(p, <size_t>more << self.frame_shift, MADV_POPULATE_WRITE)
+        self.committed = frame + more
+        self.free_from(frame, frame + more)
+        return True
+
+    cdef const char* fault(self) noexcept nogil:
+        """Return what is wrong with the free lists, or NULL."""
+        cdef size_t free_frames = 0
+        cdef size_t in_use = 0
+        cdef size_t idle
+        cdef uint32_t frame
+        cdef int order, kind, pool
+        for pool in range(<int>NR_KINDS):
+            idle = 0
+            for order in range(MAX_ORDER + 1):
+                frame = self.free_list[pool][order]
+                if frame != NO_FRAME and pool != FREE and order >= self.page_order:
+                    return b"a free page on a list of fragments"
+                while frame != NO_FRAME:
+                    if self.desc[frame].kind != FREE or (
+                            self.desc[frame].order != order):
+                        return b"a block on a free list is not free at that order"
+                    if self.desc[frame].pool != pool:
+                        return b"a free block is on another kind's list"
+                    if frame & ((<uint32_t>1 << order) - 1):
+                        return b"a free block is not aligned to its size"
+                    idle += <size_t>1 << order
+                    frame = self.desc[frame].next
+            if pool != FREE and idle != self.idle[pool]:
+                return b"the count of idle fragments is stale"
+            free_frames += idle
+        for kind in range(<int>UPPER, <int>NR_KINDS):
+            in_use += self.pages[kind]
+        if free_frames + in_use != self.committed:
+            return b"frames neither free nor in use"
+        return NULL
+
+    def __getbuffer__(self, Py_buffer* view, int flags):
+        cdef Py_ssize_t* dims
+        if flags & PyBUF_WRITABLE:
+            raise BufferError("page tables are written through PageTable only")
+        dims = <Py_ssize_t*>PyMem_Malloc(4 * sizeof(Py_ssize_t))
+        if dims is NULL:
+            raise MemoryError("32 bytes for a buffer's shape")
+        dims[0] = self.committed
+        dims[1] = <Py_ssize_t>(self.frame_bytes // 8)
+        dims[2] = <Py_ssize_t>self.frame_bytes
+        dims[3] = 8
+        view.obj = self
+        view.buf = self.base
+        view.len = dims[0] * dims[2]
+        view.itemsize = 8
+        view.readonly = 1
+        view.ndim = 2
+        view.format = b"Q"
+        view.shape = dims
+        view.strides = dims + 2
+        view.suboffsets = NULL
+        view.internal = dims
+
+    def __releasebuffer__(self, Py_buffer* view):
+        PyMem_Free(view.internal)
+
+
+cdef extern from "Python.h":
+    void* PyMem_Malloc(size_t)
+    void PyMem_Free(void*)
+
+
+cdef inline size_t align(size_t n, size_t to) noexcept nogil:
+    return (n + to - 1) & ~(to - 1)
+
+
+cdef inline void munmap_if(char* p, size_t nbytes) noexcept nogil:
+    if p is not NULL and nbytes:
+        munmap(p, nbytes)

@@ -1,0 +1,324 @@
+"""Side memory: objects of a few sizes, packed into pages, perhaps shared.
+
+As the kernel's slab allocator: a slab holds objects of one size, eight sizes to
+each doubling, so rounding up costs at most an eighth. A slab has as many pages as it
+takes to waste at most a sixteenth of them, and goes back with its last object. An
+object above 4 KiB is a block of whole pages.
+
+After a fork two page tables use the same slabs, and an object may have several
+references. Only then are they counted: a slab with shared objects has an array of
+counts, made with the first and freed with the last of them.
+
+`object_bytes` counts objects as rounded up; `page_bytes` counts the pages that
+hold them. The difference is room for more objects.
+"""
+from cython cimport no_gc_clear
+from libc.stdint cimport uint8_t, uint32_t, uintptr_t
+from libc.string cimport memset
+
+from extmeta.memory.epoch cimport any_reader, next_unseen, put_off, room_for_one
+from extmeta.memory.frames cimport (
+    MAX_ORDER,
+    NO_FRAME,
+    SIDE,
+    Frames,
+    Ptdesc,
+    entries,
+    frame_of,
+    may_allocate,
+)
+
+cdef enum:
+    PAGE = 4096
+
+
+# Else the collector would take `pages` away before the last object is freed.
+@no_gc_clear
+cdef class Slabs:
+    """Objects of side memory.
+
+    Attributes
+    ----------
+    object_bytes : int
+        Bytes of the objects in use.
+    count_bytes : int
+        Bytes of the counts of who shares them.
+    users : int
+        Page tables that use them.
+    """
+
+    def __cinit__(self):
+        cdef int size_class = 0
+        cdef int order
+        cdef Py_ssize_t eighths
+        self.pages = Frames(PAGE)
+        self.users = 1
+        for eighths in range(LARGEST_EIGHTHS + 1):
+            if <size_t>eighths * 8 > class_bytes(size_class):
+                size_class += 1
+            self.class_of[eighths] = <uint8_t>size_class
+        for size_class in range(NR_CLASSES):
+            self.partial[size_class] = NO_FRAME
+            order = 0
+            while (<size_t>PAGE << order) % class_bytes(size_class) > (
+                    <size_t>PAGE << order) / 16:
+                order += 1
+            self.order[size_class] = <uint8_t>order
+            self.per_slab[size_class] = <uint32_t>(
+                (<size_t>PAGE << order) / class_bytes(size_class))
+
+    cdef size_t page_bytes(self) noexcept nogil:
+        return self.pages.pages[<int>SIDE] * PAGE
+
+    cdef int class_for(self, size_t nbytes) noexcept nogil:
+        cdef int order = 1
+        if nbytes <= LARGEST:
+            return self.class_of[(nbytes + 7) >> 3]
+        while (<size_t>PAGE << order) < nbytes:
+            order += 1
+        return NR_CLASSES + order - 1
+
+    # -- objects --------------------------------------------------------------
+
+    cdef void* alloc(self, size_t nbytes) noexcept nogil:
+        cdef void* p
+        if not may_allocate():
+            return NULL
+        self.hold()
+        if self.limbo.count:
+            self.reap_held()
+        p = self.take(nbytes)
+        self.let_go()
+        return p
+
+    cdef bint set_aside(self, Aside* a, size_t n, size_t nbytes) noexcept nogil:
+        cdef size_t before = a.n
+        cdef bint done = True
+        cdef void* p
+        while a.n < n:
+            p = self.alloc(nbytes)
+            if p is NULL:
+                done = False
+                n = before
+                break
+            (<void**>p)[0] = a.first
+            a.first = p
+            a.n += 1
+        while a.n > n:
+            self.free(from_aside(a))
+        return done
+
+    cdef void free(self, void* p) noexcept nogil:
+        cdef void* old
+        self.hold()
+        if self.limbo.count:
+            self.reap_held()
+        if not self.drop_share(p):
+            if any_reader():
+                old = room_for_one(&self.limbo)
+                if old is not NULL:
+                    self.give(old)
+                put_off(&self.limbo, p)
+            else:
+                self.give(p)
+        self.let_go()
+
+    cdef void reap(self) noexcept nogil:
+        self.hold()
+        self.reap_held()
+        self.let_go()
+
+    cdef void reap_held(self) noexcept nogil:
+        cdef void* p = next_unseen(&self.limbo)
+        while p is not NULL:
+            self.give(p)
+            p = next_unseen(&self.limbo)
+
+    cdef void* take(self, size_t nbytes) noexcept nogil:
+        cdef int size_class, order, i
+        cdef Ptdesc* d
+        cdef char* p
+        if nbytes > LARGEST:
+            order = 0
+            while (<size_t>PAGE << order) < nbytes:
+                order += 1
+            d = self.pages.alloc(order, SIDE, False) if order <= MAX_ORDER else NULL
+            if d is NULL:
+                return NULL
+            d.level = NR_CLASSES
+            d.index = d.users = 0
+            self.object_bytes += <size_t>PAGE << order
+            return entries(self.pages, d)
+        size_class = self.class_of[(nbytes + 7) >> 3]
+        if self.partial[size_class] != NO_FRAME:
+            d = &self.pages.desc[self.partial[size_class]]
+        else:
+            order = self.order[size_class]
+            d = self.pages.alloc(order, SIDE, False)
+            if d is NULL:
+                return NULL
+            for i in range(1 << order):
+                d[i].level = <uint8_t>size_class
+            d.index = d.users = 0
+            self.list_slab(d, size_class)
+        p = <char*>d.link
+        if p is not NULL:
+            d.link = (<uintptr_t*>p)[0]
+        else:
+            # `flagged` of a slab: objects that were ever handed out.
+            p = <char*>entries(self.pages, d) + d.flagged * class_bytes(size_class)
+            d.flagged += 1
+        d.used += 1
+        if d.used == self.per_slab[size_class]:
+            self.unlist_slab(d, size_class)
+        self.object_bytes += class_bytes(size_class)
+        return p
+
+    cdef bint drop_share(self, void* p) noexcept nogil:
+        """Count one reference less; False if it is the last."""
+        cdef Ptdesc* d = self.slab_of(p)
+        cdef uint32_t* shared = self.count_of(d, p)
+        if shared is NULL or shared[0] == 0:
+            return False
+        shared[0] -= 1
+        # `users` of a slab: the sum of the counts in the array at `index`. Where
+        # it is one object, it is the count.
+        if not self.is_object(d.level):
+            d.users -= 1
+            if d.users == 0:
+                self.move_bytes(d.level, False)
+                shared = <uint32_t*>d.index
+                d.index = 0
+                self.give(shared)
+        return True
+
+    cdef void give(self, void* p) noexcept nogil:
+        """Free an object that nobody refers to."""
+        cdef Ptdesc* d = self.slab_of(p)
+        cdef int size_class = d.level
+        if size_class == NR_CLASSES:
+            self.object_bytes -= <size_t>PAGE << d.order
+            self.pages.free_now(d)
+            return
+        if d.used == self.per_slab[size_class]:
+            self.list_slab(d, size_class)
+        (<uintptr_t*>p)[0] = d.link
+        d.link = <uintptr_t>p
+        d.used -= 1
+        self.object_bytes -= class_bytes(size_class)
+        if d.used == 0:
+            self.unlist_slab(d, size_class)
+            self.pages.free_now(d)
+
+    cdef Ptdesc* slab_of(self, const void* p) noexcept nogil:
+        cdef uint32_t frame = frame_of(self.pages, p)
+        cdef int size_class = self.pages.desc[frame].level
+        if size_class < NR_CLASSES:
+            frame &= ~((<uint32_t>1 << self.order[size_class]) - 1)
+        return &self.pages.desc[frame]
+
+    cdef void list_slab(self, Ptdesc* d, int size_class) noexcept nogil:
+        cdef uint32_t frame = <uint32_t>(d - self.pages.desc)
+        cdef uint32_t head = self.partial[size_class]
+        d.prev = NO_FRAME
+        d.next = head
+        if head != NO_FRAME:
+            self.pages.desc[head].prev = frame
+        self.partial[size_class] = frame
+
+    cdef void unlist_slab(self, Ptdesc* d, int size_class) noexcept nogil:
+        if d.next != NO_FRAME:
+            self.pages.desc[d.next].prev = d.prev
+        if d.prev != NO_FRAME:
+            self.pages.desc[d.prev].next = d.next
+        else:
+            self.partial[size_class] = d.next
+
+    # -- sharing --------------------------------------------------------------
+
+    cdef void join(self) noexcept nogil:
+        self.hold()
+        self.users += 1
+        self.let_go()
+
+    cdef void part(self) noexcept nogil:
+        self.hold()
+        self.users -= 1
+        self.let_go()
+
+    cdef bint is_object(self, int size_class) noexcept nogil:
+        """Return whether slabs of this class are one object each."""
+        return size_class == NR_CLASSES or self.per_slab[size_class] == 1
+
+    cdef uint32_t* count_of(self, Ptdesc* d, const void* p) noexcept nogil:
+        """Return where the object's further references are counted, or NULL."""
+        cdef size_t offset
+        if self.is_object(d.level):
+            return &d.users
+        if d.index == 0:
+            return NULL
+        offset = <size_t>(<const char*>p - <const char*>entries(self.pages, d))
+        return <uint32_t*>d.index + offset / class_bytes(d.level)
+
+    cdef void move_bytes(self, int size_class, bint to_counts) noexcept nogil:
+        """Count an array of counts as such, or as an object."""
+        cdef size_t nbytes = class_bytes(self.class_for(
+            self.per_slab[size_class] * sizeof(uint32_t)))
+        self.count_bytes += nbytes if to_counts else 0 - nbytes
+        self.object_bytes += 0 - nbytes if to_counts else nbytes
+
+    cdef bint share(self, const void* p) noexcept nogil:
+        cdef bint shared
+        self.hold()
+        shared = self.share_held(p)
+        self.let_go()
+        return shared
+
+    cdef bint share_held(self, const void* p) noexcept nogil:
+        cdef Ptdesc* d = self.slab_of(p)
+        cdef uint32_t* shared = self.count_of(d, p)
+        cdef size_t nbytes
+        if shared is NULL:
+            nbytes = self.per_slab[d.level] * sizeof(uint32_t)
+            shared = <uint32_t*>self.take(nbytes) if may_allocate() else NULL
+            if shared is NULL:
+                return False
+            memset(shared, 0, nbytes)
+            self.move_bytes(d.level, True)
+            d.index = <uintptr_t>shared
+            shared = self.count_of(d, p)
+        shared[0] += 1
+        if not self.is_object(d.level):
+            d.users += 1
+        return True
+
+    cdef uint32_t others(self, const void* p) noexcept nogil:
+        cdef uint32_t* shared
+        cdef uint32_t n = 0
+        self.hold()
+        # The last user's references are all there are.
+        if self.users > 1:
+            shared = self.count_of(self.slab_of(p), p)
+            n = shared[0] if shared is not NULL else 0
+        self.let_go()
+        return n
+
+    cdef bint is_shared(self) noexcept nogil:
+        cdef bint shared
+        self.hold()
+        shared = self.users > 1
+        self.let_go()
+        return shared
+
+    cdef size_t proportion(self, const void* p) noexcept nogil:
+        cdef Ptdesc* d = self.slab_of(p)
+        cdef uint32_t* shared
+        cdef size_t nbytes = <size_t>PAGE << d.order
+        if d.level < NR_CLASSES:
+            nbytes = class_bytes(d.level)
+        self.hold()
+        shared = self.count_of(d, p)
+        if shared is not NULL:
+            nbytes /= 1 + shared[0]
+        self.let_go()
+        return nbytes

@@ -1,0 +1,106 @@
+"""A page table's content as plain data, for pickle."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from extmeta.fields import Fields
+    from extmeta.pagetable import PageTable
+    from extmeta.table.encoding import Encoding
+
+U64 = NDArray[np.uint64]
+
+
+class State(NamedTuple):
+    """What makes an equal page table.
+
+    Attributes
+    ----------
+    encoding : Encoding
+        A recipe.
+    fields : Fields
+    arch : str
+    vpns : (n,) uint64 ndarray
+        Of the PTEs, ascending.
+    values : (n,) uint64 ndarray
+        The pfn of a present PTE, the swap slot of a swapped one.
+    present, writable : (n,) bool ndarray
+    words : (n,) or (n, lanes) uint64 ndarray
+    leaf_vpns, leaf_pfns : (m,) uint64 ndarray
+    deposited : (m,) bool ndarray
+    """
+
+    encoding: Encoding
+    fields: Fields
+    arch: str
+    vpns: U64
+    values: U64
+    present: NDArray[np.bool_]
+    writable: NDArray[np.bool_]
+    words: U64
+    leaf_vpns: U64
+    leaf_pfns: U64
+    deposited: NDArray[np.bool_]
+
+
+def _bits(raw: U64, shift: int, width: int) -> U64:
+    return raw >> np.uint64(shift) & np.uint64((1 << width) - 1)
+
+
+def state_of(table: PageTable) -> State:
+    """Return what is in a page table. No other thread may change it meanwhile."""
+    arch, swap = table.arch, table.arch.swap
+    vpns, entries = [np.empty(0, np.uint64)], [np.empty(0, np.uint64)]
+    for first, view in table.tables.items():
+        used = np.flatnonzero(view != np.uint64(arch.none))
+        vpns.append(used.astype(np.uint64) + np.uint64(first))
+        entries.append(view[used])
+    raw = np.concatenate(entries)
+    present = _bits(raw, arch.present, 1) != 0
+    offset = _bits(raw, swap.offset_shift, swap.offset_bits)
+    if swap.offset_inverted:
+        offset ^= np.uint64((1 << swap.offset_bits) - 1)
+    kind = _bits(raw, swap.type_shift, swap.type_bits) << np.uint64(swap.offset_bits)
+    pfn = _bits(raw, arch.pfn_shift, arch.pfn_bits)
+    write = np.where(present, _bits(raw, arch.write, 1), _bits(raw, swap.exclusive, 1))
+    named = np.concatenate(vpns)
+    leaf_vpns, leaf_pfns, deposited = table.leaves()
+    return State(
+        encoding=table.encoding,
+        fields=table.fields,
+        arch=f"{arch.name}@{arch.release}",
+        vpns=named,
+        values=np.where(present, pfn, kind | offset),
+        present=present,
+        writable=write != 0,
+        words=table.load(named),
+        leaf_vpns=leaf_vpns,
+        leaf_pfns=leaf_pfns,
+        deposited=deposited,
+    )
+
+
+def rebuilt(*state: Any) -> PageTable:
+    """Return a page table with this content, a State's."""
+    from extmeta.pagetable import PageTable
+
+    s = State(*state)
+    table = PageTable(s.encoding, s.fields, s.arch)
+    # Swapped ones come first: the pfns that they are mapped with are free again then.
+    for may_write in (False, True):
+        table.map(s.vpns[~s.present & (s.writable == may_write)], writable=may_write)
+    table.swap_out(s.vpns[~s.present], s.values[~s.present])
+    for may_write in (False, True):
+        chosen = s.present & (s.writable == may_write)
+        table.map(s.vpns[chosen], s.values[chosen], writable=may_write)
+    if len(s.leaf_vpns):
+        step = table.huge_ptes()
+        for deposited in (False, True):
+            whole = (s.leaf_vpns % np.uint64(step) == 0) & (s.deposited == deposited)
+            table.map_huge(s.leaf_vpns[whole], s.leaf_pfns[whole], deposited)
+    table.store(s.vpns, s.words)
+    return table

@@ -1,3 +1,0 @@
-from extmeta.encoding import Encoding
-
-class PythonCalls(Encoding): ...

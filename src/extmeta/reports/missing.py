@@ -1,0 +1,108 @@
+"""What a comparison lacks that was stopped before its end."""
+
+import json
+import textwrap
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+
+from extmeta.cost.demands import ABOUT
+from extmeta.cost.measure import Cpu, Demand, Ram, Refused, Subject
+from extmeta.cost.workload import Point
+from extmeta.reports.report import COLUMNS, plain
+from extmeta.workloads.comparison import Load, Peak
+
+# What a stage is about that is no point: all of a subject.
+WHOLE = "all"
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A part of a comparison, measured in one go.
+
+    Attributes
+    ----------
+    subject : int
+        Which subject it is about, counted from 0.
+    name : str
+        Of the subject.
+    what : Point or str
+        A point, the name of an encoding, `demands.ABOUT` or `WHOLE`.
+    """
+
+    subject: int
+    name: str
+    what: Point | str
+
+
+def missing(rows: Iterable[object], stages: Sequence[Stage]) -> list[str]:
+    """Return what the rows lack of the stages, which follow one another.
+
+    Returns
+    -------
+    list of str
+        A line for each subject. Of the last stage that has rows some may be missing.
+    """
+    begun: set[tuple[int, Point | str]] = set()
+    refused: set[tuple[int, Point | str]] = set()
+    subject = -1
+    for row in rows:
+        if isinstance(row, Subject | Load):
+            subject += 1
+            begun.add((subject, WHOLE))
+        elif isinstance(row, Demand):
+            begun.add((subject, ABOUT))
+        elif isinstance(row, Ram | Cpu):
+            begun.add((subject, Point(row.fraction, row.placement)))
+        if isinstance(row, Refused | Peak | Cpu):
+            begun.add((subject, row.encoding))
+        if isinstance(row, Refused):
+            refused.add((subject, row.encoding))
+    last = max(
+        (at for at, s in enumerate(stages) if (s.subject, s.what) in begun), default=-1
+    )
+    lacks = [(s.subject, s.name, str(s.what)) for s in stages[last + 1 :]]
+    # What is about an earlier subject than the last one is complete.
+    if last >= 0 and stages[last].subject == subject:
+        s = stages[last]
+        if (s.subject, s.what) not in refused:
+            lacks.insert(0, (s.subject, s.name, f"the rest of {s.what}"))
+    return [
+        f"{name}: {', '.join(what for _subject, _name, what in of)}"
+        for (_subject, name), of in groupby(lacks, key=lambda lack: lack[:2])
+    ]
+
+
+def told(lines: Sequence[str]) -> str:
+    """Return the first lines of a text about an incomplete comparison."""
+    what = "; ".join(map(plain, lines)) or "the file does not say what"
+    return textwrap.fill(
+        f"INCOMPLETE: stopped before the end. Missing: {what}.",
+        COLUMNS,
+        subsequent_indent="  ",
+    )
+
+
+def stored(document: str) -> list[str] | None:
+    """Return what JSON says is missing; None if it is complete.
+
+    Parameters
+    ----------
+    document : str
+        Of `report.to_json`.
+
+    Raises
+    ------
+    ValueError
+        If it says neither.
+    """
+    match json.loads(document):
+        case {"complete": True}:
+            return None
+        case {"complete": False, "missing": list(lines)} if all(
+            isinstance(line, str) for line in lines
+        ):
+            return lines
+        case {"complete": False, **more} if "missing" not in more:
+            return []
+    raise ValueError("it does not say whether it is complete, and what is missing")

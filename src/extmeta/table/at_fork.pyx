@@ -1,0 +1,107 @@
+"""fork(2) of this process: its page tables go on in both.
+
+The child has one thread, and a copy of every lock as some other thread left it. So
+os.fork() waits until nobody is at work on a page table and holds them all meanwhile.
+Lockless readers need no wait: they change nothing, and the child forgets them.
+
+A fork that Python does not make, by C code that calls fork(2), is not seen here.
+"""
+import os
+import threading
+import time
+from weakref import WeakSet
+
+from libc.stdint cimport uint64_t
+
+from extmeta.memory.epoch cimport forget_readers
+from extmeta.memory.frames cimport pthread_mutex_t
+from extmeta.table.operations cimport Operations, pthread_cond_init
+
+cdef extern from "pthread.h" nogil:
+    ctypedef struct pthread_mutexattr_t:
+        pass
+    enum:
+        PTHREAD_MUTEX_RECURSIVE
+    int pthread_mutexattr_init(pthread_mutexattr_t*)
+    int pthread_mutexattr_settype(pthread_mutexattr_t*, int)
+    int pthread_mutexattr_destroy(pthread_mutexattr_t*)
+    int pthread_mutex_init(pthread_mutex_t*, pthread_mutexattr_t*)
+    int pthread_mutex_trylock(pthread_mutex_t*)
+    uint64_t this_thread "pthread_self"()
+
+
+# How long an encoding in Python gets to end what it is doing.
+PAUSE_SECONDS = 0.0005
+
+tables = WeakSet()
+one_fork = threading.Lock()
+held = []
+
+
+def register(table):
+    """Have forks of the process wait for operations on a page table."""
+    tables.add(table)
+
+
+cdef bint take_python(Operations t):
+    """Lock a page table that runs Python under its lock, if nobody else has it."""
+    return pthread_mutex_trylock(t.mutex) == 0
+
+
+def release():
+    cdef Operations t
+    while held:
+        t = held.pop()
+        t.leave()
+
+
+def take_all():
+    """Lock all page tables; return False if it has to be tried again."""
+    cdef Operations t
+    found = list(tables)
+    # Whoever runs Python under a lock may want any other one. So these come first,
+    # and are not waited for with a lock held.
+    for t in found:
+        if t.calls_python and t.owner != this_thread():
+            if not take_python(t):
+                return False
+            held.append(t)
+    for t in found:
+        if not t.calls_python:
+            t.enter()
+            held.append(t)
+    # Other threads ran while this one waited, and may have made some.
+    return tables <= set(found)
+
+
+def before():
+    one_fork.acquire()
+    while not take_all():
+        release()
+        time.sleep(PAUSE_SECONDS)
+
+
+def in_parent():
+    release()
+    one_fork.release()
+
+
+def in_child():
+    cdef pthread_mutexattr_t kind
+    cdef Operations t
+    forget_readers()
+    pthread_mutexattr_init(&kind)
+    pthread_mutexattr_settype(&kind, PTHREAD_MUTEX_RECURSIVE)
+    while held:
+        t = held.pop()
+        # Whoever waited for it is not here.
+        t.nr_waiting = t.nr_waiting_for_all = 0
+        pthread_cond_init(&t.gone, NULL)
+        # That of page tables which share pages is recursive, and names its thread.
+        pthread_mutex_init(t.mutex, NULL if t.mutex == &t.lock else &kind)
+    pthread_mutexattr_destroy(&kind)
+    one_fork.release()
+
+
+os.register_at_fork(
+    before=before, after_in_parent=in_parent, after_in_child=in_child)

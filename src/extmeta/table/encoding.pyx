@@ -1,0 +1,362 @@
+"""What an encoding is.
+
+An encoding keeps the metadata words of PTE tables. `encoding.pxd` is the
+interface with its promises. This base class holds what an encoding may leave as
+it is: scan, fork and zap in terms of load and store, which are right for all and
+fast for none.
+"""
+from libc.stdint cimport uint64_t, uintptr_t
+from libc.string cimport memset
+
+from extmeta.memory.frames cimport Frames, Ptdesc, entries
+from extmeta.table.pte cimport flag_of
+from extmeta.memory.slabs cimport Slabs
+from extmeta.table.vpns cimport Run
+
+cdef uint64_t[MAX_LANES] ZERO_WORD
+memset(ZERO_WORD, 0, sizeof(ZERO_WORD))
+
+
+cdef enum:
+    # Of a table that has words: its link and its count of flags.
+    INDEX_BYTES = 16
+
+
+cdef uint64_t mask_of(bits) except? 1:
+    return <uint64_t>sum(1 << bit for bit in bits)
+
+
+def again(cls, config):
+    """Return an equal recipe; for pickle and copy."""
+    return cls(**config)
+
+
+cdef class Encoding:
+    """One way to keep the metadata words of a page table's PTEs.
+
+    An instance made by the caller is a recipe; each page table binds a fresh
+    copy of it.
+
+    Attributes
+    ----------
+    fields : Fields
+    arch : Arch
+    bits : int
+        Bits of a word, the sum of the fields.
+    lanes : int
+        uint64s of a word.
+    by_page : bool
+        Whether PTEs that map the same page share its word.
+    parallel : bool
+        Whether operations on ranges apart run at a time in several threads.
+    reserves : bool
+        Whether :meth:`PageTable.reserve` can set aside what it may need.
+    repointings : int
+        How often an upper entry that led to a PTE table in use was made to lead to
+        another. Each time a kernel has to flush the TLB besides what the operation
+        needs anyway: the table is unhooked first, so that hardware neither walks it
+        from a cached upper entry nor sets accessed and dirty bits in it after it was
+        copied. Bits that only software reads change without a flush.
+    """
+
+    # Arguments, as text, of forms that a comparison has by default beside the
+    # plain one.
+    forms = ()
+
+    @classmethod
+    def from_text(cls, argument):
+        """Return the recipe that NAME:ARGUMENT names, as in "linked:16".
+
+        Parameters
+        ----------
+        argument : str
+            What follows the colon.
+
+        Raises
+        ------
+        ValueError
+            If this encoding takes no argument, or not this one.
+        """
+        raise ValueError(f"{cls.__name__} takes no argument, so not {argument!r}")
+
+    @property
+    def config(self):
+        """Arguments that make an equal recipe, as a dict."""
+        return {}
+
+    def __repr__(self):
+        arguments = ", ".join(f"{k}={v!r}" for k, v in self.config.items())
+        return f"{type(self).__name__}({arguments})"
+
+    def __reduce__(self):
+        # What a page table has of it is its own: a copy is a recipe.
+        return again, (type(self), self.config)
+
+    def bind(self, fields, arch, Frames frames not None):
+        """Return a copy of this recipe that serves one page table.
+
+        Parameters
+        ----------
+        fields : Fields
+        arch : Arch
+        frames : Frames
+            The page table's memory.
+
+        Raises
+        ------
+        ValueError
+            If the fields are wider than the encoding can hold; the message has
+            the bits needed and the bits there are.
+        """
+        cdef Encoding bound = type(self)(**self.config)
+        layout = arch.swap
+        bound.fields = fields
+        bound.arch = arch
+        bound.bits = fields.bits
+        bound.lanes = (fields.bits + 63) // 64
+        bound.entries = arch.ptrs_per_pte
+        bound.frames = frames
+        if arch.frame_bytes < arch.page_bytes:
+            bound.index = Slabs()
+        bound.pte.none = arch.none
+        bound.pte.present = mask_of([arch.present])
+        bound.pte.write = mask_of([arch.write])
+        bound.pte.base = mask_of(arch.base)
+        bound.pte.writable = mask_of(arch.writable)
+        bound.pte.readonly = mask_of(arch.readonly)
+        bound.pte.swap_base = mask_of(layout.always)
+        bound.pte.flag = mask_of([arch.flag])
+        bound.pte.swap_flag = mask_of([arch.swap_flag])
+        bound.pte.swap_write = mask_of([layout.exclusive])
+        bound.pte.pfn_shift = arch.pfn_shift
+        bound.pte.pfn_bits = arch.pfn_bits
+        bound.pte.type_shift = layout.type_shift
+        bound.pte.offset_shift = layout.offset_shift
+        bound.pte.offset_bits = layout.offset_bits
+        bound.pte.offset_inverted = layout.offset_inverted
+        bound.reserves = True
+        bound.hold()
+        bound.worded_order = max(bound.worded_order, bound.order)
+        return bound
+
+    def hold(self):
+        """Refuse fields that this encoding can't hold, and size what holds them.
+
+        Called once, when ``fields`` and ``arch`` are known.
+        """
+        self.refuse_above(64)
+
+    def start(self):
+        """Make side memory of its own. Called once, unless this is a fork's child."""
+
+    def refuse_above(self, available):
+        """Raise ValueError if the fields need more than ``available`` bits."""
+        if self.bits > available:
+            raise ValueError(f"{self!r} holds {available} bits a PTE on "
+                             f"{self.arch.name}; {self.fields!r} needs {self.bits}")
+
+    cdef int begin_fork(self, Encoding parent, bint shared) except -1:
+        self.start()
+        return 0
+
+    cdef int copy_all(self, Encoding parent) noexcept nogil:
+        return 0
+
+    cdef void end_fork(self) noexcept nogil:
+        pass
+
+    def unfit(self, vpn, word, swapped):
+        """Return why an entry can't hold a word, or None if it can.
+
+        Parameters
+        ----------
+        vpn, word : int
+        swapped : bool
+            Whether the entry is a swap entry.
+        """
+        return None
+
+    cdef Py_ssize_t first_unfit(
+            self, const Ptdesc* t, const Run* r, const Write* w) noexcept nogil:
+        return -1
+
+    cdef int follow(self, uint64_t src, uint64_t dst, uint64_t n) noexcept nogil:
+        return 0
+
+    def shape(self, arch):
+        """Return ``arch`` with the page tables that this encoding needs.
+
+        Parameters
+        ----------
+        arch : Arch
+
+        Returns
+        -------
+        Arch
+            ``arch`` itself, unless entries are wider than the architecture's.
+        """
+        return arch
+
+    cdef bint reach(self, Ptdesc* t) noexcept nogil:
+        # A kernel finds a table's link and count of flags in the struct page of
+        # its page. Where 16 or 256 tables share one, that holds neither for all
+        # of them: they are kept in an array found from it, which the first table
+        # with a word brings and the last one takes away. The array's bytes are
+        # held, and are Memory.index; what is in it is read from Ptdesc, so its
+        # cache line is not touched.
+        cdef Ptdesc* page
+        if self.frames.page_order == 0 or t.reached:
+            return True
+        page = self.page_of(t)
+        if page.users == 0:
+            page.index = <uintptr_t>self.index.alloc_or(
+                &self.index_aside, <size_t>INDEX_BYTES << self.frames.page_order)
+            if page.index == 0:
+                return False
+        page.users += 1
+        t.reached = 1
+        return True
+
+    cdef bint set_aside(self, size_t n) noexcept nogil:
+        return self.frames.page_order == 0 or self.index.set_aside(
+            &self.index_aside, n, <size_t>INDEX_BYTES << self.frames.page_order)
+
+    cdef size_t aside_bytes(self) noexcept nogil:
+        return 0
+
+    cdef size_t index_aside_bytes(self) noexcept nogil:
+        return self.index_aside.n * (<size_t>INDEX_BYTES << self.frames.page_order)
+
+    cdef void unreach(self, Ptdesc* t) noexcept nogil:
+        cdef Ptdesc* page = self.page_of(t)
+        t.reached = 0
+        page.users -= 1
+        if page.users == 0:
+            self.index.free(<void*>page.index)
+
+    cdef Ptdesc* page_of(self, Ptdesc* t) noexcept nogil:
+        cdef Py_ssize_t frame = t - self.frames.desc
+        return &self.frames.desc[
+            frame >> self.frames.page_order << self.frames.page_order]
+
+    cdef Ptdesc* prepare(
+            self, Ptdesc* t, const Run* r, const Write* w) noexcept nogil:
+        return t
+
+    cdef int fork(
+            self, Encoding parent, const Ptdesc* t, Ptdesc* child) noexcept nogil:
+        cdef uint64_t[64 * MAX_LANES] words
+        cdef Run r
+        cdef Write w
+        w.keep = ZERO_WORD
+        w.add = words
+        w.step = self.lanes
+        r.vpns = NULL
+        for r.first in range(0, self.entries, 64):
+            r.n = min(64, self.entries - r.first)
+            parent.load(t, &r, words)
+            if self.prepare(child, &r, &w) is not child:
+                return -1
+        for r.first in range(0, self.entries, 64):
+            r.n = min(64, self.entries - r.first)
+            parent.load(t, &r, words)
+            self.store(child, &r, &w)
+        return 0
+
+    cdef int admit(
+            self, const uint64_t* pfns, uint64_t first, Py_ssize_t n) noexcept nogil:
+        return 0
+
+    cdef uint64_t fresh_pfns(self, uint64_t next_, uint64_t n) noexcept nogil:
+        return next_
+
+    cdef void begin(
+            self, uint64_t first, uint64_t stop, uint64_t nr_ptes,
+            bint dying) noexcept nogil:
+        pass
+
+    cdef void end(self) noexcept nogil:
+        pass
+
+    cdef void load(
+            self, const Ptdesc* t, const Run* r, uint64_t* words) noexcept nogil:
+        memset(words, 0, r.n * self.lanes * sizeof(uint64_t))
+
+    cdef void store(self, Ptdesc* t, const Run* r, const Write* w) noexcept nogil:
+        pass
+
+    cdef bint see(
+            self, const Ptdesc* t, const Run* r, const uint64_t* ptes,
+            uint64_t* words) noexcept nogil:
+        return False
+
+    cdef Py_ssize_t scan(
+            self, const Ptdesc* t, Py_ssize_t first, Py_ssize_t last,
+            const uint64_t* mask, const uint64_t* value,
+            uint64_t* vpns) noexcept nogil:
+        cdef uint64_t[64 * MAX_LANES] words
+        cdef Py_ssize_t found = 0
+        cdef Py_ssize_t i, lane
+        cdef bint same
+        cdef Run r
+        r.vpns = NULL
+        for r.first in range(first, last, 64):
+            r.n = min(64, last - r.first)
+            self.load(t, &r, words)
+            for i in range(r.n):
+                same = entries(self.frames, t)[r.first + i] != self.pte.none
+                for lane in range(self.lanes):
+                    same &= words[i * self.lanes + lane] & mask[lane] == value[lane]
+                vpns[found] = t.vpn + <uint64_t>(r.first + i)
+                found += same
+        return found
+
+    cdef void zap(
+            self, Ptdesc* t, Py_ssize_t first, Py_ssize_t last) noexcept nogil:
+        cdef Run r
+        cdef Write w
+        r.vpns = NULL
+        r.first = first
+        r.n = last - first
+        w.keep = w.add = ZERO_WORD
+        w.step = 0
+        self.store(t, &r, &w)
+
+    cdef void settle(self, Ptdesc* t) noexcept nogil:
+        pass
+
+    cdef void trim(self, Ptdesc* t) noexcept nogil:
+        pass
+
+    cdef bint sharing(self) noexcept nogil:
+        return False
+
+    cdef size_t table_bytes(self, const Ptdesc* t) noexcept nogil:
+        return 0
+
+    cdef void leave(self, Ptdesc* t) noexcept nogil:
+        pass
+
+    cdef void retire(self) noexcept nogil:
+        pass
+
+    cdef uint64_t carry(self, uint64_t pte, uint64_t to) noexcept nogil:
+        if pte & flag_of(&self.pte, pte):
+            return to | flag_of(&self.pte, to)
+        return to
+
+    cdef void reap(self) noexcept nogil:
+        if self.index is not None:
+            self.index.reap()
+
+    cdef size_t side_bytes(self) noexcept nogil:
+        return 0
+
+    cdef size_t held_bytes(self) noexcept nogil:
+        return self.side_bytes()
+
+    cdef size_t index_bytes(self) noexcept nogil:
+        return 0 if self.frames.page_order == 0 else self.index.object_bytes
+
+    cdef const char* fault(self, const Ptdesc* t) noexcept nogil:
+        return NULL

@@ -1,0 +1,171 @@
+"""The radix tree above the PTE tables: from a vpn to its table.
+
+Each table is a block of `frames`; an upper entry holds where the table below it
+is in the mapping, as a kernel's holds a physical address. A table with nothing
+in it is freed, up to the root.
+"""
+from cython cimport no_gc_clear
+from libc.stdint cimport uint64_t, uintptr_t
+
+from extmeta.memory.frames cimport (
+    DEPOSITED,
+    LEAF,
+    PTE,
+    TABLE_BITS,
+    UPPER,
+    Frames,
+    Ptdesc,
+    entries,
+    upper_entry,
+)
+from extmeta.memory.sync cimport publish
+
+
+@no_gc_clear
+cdef class Radix:
+    """Page tables of one address space, without what is in the PTEs."""
+
+    def __cinit__(self):
+        self.root = NULL
+
+    def plant(self, arch):
+        """Make the root table for ``arch``."""
+        cdef int level
+        cdef int shift = 0
+        self.arch = arch
+        self.nr_vpns = arch.nr_vpns
+        self.levels = len(arch.level_bits)
+        self.table_bits = arch.ptrs_per_pte.bit_length() - 1
+        self.stride = arch.entry_bytes // 8
+        self.none = arch.none
+        for level in range(self.levels - 1, -1, -1):
+            self.shift[level] = shift
+            self.slot_shift[level] = shift - self.stride + 1
+            self.last[level] = ((<uint64_t>1 << <int>arch.level_bits[level]) - 1
+                                ) * <uint64_t>self.stride
+            shift += arch.level_bits[level]
+            # A root smaller than a PTE table gets a frame.
+            while arch.table_bytes[level] > arch.frame_bytes << self.table_order[level]:
+                self.table_order[level] += 1
+        self.frames = Frames(arch.page_bytes, arch.frame_bytes)
+        self.root = self.frames.alloc(self.table_order[0], UPPER, True)
+        if self.root is NULL:
+            raise MemoryError(f"{arch.table_bytes[0]} bytes for the root table")
+        self.root.level = <unsigned char>(self.levels - 1)
+
+    cdef Ptdesc* above(self, const Ptdesc* t) noexcept nogil:
+        return self.holder(t.parent, self.levels - 2 - t.level)
+
+    cdef Ptdesc* make(self, uint64_t vpn, int order) noexcept nogil:
+        return self.descend(vpn, self.levels - 1, order)
+
+    cdef Ptdesc* descend(self, uint64_t vpn, int depth, int order) noexcept nogil:
+        """Return the table ``depth`` levels below the root, made if need be."""
+        cdef Ptdesc* t = self.root
+        cdef Ptdesc* below
+        cdef uint64_t* slot
+        cdef int level
+        for level in range(depth):
+            slot = self.slot(t, level, vpn)
+            if slot[0] == 0:
+                if level + 2 == self.levels:
+                    below = self.frames.alloc(order, PTE, True)
+                    self.fill(below)
+                else:
+                    below = self.frames.alloc(
+                        self.table_order[level + 1], UPPER, True)
+                if below is NULL:
+                    self.prune(t)
+                    return NULL
+                below.parent = slot
+                below.level = <unsigned char>(self.levels - 2 - level)
+                below.vpn = vpn >> self.shift[level] << self.shift[level]
+                # Its content before it: readers without a lock come by here.
+                publish(slot, upper_entry(self.frames, below))
+                t.used += 1
+            elif slot[0] & LEAF:
+                return NULL
+            t = &self.frames.desc[slot[0] >> self.frames.frame_shift]
+        return t
+
+    cdef void fill(self, Ptdesc* t) noexcept nogil:
+        """Empty a new PTE table, where none is not 0."""
+        cdef Py_ssize_t i
+        if self.none and t is not NULL:
+            for i in range(<Py_ssize_t>1 << self.table_bits):
+                entries(self.frames, t)[i * self.stride] = self.none
+
+    cdef uint64_t* leaf_slot(self, uint64_t vpn, bint make) noexcept nogil:
+        cdef int level = self.levels - 2
+        cdef Ptdesc* t = self.root
+        cdef uint64_t upper
+        if make:
+            t = self.descend(vpn, level, 0)
+            if t is NULL:
+                return NULL
+        else:
+            for level in range(self.levels - 2):
+                upper = self.slot(t, level, vpn)[0]
+                if upper == 0:
+                    return NULL
+                t = &self.frames.desc[upper >> self.frames.frame_shift]
+            level = self.levels - 2
+        return self.slot(t, level, vpn)
+
+    cdef void deposit(self, uint64_t* slot, Ptdesc* t) noexcept nogil:
+        cdef Ptdesc* d = self.holder(slot, self.levels - 2)
+        # A list in the descriptor of the PMD table, as the kernel's pmd_huge_pte.
+        t.link = d.link
+        d.link = <uintptr_t>t
+        publish(slot, slot[0] | DEPOSITED)
+
+    cdef Ptdesc* withdraw(self, uint64_t* slot) noexcept nogil:
+        cdef Ptdesc* d = self.holder(slot, self.levels - 2)
+        cdef Ptdesc* t = <Ptdesc*>d.link
+        if slot[0] & DEPOSITED == 0:
+            return NULL
+        d.link = t.link
+        t.link = 0
+        publish(slot, slot[0] & ~<uint64_t>DEPOSITED)
+        return t
+
+    cdef void prune(self, Ptdesc* t) noexcept nogil:
+        cdef Ptdesc* parent
+        while t.used == 0 and t is not self.root:
+            parent = self.above(t)
+            publish(t.parent, 0)
+            self.frames.free(t)
+            parent.used -= 1
+            t = parent
+
+    cdef Ptdesc* next_table(self, uint64_t* vpn, uint64_t stop) noexcept nogil:
+        cdef Ptdesc* t
+        cdef uint64_t upper
+        cdef int level
+        while vpn[0] < stop:
+            t = self.root
+            for level in range(self.levels - 1):
+                upper = self.slot(t, level, vpn[0])[0]
+                if upper & (TABLE_BITS | LEAF) != TABLE_BITS:
+                    vpn[0] = ((vpn[0] >> self.shift[level]) + 1) << self.shift[level]
+                    break
+                t = &self.frames.desc[upper >> self.frames.frame_shift]
+            else:
+                return t
+        return NULL
+
+    cdef uint64_t* next_leaf(self, uint64_t* vpn, uint64_t stop) noexcept nogil:
+        cdef Ptdesc* t
+        cdef uint64_t* slot
+        cdef int level
+        while vpn[0] < stop:
+            t = self.root
+            for level in range(self.levels - 1):
+                slot = self.slot(t, level, vpn[0])
+                if slot[0] & LEAF:
+                    return slot
+                if slot[0] == 0 or level == self.levels - 2:
+                    vpn[0] = ((vpn[0] >> self.shift[level]) + 1) << self.shift[level]
+                    break
+                t = &self.frames.desc[slot[0] >> self.frames.frame_shift]
+        return NULL

@@ -1,0 +1,74 @@
+"""Each layer of the package imports from layers below it only."""
+
+import ast
+import re
+from pathlib import Path
+
+import extmeta
+
+PACKAGE = Path(extmeta.__file__).parent
+# From the bottom. What stands in one line may import each other.
+LAYERS = (
+    ("checks", "names", "arrays", "integers", "release", "arch", "fields"),
+    ("memory",),
+    ("table",),
+    ("encodings", "encoding"),
+    ("pagetable", "pagetable_state"),
+    ("linux",),
+    ("captures",),
+    ("cost",),
+    ("workloads",),
+    ("reports",),
+    ("commands",),
+    ("cli",),
+    ("__main__",),
+)
+RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
+# The suite for encodings, which nothing of the package imports.
+ASIDE = ("testing",)
+CIMPORT = re.compile(
+    r"^ *from extmeta(?:\.([\w.]+))? c?import +\(?([\w, ]*)", re.MULTILINE
+)
+
+
+def imports(path):
+    """Yield the names below extmeta that a source imports when it runs."""
+    if path.suffix != ".py":
+        for module, names in CIMPORT.findall(path.read_text()):
+            yield from [module] if module else names.replace(",", " ").split()
+        return
+    tree = ast.parse(path.read_text())
+    for node in ast.walk(tree):
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
+            node.body = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (a.name[8:] for a in node.names if a.name.startswith("extmeta."))
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            if node.module == "extmeta":
+                yield from (a.name for a in node.names)
+            elif node.module.startswith("extmeta."):
+                yield node.module[8:]
+
+
+def sources():
+    for path in sorted(PACKAGE.rglob("*.p*")):
+        if path.suffix in (".py", ".pyx", ".pxd"):
+            layer = path.relative_to(PACKAGE).with_suffix("").parts[0]
+            yield path, layer
+
+
+def test_every_arrow_points_down():
+    upward = [
+        f"{path.relative_to(PACKAGE)} imports {name}"
+        for path, layer in sources()
+        if layer not in (*ASIDE, "__init__")
+        for name in imports(path)
+        if name != "__version__"
+        and RANK.get(name.split(".")[0], len(LAYERS)) > RANK[layer]
+    ]
+    assert not upward
+
+
+def test_every_module_has_its_layer():
+    assert {layer for _path, layer in sources()} == {*RANK, *ASIDE, "__init__"}
