@@ -11,7 +11,8 @@ from extmeta.checks import same
 from extmeta.cost import compare, measure
 from extmeta.cost.compare import BASELINE, CONTROL
 from extmeta.cost.measure import Refused
-from extmeta.workloads import WORKLOADS, comparison, report, synthetic
+from extmeta.reports import workloads as report
+from extmeta.workloads import WORKLOADS, comparison, synthetic
 from extmeta.workloads.comparison import ALL, POINT, Peak, Player, paired
 
 PAGES = 16384

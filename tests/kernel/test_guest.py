@@ -11,6 +11,7 @@ import native
 import oracle
 import pytest
 from comparison import compare
+from directed import DIRECTED
 from programs import Program, random_programs
 from test_driver import EXCLUSIVE, HERE, PRESENT, SOFT_DIRTY, SWAP, WP
 from test_oracle import BY_PAGE, Anonymous, needs_address_space, simple
@@ -154,7 +155,7 @@ def campaign():
     if reason := guest.missing():
         pytest.skip(reason)
     chosen = filter(without_dontunmap, random_programs(mutants.SEED))
-    programs = list(itertools.islice(chosen, 1100))
+    programs = [*DIRECTED, *itertools.islice(chosen, 1100)]
     assert sum(len(p.operations) for p in programs) >= 10_000
     return programs, *answers.run_guest(programs)
 
