@@ -50,6 +50,10 @@ DIRECTED = tuple(
 1 madvise 0x40201000 0xff000 DONTNEED
 0 write 0x40100000 0x200000
 0 madvise 0x40100000 0x200000 PAGEOUT""",
+        # The PTEs of a huge page that is split are soft-dirty, though it was not.
+        f"""{_HUGE}0 write 0x40000000 0x200000
+0 clear_refs
+0 munmap 0x40000000 0x1000""",
         # A huge page that is given up leaves its table.
         f"""{_HUGE}0 write 0x40000000 0x1000
 0 madvise 0x40000000 0x3dc000 FREE
@@ -132,13 +136,13 @@ DIRECTED = tuple(
 0 uffd_move 0x40004000 0x40000000 0x1000 -
 0 write 0x40001000 0x1000
 0 uffd_move 0x40004000 0x40001000 0x1000 -""",
-        f"""{_PAGES}0 mmap 0x3fffc000 0x8000 rw private|anonymous
-0 write 0x3fffc000 0x1000
-0 read 0x3fffd000 0x1000
+        f"""{_NEAR}watch 0x40600000 0x8000
+0 write 0x40000000 0x1000
+0 read 0x40001000 0x1000
 0 clear_refs
-0 mremap 0x3fffc000 0x8000 0x8000 0x405fc000 MAYMOVE|FIXED
-0 uffd_register 0x405fc000 0x8000 - MISSING
-0 uffd_move 0x40600000 0x405fc000 0x2000 -""",
+0 mremap 0x40000000 0x8000 0x8000 0x40600000 MAYMOVE|FIXED
+0 uffd_register 0x40600000 0x8000 - MISSING
+0 uffd_move 0x40604000 0x40600000 0x2000 -""",
         f"""{_HUGE}0 write 0x40000000 0x200000
 0 uffd_register 0x40000000 0x400000 - MISSING|WP
 0 uffd_writeprotect 0x40000000 0x200000 1
