@@ -11,7 +11,7 @@ import pytest
 
 from extmeta.arch import arch_named
 from extmeta.captures.capture import load_capture, shipped
-from extmeta.cli import DEFAULT_FIELDS, fields_of
+from extmeta.commands.arguments import DEFAULT_FIELDS, fields_of
 from extmeta.cost import compare, measure, tasks, workload
 from extmeta.cost.compare import BASELINE, CONTROL
 from extmeta.cost.measure import Refused

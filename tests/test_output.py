@@ -14,13 +14,15 @@ import pytest
 
 import extmeta as em
 from extmeta import cli
-from extmeta.commands import output
-from extmeta.cost import compare
+from extmeta.commands import calibrate, inputs, output
+from extmeta.cost import compare, measure
 from extmeta.cost.demands import ABOUT as DEMANDS
+from extmeta.cost.kernel import costs
 from extmeta.cost.measure import Cpu, Demand, Ram, Subject
 from extmeta.cost.workload import Point
 from extmeta.reports import missing
 from extmeta.reports.missing import WHOLE, Stage
+from extmeta.workloads import comparison
 
 COMMAND = [sys.executable, "-m", "extmeta"]
 SHORT = ["compare", "--quick", "--fractions", "0,1", "--encodings", "linked"]
@@ -29,8 +31,8 @@ SHORT = ["compare", "--quick", "--fractions", "0,1", "--encodings", "linked"]
 @pytest.fixture(autouse=True)
 def hasty(monkeypatch):
     """Nobody looks at the times."""
-    monkeypatch.setattr(cli.measure, "QUICK_ROUNDS", cli.measure.MIN_ROUNDS)
-    monkeypatch.setattr(cli.measure, "QUICK_BUDGET_NS", 1)
+    monkeypatch.setattr(measure, "QUICK_ROUNDS", measure.MIN_ROUNDS)
+    monkeypatch.setattr(measure, "QUICK_BUDGET_NS", 1)
 
 
 @contextlib.contextmanager
@@ -99,8 +101,8 @@ EVERY = {
 @pytest.fixture
 def given(tmp_path, small, monkeypatch):
     """Return a command's arguments by its key in EVERY, and its file's path."""
-    calibration = cli.costs.shipped()
-    monkeypatch.setattr(cli, "_calibrated", lambda _args: calibration)
+    calibration = costs.shipped()
+    monkeypatch.setattr(calibrate, "_calibrated", lambda _args: calibration)
     with cat() as pid:
         out = str(tmp_path / "out")
         named = {"small": small, "out": out, "PID": str(pid)}
@@ -161,7 +163,7 @@ def test_without_a_disk_for_the_json_the_text_is_printed(small, tmp_path, capsys
         raise output.CannotWriteError("rows.json: No space left on device")
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(cli, "write", full)
+        patch.setattr(output, "write", full)
         status = cli.main([*SHORT, "--json", str(tmp_path / "rows.json"), small])
     out, err = capsys.readouterr()
     assert status == 1
@@ -228,7 +230,7 @@ def test_a_workload_that_was_stopped_says_what_is_missing(
     tmp_path, monkeypatch, capsys
 ):
     path = tmp_path / "rows.json"
-    whole = cli.comparison.compare
+    whole = comparison.compare
 
     def compared(*args, **options):
         for row in whole(*args, **options):
@@ -236,7 +238,7 @@ def test_a_workload_that_was_stopped_says_what_is_missing(
                 raise KeyboardInterrupt
             yield row
 
-    monkeypatch.setattr(cli.comparison, "compare", compared)
+    monkeypatch.setattr(comparison, "compare", compared)
     given = ["--workload", "ages:intervals=1", "--encodings", "linked,hash"]
     assert cli.main(["compare", "--quick", *given, "--json", str(path)]) == 130
     out = capsys.readouterr().out
@@ -265,7 +267,7 @@ def test_one_signal_ends_the_work_and_not_the_writing(
         writes(path, text)
 
     monkeypatch.setattr(compare, "sweep", sweep)
-    monkeypatch.setattr(cli, "write", write)
+    monkeypatch.setattr(output, "write", write)
     before = signal.getsignal(number)
     assert cli.main([*SHORT, "--json", str(path), small]) == 128 + number
     assert signal.getsignal(number) is before
@@ -277,7 +279,7 @@ def test_one_signal_ends_the_work_and_not_the_writing(
 
 def test_a_capture_that_is_ended_lets_its_process_go_on(given, tmp_path, monkeypatch):
     arguments, out = given("capture")
-    whole = cli.capture
+    whole = inputs.capture
 
     def capture(pid, **options):
         def progress(_done, _total):
@@ -285,7 +287,7 @@ def test_a_capture_that_is_ended_lets_its_process_go_on(given, tmp_path, monkeyp
 
         return whole(pid, **{**options, "progress": progress})
 
-    monkeypatch.setattr(cli, "capture", capture)
+    monkeypatch.setattr(inputs, "capture", capture)
     assert cli.main([*arguments, "--stop"]) == 128 + signal.SIGTERM
     assert not os.path.exists(out)
     with open(f"/proc/{arguments[1]}/stat") as stat:

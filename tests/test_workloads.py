@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 
 import extmeta as em
 from extmeta import cli, workloads
+from extmeta.commands import status
 from extmeta.cost import compare
 from extmeta.linux import AddressSpace
 from extmeta.reports import workloads as workload_report
@@ -576,7 +577,7 @@ def test_the_command_plays_captures_and_traces(tmp_path, capsys):
 def test_the_command_refuses_in_a_line(given, why, capsys):
     redis = str(em.shipped()["redis"])
     given = [redis if text == "REDIS" else text for text in given]
-    assert cli.main(["compare", *given]) == cli.BAD_INPUT
+    assert cli.main(["compare", *given]) == status.BAD_INPUT
     told = capsys.readouterr()
     assert told.out == ""
     assert told.err.count("\n") == 1
@@ -603,7 +604,7 @@ def test_interrupted_the_command_prints_what_it_has(tmp_path):
         while "this is not all" not in seen:
             seen += os.read(leader, 4096).decode(errors="replace")
     os.close(leader)
-    assert process.returncode == cli.INTERRUPTED
+    assert process.returncode == status.INTERRUPTED
     head, _, text = told.partition("\n\n")
     assert head.startswith("INCOMPLETE: ")
     assert "adjacent, " in head
