@@ -4,7 +4,7 @@ from extmeta.captures.capture import load_capture, shipped
 from extmeta.checks import same
 from extmeta.cost import workload
 from extmeta.cost.measure import Task
-from extmeta.cost.workload import Point
+from extmeta.rows import Point
 
 BARE = Point(0.0, "")
 

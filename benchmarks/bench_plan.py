@@ -13,11 +13,11 @@ import pytest
 
 import extmeta as em
 from extmeta.cost import compare, tasks, workload
-from extmeta.cost.compare import BASELINE, CONTROL
+from extmeta.rows import BASELINE, CONTROL, Point
 
 FIELDS = em.Fields(uffd_wp=1, soft_dirty=1, age=6)
 EXCLUDES = [("uffd_wp", "soft_dirty")]
-POINT = workload.Point(1.0, "")
+POINT = Point(1.0, "")
 NR_TABLES = 512
 
 

@@ -7,9 +7,9 @@ that size, so that both find the caches alike; it is told under the summary.
 """
 
 from extmeta.cost import tasks
-from extmeta.cost.compare import BASELINE
 from extmeta.cost.measure import reading
 from extmeta.reports import report
+from extmeta.rows import BASELINE
 
 
 def bench_scan(benchmark, bench, results, space, encoding, point):

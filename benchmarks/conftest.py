@@ -12,12 +12,11 @@ import pytest
 from extmeta.arch import arch_named
 from extmeta.captures.capture import load_capture, shipped
 from extmeta.commands.arguments import DEFAULT_FIELDS, fields_of
-from extmeta.cost import compare, measure, tasks, workload
-from extmeta.cost.compare import BASELINE, CONTROL
-from extmeta.cost.measure import Refused
+from extmeta.cost import compare, measure, origin, tasks, workload
 from extmeta.cost.tasks import Filled
 from extmeta.cost.workload import PLACEMENTS
 from extmeta.reports import report
+from extmeta.rows import BASELINE, CONTROL, Refused
 
 # 2**18 PTEs, 1 GiB of mapped memory: 2 MiB of PTE tables, in one go 0.2 to 2 ms.
 NR_TABLES = 512
@@ -303,7 +302,7 @@ def pytest_terminal_summary(terminalreporter, config):
     found = config.stash.get(RESULTS, None)
     if found is None or not (found.heads or found.notes):
         return
-    provenance = measure.provenance(
+    provenance = origin.provenance(
         ["pytest", *config.invocation_params.args], config.getoption("seed")
     )
     terminalreporter.section("extmeta: paired ratios and RAM")

@@ -26,7 +26,8 @@ from extmeta.cost import tasks, workload
 from extmeta.cost.compare import default_forms, fitting, form
 from extmeta.cost.measure import Paired, Task, paired
 from extmeta.cost.tasks import Filled
-from extmeta.cost.workload import PLACEMENTS, WORDS, Point
+from extmeta.cost.workload import PLACEMENTS, WORDS
+from extmeta.rows import Point
 
 WORD = em.Fields(meta=64)
 NARROW = em.Fields(uffd_wp=1, soft_dirty=1, age=4)

@@ -21,9 +21,9 @@ from extmeta import cli
 from extmeta.cost import instructions
 from extmeta.cost.kernel import costs, guest, host, timed
 from extmeta.cost.kernel.costs import Calibration, CalibrationError, Cost
-from extmeta.cost.measure import Counted, Cpu, Ram, Refused, Subject
 from extmeta.reports import calibration as calibration_report
 from extmeta.reports import report
+from extmeta.rows import Counted, Cpu, Ram, Refused, Subject
 
 HOST = Calibration(
     unit="ns",

@@ -20,6 +20,7 @@ from extmeta.commands import compare as compare_verb
 from extmeta.commands import output
 from extmeta.cost import compare
 from extmeta.reports import report
+from extmeta.rows import CONTROL
 
 COMMAND = [sys.executable, "-m", "extmeta"]
 
@@ -95,7 +96,7 @@ def test_quick_compares_all_encodings_and_exits_0(small):
     done = run("compare", "--quick", small)
     assert done.returncode == 0
     assert done.stdout.startswith("small.npz: 3,000 PTEs")
-    for name in (*compare.default_forms(), compare.CONTROL):
+    for name in (*compare.default_forms(), CONTROL):
         assert f"\n{name}" in done.stdout or f"\n  {name}" in done.stdout
     for operation in compare.OPERATIONS:
         assert operation in done.stdout

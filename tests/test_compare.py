@@ -9,9 +9,8 @@ from hypothesis import strategies as st
 import extmeta as em
 from extmeta.arch import ARCHES, arch_named
 from extmeta.cost import compare, measure, workload
-from extmeta.cost.measure import Bound, Cpu, Ram, Refused, Subject
-from extmeta.cost.workload import Point
 from extmeta.encodings import inpte
+from extmeta.rows import EACH, Bound, Cpu, Point, Ram, Refused, Subject, smallest
 
 
 def sweep(space, forms, fields, points, **options):
@@ -246,16 +245,16 @@ def test_the_crossover_has_powers_of_two_and_where_another_leads():
     assert head.nr_tables == 16
     assert {1 << i for i in range(10)} <= {*found}
     assert list(found) == sorted(found)
-    leads = {each: compare.smallest([*rows.values()]) for each, rows in found.items()}
+    leads = {each: smallest([*rows.values()]) for each, rows in found.items()}
     for each in {*found} - {1 << i for i in range(10)}:
         before = [n for n in found if n < each][-1]
         assert leads[before] != leads[each]
         # At one less it was not yet so.
-        less = workload.Point((each - 1) / 512, workload.EACH)
+        less = Point((each - 1) / 512, EACH)
         held = compare.Held(
             workload.full_tables(16), forms, fields, seed=0, kind="different"
         )
-        assert compare.smallest(held.at(less)) == leads[before]
+        assert smallest(held.at(less)) == leads[before]
     for each, rows in found.items():
         assert list(rows) == ["inpte", *forms]
         # A page of words is a page however few there are; 16-byte entries too.

@@ -10,10 +10,10 @@ from extmeta import cli
 from extmeta.commands import compare as compare_verb
 from extmeta.cost import compare, workload
 from extmeta.cost.contpte import alike, blocks
-from extmeta.cost.measure import Blocks
-from extmeta.cost.workload import Point, full_tables
+from extmeta.cost.workload import full_tables
 from extmeta.linux.pagewords import present
 from extmeta.reports import report
+from extmeta.rows import Blocks, Point
 
 FIELDS = em.Fields(uffd_wp=1)
 POINTS = [Point(0.0, ""), Point(0.01, "random"), Point(1.0, "")]

@@ -7,9 +7,9 @@ from hypothesis import strategies as st
 
 import extmeta as em
 from extmeta.arch import arch_named
-from extmeta.cost.demands import OPERATIONS, SET_ASIDE, demanded, demands
-from extmeta.cost.measure import Demand, Refused, Subject
+from extmeta.cost.demands import OPERATIONS, demanded, demands
 from extmeta.reports import report
+from extmeta.rows import SET_ASIDE, Demand, Refused, Subject
 
 FIELDS = em.Fields(uffd_wp=1, soft_dirty=1, age=14)
 X86 = arch_named("x86_64")

@@ -16,12 +16,10 @@ import extmeta as em
 from extmeta import cli
 from extmeta.commands import calibrate, inputs, output
 from extmeta.cost import compare, measure
-from extmeta.cost.demands import ABOUT as DEMANDS
 from extmeta.cost.kernel import costs
-from extmeta.cost.measure import Cpu, Demand, Ram, Subject
-from extmeta.cost.workload import Point
 from extmeta.reports import missing
 from extmeta.reports.missing import WHOLE, Stage
+from extmeta.rows import DEMANDS, Cpu, Demand, Point, Ram, Subject
 from extmeta.workloads import comparison
 
 COMMAND = [sys.executable, "-m", "extmeta"]

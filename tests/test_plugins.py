@@ -7,9 +7,8 @@ import pytest
 
 import extmeta as em
 from extmeta.cost import compare, measure, workload
-from extmeta.cost.measure import Cpu, Ram, Refused
-from extmeta.cost.workload import Point
 from extmeta.encodings import _factories, _plugins, built_in, register
+from extmeta.rows import CONTROL, Cpu, Point, Ram, Refused
 
 BUILT_IN = [name for name in em.encodings() if built_in(name)]
 
@@ -183,7 +182,7 @@ def test_a_bug_of_ours_is_raised():
         with pytest.raises(type(error)):
             compare.left_out("linked:16", error)
         with pytest.raises(type(error)):
-            compare.left_out(compare.CONTROL, error)
+            compare.left_out(CONTROL, error)
     assert compare.left_out("linked", ValueError("8 bits")).why == "8 bits"
 
 

@@ -10,9 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import extmeta as em
-from extmeta.cost import workload
-from extmeta.cost.measure import Bound, Cpu, Ram, Refused, Subject
 from extmeta.reports import report, summary
+from extmeta.rows import EACH, Bound, Cpu, Ram, Refused, Subject
 
 SUBJECT = Subject(
     name="numpy",
@@ -188,7 +187,7 @@ CROSSED = [
     ),
     Refused("tiny", "too wide"),
     *(
-        ram(name, each / 512, workload.EACH, 100 * each, side)
+        ram(name, each / 512, EACH, 100 * each, side)
         for each, sides in (
             (1, (0, 409_600, 1_000)),
             (2, (0, 409_600, 1_000)),
@@ -272,7 +271,7 @@ bytes/flagged PTE
 
 def test_many_encodings_go_side_by_side_in_several_tables():
     names = ["inpte", *(f"encoding:{i}" for i in range(19))]
-    for placement in ("random", workload.EACH):
+    for placement in ("random", EACH):
         rows = []
         for arch in ("x86_64", "s390x")[: 1 + (placement == "random")]:
             rows.append(dataclasses.replace(SUBJECT, arch=arch))

@@ -11,7 +11,8 @@ import extmeta as em
 from extmeta.arch import ARCHES
 from extmeta.cost import tasks, workload
 from extmeta.cost.compare import fitting
-from extmeta.cost.workload import PLACEMENTS, Point
+from extmeta.cost.workload import PLACEMENTS
+from extmeta.rows import EACH, Point
 
 SEEDS = st.integers(0, 2**32)
 FRACTIONS = st.floats(0, 1)
@@ -231,7 +232,7 @@ def test_a_capture_without_ptes_is_refused():
 
 @given(VPNS, st.integers(0, 512), SEEDS)
 def test_each_table_has_as_many_or_all_it_has(vpns, each, seed):
-    flagged = workload.flags(vpns, Point(each / 512, workload.EACH), seed)
+    flagged = workload.flags(vpns, Point(each / 512, EACH), seed)
     tables, held = np.unique(vpns // 512, return_counts=True)
     for table, count in zip(tables, held, strict=True):
         assert flagged[vpns // 512 == table].sum() == min(each, count)
@@ -239,12 +240,10 @@ def test_each_table_has_as_many_or_all_it_has(vpns, each, seed):
 
 def test_of_a_larger_fraction_are_those_of_a_smaller():
     vpns = workload.full_tables(8).vpns
-    few, more = (
-        workload.flags(vpns, Point(each / 512, workload.EACH), 3) for each in (7, 90)
-    )
+    few, more = (workload.flags(vpns, Point(each / 512, EACH), 3) for each in (7, 90))
     assert few.sum() == 8 * 7
     assert (more[few]).all()
-    other = workload.flags(vpns, Point(7 / 512, workload.EACH), 4)
+    other = workload.flags(vpns, Point(7 / 512, EACH), 4)
     assert (other != few).any()
 
 

@@ -21,9 +21,9 @@ from extmeta.commands import status
 from extmeta.cost import compare
 from extmeta.linux import AddressSpace
 from extmeta.reports import workloads as workload_report
+from extmeta.rows import ALL_PHASES, CONTROL, Load, Peak
 from extmeta.workloads import WORKLOADS, Ages, ForkServer, Precopy, Predump, play
 from extmeta.workloads.ages import blocks
-from extmeta.workloads.comparison import ALL, Load, Peak
 from extmeta.workloads.comparison import compare as compared
 from extmeta.workloads.play import MismatchError, Stage, must_be
 from extmeta.workloads.process import HOLE
@@ -464,8 +464,8 @@ def test_a_comparison_has_each_phase_of_each_encoding():
     peaks = [row.encoding for row in rows if isinstance(row, Peak)]
     assert peaks == ["linked", "wide"]
     times = [(row.encoding, row.operation) for row in rows if hasattr(row, "ratio")]
-    phases = [*head.phase_ptes, ALL]
-    names = (compare.CONTROL, "linked", "wide")
+    phases = [*head.phase_ptes, ALL_PHASES]
+    names = (CONTROL, "linked", "wide")
     assert sorted(times) == sorted((name, p) for name in names for p in phases)
     assert all(row.ratio > 0 for row in rows if hasattr(row, "ratio"))
 

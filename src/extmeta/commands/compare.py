@@ -32,14 +32,14 @@ from extmeta.commands.output import (
 )
 from extmeta.commands.results import print_measured, print_result
 from extmeta.commands.workload import LIST, WORKLOAD_PAGES, play, workload_of
-from extmeta.cost import compare, demands, instructions, measure, workload
+from extmeta.cost import compare, demands, instructions, measure, origin, workload
 from extmeta.cost.kernel import costs
-from extmeta.cost.measure import Row
 from extmeta.encodings import encodings
 from extmeta.fields import Fields
 from extmeta.reports import missing, report
 from extmeta.reports import workloads as workload_report
 from extmeta.reports.missing import Stage
+from extmeta.rows import DEMANDS, Row
 from extmeta.workloads import WORKLOADS
 
 DEFAULT_FRACTIONS = ",".join(f"{fraction:g}" for fraction in compare.FRACTIONS)
@@ -182,7 +182,7 @@ def run(args: argparse.Namespace) -> int:
         names = args.arch or [workload.DEFAULT_ARCH]
         args.arch = [arch.name for arch in in_release(names, args.release)]
     args.arch = _comparable(args.arch, args.fields)
-    provenance = measure.provenance(args.command, args.seed)
+    provenance = origin.provenance(args.command, args.seed)
     provenance["calibration"] = _calibration()
     stages: list[Stage] = []
 
@@ -272,7 +272,7 @@ def _sweeps(
             name += f", words {kind}" if len(kinds) > 1 else ""
             stages += [Stage(subject, name, point) for point in points]
         if not alone:
-            stages.append(Stage(at + len(spaces) - 1, "full tables", demands.ABOUT))
+            stages.append(Stage(at + len(spaces) - 1, "full tables", DEMANDS))
     _add_instructions(args, stages)
     for kind in kinds:
         for space in spaces:

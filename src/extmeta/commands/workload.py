@@ -10,10 +10,11 @@ from extmeta.commands.arguments import DEFAULT_FIELDS, fields_of
 from extmeta.commands.inputs import found_of, loaded
 from extmeta.commands.output import BadInputError, Shown
 from extmeta.commands.results import print_measured
-from extmeta.cost import compare, measure
+from extmeta.cost import compare, measure, origin
 from extmeta.names import unknown
 from extmeta.reports import workloads as workload_report
 from extmeta.reports.missing import Stage
+from extmeta.rows import BASELINE, CONTROL, PlayedRow
 from extmeta.workloads import (
     WORKLOADS,
     Process,
@@ -76,15 +77,15 @@ def play(args: argparse.Namespace) -> int:
     stages = [
         Stage(subject, f"{name} on {process.name}", text)
         for subject, process in enumerate(processes)
-        for text in dict.fromkeys([compare.CONTROL, *forms])
-        if text != compare.BASELINE
+        for text in dict.fromkeys([CONTROL, *forms])
+        if text != BASELINE
     ]
 
-    def measured(shown: Shown) -> Iterator[comparison.Row]:
+    def measured(shown: Shown) -> Iterator[PlayedRow]:
         for process in processes:
             yield from _played(args, name, load, process, forms, shown)
 
-    provenance = measure.provenance(args.command, args.seed)
+    provenance = origin.provenance(args.command, args.seed)
     shown_by = output.progress_on_a_terminal
     return print_measured(args, workload_report, measured, shown_by, stages, provenance)
 
@@ -109,7 +110,7 @@ def _played(
     process: Process,
     forms: Sequence[str],
     shown: Shown,
-) -> Iterator[comparison.Row]:
+) -> Iterator[PlayedRow]:
     return comparison.compare(
         name,
         load,

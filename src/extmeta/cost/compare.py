@@ -10,20 +10,28 @@ from collections.abc import Callable, Iterator, Sequence
 
 from extmeta.arch import Arch, arch_named, bit_ranges
 from extmeta.cost import measure
-from extmeta.cost.measure import Blocks, Bound, Cpu, Ram, Refused, Row, Subject
 from extmeta.cost.tasks import OPERATIONS, Filled, workloads
-from extmeta.cost.workload import EACH, Point, Space, full_tables
+from extmeta.cost.workload import Space, full_tables
 from extmeta.encodings import built_in, encodings, factory_of
 from extmeta.encodings.inpte import places
 from extmeta.fields import Fields
 from extmeta.names import unknown
 from extmeta.pagetable import PageTable
+from extmeta.rows import (
+    BASELINE,
+    CONTROL,
+    EACH,
+    Blocks,
+    Bound,
+    Cpu,
+    Point,
+    Ram,
+    Refused,
+    Row,
+    Subject,
+    smallest,
+)
 from extmeta.table.encoding import Encoding
-
-BASELINE = "inpte"
-
-# An encoding of the baseline's name, compared with it: the noise floor.
-CONTROL = f"{BASELINE} again"
 
 FRACTIONS = (0.0, 0.01, 0.1, 1.0)
 
@@ -32,7 +40,6 @@ ONE_POINT = Point(0.01, "random")
 
 # Of `crossover`: enough that a table's share of a slab or a hash table is told.
 CROSSOVER_TABLES = 256
-
 Progress = Callable[[int, int, str], object]
 
 
@@ -479,14 +486,3 @@ def crossover(
             lead = leader(following, lead)
         yield from found[following]
         lower = following
-
-
-def smallest(rows: Sequence[Row], before: str = "") -> str:
-    """Return the encoding, but for the baseline, that holds least; "" if none.
-
-    Of several that hold as little it is ``before``, if that is among them.
-    """
-    rams = [row for row in rows if isinstance(row, Ram) and row.encoding != BASELINE]
-    least = min((row.total for row in rams), default=0)
-    names = [row.encoding for row in rams if row.total == least]
-    return before if before in names else names[0] if names else ""

@@ -13,24 +13,19 @@ import numpy.typing as npt
 
 from extmeta.arch import Arch, arch_named
 from extmeta.cost import workload
-from extmeta.cost.compare import BASELINE, fitting, form, left_out
-from extmeta.cost.measure import Demand, Refused, Split
+from extmeta.cost.compare import fitting, form, left_out
 from extmeta.cost.workload import Space
 from extmeta.fields import Fields
 from extmeta.memory.frames import no_allocation
 from extmeta.pagetable import PageTable
+from extmeta.rows import BASELINE, DEMANDS, SET_ASIDE, Demand, Refused, Split
 from extmeta.table.encoding import Encoding
 
 # Of each PTE table's entries; on x86-64 512.
 TABLES = 8
 
-# What these rows are about.
-ABOUT = "what operations ask of a kernel"
 # Huge pages of a capture that are split at most.
 SPLITS = 64
-
-# The row of what has to be set aside for one operation on one table, whichever.
-SET_ASIDE = "set aside"
 
 
 @dataclass(frozen=True)
@@ -253,7 +248,7 @@ def demanded(
         try:
             yield from demands(form(text), text, fields, of, kind)
         except Exception as error:  # noqa: BLE001 (left_out raises ours)
-            yield left_out(text, error, ABOUT)
+            yield left_out(text, error, DEMANDS)
 
 
 def splits(

@@ -23,10 +23,10 @@ import numpy as np
 
 from extmeta import pagetable
 from extmeta.checks import must, same
-from extmeta.cost.compare import BASELINE, Progress, form
-from extmeta.cost.measure import Counted, Refused, Row, Subject
+from extmeta.cost.compare import Progress, form
 from extmeta.fields import Fields
 from extmeta.pagetable import PageTable
+from extmeta.rows import BASELINE, Counted, Refused, Row, Subject
 from extmeta.table import operations
 
 FIELDS = Fields(uffd_wp=1, soft_dirty=1, age=4)

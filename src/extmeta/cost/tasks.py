@@ -26,21 +26,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from extmeta import rows
 from extmeta.checks import must, same
 from extmeta.cost import contpte
-from extmeta.cost.measure import Blocks, Ram, Task
-from extmeta.cost.workload import (
-    U64,
-    Point,
-    Space,
-    core_bits,
-    cut,
-    flags,
-    lanes_of,
-    words,
-)
+from extmeta.cost.measure import Task
+from extmeta.cost.workload import U64, Space, core_bits, cut, flags, lanes_of, words
 from extmeta.fields import Fields
 from extmeta.pagetable import PageTable
+from extmeta.rows import Blocks, Point, Ram
 
 
 @dataclass(frozen=True, eq=False)
@@ -323,13 +316,10 @@ def unmap(f: Filled) -> Task:
     return Task(f.copy, lambda table: table.unmap(span.start, count), check, each=True)
 
 
-# In the order of the report.
-OPERATIONS: dict[str, Callable[[Filled], Task]] = {
-    "load": load,
-    "store": store,
-    "update": update,
-    "clear": clear,
-    "scan": scan,
-    "fork": fork,
-    "unmap": unmap,
-}
+OPERATIONS: dict[str, Callable[[Filled], Task]] = dict(
+    zip(
+        rows.OPERATIONS,
+        (load, store, update, clear, scan, fork, unmap),
+        strict=True,
+    )
+)

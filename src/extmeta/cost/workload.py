@@ -19,16 +19,12 @@ from extmeta.captures.capture import Capture, CaptureError
 from extmeta.fields import Fields
 from extmeta.linux.pagewords import LEAF_KB, PAGE_BYTES, PAGE_SHIFT, PFN_MASK, present
 from extmeta.pagetable import PageTable
+from extmeta.rows import EACH, Point
 from extmeta.table.encoding import Encoding
 
 U64 = npt.NDArray[np.uint64]
 Bools = npt.NDArray[np.bool_]
-
 PLACEMENTS = ("random", "clustered", "tables")
-
-# As many random PTEs in every PTE table: of the crossover, not of the sweep.
-EACH = "in each table"
-
 WORDS = ("one", "few", "byte", "different")
 
 # How many words there are where they are few.
@@ -44,7 +40,6 @@ FRACTION_STEPS = 1 << 32
 # Where synthetic tables start: a multiple of a PMD table's span, not 0. Where vpns
 # don't reach that far, halfway.
 SYNTHETIC_FIRST = 1 << 27
-
 DEFAULT_ARCH = "x86_64"
 
 
@@ -286,25 +281,6 @@ def _synthetic(name: str, vpns: range | U64, arch: Arch) -> Space:
         sha256="",
         build=build,
     )
-
-
-@dataclass(frozen=True)
-class Point:
-    """How many PTEs are flagged, and how they lie.
-
-    Attributes
-    ----------
-    fraction : float
-        Of all PTEs, in [0, 1].
-    placement : str
-        One of `PLACEMENTS`, or `EACH`; "" where it makes no difference: at 0 and 1.
-    """
-
-    fraction: float
-    placement: str
-
-    def __str__(self) -> str:
-        return f"{100 * self.fraction:g}% {self.placement}".rstrip()
 
 
 def points(fractions: Iterable[float], placements: Sequence[str]) -> list[Point]:

@@ -19,25 +19,28 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from extmeta.cost.compare import BASELINE, CONTROL, smallest
-from extmeta.cost.demands import SET_ASIDE
 from extmeta.cost.kernel import costs
 from extmeta.cost.kernel.costs import Calibration
-from extmeta.cost.measure import (
+from extmeta.reports import calibration as real
+from extmeta.rows import (
+    BASELINE,
+    CONTROL,
+    EACH,
+    OPERATIONS,
+    SET_ASIDE,
     Blocks,
     Bound,
     Counted,
     Cpu,
     Demand,
+    Point,
     Ram,
     Refused,
     Row,
     Split,
     Subject,
+    smallest,
 )
-from extmeta.cost.tasks import OPERATIONS
-from extmeta.cost.workload import EACH, Point
-from extmeta.reports import calibration as real
 
 COLUMNS = 100
 
@@ -231,7 +234,7 @@ def text(rows: Iterable[Row], provenance: dict[str, Any]) -> str:
         As `compare.sweep` yields them; several sweeps one after the other.
         What an interrupted one lacks is left out.
     provenance : dict
-        See `measure.provenance`.
+        See `origin.provenance`.
 
     Raises
     ------

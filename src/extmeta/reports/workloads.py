@@ -3,10 +3,8 @@
 import dataclasses
 import textwrap
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from extmeta.cost.compare import BASELINE, CONTROL
-from extmeta.cost.measure import Cpu, Refused
 from extmeta.reports import report
 from extmeta.reports.report import (
     MARK,
@@ -20,8 +18,19 @@ from extmeta.reports.report import (
     size,
 )
 from extmeta.reports.report import _table as _new_table
-from extmeta.workloads.comparison import ALL, Load, Peak, Row
-from extmeta.workloads.play import Workload
+from extmeta.rows import (
+    ALL_PHASES,
+    BASELINE,
+    CONTROL,
+    Cpu,
+    Load,
+    Peak,
+    PlayedRow,
+    Refused,
+)
+
+if TYPE_CHECKING:
+    from extmeta.workloads.play import Workload
 
 FORMAT = "extmeta workload 1"
 
@@ -50,7 +59,7 @@ class _Played:
     cpu: dict[tuple[str, str], Cpu] = dataclasses.field(default_factory=dict)
 
 
-def _grouped(rows: Iterable[Row]) -> list[_Played]:
+def _grouped(rows: Iterable[PlayedRow]) -> list[_Played]:
     found: list[_Played] = []
     for row in rows:
         if isinstance(row, Load):
@@ -66,16 +75,16 @@ def _grouped(rows: Iterable[Row]) -> list[_Played]:
     return found
 
 
-def text(rows: Iterable[Row], provenance: dict[str, Any]) -> str:
+def text(rows: Iterable[PlayedRow], provenance: dict[str, Any]) -> str:
     """Return comparisons for people, 100 columns wide.
 
     Parameters
     ----------
-    rows : iterable of Row
+    rows : iterable of PlayedRow
         As `comparison.compare` yields them; several one after the other. What an
         interrupted one lacks is left out.
     provenance : dict
-        See `measure.provenance`.
+        See `origin.provenance`.
 
     Raises
     ------
@@ -126,9 +135,9 @@ def _table(found: _Played) -> str:
     if not names:
         return ""
     load = found.load
-    calls = {**load.phase_calls, ALL: load.calls}
-    ptes = {**load.phase_ptes, ALL: load.ptes}
-    phases = [ALL, *load.phase_ptes]
+    calls = {**load.phase_calls, ALL_PHASES: load.calls}
+    ptes = {**load.phase_ptes, ALL_PHASES: load.ptes}
+    phases = [ALL_PHASES, *load.phase_ptes]
     table = _new_table("", ["RAM, peak", *phases], 25, 11)
     for what, of in (("operations", calls), ("PTEs", ptes)):
         _row(table, what, ["", *(count(of.get(phase, 0)) for phase in phases)])
@@ -171,7 +180,7 @@ def _notes(found: list[_Played]) -> str:
     return "\n".join(textwrap.fill(line, report.COLUMNS) for line in lines)
 
 
-def catalogue(workloads: Mapping[str, type[Workload]]) -> str:
+def catalogue(workloads: "Mapping[str, type[Workload]]") -> str:
     """Return what workloads there are, with their parameters and defaults."""
     lines: list[str] = []
     for name, kind in workloads.items():
@@ -179,7 +188,7 @@ def catalogue(workloads: Mapping[str, type[Workload]]) -> str:
     return "\n".join(lines)
 
 
-def _parameters(kind: type[Workload]) -> Iterator[str]:
+def _parameters(kind: "type[Workload]") -> Iterator[str]:
     made = kind()
     shown = []
     for each in dataclasses.fields(kind):
@@ -198,7 +207,7 @@ def _parameters(kind: type[Workload]) -> Iterator[str]:
 
 
 def to_json(
-    rows: Iterable[Row],
+    rows: Iterable[PlayedRow],
     provenance: dict[str, Any],
     complete: bool = True,
     missing: Sequence[str] = (),
@@ -207,7 +216,7 @@ def to_json(
     return report.to_json(rows, provenance, complete, FORMAT, missing)
 
 
-def from_json(document: str) -> tuple[list[Row], dict[str, Any]]:
+def from_json(document: str) -> tuple[list[PlayedRow], dict[str, Any]]:
     """Return the rows and the provenance that `to_json` wrote.
 
     Raises

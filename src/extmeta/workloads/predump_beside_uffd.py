@@ -13,10 +13,11 @@ from typing import ClassVar
 
 import numpy as np
 
-from extmeta.cost.workload import PLACEMENTS, Point, flags
+from extmeta.cost.workload import PLACEMENTS, flags
 from extmeta.encodings.compact import Compact
 from extmeta.fields import Fields
 from extmeta.linux.pagewords import PAGE_SHIFT, UFFD_WP
+from extmeta.rows import Point
 from extmeta.workloads.play import Counts, Stage, Workload, must_be
 from extmeta.workloads.process import Process
 from extmeta.workloads.trackers import SoftDirty

@@ -12,8 +12,9 @@ import numpy as np
 
 from extmeta.arch import arch_named
 from extmeta.captures.capture import Capture, CaptureError
-from extmeta.cost.workload import SYNTHETIC_FIRST, U64, Point, flags
+from extmeta.cost.workload import SYNTHETIC_FIRST, U64, flags
 from extmeta.linux.pagewords import PAGE_SHIFT, populated
+from extmeta.rows import Point
 
 # [first, stop), vpns.
 Range = tuple[int, int]
