@@ -15,7 +15,7 @@ from extmeta.commands.arguments import DEFAULT_FIELDS, fields_of
 from extmeta.cost import compare, measure, origin, tasks, workload
 from extmeta.cost.tasks import Filled
 from extmeta.cost.workload import PLACEMENTS
-from extmeta.reports import report
+from extmeta.reports import comparison
 from extmeta.rows import BASELINE, CONTROL, Refused
 
 # 2**18 PTEs, 1 GiB of mapped memory: 2 MiB of PTE tables, in one go 0.2 to 2 ms.
@@ -307,6 +307,6 @@ def pytest_terminal_summary(terminalreporter, config):
     )
     terminalreporter.section("extmeta: paired ratios and RAM")
     if found.heads:
-        terminalreporter.write_line(report.text(found.all(), provenance))
+        terminalreporter.write_line(comparison.text(found.all(), provenance))
     for note in found.notes:
         terminalreporter.write_line(note)

@@ -24,7 +24,7 @@ from extmeta.captures.capture import capture, load_capture, shipped
 from extmeta.captures.procfs import Vmas
 from extmeta.cost import compare, demands, workload
 from extmeta.linux import pagewords
-from extmeta.reports import report, summary
+from extmeta.reports import comparison, notes, summary
 
 # 8 MiB, aligned, with huge pages if there are any; AnonHugePages in KiB.
 HUGE = """
@@ -171,7 +171,7 @@ protect(first + 7, 1, 3)
         iter(compare.ram(workload.captured(cap, "a"), [], em.Fields(a=1), []))
     )
     assert subject.nr_unplaced == 3
-    assert "3 huge pages are counted as 512 PTEs each" in report.text([subject], {})
+    assert "3 huge pages are counted as 512 PTEs each" in comparison.text([subject], {})
 
 
 def vmas(*bounds, anonymous, files):
@@ -322,10 +322,12 @@ def test_compare_tells_what_a_split_takes(form):
         assert row.nbytes == side.get(form, row.nbytes)
         assert row.nbytes >= 0
     head = next(iter(compare.ram(space, [], fields, [])))
-    text = " ".join(report.text([head, base, *rows], {}).split())
+    text = " ".join(comparison.text([head, base, *rows], {}).split())
     assert "(2 huge pages, 2 of them anonymous)" in text
     assert "2 of 2 were split" in text
-    again, _provenance = report.from_json(report.to_json([head, base, *rows], {}))
+    again, _provenance = comparison.from_json(
+        comparison.to_json([head, base, *rows], {})
+    )
     assert again == [head, base, *rows]
 
 
@@ -333,7 +335,7 @@ def test_compare_of_a_capture_without_marks_says_so():
     cap = load_capture(shipped()["redis"])
     head = next(iter(compare.ram(workload.captured(cap, "r"), [], em.Fields(a=1), [])))
     assert head.nr_unmarked == cap.unmarked
-    text = " ".join(report.text([head], {}).split())
+    text = " ".join(comparison.text([head], {}).split())
     assert f"Up to {cap.unmarked:,} anonymous huge pages may be counted" in text
-    assert report.NO_HUGE not in text
+    assert notes.NO_HUGE not in text
     assert list(demands.splits(workload.captured(cap, "r"), [], em.Fields(a=1))) == []

@@ -19,7 +19,7 @@ from extmeta.commands import capture as capture_verb
 from extmeta.commands import compare as compare_verb
 from extmeta.commands import output
 from extmeta.cost import compare
-from extmeta.reports import report
+from extmeta.reports import head
 from extmeta.rows import CONTROL
 
 COMMAND = [sys.executable, "-m", "extmeta"]
@@ -226,7 +226,7 @@ def test_the_crossover_is_printed_and_stored(tmp_path, capsys):
     out = capsys.readouterr().out
     assert out.count("* the smallest") == 3
     for kind in compare_verb.CROSSOVER_WORDS:
-        assert report.WORDS[kind] in " ".join(out.split())
+        assert head.WORDS[kind] in " ".join(out.split())
     assert "\n          512 " in out
     assert max(map(len, out.splitlines())) <= 100
     assert cli.main(["compare", "--from", str(path)]) == 0

@@ -12,7 +12,7 @@ from extmeta.cost import compare, workload
 from extmeta.cost.contpte import alike, blocks
 from extmeta.cost.workload import full_tables
 from extmeta.linux.pagewords import present
-from extmeta.reports import report
+from extmeta.reports import comparison
 from extmeta.rows import Blocks, Point
 
 FIELDS = em.Fields(uffd_wp=1)
@@ -95,10 +95,10 @@ def test_a_comparison_has_them():
     assert 5 <= few <= 10
     assert [found["linked", p.fraction].broken for p in POINTS] == [0, few, 0]
     provenance = {"seed": 0}
-    text = report.text(rows, provenance)
+    text = comparison.text(rows, provenance)
     assert "Contiguous blocks of 16 PTEs that words break, of 64, at most" in text
     assert max(map(len, text.splitlines())) <= 100
-    again, _ = report.from_json(report.to_json(rows, provenance))
+    again, _ = comparison.from_json(comparison.to_json(rows, provenance))
     assert again == rows
     other = compare.ram(full_tables(2), ["linked"], FIELDS, POINTS)
     assert not any(isinstance(row, Blocks) for row in other)
@@ -118,7 +118,7 @@ def test_pages_of_a_capture_are_used_if_it_has_them():
     space.pfns[:] += np.uint64(1)
     rows = compare.ram(space, ["linked"], FIELDS, POINTS[:1])
     assert {r.without for r in rows if isinstance(r, Blocks)} == {0}
-    assert "words break, of 0." in report.text(
+    assert "words break, of 0." in comparison.text(
         compare.ram(space, ["linked"], FIELDS, POINTS[:1]), {}
     )
 
@@ -129,7 +129,7 @@ def test_a_comparison_says_what_mprotect_clears():
         rows = list(compare.ram(full_tables(1, arch), [], em.Fields(age=2), POINTS[:1]))
         cleared[arch] = rows[0].cleared
         said = f"mprotect clears bits of a present PTE ({cleared[arch]}) in which inpte has words"
-        assert (said in report.text(rows, {})) == bool(cleared[arch])
+        assert (said in comparison.text(rows, {})) == bool(cleared[arch])
     # The words' bits, and the flag.
     assert cleared == {
         "x86_64": "52-53, 57",

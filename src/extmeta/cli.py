@@ -25,14 +25,14 @@ from extmeta.commands import (
     trace,
 )
 from extmeta.commands.status import BAD_INPUT, CANNOT_WRITE, PIPE_CLOSED
-from extmeta.reports import report
+from extmeta.reports.layout import plain
 
 
 class Parser(argparse.ArgumentParser):
     """Says what is wrong in one line, without the usage above it."""
 
     def error(self, message: str) -> NoReturn:
-        self.exit(BAD_INPUT, f"{self.prog}: {report.plain(message)}\n")
+        self.exit(BAD_INPUT, f"{self.prog}: {plain(message)}\n")
 
     def _print_message(self, message: str, file: Any = None) -> None:
         # argparse's own does not output.tell if stdout can't be written to.
@@ -85,10 +85,10 @@ def _run(argv: Sequence[str]) -> int:
     except output.StdoutError:
         raise
     except (output.BadInputError, output.CannotWriteError, MemoryError) as error:
-        why = report.plain(str(error)) or "out of memory"
+        why = plain(str(error)) or "out of memory"
         bad = isinstance(error, output.BadInputError)
     except OSError as error:
-        why = report.plain(f"{error.filename or 'error'}: {error.strerror or error}")
+        why = plain(f"{error.filename or 'error'}: {error.strerror or error}")
         bad = False
     output.tell(f"extmeta {args.verb}: {why}")
     return BAD_INPUT if bad else CANNOT_WRITE

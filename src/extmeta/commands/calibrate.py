@@ -17,7 +17,7 @@ from extmeta.commands.output import (
 from extmeta.commands.status import INTERRUPTED
 from extmeta.cost.kernel import costs, guest, host
 from extmeta.reports import calibration as calibration_report
-from extmeta.reports import report
+from extmeta.reports.layout import plain
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -68,7 +68,7 @@ def run(args: argparse.Namespace) -> int:
         except costs.CalibrationError as error:
             if args.output:
                 raise BadInputError(f"{error}; it is not replaced") from None
-            tell(f"extmeta calibrate: {report.plain(str(error))}; it is replaced")
+            tell(f"extmeta calibrate: {plain(str(error))}; it is replaced")
     try:
         found = _calibrated(args)
     except KeyboardInterrupt:
@@ -81,7 +81,7 @@ def run(args: argparse.Namespace) -> int:
     status = written(args, str(path), document)
     say(calibration_report.text(found))
     if not status:
-        say(f"\nstored in {report.plain(str(path))}")
+        say(f"\nstored in {plain(str(path))}")
     return status
 
 

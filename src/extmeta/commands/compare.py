@@ -36,8 +36,9 @@ from extmeta.cost import compare, demands, instructions, measure, origin, worklo
 from extmeta.cost.kernel import costs
 from extmeta.encodings import encodings
 from extmeta.fields import Fields
-from extmeta.reports import missing, report
+from extmeta.reports import comparison, missing
 from extmeta.reports import workloads as workload_report
+from extmeta.reports.layout import plain
 from extmeta.reports.missing import Stage
 from extmeta.rows import DEMANDS, Row
 from extmeta.workloads import WORKLOADS
@@ -193,7 +194,7 @@ def run(args: argparse.Namespace) -> int:
             yield from _sweeps(args, shown, stages)
         yield from _instructions(args, shown)
 
-    return print_measured(args, report, measured, progress, stages, provenance)
+    return print_measured(args, comparison, measured, progress, stages, provenance)
 
 
 def _again(args: argparse.Namespace) -> int:
@@ -216,7 +217,9 @@ def _again(args: argparse.Namespace) -> int:
     try:
         with output.readable(args.stored) as path, open(path, encoding="utf-8") as file:
             document = file.read()
-        of = workload_report if f'"{workload_report.FORMAT}"' in document else report
+        of = (
+            workload_report if f'"{workload_report.FORMAT}"' in document else comparison
+        )
         rows, provenance = of.from_json(document)
         lacks = missing.stored(document)
     except OSError as error:
@@ -301,7 +304,7 @@ def _calibration() -> dict[str, object]:
     try:
         parts |= costs.load(costs.cache() / costs.FILE)
     except costs.CalibrationError as error:
-        tell(f"extmeta compare: {report.plain(str(error))}")
+        tell(f"extmeta compare: {plain(str(error))}")
     return {name: dataclasses.asdict(part) for name, part in parts.items()}
 
 

@@ -21,7 +21,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from extmeta.captures import whole_file
 from extmeta.commands.status import CANNOT_WRITE
-from extmeta.reports import report
+from extmeta.reports.layout import plain
 
 # A path that stands for stdout, or for stdin.
 STANDARD = "-"
@@ -74,7 +74,7 @@ def progress() -> Iterator[Shown]:
         task = bar.add_task("")
 
         def drawn(done: int, total: int, what: str) -> None:
-            text = escape(report.plain(what))
+            text = escape(plain(what))
             # The terminal may have gone.
             with contextlib.suppress(OSError):
                 bar.update(task, completed=done, total=total, description=text)
@@ -89,7 +89,7 @@ def _lines() -> Shown:
     def shown(done: int, total: int, what: str) -> None:
         nonlocal last
         # What precedes the colon: the rest changes too often for lines.
-        stage = report.plain(what.partition(":")[0])
+        stage = plain(what.partition(":")[0])
         if stage != last:
             last = stage
             tell(f"{done:,} of {total:,}: {stage}")
@@ -233,14 +233,14 @@ def written(args: argparse.Namespace, path: str, document: str) -> int:
     try:
         write(path, document)
     except CannotWriteError as error:
-        tell(f"extmeta {args.verb}: {report.plain(str(error))}")
+        tell(f"extmeta {args.verb}: {plain(str(error))}")
         return CANNOT_WRITE
     return 0
 
 
 def saved(args: argparse.Namespace, found: object) -> None:
     """Say what was saved; on stderr if stdout has it."""
-    text = report.plain(repr(found)[1:-1])
+    text = plain(repr(found)[1:-1])
     if args.output == STANDARD:
         tell(f"extmeta {args.verb}: {text}")
     else:

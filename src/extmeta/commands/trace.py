@@ -19,7 +19,7 @@ from extmeta.commands.output import (
     tell,
 )
 from extmeta.commands.status import CANNOT_WRITE, INTERRUPTED
-from extmeta.reports import report
+from extmeta.reports.layout import plain
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -62,7 +62,7 @@ def run(args: argparse.Namespace) -> int:
         finally:
             left = recorder.close()
     for what in filter(None, (ended, *recorder.said(), left)):
-        tell(f"extmeta trace: {report.plain(what)}")
+        tell(f"extmeta trace: {plain(what)}")
     found = recorder.trace()
     if found is None:
         tell("extmeta trace: no round was recorded")

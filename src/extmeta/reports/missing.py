@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
-from extmeta.reports.report import COLUMNS, plain
+from extmeta.reports.layout import COLUMNS, plain
 from extmeta.rows import DEMANDS, Cpu, Demand, Load, Peak, Point, Ram, Refused, Subject
 
 # What a stage is about that is no point: all of a subject.
@@ -86,7 +86,7 @@ def stored(document: str) -> list[str] | None:
     Parameters
     ----------
     document : str
-        Of `report.to_json`.
+        Of `stored.to_json`.
 
     Raises
     ------

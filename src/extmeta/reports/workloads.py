@@ -5,19 +5,18 @@ import textwrap
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from extmeta.reports import report
-from extmeta.reports.report import (
+from extmeta.reports import stored
+from extmeta.reports.figures import (
     MARK,
     UNSTABLE,
-    _made,
-    _render,
-    _row,
     count,
     nanoseconds,
-    plain,
+    ratio,
     size,
+    unstable,
 )
-from extmeta.reports.report import _table as _new_table
+from extmeta.reports.layout import COLUMNS, add_row, new_table, plain, rendered, wrapped
+from extmeta.reports.notes import made_line
 from extmeta.rows import (
     ALL_PHASES,
     BASELINE,
@@ -93,7 +92,7 @@ def text(rows: Iterable[PlayedRow], provenance: dict[str, Any]) -> str:
     """
     found = _grouped(rows)
     parts = [part for each in found for part in (_head(each), _table(each))]
-    parts += [_notes(found), _made(provenance)]
+    parts += [_notes(found), made_line(provenance)]
     return "\n\n".join(part for part in parts if part)
 
 
@@ -120,9 +119,7 @@ def _head(found: _Played) -> str:
             f"has {_fields(a.baseline_fields)}, and comes to the same counts."
         )
     lines += [f"{plain(r.encoding)} refuses: {plain(r.why)}." for r in found.refused]
-    return "\n".join(
-        textwrap.fill(line, report.COLUMNS, subsequent_indent="  ") for line in lines
-    )
+    return "\n".join(wrapped(line, indent=2) for line in lines)
 
 
 def _fields(fields: Mapping[str, int]) -> str:
@@ -138,18 +135,20 @@ def _table(found: _Played) -> str:
     calls = {**load.phase_calls, ALL_PHASES: load.calls}
     ptes = {**load.phase_ptes, ALL_PHASES: load.ptes}
     phases = [ALL_PHASES, *load.phase_ptes]
-    table = _new_table("", ["RAM, peak", *phases], 25, 11)
+    table = new_table("", ["RAM, peak", *phases], 25, 11)
     for what, of in (("operations", calls), ("PTEs", ptes)):
-        _row(table, what, ["", *(count(of.get(phase, 0)) for phase in phases)])
-    _row(table, f"{BASELINE}, us", ["", *(_micros(found, p, ptes[p]) for p in phases)])
+        add_row(table, what, ["", *(count(of.get(phase, 0)) for phase in phases)])
+    add_row(
+        table, f"{BASELINE}, us", ["", *(_micros(found, p, ptes[p]) for p in phases)]
+    )
     for name in sorted(names, key=lambda name: name != CONTROL):
         cells = [size(found.peaks[name]) if name in found.peaks else ""]
         for phase in phases:
             row = found.cpu.get((name, phase))
             floor = found.cpu.get((CONTROL, phase))
-            cells.append(report.ratio(row, floor) if row else "")
-        _row(table, name, cells)
-    return _render(table)
+            cells.append(ratio(row, floor) if row else "")
+        add_row(table, name, cells)
+    return rendered(table)
 
 
 def _micros(found: _Played, phase: str, nr_ptes: int) -> str:
@@ -167,7 +166,7 @@ def _notes(found: list[_Played]) -> str:
     )
     lines = [peak]
     marked = (
-        report.unstable(row, each.cpu.get((CONTROL, phase)))
+        unstable(row, each.cpu.get((CONTROL, phase)))
         for each in found
         for (_name, phase), row in each.cpu.items()
     )
@@ -177,7 +176,7 @@ def _notes(found: list[_Played]) -> str:
             f"from the ratio, or {BASELINE} differs from itself by as much."
         )
     lines.append(NOT_MODELLED)
-    return "\n".join(textwrap.fill(line, report.COLUMNS) for line in lines)
+    return "\n".join(wrapped(line) for line in lines)
 
 
 def catalogue(workloads: "Mapping[str, type[Workload]]") -> str:
@@ -200,7 +199,7 @@ def _parameters(kind: "type[Workload]") -> Iterator[str]:
         shown.append(f"{each.name}={getattr(made, each.name)}{there}")
     yield textwrap.fill(
         ", ".join(shown),
-        report.COLUMNS,
+        COLUMNS,
         initial_indent="    ",
         subsequent_indent="    ",
     )
@@ -212,8 +211,8 @@ def to_json(
     complete: bool = True,
     missing: Sequence[str] = (),
 ) -> str:
-    """Return rows and their provenance as JSON; see `report.to_json`."""
-    return report.to_json(rows, provenance, complete, FORMAT, missing)
+    """Return rows and their provenance as JSON; see `stored.to_json`."""
+    return stored.to_json(rows, provenance, FORMAT, complete, missing)
 
 
 def from_json(document: str) -> tuple[list[PlayedRow], dict[str, Any]]:
@@ -224,6 +223,6 @@ def from_json(document: str) -> tuple[list[PlayedRow], dict[str, Any]]:
     ValueError
         If it is no such JSON, with the value that is wrong.
     """
-    rows, provenance = report.rows_of(document, FORMAT, KINDS)
+    rows, provenance = stored.rows_of(document, FORMAT, KINDS)
     _grouped(rows)
     return rows, provenance
