@@ -8,7 +8,8 @@ has the copying of the table before each replay in it; the ratios have not.
 import pytest
 
 from extmeta.checks import same
-from extmeta.cost import compare, origin
+from extmeta.cost import origin, sweep
+from extmeta.cost.forms import form
 from extmeta.reports import workloads as workload_report
 from extmeta.rows import ALL_PHASES, BASELINE, CONTROL, Peak, Refused
 from extmeta.workloads import WORKLOADS, synthetic
@@ -61,7 +62,7 @@ def bench_workload(benchmark, played, name, encoding):
         if encoding == BASELINE:
             replay, extra = player.control(), 0
         else:
-            replay, extra = player.played(compare.form(encoding))
+            replay, extra = player.played(form(encoding))
     except ValueError as error:
         rows.append(Refused(encoding, str(error)))
         pytest.skip(str(error))
@@ -70,7 +71,7 @@ def bench_workload(benchmark, played, name, encoding):
     found = paired(player.base_replay, replay, seed=played.seed, **played.budget)
     ptes = {**player.base.recording.ptes, ALL_PHASES: player.base.ptes}
     rows.extend(
-        compare.cpu_of(told, phase, POINT, max(1, ptes[phase]), one)
+        sweep.cpu_of(told, phase, POINT, max(1, ptes[phase]), one)
         for phase, one in found.items()
     )
     # Every answer was compared when it was played; here the phases are.

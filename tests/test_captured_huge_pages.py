@@ -22,7 +22,8 @@ import extmeta as em
 from extmeta.captures import huge
 from extmeta.captures.capture import capture, load_capture, shipped
 from extmeta.captures.procfs import Vmas
-from extmeta.cost import compare, demands, workload
+from extmeta.cost import demands, sweep
+from extmeta.cost.space import space_of
 from extmeta.linux import pagewords
 from extmeta.reports import comparison, notes, summary
 
@@ -167,9 +168,7 @@ protect(first + 7, 1, 3)
     matches(cap)
     text = summary.text(summary.summary(cap, "a"))
     assert "leaves    0 of 2 MiB, and 6.0 MiB more at places unknown\n" in text
-    subject = next(
-        iter(compare.ram(workload.captured(cap, "a"), [], em.Fields(a=1), []))
-    )
+    subject = next(iter(sweep.ram(space_of(cap, "a"), [], em.Fields(a=1), [])))
     assert subject.nr_unplaced == 3
     assert "3 huge pages are counted as 512 PTEs each" in comparison.text([subject], {})
 
@@ -310,7 +309,7 @@ def test_compare_tells_what_a_split_takes(form):
         huge_vpn=np.array([A, B], np.uint64),
         huge_marked=True,
     )
-    space = workload.captured(cap, "two")
+    space = space_of(cap, "two")
     fields = em.Fields(uffd_wp=1)
     base, *rows = demands.splits(space, [form], fields)
     assert (base.encoding, base.leaves, base.nbytes) == ("inpte", 2, 0)
@@ -321,7 +320,7 @@ def test_compare_tells_what_a_split_takes(form):
         # A bit of each PTE in a side page; what is there from the start is not added.
         assert row.nbytes == side.get(form, row.nbytes)
         assert row.nbytes >= 0
-    head = next(iter(compare.ram(space, [], fields, [])))
+    head = next(iter(sweep.ram(space, [], fields, [])))
     text = " ".join(comparison.text([head, base, *rows], {}).split())
     assert "(2 huge pages, 2 of them anonymous)" in text
     assert "2 of 2 were split" in text
@@ -333,9 +332,9 @@ def test_compare_tells_what_a_split_takes(form):
 
 def test_compare_of_a_capture_without_marks_says_so():
     cap = load_capture(shipped()["redis"])
-    head = next(iter(compare.ram(workload.captured(cap, "r"), [], em.Fields(a=1), [])))
+    head = next(iter(sweep.ram(space_of(cap, "r"), [], em.Fields(a=1), [])))
     assert head.nr_unmarked == cap.unmarked
     text = " ".join(comparison.text([head], {}).split())
     assert f"Up to {cap.unmarked:,} anonymous huge pages may be counted" in text
     assert notes.NO_HUGE not in text
-    assert list(demands.splits(workload.captured(cap, "r"), [], em.Fields(a=1))) == []
+    assert list(demands.splits(space_of(cap, "r"), [], em.Fields(a=1))) == []

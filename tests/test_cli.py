@@ -18,9 +18,10 @@ from extmeta.arch import ARCHES
 from extmeta.commands import capture as capture_verb
 from extmeta.commands import compare as compare_verb
 from extmeta.commands import output
-from extmeta.cost import compare
+from extmeta.cost import sweep
+from extmeta.cost.forms import default_forms
 from extmeta.reports import head
-from extmeta.rows import CONTROL
+from extmeta.rows import CONTROL, OPERATIONS
 
 COMMAND = [sys.executable, "-m", "extmeta"]
 
@@ -96,9 +97,9 @@ def test_quick_compares_all_encodings_and_exits_0(small):
     done = run("compare", "--quick", small)
     assert done.returncode == 0
     assert done.stdout.startswith("small.npz: 3,000 PTEs")
-    for name in (*compare.default_forms(), CONTROL):
+    for name in (*default_forms(), CONTROL):
         assert f"\n{name}" in done.stdout or f"\n  {name}" in done.stdout
-    for operation in compare.OPERATIONS:
+    for operation in OPERATIONS:
         assert operation in done.stdout
     assert max(map(len, done.stdout.splitlines())) <= 100
     assert done.stdout.isprintable() or "\x1b" not in done.stdout
@@ -164,7 +165,7 @@ def test_interrupted_before_there_is_anything_it_prints_nothing(
     def interrupted(*_arguments, **_options):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(compare, "sweep", interrupted)
+    monkeypatch.setattr(sweep, "sweep", interrupted)
     assert cli.main(["compare", small]) == 130
     assert capsys.readouterr().out == ""
     monkeypatch.setattr(compare_verb, "spaces_of", interrupted)
@@ -378,7 +379,7 @@ def test_memory_that_can_not_be_had_is_one_line_and_1(small, monkeypatch, capsys
     def exhausted(*_arguments, **_options):
         raise MemoryError
 
-    monkeypatch.setattr(compare, "sweep", exhausted)
+    monkeypatch.setattr(sweep, "sweep", exhausted)
     assert cli.main(["compare", small]) == 1
     one_line(capsys.readouterr().err, "out of memory")
 

@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 
 import extmeta as em
-from extmeta.cost import measure, origin, tasks, workload
-from extmeta.cost.compare import fitting, form
+from extmeta.cost import measure, origin, tasks
+from extmeta.cost.forms import fitting, form
 from extmeta.cost.measure import Task
+from extmeta.cost.space import sparse_tables
 from extmeta.cost.tasks import OPERATIONS, Filled
 from extmeta.rows import Point, Ram
 
@@ -226,7 +227,7 @@ SMALL = em.Fields(uffd_wp=1, soft_dirty=1, age=1)
 
 
 def filled(text, fraction=0.5, fields=SMALL):
-    space = workload.sparse_tables(6, 100, seed=1)
+    space = sparse_tables(6, 100, seed=1)
     point = Point(fraction, "random")
     kept = fitting(fields, em.PageTable().arch, has_swap=False)
     _kept, load = tasks.workloads(space, fields, kept, point, 1, "different")

@@ -15,7 +15,7 @@ import pytest
 import extmeta as em
 from extmeta import cli
 from extmeta.commands import calibrate, inputs, output
-from extmeta.cost import compare, measure
+from extmeta.cost import measure, sweep
 from extmeta.cost.kernel import costs
 from extmeta.reports import missing
 from extmeta.reports.missing import WHOLE, Stage
@@ -175,15 +175,15 @@ def test_without_a_disk_for_the_json_the_text_is_printed(small, tmp_path, capsys
 
 def ending(monkeypatch, error, after):
     """Have a sweep end by ``error`` once it has given so many rows."""
-    whole = compare.sweep
+    whole = sweep.sweep
 
-    def sweep(*args, **options):
+    def swept(*args, **options):
         for number, row in enumerate(whole(*args, **options)):
             if number == after:
                 raise error
             yield row
 
-    monkeypatch.setattr(compare, "sweep", sweep)
+    monkeypatch.setattr(sweep, "sweep", swept)
 
 
 def test_what_was_measured_before_an_error_is_kept(
@@ -252,9 +252,9 @@ def test_one_signal_ends_the_work_and_not_the_writing(
 ):
     """A second one comes while the file is written: the user is impatient."""
     path = tmp_path / "rows.json"
-    whole, writes = compare.sweep, output.write
+    whole, writes = sweep.sweep, output.write
 
-    def sweep(*args, **options):
+    def swept(*args, **options):
         for at, row in enumerate(whole(*args, **options)):
             if at == 3:
                 signal.raise_signal(number)
@@ -264,7 +264,7 @@ def test_one_signal_ends_the_work_and_not_the_writing(
         signal.raise_signal(number)
         writes(path, text)
 
-    monkeypatch.setattr(compare, "sweep", sweep)
+    monkeypatch.setattr(sweep, "sweep", swept)
     monkeypatch.setattr(output, "write", write)
     before = signal.getsignal(number)
     assert cli.main([*SHORT, "--json", str(path), small]) == 128 + number

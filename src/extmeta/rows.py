@@ -74,7 +74,7 @@ class Subject:
     nr_deposited : int
         Of `nr_huge`: anonymous ones, each with a deposited PTE table.
     nr_unplaced, nr_unmarked : int
-        See `workload.Space`.
+        See `space.Space`.
     """
 
     name: str

@@ -9,7 +9,8 @@ from collections.abc import Callable, Sequence
 
 from extmeta.arch import ARCHES, Arch, arch_named
 from extmeta.commands.output import BadInputError
-from extmeta.cost import compare, workload
+from extmeta.cost import placement
+from extmeta.cost.forms import form
 from extmeta.fields import Fields
 from extmeta.names import unknown
 from extmeta.release import DEFAULT
@@ -80,23 +81,23 @@ def fractions_of(text: str) -> list[float]:
 def placements_of(text: str) -> list[str]:
     """Return the names of a list, each of a placement."""
     for part in parts(text):
-        if part not in workload.PLACEMENTS:
-            raise ValueError(unknown("placement", part, workload.PLACEMENTS))
+        if part not in placement.PLACEMENTS:
+            raise ValueError(unknown("placement", part, placement.PLACEMENTS))
     return list(dict.fromkeys(parts(text)))
 
 
 def forms_of(text: str) -> list[str]:
     """Return the names of a list, each of an encoding, perhaps with an argument."""
     for part in parts(text):
-        compare.form(part)
+        form(part)
     return list(dict.fromkeys(parts(text)))
 
 
 def words_of(text: str) -> list[str]:
     """Return the names of a list, each of a kind of words."""
     for part in parts(text):
-        if part not in workload.WORDS:
-            raise ValueError(unknown("kind of words", part, workload.WORDS))
+        if part not in placement.WORDS:
+            raise ValueError(unknown("kind of words", part, placement.WORDS))
     return list(dict.fromkeys(parts(text)))
 
 

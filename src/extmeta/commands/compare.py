@@ -32,8 +32,18 @@ from extmeta.commands.output import (
 )
 from extmeta.commands.results import print_measured, print_result
 from extmeta.commands.workload import LIST, WORKLOAD_PAGES, play, workload_of
-from extmeta.cost import compare, demands, instructions, measure, origin, workload
+from extmeta.cost import (
+    crossover,
+    demands,
+    instructions,
+    measure,
+    origin,
+    placement,
+    sweep,
+)
+from extmeta.cost.forms import default_forms, fitting
 from extmeta.cost.kernel import costs
+from extmeta.cost.space import DEFAULT_ARCH
 from extmeta.encodings import encodings
 from extmeta.fields import Fields
 from extmeta.reports import comparison, missing
@@ -43,7 +53,7 @@ from extmeta.reports.missing import Stage
 from extmeta.rows import DEMANDS, Row
 from extmeta.workloads import WORKLOADS
 
-DEFAULT_FRACTIONS = ",".join(f"{fraction:g}" for fraction in compare.FRACTIONS)
+DEFAULT_FRACTIONS = ",".join(f"{fraction:g}" for fraction in sweep.FRACTIONS)
 
 # What `compare --crossover` has without --words.
 CROSSOVER_WORDS = ["one", "few", "different"]
@@ -91,14 +101,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=refusing(placements_of),
         metavar="random,...",
         help="how the flagged PTEs lie; default: all, which are "
-        f"{','.join(workload.PLACEMENTS)}",
+        f"{','.join(placement.PLACEMENTS)}",
     )
     add(
         "--words",
         type=refusing(words_of),
         metavar="different,...",
         help="how the words differ from each other; a comparison for each of "
-        f"{', '.join(workload.WORDS)} that is named; default: different",
+        f"{', '.join(placement.WORDS)} that is named; default: different",
     )
     add(
         "--arch",
@@ -107,7 +117,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="NAME|all",
         help="build the page tables as that architecture has them; default: the "
         "capture's own; all: compare RAM only, on each of the architectures that "
-        f"`extmeta arch` lists, at {compare.ONE_POINT} unless --fractions or "
+        f"`extmeta arch` lists, at {sweep.ONE_POINT} unless --fractions or "
         "--placement say otherwise".replace("%", "%%"),
     )
     add_release(parser)
@@ -180,7 +190,7 @@ def run(args: argparse.Namespace) -> int:
     if args.stored:
         return _again(args)
     if args.release is not None:
-        names = args.arch or [workload.DEFAULT_ARCH]
+        names = args.arch or [DEFAULT_ARCH]
         args.arch = [arch.name for arch in in_release(names, args.release)]
     args.arch = _comparable(args.arch, args.fields)
     provenance = origin.provenance(args.command, args.seed)
@@ -236,7 +246,7 @@ def _comparable(arches: Sequence[str], fields: Fields) -> list[str]:
     found = []
     for name in arches:
         try:
-            compare.fitting(fields, arch_named(name), has_swap=False)
+            fitting(fields, arch_named(name), has_swap=False)
         except ValueError as error:
             if len(arches) == 1:
                 raise BadInputError(str(error)) from None
@@ -249,18 +259,18 @@ def _comparable(arches: Sequence[str], fields: Fields) -> list[str]:
 def _sweeps(
     args: argparse.Namespace, shown: Shown, stages: list[Stage]
 ) -> Iterator[Row]:
-    forms = args.encodings or compare.default_forms()
+    forms = args.encodings or default_forms()
     quick = args.quick
     alone = len(args.arch) > 1
     fractions = args.fractions or fractions_of(
         QUICK_FRACTIONS if quick else DEFAULT_FRACTIONS
     )
     placements = args.placement or placements_of(
-        QUICK_PLACEMENT if quick else ",".join(workload.PLACEMENTS)
+        QUICK_PLACEMENT if quick else ",".join(placement.PLACEMENTS)
     )
-    points = workload.points(fractions, placements)
+    points = placement.points(fractions, placements)
     if alone and not (args.fractions or args.placement):
-        points = [compare.ONE_POINT]
+        points = [sweep.ONE_POINT]
     spaces = [
         space
         for what in args.what or [next(iter(shipped()))]
@@ -281,10 +291,10 @@ def _sweeps(
         for space in spaces:
             given = (space, forms, args.fields, points)
             if alone:
-                yield from compare.ram(*given, seed=args.seed, kind=kind)
+                yield from sweep.ram(*given, seed=args.seed, kind=kind)
                 yield from demands.splits(space, forms, args.fields, kind)
                 continue
-            yield from compare.sweep(
+            yield from sweep.sweep(
                 *given,
                 seed=args.seed,
                 rounds=measure.QUICK_ROUNDS if quick else measure.ROUNDS,
@@ -319,7 +329,7 @@ def _instructions(args: argparse.Namespace, shown: Shown) -> Iterator[Row]:
     if why := instructions.missing():
         tell(f"extmeta compare: --instructions: {why}")
         return
-    forms = args.encodings or compare.default_forms()
+    forms = args.encodings or default_forms()
     yield from instructions.counted(forms, progress=shown)
 
 
@@ -331,16 +341,16 @@ def _crossovers(args: argparse.Namespace, stages: list[Stage]) -> Iterator[Row]:
     ):
         if given:
             raise BadInputError(f"--crossover and {option} {given[0]}: one of them")
-    forms = args.encodings or compare.default_forms()
+    forms = args.encodings or default_forms()
     given = [
         (arch, kind)
-        for arch in args.arch or [workload.DEFAULT_ARCH]
+        for arch in args.arch or [DEFAULT_ARCH]
         for kind in args.words or CROSSOVER_WORDS
     ]
     for subject, (arch, kind) in enumerate(given):
         stages.append(Stage(subject, f"{arch}, words {kind}", missing.WHOLE))
     _add_instructions(args, stages)
     for arch, kind in given:
-        yield from compare.crossover(
+        yield from crossover.crossover(
             forms, args.fields, arch=arch, seed=args.seed, kind=kind
         )

@@ -13,8 +13,7 @@ from extmeta.captures.capture import (
 )
 from extmeta.commands import output
 from extmeta.commands.output import STANDARD, BadInputError, progress
-from extmeta.cost import workload
-from extmeta.cost.workload import Space
+from extmeta.cost.space import Space, space_of
 from extmeta.names import unknown
 
 Loaded = TypeVar("Loaded")
@@ -105,6 +104,6 @@ def spaces_of(given: str, arches: Sequence[str]) -> list[Space]:
     found, name = found_of(given)
     try:
         own: list[str | None] = [None]
-        return [workload.captured(found, name, arch) for arch in arches or own]
+        return [space_of(found, name, arch) for arch in arches or own]
     except CaptureError as error:
         raise BadInputError(str(error)) from None

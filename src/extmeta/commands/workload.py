@@ -10,7 +10,8 @@ from extmeta.commands.arguments import DEFAULT_FIELDS, fields_of
 from extmeta.commands.inputs import found_of, loaded
 from extmeta.commands.output import BadInputError, Shown
 from extmeta.commands.results import print_measured
-from extmeta.cost import compare, measure, origin
+from extmeta.cost import measure, origin
+from extmeta.cost.forms import default_forms
 from extmeta.names import unknown
 from extmeta.reports import workloads as workload_report
 from extmeta.reports.missing import Stage
@@ -73,7 +74,7 @@ def play(args: argparse.Namespace) -> int:
         raise BadInputError(str(error)) from None
     # All before the first is played: a bad one is refused before anything is measured.
     processes = list(_processes(args))
-    forms = args.encodings or [*compare.default_forms(), *load.forms]
+    forms = args.encodings or [*default_forms(), *load.forms]
     stages = [
         Stage(subject, f"{name} on {process.name}", text)
         for subject, process in enumerate(processes)

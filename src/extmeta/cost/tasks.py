@@ -27,10 +27,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from extmeta import rows
+from extmeta.arrays import U64
 from extmeta.checks import must, same
 from extmeta.cost import contpte
 from extmeta.cost.measure import Task
-from extmeta.cost.workload import U64, Space, core_bits, cut, flags, lanes_of, words
+from extmeta.cost.placement import core_bits, cut, flags, lanes_of, words
+from extmeta.cost.space import Space
 from extmeta.fields import Fields
 from extmeta.pagetable import PageTable
 from extmeta.rows import Blocks, Point, Ram
@@ -92,7 +94,7 @@ def workloads(
     point : Point
     seed : int
     kind : str
-        See `workload.words`.
+        See `placement.words`.
     """
     flagged = flags(space.vpns, point, seed, space.arch)
     stands_in = not kept.keys() <= fields.keys()

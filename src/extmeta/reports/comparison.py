@@ -30,7 +30,7 @@ def text(rows: Iterable[Row], provenance: dict[str, Any]) -> str:
     Parameters
     ----------
     rows : iterable of Row
-        As `compare.sweep` yields them; several sweeps one after the other.
+        As `sweep.sweep` yields them; several sweeps one after the other.
         What an interrupted one lacks is left out.
     provenance : dict
         See `origin.provenance`.

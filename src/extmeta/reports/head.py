@@ -7,7 +7,7 @@ from extmeta.reports.layout import plain, wrapped
 from extmeta.reports.subjects import Comparison
 from extmeta.rows import BASELINE, Refused, Subject
 
-# What `workload.words` calls kinds of words.
+# What `placement.words` calls kinds of words.
 WORDS = {
     "one": "the same word for all PTEs",
     "few": "one of eight words for each PTE",

@@ -13,7 +13,8 @@ from typing import ClassVar
 
 import numpy as np
 
-from extmeta.cost.workload import U64, Bools, flags
+from extmeta.arrays import U64, Bools
+from extmeta.cost.placement import flags
 from extmeta.fields import Fields
 from extmeta.pagetable import PageTable
 from extmeta.rows import Point

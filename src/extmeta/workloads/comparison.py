@@ -12,8 +12,9 @@ import numpy as np
 import numpy.typing as npt
 
 from extmeta.cost import measure
-from extmeta.cost.compare import cpu_of, form, left_out
+from extmeta.cost.forms import form, left_out
 from extmeta.cost.measure import Paired
+from extmeta.cost.sweep import cpu_of
 from extmeta.rows import (
     ALL_PHASES,
     BASELINE,
@@ -206,7 +207,7 @@ def compare(
     workload : Workload
     process : Process
     forms : sequence of str
-        See `extmeta.cost.compare.form`, or of the workload's own.
+        See `extmeta.cost.forms.form`, or of the workload's own.
     rounds, budget_ns : int
         See `measure.paired`.
     progress : callable, optional

@@ -11,7 +11,8 @@ from typing import Any, ClassVar, Self
 
 import numpy as np
 
-from extmeta.cost.workload import PLACEMENTS, U64
+from extmeta.arrays import U64
+from extmeta.cost.placement import PLACEMENTS
 from extmeta.fields import Fields
 from extmeta.linux import AddressSpace
 from extmeta.linux.mm import runs

@@ -13,7 +13,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from extmeta.cost.workload import PLACEMENTS, flags
+from extmeta.cost.placement import PLACEMENTS, flags
 from extmeta.encodings.compact import Compact
 from extmeta.fields import Fields
 from extmeta.linux.pagewords import PAGE_SHIFT, UFFD_WP
@@ -41,7 +41,7 @@ class PredumpBesideUffd(Workload):
     dirty : float
         Of all pages, written between two rounds.
     placement : str
-        How both lie: see `workload.flags`.
+        How both lie: see `placement.flags`.
     """
 
     question: ClassVar[str] = "CRIU on a user of userfaultfd: are both trackers right?"
