@@ -20,7 +20,8 @@ from test_capture import (
 
 import extmeta as em
 from extmeta.captures import huge
-from extmeta.captures.capture import capture, load_capture, shipped
+from extmeta.captures.capture import load_capture, shipped
+from extmeta.captures.process import capture
 from extmeta.captures.procfs import Vmas
 from extmeta.cost import demands, sweep
 from extmeta.cost.space import space_of

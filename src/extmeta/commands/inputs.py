@@ -4,13 +4,8 @@ import os
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
-from extmeta.captures.capture import (
-    Capture,
-    CaptureError,
-    capture,
-    load_capture,
-    shipped,
-)
+from extmeta.captures.capture import Capture, CaptureError, load_capture, shipped
+from extmeta.captures.process import capture
 from extmeta.commands import output
 from extmeta.commands.output import STANDARD, BadInputError, progress
 from extmeta.cost.space import Space, space_of

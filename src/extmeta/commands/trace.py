@@ -2,7 +2,7 @@
 
 import argparse
 
-from extmeta.captures import record
+from extmeta.captures import record, trackers
 from extmeta.commands import output
 from extmeta.commands.arguments import (
     above_0_of,
@@ -53,7 +53,7 @@ def run(args: argparse.Namespace) -> int:
     with record.until_told(), progress() as shown:
         try:
             recorder = record.Recorder(args.pid, args.interval)
-        except record.TraceError as error:
+        except trackers.TraceError as error:
             raise BadInputError(str(error)) from None
         try:
             ended = recorder.record(args.rounds, shown)
