@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 import extmeta as em
 from extmeta import cli, workloads
 from extmeta.commands import status
-from extmeta.cost.forms import default_forms
+from extmeta.cost import forms
 from extmeta.linux import AddressSpace
 from extmeta.reports import workloads as workload_report
 from extmeta.rows import ALL_PHASES, CONTROL, Load, Peak
@@ -57,12 +57,12 @@ def test_every_encoding_comes_to_the_same(name, text):
     first = play(load, SMALL, "inpte")
     assert first.complete
     assert len(first.rounds) <= load.nr_rounds(SMALL)
-    for form in default_forms():
-        found = play(load, SMALL, form(form))
+    for form in forms.default_forms():
+        found = play(load, SMALL, forms.form(form))
         assert found.rounds == first.rounds, form
         assert found.same(first), form
         # And so do bare tables that are asked the same.
-        replay = Replay(first.recording, form(form), first.fields, "x86_64")
+        replay = Replay(first.recording, forms.form(form), first.fields, "x86_64")
         held = replay.verify()
         changing = [
             op

@@ -15,7 +15,7 @@ from extmeta.arrays import U64
 from extmeta.cost.placement import PLACEMENTS
 from extmeta.fields import Fields
 from extmeta.linux import AddressSpace
-from extmeta.linux.mm import runs
+from extmeta.linux.entries import runs
 from extmeta.linux.pagewords import PAGE_SHIFT, PRESENT, SOFT_DIRTY, UFFD_WP
 from extmeta.linux.scan import EXCLUSIVE
 from extmeta.names import unknown

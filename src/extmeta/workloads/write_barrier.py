@@ -16,7 +16,7 @@ from extmeta.arrays import U64
 from extmeta.cost.placement import PLACEMENTS
 from extmeta.fields import Fields
 from extmeta.linux import AddressSpace
-from extmeta.linux.mm import runs
+from extmeta.linux.entries import runs
 from extmeta.linux.pagewords import PAGE_BYTES, PAGE_SHIFT
 from extmeta.workloads.play import Counts, Stage, Workload, must_be
 from extmeta.workloads.process import Process, Range
