@@ -84,5 +84,15 @@ def test_reports_import_nothing_that_measures():
     assert not measuring
 
 
+def test_no_file_is_too_long_to_read():
+    long = {
+        str(path.relative_to(PACKAGE)): lines
+        for path, _layer in sources()
+        if path.suffix == ".py" and path != PACKAGE / "arch.py"
+        if (lines := len(path.read_text().splitlines())) > 500
+    }
+    assert not long
+
+
 def test_every_module_has_its_layer():
     assert {layer for _path, layer in sources()} == {*RANK, *ASIDE, "__init__"}

@@ -72,7 +72,7 @@ class Subject:
         Bits that have the baseline's words, or the flag, and that mprotect clears, as
         in "52-57"; empty if it keeps them.
     nr_deposited : int
-        Of `nr_huge`: anonymous ones, each with a deposited PTE table.
+        The anonymous ones among `nr_huge`, each with a deposited PTE table.
     nr_unplaced, nr_unmarked : int
         See `space.Space`.
     """
@@ -104,9 +104,9 @@ class Bound:
     table_bytes : int
         PTE tables, all of which a scan has to read.
     near_bytes_per_s : float
-        Of an array of that size, read again and again; of 1 MiB at least.
+        An array of that size is read so fast, again and again; 1 MiB at least.
     far_bytes_per_s : float
-        Of an array of `BANDWIDTH_BYTES`.
+        An array of `measure.BANDWIDTH_BYTES` is read so fast.
     """
 
     table_bytes: int
@@ -341,7 +341,7 @@ PlayedRow = Load | Peak | Refused | Cpu
 def smallest(rows: Sequence[Row], before: str = "") -> str:
     """Return the encoding, but for the baseline, that holds least; "" if none.
 
-    Of several that hold as little it is ``before``, if that is among them.
+    If several hold as little, it is ``before`` if that is among them.
     """
     rams = [row for row in rows if isinstance(row, Ram) and row.encoding != BASELINE]
     least = min((row.total for row in rams), default=0)

@@ -80,7 +80,7 @@ Text = npt.NDArray[np.str_]
 # What four levels of table can index.
 FOUR_LEVEL_VPNS = 1 << 36
 
-# Of the captures that are shipped, the one to start with.
+# The shipped capture to start with.
 DEFAULT = "numpy-sparse"
 
 

@@ -31,6 +31,7 @@ _FEATURES = 1 << 0 | 1 << 13 | 1 << 15
 # UFFD_USER_MODE_ONLY needs no privilege. Writes by the kernel are seen all the same:
 # with WP_ASYNC they are resolved without asking anybody.
 _FLAGS = os.O_CLOEXEC | 1
+
 _SOFT_DIRTY_BIT = np.uint64(55)
 
 # VmFlags of a VMA that some userfaultfd has: missing, wp, minor.

@@ -8,7 +8,7 @@ from extmeta.cost.sweep import Held
 from extmeta.fields import Fields
 from extmeta.rows import EACH, Blocks, Point, Ram, Refused, Row, smallest
 
-# Of `crossover`: enough that a table's share of a slab or a hash table is told.
+# So many full tables that a table's share of a slab or a hash table is told.
 CROSSOVER_TABLES = 256
 
 

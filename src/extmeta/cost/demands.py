@@ -21,7 +21,7 @@ from extmeta.pagetable import PageTable
 from extmeta.rows import BASELINE, DEMANDS, SET_ASIDE, Demand, Refused, Split
 from extmeta.table.encoding import Encoding
 
-# Of each PTE table's entries; on x86-64 512.
+# Full PTE tables that each operation is done on; on x86-64 each has 512 entries.
 TABLES = 8
 
 # Huge pages of a capture that are split at most.

@@ -51,7 +51,7 @@ def _forms(name: str) -> tuple[str, ...]:
     try:
         return getattr(factory_of(name), "forms", ())
     except ValueError:
-        # Of another package, and broken: whoever uses it is told.
+        # It is another package's and broken: whoever uses it is told.
         return ()
 
 
@@ -92,7 +92,7 @@ def fitting(fields: Fields, arch: Arch, has_swap: bool) -> Fields:
     Returns
     -------
     Fields
-        Of all subsets one with the most bits. Where no field fits, the widest,
+        The subset with the most bits. If no field fits, the widest,
         cut to what there is. Where there is no bit at all, a tracker that Linux
         owns there instead: see `tasks.workloads`.
 

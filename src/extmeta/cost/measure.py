@@ -1,4 +1,4 @@
-"""How long one thing takes beside another, and the rows that results are.
+"""How long one thing takes beside another.
 
 Two tasks are run by turns, A B B A, in one process: what slows the machine for
 a while slows both, and what the second of a pair gains by being second, each
@@ -7,8 +7,6 @@ with a bootstrap interval. A sample repeats its task until the clock and the loo
 don't count; what the task needs, and what it leaves, is seen to untimed. On one
 machine, medians of tests that ran one after the other differed by 42 % for
 identical code; paired ratios of it by 0.25 %.
-
-Rows are frozen dataclasses in base units: bytes, nanoseconds.
 """
 
 import contextlib
@@ -43,8 +41,9 @@ MIN_ROUNDS = 5
 BUDGET_NS = 2_000_000_000
 QUICK_BUDGET_NS = 100_000_000
 
-# Of a task that takes next to nothing, against running for ever.
+# A sample repeats its task no more often, even if that takes next to nothing.
 MAX_REPEAT = 1 << 14
+
 RESAMPLES = 2000
 CONFIDENCE = 0.95
 

@@ -17,6 +17,7 @@ from extmeta.table.encoding import Encoding
 # Where synthetic tables start: a multiple of a PMD table's span, not 0. Where vpns
 # don't reach that far, halfway.
 SYNTHETIC_FIRST = 1 << 27
+
 DEFAULT_ARCH = "x86_64"
 
 

@@ -32,8 +32,9 @@ from extmeta.table.encoding import Encoding
 
 FRACTIONS = (0.0, 0.01, 0.1, 1.0)
 
-# Of `ram` on every architecture, where one point has to do.
+# The point at which RAM is compared on every architecture.
 ONE_POINT = Point(0.01, "random")
+
 Progress = Callable[[int, int, str], object]
 
 

@@ -35,7 +35,7 @@ class Graph:
         n = len(fields)
         self.all = (1 << n) - 1
         self.excluded = [0] * n
-        # Of each field, what it implies and what implies it, itself among them.
+        # What each field implies and what implies it, itself among them.
         self.implied = [1 << i for i in range(n)]
         self.implying = [1 << i for i in range(n)]
         never = 0

@@ -114,7 +114,7 @@ class Mm:
 
     def entries(self, first: int, stop: int) -> Entries:
         """Return the PTEs of [first, stop) that hold something, without leaves."""
-        # Of the table underneath: `wide` has smaller ones than the kernel.
+        # The table underneath decides: `wide` has smaller ones than the kernel.
         size = self.table.arch.ptrs_per_pte
         bases: Any = range(first & -size, stop, size)
         if len(bases) > LIST_FROM:

@@ -8,7 +8,7 @@ from extmeta.reports.layout import ENCODINGS_ACROSS, add_row, new_table, plain, 
 from extmeta.reports.subjects import Comparison
 from extmeta.rows import BASELINE, smallest
 
-# Of a table's smallest.
+# Marks the smallest figure of a row.
 LEAST = "*"
 
 
