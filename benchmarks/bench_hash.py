@@ -27,7 +27,7 @@ from conftest import alone
 import extmeta as em
 from extmeta.checks import must, same
 from extmeta.cost.measure import Task
-from extmeta.cost.workload import SYNTHETIC_FIRST
+from extmeta.cost.space import SYNTHETIC_FIRST
 from extmeta.encodings.vpnhash import VpnHash
 
 cykhash = pytest.importorskip("cykhash", reason="the peer: pip install cykhash")

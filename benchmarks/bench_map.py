@@ -2,9 +2,9 @@
 
 from extmeta.captures.capture import load_capture, shipped
 from extmeta.checks import same
-from extmeta.cost import workload
 from extmeta.cost.measure import Task
-from extmeta.cost.workload import Point
+from extmeta.cost.space import space_of
+from extmeta.rows import Point
 
 BARE = Point(0.0, "")
 
@@ -28,5 +28,5 @@ def bench_map(benchmark, bench, space, encoding):
 
 def bench_build_capture(benchmark, bench, encoding, shipped_name):
     capture = load_capture(shipped()[shipped_name])
-    space = workload.captured(capture, shipped_name)
+    space = space_of(capture, shipped_name)
     bench.time(benchmark, "build", space, encoding, BARE, build)

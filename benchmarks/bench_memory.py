@@ -8,14 +8,13 @@ import pytest
 
 from extmeta.captures.capture import load_capture, shipped
 from extmeta.checks import must, same
-from extmeta.cost import workload
+from extmeta.cost.space import space_of
 
 
 @pytest.fixture(scope="module")
 def captured():
     return {
-        name: workload.captured(load_capture(path), name)
-        for name, path in shipped().items()
+        name: space_of(load_capture(path), name) for name, path in shipped().items()
     }
 
 

@@ -12,12 +12,13 @@ import numpy as np
 import pytest
 
 import extmeta as em
-from extmeta.cost import compare, tasks, workload
-from extmeta.cost.compare import BASELINE, CONTROL
+from extmeta.cost import sweep, tasks
+from extmeta.cost.space import full_tables
+from extmeta.rows import BASELINE, CONTROL, OPERATIONS, Point
 
 FIELDS = em.Fields(uffd_wp=1, soft_dirty=1, age=6)
 EXCLUDES = [("uffd_wp", "soft_dirty")]
-POINT = workload.Point(1.0, "")
+POINT = Point(1.0, "")
 NR_TABLES = 512
 
 
@@ -54,7 +55,7 @@ def bench_plan(benchmark, nr_fields, nr_constraints):
 def filled():
     """Return tables with the same legal words: the baseline's, another, compact's."""
     space = dataclasses.replace(
-        workload.full_tables(NR_TABLES),
+        full_tables(NR_TABLES),
         name=f"{NR_TABLES} full tables, {' and '.join(EXCLUDES[0])} excluding each other",
     )
     codes = em.plan(FIELDS, excludes=EXCLUDES).codes()
@@ -68,14 +69,14 @@ def filled():
     return space, bare, *(tasks.Filled(t, load) for t in (bare, bare.fork(), compact))
 
 
-@pytest.mark.parametrize("operation", compare.OPERATIONS)
+@pytest.mark.parametrize("operation", OPERATIONS)
 def bench_codes(benchmark, results, paired, operation):
     space, bare, base, again, compact = filled()
     results.begin(space, FIELDS, bare)
     task_of = tasks.OPERATIONS[operation]
     for name, other in ((CONTROL, again), ("compact", compact)):
         found = paired(task_of(base), task_of(other))
-        row = compare.cpu_of(name, operation, POINT, len(space.vpns), found)
+        row = sweep.cpu_of(name, operation, POINT, len(space.vpns), found)
         results.add(space, row)
     results.add(space, base.ram(BASELINE, POINT))
     results.add(space, compact.ram("compact", POINT))

@@ -6,13 +6,13 @@ All but some nanoseconds of it are Python's: the same PTE each time, in cache.
 import pytest
 
 from extmeta.checks import must, same
-from extmeta.cost import workload
 from extmeta.cost.measure import Task
+from extmeta.cost.space import full_tables
 
 
 @pytest.fixture(scope="module")
 def one_table():
-    return workload.full_tables(1)
+    return full_tables(1)
 
 
 def point_load(filled):

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from extmeta.checks import must
-from extmeta.cost import workload
 from extmeta.cost.measure import Task
+from extmeta.cost.space import full_tables
 
 NR_TABLES = (64 << 30) // (2 << 20)
 NR_LOADS = 1 << 17
@@ -24,7 +24,7 @@ NR_RUNS = 16
 @pytest.fixture(scope="module")
 def wide(request):
     quick = request.config.getoption("quick")
-    return workload.full_tables(NR_TABLES // 8 if quick else NR_TABLES)
+    return full_tables(NR_TABLES // 8 if quick else NR_TABLES)
 
 
 @pytest.fixture(scope="module")

@@ -7,15 +7,15 @@ that size, so that both find the caches alike; it is told under the summary.
 """
 
 from extmeta.cost import tasks
-from extmeta.cost.compare import BASELINE
 from extmeta.cost.measure import reading
-from extmeta.reports import report
+from extmeta.reports import cpu
+from extmeta.rows import BASELINE
 
 
 def bench_scan(benchmark, bench, results, space, encoding, point):
     row = bench.time(benchmark, "scan", space, encoding, point)
     subject, bound = results.heads[space.name]
-    bound_ns = report.bound_ns(bound, subject)
+    bound_ns = cpu.bound_ns(bound, subject)
     benchmark.extra_info.update(
         read_bound_ns_per_pte=bound_ns,
         times_read_bound=row.ratio * row.baseline_ns / bound_ns,

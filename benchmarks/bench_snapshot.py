@@ -8,13 +8,13 @@ import pytest
 from conftest import alone
 
 from extmeta.checks import must
-from extmeta.cost import workload
 from extmeta.cost.measure import Task
+from extmeta.cost.space import full_tables
 
 
 @pytest.fixture(scope="module")
 def one_table():
-    return workload.full_tables(1)
+    return full_tables(1)
 
 
 def sides(table, vpns, expected):

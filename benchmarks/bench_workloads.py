@@ -8,12 +8,12 @@ has the copying of the table before each replay in it; the ratios have not.
 import pytest
 
 from extmeta.checks import same
-from extmeta.cost import compare, measure
-from extmeta.cost.compare import BASELINE, CONTROL
-from extmeta.cost.measure import Refused
-from extmeta.reports import workloads as report
-from extmeta.workloads import WORKLOADS, comparison, synthetic
-from extmeta.workloads.comparison import ALL, POINT, Peak, Player, paired
+from extmeta.cost import origin, sweep
+from extmeta.cost.forms import form
+from extmeta.reports import workloads as workload_report
+from extmeta.rows import ALL_PHASES, BASELINE, CONTROL, Peak, Refused
+from extmeta.workloads import WORKLOADS, synthetic
+from extmeta.workloads.comparison import POINT, Player, paired
 
 PAGES = 16384
 PAGES_QUICK = 1024
@@ -48,7 +48,9 @@ def played(request, seed, results):
     rows = [row for rows in found.rows.values() for row in rows]
     if rows:
         command = ["pytest", *request.config.invocation_params.args]
-        results.notes.append(report.text(rows, measure.provenance(command, seed)))
+        results.notes.append(
+            workload_report.text(rows, origin.provenance(command, seed))
+        )
 
 
 @pytest.mark.parametrize("name", WORKLOADS)
@@ -60,21 +62,21 @@ def bench_workload(benchmark, played, name, encoding):
         if encoding == BASELINE:
             replay, extra = player.control(), 0
         else:
-            replay, extra = player.played(compare.form(encoding))
+            replay, extra = player.played(form(encoding))
     except ValueError as error:
         rows.append(Refused(encoding, str(error)))
         pytest.skip(str(error))
     if encoding != BASELINE:
         rows.append(Peak(encoding, extra))
     found = paired(player.base_replay, replay, seed=played.seed, **played.budget)
-    ptes = {**player.base.recording.ptes, ALL: player.base.ptes}
+    ptes = {**player.base.recording.ptes, ALL_PHASES: player.base.ptes}
     rows.extend(
-        comparison.cpu_of(told, phase, POINT, max(1, ptes[phase]), one)
+        sweep.cpu_of(told, phase, POINT, max(1, ptes[phase]), one)
         for phase, one in found.items()
     )
     # Every answer was compared when it was played; here the phases are.
     took = benchmark.pedantic(replay.once, rounds=played.budget["rounds"])
-    same({*took, ALL}, {*found})
+    same({*took, ALL_PHASES}, {*found})
     benchmark.extra_info.update(
         encoding=encoding,
         workload=name,

@@ -11,13 +11,14 @@ import pytest
 
 from extmeta.arch import arch_named
 from extmeta.captures.capture import load_capture, shipped
-from extmeta.cli import DEFAULT_FIELDS, fields_of
-from extmeta.cost import compare, measure, tasks, workload
-from extmeta.cost.compare import BASELINE, CONTROL
-from extmeta.cost.measure import Refused
+from extmeta.commands.arguments import DEFAULT_FIELDS, fields_of
+from extmeta.cost import measure, origin, placement, sweep, tasks
+from extmeta.cost.forms import default_forms, fitting, form, left_out
+from extmeta.cost.placement import PLACEMENTS
+from extmeta.cost.space import full_tables, space_of
 from extmeta.cost.tasks import Filled
-from extmeta.cost.workload import PLACEMENTS
-from extmeta.reports import report
+from extmeta.reports import comparison
+from extmeta.rows import BASELINE, CONTROL, Refused
 
 # 2**18 PTEs, 1 GiB of mapped memory: 2 MiB of PTE tables, in one go 0.2 to 2 ms.
 NR_TABLES = 512
@@ -29,9 +30,9 @@ ROUNDS = 10
 PAIRED = {"rounds": 15, "budget_ns": 300_000_000}
 PAIRED_QUICK = {"rounds": 10, "budget_ns": 60_000_000}
 
-POINTS = workload.points(compare.FRACTIONS, PLACEMENTS)
-POINTS_QUICK = workload.points((0.0, 0.01, 1.0), ("random",))
-ENDS = workload.points((0.0, 1.0), ())
+POINTS = placement.points(sweep.FRACTIONS, PLACEMENTS)
+POINTS_QUICK = placement.points((0.0, 0.01, 1.0), ("random",))
+ENDS = placement.points((0.0, 1.0), ())
 
 
 def pytest_addoption(parser):
@@ -51,7 +52,7 @@ def pytest_addoption(parser):
 def pytest_generate_tests(metafunc):
     names = metafunc.fixturenames
     if "encoding" in names:
-        metafunc.parametrize("encoding", compare.default_forms())
+        metafunc.parametrize("encoding", default_forms())
     if "point" in names:
         quick = metafunc.config.getoption("quick")
         chosen = POINTS_QUICK if quick else POINTS
@@ -91,7 +92,7 @@ class Results:
     def begin(self, space, fields, bare):
         """Have rows of this space told under its own head."""
         if space.name not in self.heads:
-            head = (compare.subject_of(space, fields, bare), compare.bound_of(bare))
+            head = (sweep.subject_of(space, fields, bare), sweep.bound_of(bare))
             self.heads[space.name] = head
             self.rows[space.name] = {}
 
@@ -103,7 +104,7 @@ class Results:
         self.rows[space.name][key] = row
 
     def all(self):
-        forms = [BASELINE, CONTROL, *compare.default_forms()]
+        forms = [BASELINE, CONTROL, *default_forms()]
 
         def place(row):
             point = (getattr(row, "fraction", 0), getattr(row, "placement", ""))
@@ -145,8 +146,8 @@ def space(request):
     """What is mapped: full synthetic tables, or the capture asked for."""
     given = request.config.getoption("space") or str(NR_TABLES)
     if given.isdecimal():
-        return workload.full_tables(int(given))
-    return workload.captured(load_capture(shipped().get(given, given)), given)
+        return full_tables(int(given))
+    return space_of(load_capture(shipped().get(given, given)), given)
 
 
 @pytest.fixture(scope="session")
@@ -172,7 +173,7 @@ class Bench:
         self.bare = cache(self._bare)
 
     def kept(self, space):
-        return compare.fitting(self.fields, arch_named(space.arch), space.has_swap)
+        return fitting(self.fields, arch_named(space.arch), space.has_swap)
 
     def _words(self, space, point):
         return tasks.workloads(
@@ -182,7 +183,7 @@ class Bench:
     def _bare(self, space, encoding):
         if encoding == BASELINE:
             return space.bare(BASELINE, self.kept(space))
-        return space.bare(compare.form(encoding), self.fields)
+        return space.bare(form(encoding), self.fields)
 
     def _base(self, space, point):
         return Filled(self.bare(space, BASELINE), self.words(space, point)[0])
@@ -198,7 +199,7 @@ class Bench:
             # The baseline is compared with another table of itself.
             other = Filled(bare.copy(), words)
         except Exception as error:  # noqa: BLE001 (left_out raises ours)
-            refused = compare.left_out(encoding, error)
+            refused = left_out(encoding, error)
             self.results.add(space, refused)
             pytest.skip(refused.why)
         if encoding != BASELINE:
@@ -230,7 +231,7 @@ class Bench:
         base, other = self.filled(space, encoding, point)
         pair = task_of(base), task_of(other)
         alone(benchmark, f"{operation}, {point} flagged", pair[1])
-        row = compare.cpu_of(
+        row = sweep.cpu_of(
             CONTROL if encoding == BASELINE else encoding,
             operation,
             point,
@@ -303,11 +304,11 @@ def pytest_terminal_summary(terminalreporter, config):
     found = config.stash.get(RESULTS, None)
     if found is None or not (found.heads or found.notes):
         return
-    provenance = measure.provenance(
+    provenance = origin.provenance(
         ["pytest", *config.invocation_params.args], config.getoption("seed")
     )
     terminalreporter.section("extmeta: paired ratios and RAM")
     if found.heads:
-        terminalreporter.write_line(report.text(found.all(), provenance))
+        terminalreporter.write_line(comparison.text(found.all(), provenance))
     for note in found.notes:
         terminalreporter.write_line(note)

@@ -25,7 +25,8 @@ from typing import NamedTuple
 import numpy as np
 
 from extmeta.captures import whole_file
-from extmeta.captures.capture import Capture, capture, load_capture
+from extmeta.captures.capture import Capture, load_capture
+from extmeta.captures.process import capture
 
 DATA = Path(__file__).resolve().parent.parent / "src" / "extmeta" / "data"
 SECONDS = 60.0

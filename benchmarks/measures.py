@@ -22,16 +22,18 @@ import numpy as np
 import extmeta as em
 from extmeta.captures.capture import load_capture, shipped
 from extmeta.checks import must
-from extmeta.cost import tasks, workload
-from extmeta.cost.compare import default_forms, fitting, form
+from extmeta.cost import placement, tasks
+from extmeta.cost.forms import default_forms, fitting, form
 from extmeta.cost.measure import Paired, Task, paired
+from extmeta.cost.placement import PLACEMENTS, WORDS
+from extmeta.cost.space import Space, full_tables, space_of, sparse_tables
 from extmeta.cost.tasks import Filled
-from extmeta.cost.workload import PLACEMENTS, WORDS, Point
+from extmeta.rows import Point
 
 WORD = em.Fields(meta=64)
 NARROW = em.Fields(uffd_wp=1, soft_dirty=1, age=4)
 NONE, ONE_PERCENT, ALL = Point(0.0, ""), Point(0.01, "random"), Point(1.0, "")
-SWEEP = workload.points((0.001, 0.01, 0.05, 0.1, 0.25, 0.5, 1.0), PLACEMENTS)
+SWEEP = placement.points((0.001, 0.01, 0.05, 0.1, 0.25, 0.5, 1.0), PLACEMENTS)
 NR_LOADS = 1 << 16
 
 
@@ -54,8 +56,8 @@ class Line:
 
 
 @cache
-def full(nr_tables: int) -> workload.Space:
-    return workload.full_tables(nr_tables)
+def full(nr_tables: int) -> Space:
+    return full_tables(nr_tables)
 
 
 class Bench:
@@ -163,7 +165,7 @@ def m5(bench: Bench) -> Iterator[Line]:
     for per_table in (1, 2, 6, 7, 14, 15, 100, 512):
         for word in (1, 2**22, 2**63 + 1):
             table = em.PageTable("adaptive", WORD)
-            vpns = workload.sparse_tables(64, per_table, seed=1).vpns
+            vpns = sparse_tables(64, per_table, seed=1).vpns
             table.map(vpns)
             table.store(vpns, word)
             worst = max(worst, -(-table.memory().side // 64))
@@ -177,7 +179,7 @@ def m6(bench: Bench) -> Iterator[Line]:
     for k in (*range(1, 65), *range(72, 513, 8)):
         for width in (1, 2, 4, 8):
             table = em.PageTable("adaptive", em.Fields(meta=8 * width))
-            vpns = workload.sparse_tables(16, k, seed=k).vpns
+            vpns = sparse_tables(16, k, seed=k).vpns
             table.map(vpns)
             top = 2 ** (8 * width) - 1
             words = rng.integers(1, top, len(vpns), np.uint64, endpoint=True)
@@ -191,9 +193,7 @@ def m6(bench: Bench) -> Iterator[Line]:
         f"{worst:.2f} at {where}",
         worst <= 1,
     )
-    spaces = [
-        workload.captured(load_capture(path), name) for name, path in shipped().items()
-    ]
+    spaces = [space_of(load_capture(path), name) for name, path in shipped().items()]
     for rival in ("linked", "hash"):
         if rival not in default_forms():
             continue
@@ -218,9 +218,7 @@ def m6(bench: Bench) -> Iterator[Line]:
         )
 
 
-def beside(
-    space: workload.Space, name: str, fields: em.Fields, point: Point, kind: str
-) -> int:
+def beside(space: Space, name: str, fields: em.Fields, point: Point, kind: str) -> int:
     """Return the bytes beside the page tables."""
     words, _ = tasks.workloads(space, fields, fields, point, 0, kind)
     held = Filled(space.bare(name, fields), words).table.memory()

@@ -22,7 +22,7 @@ from rich.progress import (
 
 import extmeta as em
 from extmeta.captures.whole_file import replace
-from extmeta.cost.compare import form
+from extmeta.cost.forms import form
 from extmeta.testing.stress import Stress
 
 # Between two tables: a new one has other seeds and other memory.

@@ -21,9 +21,9 @@ from extmeta import cli
 from extmeta.cost import instructions
 from extmeta.cost.kernel import costs, guest, host, timed
 from extmeta.cost.kernel.costs import Calibration, CalibrationError, Cost
-from extmeta.cost.measure import Counted, Cpu, Ram, Refused, Subject
 from extmeta.reports import calibration as calibration_report
-from extmeta.reports import report
+from extmeta.reports import comparison
+from extmeta.rows import Counted, Cpu, Ram, Refused, Subject
 
 HOST = Calibration(
     unit="ns",
@@ -528,7 +528,7 @@ def with_host(**changes):
 
 
 def test_the_extra_is_a_share_of_the_kernels_operation():
-    text = report.text(ROWS, with_host())
+    text = comparison.text(ROWS, with_host())
     # The intervals of wp on and of unmap are wide; load has no cost.
     assert SHARES in text
     assert "measured elsewhere" not in text
@@ -536,26 +536,26 @@ def test_the_extra_is_a_share_of_the_kernels_operation():
 
 
 def test_of_another_machine_it_is_said():
-    text = report.text(ROWS, with_host(kernel="6.1", cpu="Another"))
+    text = comparison.text(ROWS, with_host(kernel="6.1", cpu="Another"))
     assert "elsewhere: Linux 6.1, not 6.18.1; Another, not A Processor." in text
 
 
 def test_without_a_calibration_it_says_how_to_make_one():
-    assert "`extmeta calibrate` measures" in report.text(
+    assert "`extmeta calibrate` measures" in comparison.text(
         ROWS, {**PROVENANCE, "calibration": {}}
     )
     # Results from before there was any.
-    assert "calibrate" not in report.text(ROWS, PROVENANCE)
+    assert "calibrate" not in comparison.text(ROWS, PROVENANCE)
 
 
 def test_it_is_stored_with_the_rows():
-    document = report.to_json(ROWS, with_host())
-    rows, provenance = report.from_json(document)
-    assert report.text(rows, provenance) == report.text(ROWS, with_host())
+    document = comparison.to_json(ROWS, with_host())
+    rows, provenance = comparison.from_json(document)
+    assert comparison.text(rows, provenance) == comparison.text(ROWS, with_host())
     for damaged in ({"host": {"unit": "ns"}}, {"host": 5}, 7, [1]):
         with pytest.raises(ValueError, match=r"host: |calibration is"):
-            report.from_json(
-                report.to_json(ROWS, {**PROVENANCE, "calibration": damaged})
+            comparison.from_json(
+                comparison.to_json(ROWS, {**PROVENANCE, "calibration": damaged})
             )
 
 
@@ -609,13 +609,13 @@ def test_instructions_are_a_share_of_the_guests():
     assert Refused("tiny", "too small") in found
     shipped = dataclasses.asdict(costs.shipped())
     provenance = {**PROVENANCE, "calibration": {"guest": shipped}}
-    text = report.text(found, provenance)
+    text = comparison.text(found, provenance)
     assert "instructions, 50%: extra over inpte, of the kernel's" in text
     (line,) = [x for x in text.splitlines() if x.startswith("linked ")]
     # 2 more of 201; clear is set beside two.
     assert line.split() == ["linked", "0%", "0%", "+0.99%"]
     assert "(ships with\nextmeta)" in text or "(ships with extmeta)" in text
-    rows, _provenance = report.from_json(report.to_json(found, provenance))
+    rows, _provenance = comparison.from_json(comparison.to_json(found, provenance))
     assert rows == found
 
 

@@ -18,13 +18,8 @@ import pytest
 
 import extmeta as em
 from extmeta.captures import procfs
-from extmeta.captures.capture import (
-    Capture,
-    CaptureError,
-    capture,
-    load_capture,
-    shipped,
-)
+from extmeta.captures.capture import Capture, CaptureError, load_capture, shipped
+from extmeta.captures.process import capture
 from extmeta.linux import pagemap_scan, pagewords
 from extmeta.linux.pagemap_scan import PageIs
 

@@ -20,11 +20,13 @@ from test_capture import (
 
 import extmeta as em
 from extmeta.captures import huge
-from extmeta.captures.capture import capture, load_capture, shipped
+from extmeta.captures.capture import load_capture, shipped
+from extmeta.captures.process import capture
 from extmeta.captures.procfs import Vmas
-from extmeta.cost import compare, demands, workload
+from extmeta.cost import demands, sweep
+from extmeta.cost.space import space_of
 from extmeta.linux import pagewords
-from extmeta.reports import report, summary
+from extmeta.reports import comparison, notes, summary
 
 # 8 MiB, aligned, with huge pages if there are any; AnonHugePages in KiB.
 HUGE = """
@@ -167,11 +169,9 @@ protect(first + 7, 1, 3)
     matches(cap)
     text = summary.text(summary.summary(cap, "a"))
     assert "leaves    0 of 2 MiB, and 6.0 MiB more at places unknown\n" in text
-    subject = next(
-        iter(compare.ram(workload.captured(cap, "a"), [], em.Fields(a=1), []))
-    )
+    subject = next(iter(sweep.ram(space_of(cap, "a"), [], em.Fields(a=1), [])))
     assert subject.nr_unplaced == 3
-    assert "3 huge pages are counted as 512 PTEs each" in report.text([subject], {})
+    assert "3 huge pages are counted as 512 PTEs each" in comparison.text([subject], {})
 
 
 def vmas(*bounds, anonymous, files):
@@ -310,7 +310,7 @@ def test_compare_tells_what_a_split_takes(form):
         huge_vpn=np.array([A, B], np.uint64),
         huge_marked=True,
     )
-    space = workload.captured(cap, "two")
+    space = space_of(cap, "two")
     fields = em.Fields(uffd_wp=1)
     base, *rows = demands.splits(space, [form], fields)
     assert (base.encoding, base.leaves, base.nbytes) == ("inpte", 2, 0)
@@ -321,19 +321,21 @@ def test_compare_tells_what_a_split_takes(form):
         # A bit of each PTE in a side page; what is there from the start is not added.
         assert row.nbytes == side.get(form, row.nbytes)
         assert row.nbytes >= 0
-    head = next(iter(compare.ram(space, [], fields, [])))
-    text = " ".join(report.text([head, base, *rows], {}).split())
+    head = next(iter(sweep.ram(space, [], fields, [])))
+    text = " ".join(comparison.text([head, base, *rows], {}).split())
     assert "(2 huge pages, 2 of them anonymous)" in text
     assert "2 of 2 were split" in text
-    again, _provenance = report.from_json(report.to_json([head, base, *rows], {}))
+    again, _provenance = comparison.from_json(
+        comparison.to_json([head, base, *rows], {})
+    )
     assert again == [head, base, *rows]
 
 
 def test_compare_of_a_capture_without_marks_says_so():
     cap = load_capture(shipped()["redis"])
-    head = next(iter(compare.ram(workload.captured(cap, "r"), [], em.Fields(a=1), [])))
+    head = next(iter(sweep.ram(space_of(cap, "r"), [], em.Fields(a=1), [])))
     assert head.nr_unmarked == cap.unmarked
-    text = " ".join(report.text([head], {}).split())
+    text = " ".join(comparison.text([head], {}).split())
     assert f"Up to {cap.unmarked:,} anonymous huge pages may be counted" in text
-    assert report.NO_HUGE not in text
-    assert list(demands.splits(workload.captured(cap, "r"), [], em.Fields(a=1))) == []
+    assert notes.NO_HUGE not in text
+    assert list(demands.splits(space_of(cap, "r"), [], em.Fields(a=1))) == []

@@ -15,9 +15,13 @@ import pytest
 import extmeta as em
 from extmeta import cli
 from extmeta.arch import ARCHES
+from extmeta.commands import capture as capture_verb
+from extmeta.commands import compare as compare_verb
 from extmeta.commands import output
-from extmeta.cost import compare
-from extmeta.reports import report
+from extmeta.cost import sweep
+from extmeta.cost.forms import default_forms
+from extmeta.reports import head
+from extmeta.rows import CONTROL, OPERATIONS
 
 COMMAND = [sys.executable, "-m", "extmeta"]
 
@@ -93,9 +97,9 @@ def test_quick_compares_all_encodings_and_exits_0(small):
     done = run("compare", "--quick", small)
     assert done.returncode == 0
     assert done.stdout.startswith("small.npz: 3,000 PTEs")
-    for name in (*compare.default_forms(), compare.CONTROL):
+    for name in (*default_forms(), CONTROL):
         assert f"\n{name}" in done.stdout or f"\n  {name}" in done.stdout
-    for operation in compare.OPERATIONS:
+    for operation in OPERATIONS:
         assert operation in done.stdout
     assert max(map(len, done.stdout.splitlines())) <= 100
     assert done.stdout.isprintable() or "\x1b" not in done.stdout
@@ -161,10 +165,10 @@ def test_interrupted_before_there_is_anything_it_prints_nothing(
     def interrupted(*_arguments, **_options):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(compare, "sweep", interrupted)
+    monkeypatch.setattr(sweep, "sweep", interrupted)
     assert cli.main(["compare", small]) == 130
     assert capsys.readouterr().out == ""
-    monkeypatch.setattr(cli, "spaces_of", interrupted)
+    monkeypatch.setattr(compare_verb, "spaces_of", interrupted)
     assert cli.main(["compare", small]) == 130
 
 
@@ -222,8 +226,8 @@ def test_the_crossover_is_printed_and_stored(tmp_path, capsys):
     assert cli.main(["compare", "--crossover", "--json", str(path)]) == 0
     out = capsys.readouterr().out
     assert out.count("* the smallest") == 3
-    for kind in cli.CROSSOVER_WORDS:
-        assert report.WORDS[kind] in " ".join(out.split())
+    for kind in compare_verb.CROSSOVER_WORDS:
+        assert head.WORDS[kind] in " ".join(out.split())
     assert "\n          512 " in out
     assert max(map(len, out.splitlines())) <= 100
     assert cli.main(["compare", "--from", str(path)]) == 0
@@ -281,7 +285,7 @@ def test_progress_lines_are_one_a_stage(capsys):
 
 def test_what_is_measured_is_printed_as_it_is(monkeypatch, capsys):
     monkeypatch.setenv("FORCE_COLOR", "1")
-    with cli.progress() as shown:
+    with output.progress() as shown:
         shown(1, 4, "[red] \x1b[2J: linked")
     err = capsys.readouterr().err
     assert "[red] ?[2J: linked" in err
@@ -375,7 +379,7 @@ def test_memory_that_can_not_be_had_is_one_line_and_1(small, monkeypatch, capsys
     def exhausted(*_arguments, **_options):
         raise MemoryError
 
-    monkeypatch.setattr(compare, "sweep", exhausted)
+    monkeypatch.setattr(sweep, "sweep", exhausted)
     assert cli.main(["compare", small]) == 1
     one_line(capsys.readouterr().err, "out of memory")
 
@@ -457,8 +461,8 @@ def test_what_can_not_be_saved_is_one_line_and_1(sleeper, monkeypatch, capsys):
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
 def test_a_device_is_written_to_and_not_replaced():
-    with pytest.raises(cli.CannotWriteError, match="/dev/full: No space"):
-        cli.write("/dev/full", "text")
+    with pytest.raises(output.CannotWriteError, match="/dev/full: No space"):
+        output.write("/dev/full", "text")
     assert not os.path.isfile("/dev/full")
 
 
@@ -538,7 +542,7 @@ def test_a_process_that_moved_is_said_to_have(sleeper, tmp_path, monkeypatch, ca
             "settled": False,
         }
     )
-    monkeypatch.setattr(cli, "captured", lambda _pid, _stop: moved)
+    monkeypatch.setattr(capture_verb, "captured", lambda _pid, _stop: moved)
     assert cli.main(["capture", "7", "-o", str(tmp_path / "m.npz")]) == 0
     one_line(capsys.readouterr().err, "process 7 changed", "--stop")
 
@@ -547,7 +551,7 @@ def test_interrupted_a_capture_leaves_nothing(tmp_path, monkeypatch, capsys):
     def interrupted(_pid, _stop):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(cli, "captured", interrupted)
+    monkeypatch.setattr(capture_verb, "captured", interrupted)
     assert cli.main(["capture", "7", "-o", str(tmp_path / "m.npz")]) == 130
     assert os.listdir(tmp_path) == []
     assert capsys.readouterr().err == ""

@@ -8,18 +8,30 @@ from hypothesis import strategies as st
 
 import extmeta as em
 from extmeta.arch import ARCHES, arch_named
-from extmeta.cost import compare, measure, workload
-from extmeta.cost.measure import Bound, Cpu, Ram, Refused, Subject
-from extmeta.cost.workload import Point
+from extmeta.cost import crossover, measure, placement
+from extmeta.cost import sweep as sweeps
+from extmeta.cost.forms import default_forms, fitting, form, lack
+from extmeta.cost.space import Space, full_tables, space_of, sparse_tables
 from extmeta.encodings import inpte
+from extmeta.rows import (
+    EACH,
+    OPERATIONS,
+    Bound,
+    Cpu,
+    Point,
+    Ram,
+    Refused,
+    Subject,
+    smallest,
+)
 
 
 def sweep(space, forms, fields, points, **options):
     options = {"rounds": measure.MIN_ROUNDS, "budget_ns": 0, **options}
-    return compare.sweep(space, forms, fields, points, **options)
+    return sweeps.sweep(space, forms, fields, points, **options)
 
 
-SPACE = workload.sparse_tables(3, 50, seed=1)
+SPACE = sparse_tables(3, 50, seed=1)
 HALF = Point(0.5, "random")
 DEFAULT = em.Fields(uffd_wp=1, soft_dirty=1, age=8)
 
@@ -30,7 +42,7 @@ def test_a_sweep_has_a_row_for_everything():
     rows = list(
         sweep(
             SPACE,
-            compare.default_forms(),
+            default_forms(),
             DEFAULT,
             points,
             progress=lambda *what: told.append(what),
@@ -40,11 +52,11 @@ def test_a_sweep_has_a_row_for_everything():
     refused = [row.encoding for row in rows if isinstance(row, Refused)]
     # Without constraints its words need as many bits as the fields have.
     assert refused == ["compact"]
-    others = [n for n in compare.default_forms() if n not in ("inpte", *refused)]
+    others = [n for n in default_forms() if n not in ("inpte", *refused)]
     rams = [(r.encoding, r.fraction) for r in rows if isinstance(r, Ram)]
     assert rams == [(n, p.fraction) for p in points for n in ("inpte", *others)]
     cpus = {(r.encoding, r.operation, r.fraction) for r in rows if isinstance(r, Cpu)}
-    assert len(cpus) == 2 * (len(others) + 1) * len(compare.OPERATIONS)
+    assert len(cpus) == 2 * (len(others) + 1) * len(OPERATIONS)
     flagged = {r.flagged for r in rows if isinstance(r, Ram) and r.fraction}
     assert flagged == {75}
     done = [done for done, _total, _what in told]
@@ -85,13 +97,13 @@ class Picky:
 
 
 def test_an_encoding_that_can_not_hold_a_word_is_left_out_at_that_point(monkeypatch):
-    bare = workload.Space.bare
+    bare = Space.bare
 
     def some_picky(space, encoding, fields):
         table = bare(space, encoding, fields)
         return Picky(table) if encoding == "linked" else table
 
-    monkeypatch.setattr(workload.Space, "bare", some_picky)
+    monkeypatch.setattr(Space, "bare", some_picky)
     told = []
     rows = list(
         sweep(SPACE, ["linked"], DEFAULT, [HALF], progress=lambda *w: told.append(w))
@@ -134,7 +146,7 @@ def places_all(widths, has_swap):
 @given(WIDTHS, st.booleans())
 def test_the_denominator_is_the_largest_set_that_fits(widths, has_swap):
     fields = em.Fields(**widths)
-    kept = compare.fitting(fields, X86, has_swap)
+    kept = fitting(fields, X86, has_swap)
     names = list(widths)
     subsets = [
         {n: widths[n] for i, n in enumerate(names) if mask >> i & 1}
@@ -149,7 +161,7 @@ def test_the_denominator_is_the_largest_set_that_fits(widths, has_swap):
         (name,) = kept
         assert widths[name] == max(widths.values())
         assert places_all(dict(kept), has_swap)
-    lacks = compare.lack(fields, X86, has_swap)
+    lacks = lack(fields, X86, has_swap)
     assert (not lacks) == places_all(widths, has_swap)
     if None in inpte.places(fields, X86)[0]:
         with pytest.raises(ValueError, match=f"there are {len(X86.free)}"):
@@ -166,14 +178,14 @@ def test_an_architecture_without_a_bit_is_refused():
         swap = X86.swap
 
     with pytest.raises(ValueError, match="none has no bit"):
-        compare.fitting(em.Fields(age=8), NoBits, has_swap=False)
+        fitting(em.Fields(age=8), NoBits, has_swap=False)
 
 
 def test_forms_are_names_or_made():
-    assert compare.form("linked") == "linked"
-    assert repr(compare.form("linked:16")) == "Linked(bits=16)"
-    assert repr(compare.form("adjacent:needed")) == "Adjacent(when='needed')"
-    names = compare.default_forms()
+    assert form("linked") == "linked"
+    assert repr(form("linked:16")) == "Linked(bits=16)"
+    assert repr(form("adjacent:needed")) == "Adjacent(when='needed')"
+    names = default_forms()
     assert names[0] == "inpte"
     assert names.index("adjacent:needed") == names.index("adjacent") + 1
 
@@ -181,13 +193,13 @@ def test_forms_are_names_or_made():
 @pytest.mark.parametrize("arch", ARCHES)
 def test_every_architecture_has_a_row_of_every_encoding_or_why_not(arch):
     capture = em.load_capture(em.shipped()["node"])
-    space = workload.captured(capture, "node", arch)
-    rows = list(compare.ram(space, compare.default_forms(), DEFAULT, [HALF]))
+    space = space_of(capture, "node", arch)
+    rows = list(sweeps.ram(space, default_forms(), DEFAULT, [HALF]))
     subject = rows[0]
     assert subject.arch == arch
     assert subject.nr_ptes == len(space.vpns)
     told = [r.encoding for r in rows if isinstance(r, Ram | Refused)]
-    assert sorted(told) == sorted(compare.default_forms())
+    assert sorted(told) == sorted(default_forms())
     refused = [r.encoding for r in rows if isinstance(r, Refused)]
     assert refused == ["compact"]
     flagged = {r.flagged for r in rows if isinstance(r, Ram)}
@@ -195,43 +207,41 @@ def test_every_architecture_has_a_row_of_every_encoding_or_why_not(arch):
 
 
 def test_where_no_bit_is_free_the_baseline_sets_a_tracker_of_its_own():
-    space = workload.sparse_tables(3, 50, seed=1, arch="s390x")
+    space = sparse_tables(3, 50, seed=1, arch="s390x")
     fields = em.Fields(age=4)
-    assert compare.fitting(fields, arch_named("s390x"), False) == em.Fields(
-        soft_dirty=1
-    )
+    assert fitting(fields, arch_named("s390x"), False) == em.Fields(soft_dirty=1)
     rows = list(sweep(space, ["linked"], fields, [HALF]))
     assert rows[0].baseline_fields == {"soft_dirty": 1}
     assert "s390x has 0" in rows[0].baseline_lacks
     assert [r.flagged for r in rows if isinstance(r, Ram)] == [75, 75]
     # Every operation was checked against what it has to find.
     cpus = {r.operation for r in rows if isinstance(r, Cpu) and r.encoding == "linked"}
-    assert cpus == {*compare.OPERATIONS}
+    assert cpus == {*OPERATIONS}
 
 
 def test_nothing_is_timed_for_ram_alone_and_it_is_the_sweep_s():
     forms = ["adaptive", "hash", "compact"]
-    alone = list(compare.ram(SPACE, forms, DEFAULT, [HALF]))
+    alone = list(sweeps.ram(SPACE, forms, DEFAULT, [HALF]))
     swept = list(sweep(SPACE, forms, DEFAULT, [HALF]))
     assert alone == [r for r in swept if not isinstance(r, Bound | Cpu)]
 
 
 def test_an_encoding_that_lacks_memory_stops_no_other(monkeypatch):
-    bare = workload.Space.bare
+    bare = Space.bare
 
     def short(space, encoding, fields):
         if encoding == "linked":
             raise MemoryError
         return bare(space, encoding, fields)
 
-    monkeypatch.setattr(workload.Space, "bare", short)
-    rows = list(compare.ram(SPACE, ["linked", "hash"], DEFAULT, [HALF]))
+    monkeypatch.setattr(Space, "bare", short)
+    rows = list(sweeps.ram(SPACE, ["linked", "hash"], DEFAULT, [HALF]))
     assert rows[1] == Refused("linked", "out of memory")
     assert [r.encoding for r in rows if isinstance(r, Ram)] == ["inpte", "hash"]
 
 
 def crossed(forms, fields, kind, **options):
-    rows = compare.crossover(forms, fields, kind=kind, nr_tables=16, **options)
+    rows = crossover.crossover(forms, fields, kind=kind, nr_tables=16, **options)
     head, *rows = rows
     found = {}
     for row in rows:
@@ -246,16 +256,14 @@ def test_the_crossover_has_powers_of_two_and_where_another_leads():
     assert head.nr_tables == 16
     assert {1 << i for i in range(10)} <= {*found}
     assert list(found) == sorted(found)
-    leads = {each: compare.smallest([*rows.values()]) for each, rows in found.items()}
+    leads = {each: smallest([*rows.values()]) for each, rows in found.items()}
     for each in {*found} - {1 << i for i in range(10)}:
         before = [n for n in found if n < each][-1]
         assert leads[before] != leads[each]
         # At one less it was not yet so.
-        less = workload.Point((each - 1) / 512, workload.EACH)
-        held = compare.Held(
-            workload.full_tables(16), forms, fields, seed=0, kind="different"
-        )
-        assert compare.smallest(held.at(less)) == leads[before]
+        less = Point((each - 1) / 512, EACH)
+        held = sweeps.Held(full_tables(16), forms, fields, seed=0, kind="different")
+        assert smallest(held.at(less)) == leads[before]
     for each, rows in found.items():
         assert list(rows) == ["inpte", *forms]
         # A page of words is a page however few there are; 16-byte entries too.
@@ -268,7 +276,7 @@ def test_the_crossover_has_powers_of_two_and_where_another_leads():
 def test_the_crossover_is_by_the_words_and_by_the_architecture():
     fields = em.Fields(meta=64)
     side = {}
-    for kind in workload.WORDS:
+    for kind in placement.WORDS:
         _head, found = crossed(["adaptive"], fields, kind)
         side[kind] = found[256]["adaptive"].side
     assert side["one"] < side["byte"] < side["different"]

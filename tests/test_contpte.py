@@ -7,12 +7,13 @@ import pytest
 
 import extmeta as em
 from extmeta import cli
-from extmeta.cost import compare, workload
+from extmeta.commands import compare as compare_verb
+from extmeta.cost import sweep
 from extmeta.cost.contpte import alike, blocks
-from extmeta.cost.measure import Blocks
-from extmeta.cost.workload import Point, full_tables
+from extmeta.cost.space import full_tables, space_of
 from extmeta.linux.pagewords import present
-from extmeta.reports import report
+from extmeta.reports import comparison
+from extmeta.rows import Blocks, Point
 
 FIELDS = em.Fields(uffd_wp=1)
 POINTS = [Point(0.0, ""), Point(0.01, "random"), Point(1.0, "")]
@@ -83,7 +84,7 @@ def test_what_words_break(encoding):
 
 def test_a_comparison_has_them():
     space = full_tables(2, "arm64_4k")
-    rows = list(compare.ram(space, ["linked", "hash"], FIELDS, POINTS))
+    rows = list(sweep.ram(space, ["linked", "hash"], FIELDS, POINTS))
     found = {(r.encoding, r.fraction): r for r in rows if isinstance(r, Blocks)}
     assert {r.without for r in found.values()} == {64}
     assert {r.size for r in found.values()} == {16}
@@ -94,41 +95,41 @@ def test_a_comparison_has_them():
     assert 5 <= few <= 10
     assert [found["linked", p.fraction].broken for p in POINTS] == [0, few, 0]
     provenance = {"seed": 0}
-    text = report.text(rows, provenance)
+    text = comparison.text(rows, provenance)
     assert "Contiguous blocks of 16 PTEs that words break, of 64, at most" in text
     assert max(map(len, text.splitlines())) <= 100
-    again, _ = report.from_json(report.to_json(rows, provenance))
+    again, _ = comparison.from_json(comparison.to_json(rows, provenance))
     assert again == rows
-    other = compare.ram(full_tables(2), ["linked"], FIELDS, POINTS)
+    other = sweep.ram(full_tables(2), ["linked"], FIELDS, POINTS)
     assert not any(isinstance(row, Blocks) for row in other)
 
 
 def test_pages_of_a_capture_are_used_if_it_has_them():
     taken = em.load_capture(next(iter(em.shipped().values())))
-    assert workload.captured(taken, "shipped", "arm64").pfns is None
+    assert space_of(taken, "shipped", "arm64").pfns is None
     entry = taken.entry.copy()
     entry[present(entry)] |= np.uint64(0x1000) + taken.vpn[present(entry)]
     taken = dataclasses.replace(taken, entry=entry)
-    space = workload.captured(taken, "shipped", "arm64")
-    rows = compare.ram(space, ["linked"], FIELDS, POINTS[:1])
+    space = space_of(taken, "shipped", "arm64")
+    rows = sweep.ram(space, ["linked"], FIELDS, POINTS[:1])
     (row, *_) = [r for r in rows if isinstance(r, Blocks)]
     assert row.known_by == "PFNs"
     assert row.without > 0
     space.pfns[:] += np.uint64(1)
-    rows = compare.ram(space, ["linked"], FIELDS, POINTS[:1])
+    rows = sweep.ram(space, ["linked"], FIELDS, POINTS[:1])
     assert {r.without for r in rows if isinstance(r, Blocks)} == {0}
-    assert "words break, of 0." in report.text(
-        compare.ram(space, ["linked"], FIELDS, POINTS[:1]), {}
+    assert "words break, of 0." in comparison.text(
+        sweep.ram(space, ["linked"], FIELDS, POINTS[:1]), {}
     )
 
 
 def test_a_comparison_says_what_mprotect_clears():
     cleared = {}
     for arch in ("x86_64", "x86_64@6.12", "arm64@6.12", "ppc64_hash_64k"):
-        rows = list(compare.ram(full_tables(1, arch), [], em.Fields(age=2), POINTS[:1]))
+        rows = list(sweep.ram(full_tables(1, arch), [], em.Fields(age=2), POINTS[:1]))
         cleared[arch] = rows[0].cleared
         said = f"mprotect clears bits of a present PTE ({cleared[arch]}) in which inpte has words"
-        assert (said in report.text(rows, {})) == bool(cleared[arch])
+        assert (said in comparison.text(rows, {})) == bool(cleared[arch])
     # The words' bits, and the flag.
     assert cleared == {
         "x86_64": "52-53, 57",
@@ -149,5 +150,5 @@ def test_a_release_of_which_nothing_can_be_compared(capsys):
         out, err = capsys.readouterr()
         assert out == ""
         assert why in err
-    assert cli._comparable(["loongarch64@6.12", "s390x"], FIELDS) == ["s390x"]
+    assert compare_verb._comparable(["loongarch64@6.12", "s390x"], FIELDS) == ["s390x"]
     assert "left out: loongarch64@6.12 has no bit" in capsys.readouterr().err

@@ -7,9 +7,9 @@ from hypothesis import strategies as st
 
 import extmeta as em
 from extmeta.arch import arch_named
-from extmeta.cost.demands import OPERATIONS, SET_ASIDE, demanded, demands
-from extmeta.cost.measure import Demand, Refused, Subject
-from extmeta.reports import report
+from extmeta.cost.demands import OPERATIONS, demanded, demands
+from extmeta.reports import comparison
+from extmeta.rows import SET_ASIDE, Demand, Refused, Subject
 
 FIELDS = em.Fields(uffd_wp=1, soft_dirty=1, age=14)
 X86 = arch_named("x86_64")
@@ -151,9 +151,9 @@ def test_a_comparison_has_them():
         baseline_lacks="",
         words="different",
     )
-    again, _ = report.from_json(report.to_json([subject, *rows], {}))
+    again, _ = comparison.from_json(comparison.to_json([subject, *rows], {}))
     assert again == [subject, *rows]
-    text = report.text(again, {})
+    text = comparison.text(again, {})
     line = next(line for line in text.splitlines() if line.startswith("adaptive"))
     assert line.split()[1:5] == ["1.0", "KiB", "0", "B"]
     assert "No table is re-pointed" in text

@@ -10,6 +10,7 @@ PACKAGE = Path(extmeta.__file__).parent
 # From the bottom. What stands in one line may import each other.
 LAYERS = (
     ("checks", "names", "arrays", "integers", "release", "arch", "fields"),
+    ("rows",),
     ("memory",),
     ("table",),
     ("encodings", "encoding"),
@@ -68,6 +69,29 @@ def test_every_arrow_points_down():
         and RANK.get(name.split(".")[0], len(LAYERS)) > RANK[layer]
     ]
     assert not upward
+
+
+def test_reports_import_nothing_that_measures():
+    """But for a calibration: a file of its own, which the report of CPU reads."""
+    measuring = [
+        f"{path.relative_to(PACKAGE)} imports {name}"
+        for path, layer in sources()
+        if layer == "reports"
+        for name in imports(path)
+        if name.split(".")[0] in ("cost", "workloads")
+        and name not in ("cost.kernel", "cost.kernel.costs")
+    ]
+    assert not measuring
+
+
+def test_no_file_is_too_long_to_read():
+    long = {
+        str(path.relative_to(PACKAGE)): lines
+        for path, _layer in sources()
+        if path.suffix == ".py" and path != PACKAGE / "arch.py"
+        if (lines := len(path.read_text().splitlines())) > 500
+    }
+    assert not long
 
 
 def test_every_module_has_its_layer():

@@ -7,11 +7,12 @@ import numpy as np
 import pytest
 
 import extmeta as em
-from extmeta.cost import measure, tasks, workload
-from extmeta.cost.compare import fitting, form
-from extmeta.cost.measure import Ram, Task
+from extmeta.cost import measure, origin, tasks
+from extmeta.cost.forms import fitting, form
+from extmeta.cost.measure import Task
+from extmeta.cost.space import sparse_tables
 from extmeta.cost.tasks import OPERATIONS, Filled
-from extmeta.cost.workload import Point
+from extmeta.rows import Point, Ram
 
 
 class Clock:
@@ -192,7 +193,7 @@ def test_total_is_of_all_that_counts():
 
 
 def test_provenance_says_where_and_how():
-    found = measure.provenance(["extmeta", "compare"], seed=3)
+    found = origin.provenance(["extmeta", "compare"], seed=3)
     assert found["command"] == ["extmeta", "compare"]
     assert found["seed"] == 3
     assert found["extmeta"]
@@ -201,22 +202,22 @@ def test_provenance_says_where_and_how():
 
 
 def test_a_checkout_names_its_commit_and_nothing_else_does(tmp_path, monkeypatch):
-    assert measure.commit(tmp_path) == ""
+    assert origin.commit(tmp_path) == ""
     (tmp_path / ".git").mkdir()
     (tmp_path / "src" / "extmeta").mkdir(parents=True)
     # No repository, for all that it looks like one.
-    assert measure.commit(tmp_path) == ""
+    assert origin.commit(tmp_path) == ""
     monkeypatch.setenv("PATH", "")
-    assert measure.commit(tmp_path) == ""
+    assert origin.commit(tmp_path) == ""
 
 
 def test_a_processor_without_a_name_has_none(tmp_path):
     listed = tmp_path / "cpuinfo"
     listed.write_text("processor : 0\n")
-    assert measure.cpu_model(str(listed)) == ""
+    assert origin.cpu_model(str(listed)) == ""
     listed.write_text("flags : x\nmodel name\t: A: B\n")
-    assert measure.cpu_model(str(listed)) == "A: B"
-    assert measure.cpu_model(str(tmp_path / "none")) == ""
+    assert origin.cpu_model(str(listed)) == "A: B"
+    assert origin.cpu_model(str(tmp_path / "none")) == ""
 
 
 # -- the tasks that are compared ------------------------------------------------
@@ -226,7 +227,7 @@ SMALL = em.Fields(uffd_wp=1, soft_dirty=1, age=1)
 
 
 def filled(text, fraction=0.5, fields=SMALL):
-    space = workload.sparse_tables(6, 100, seed=1)
+    space = sparse_tables(6, 100, seed=1)
     point = Point(fraction, "random")
     kept = fitting(fields, em.PageTable().arch, has_swap=False)
     _kept, load = tasks.workloads(space, fields, kept, point, 1, "different")

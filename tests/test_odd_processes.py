@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import extmeta as em
-from extmeta.captures import procfs, ptrace, record
+from extmeta.captures import procfs, ptrace, ranges, record, trackers
 from extmeta.linux import pagemap_scan
 
 SECONDS = 120
@@ -161,7 +161,7 @@ def test_a_zombie_has_exited(tmp_path):
         os.waitid(os.P_PID, child, os.WEXITED | os.WNOWAIT)
         with pytest.raises(em.CaptureError, match=f"process {child} has exited"):
             em.capture(child)
-        with pytest.raises(record.TraceError, match=f"process {child} has ended"):
+        with pytest.raises(trackers.TraceError, match=f"process {child} has ended"):
             record.Recorder(child, 1)
     finally:
         os.waitpid(child, 0)
@@ -221,8 +221,8 @@ class Steps:
         self.n = 0
         for owner, name in (
             (pagemap_scan, "pagemap_scan"),
-            (record.Ranges, "cover"),
-            (record.Ranges, "touch"),
+            (ranges.Ranges, "cover"),
+            (ranges.Ranges, "touch"),
         ):
             monkeypatch.setattr(owner, name, self.counted(getattr(owner, name)))
 
@@ -241,7 +241,7 @@ def test_a_round_takes_steps_by_the_number_of_vmas(child, monkeypatch):
         pid = child(MANY.format(n=n))
         try:
             recorder = record.Recorder(pid, 0)
-        except record.TraceError as error:
+        except trackers.TraceError as error:
             pytest.skip(str(error))
         try:
             with monkeypatch.context() as patch:

@@ -14,13 +14,13 @@ import pytest
 
 import extmeta as em
 from extmeta import cli
-from extmeta.commands import output
-from extmeta.cost import compare
-from extmeta.cost.demands import ABOUT as DEMANDS
-from extmeta.cost.measure import Cpu, Demand, Ram, Subject
-from extmeta.cost.workload import Point
+from extmeta.commands import calibrate, inputs, output
+from extmeta.cost import measure, sweep
+from extmeta.cost.kernel import costs
 from extmeta.reports import missing
 from extmeta.reports.missing import WHOLE, Stage
+from extmeta.rows import DEMANDS, Cpu, Demand, Point, Ram, Subject
+from extmeta.workloads import comparison
 
 COMMAND = [sys.executable, "-m", "extmeta"]
 SHORT = ["compare", "--quick", "--fractions", "0,1", "--encodings", "linked"]
@@ -29,8 +29,8 @@ SHORT = ["compare", "--quick", "--fractions", "0,1", "--encodings", "linked"]
 @pytest.fixture(autouse=True)
 def hasty(monkeypatch):
     """Nobody looks at the times."""
-    monkeypatch.setattr(cli.measure, "QUICK_ROUNDS", cli.measure.MIN_ROUNDS)
-    monkeypatch.setattr(cli.measure, "QUICK_BUDGET_NS", 1)
+    monkeypatch.setattr(measure, "QUICK_ROUNDS", measure.MIN_ROUNDS)
+    monkeypatch.setattr(measure, "QUICK_BUDGET_NS", 1)
 
 
 @contextlib.contextmanager
@@ -99,8 +99,8 @@ EVERY = {
 @pytest.fixture
 def given(tmp_path, small, monkeypatch):
     """Return a command's arguments by its key in EVERY, and its file's path."""
-    calibration = cli.costs.shipped()
-    monkeypatch.setattr(cli, "_calibrated", lambda _args: calibration)
+    calibration = costs.shipped()
+    monkeypatch.setattr(calibrate, "_calibrated", lambda _args: calibration)
     with cat() as pid:
         out = str(tmp_path / "out")
         named = {"small": small, "out": out, "PID": str(pid)}
@@ -161,7 +161,7 @@ def test_without_a_disk_for_the_json_the_text_is_printed(small, tmp_path, capsys
         raise output.CannotWriteError("rows.json: No space left on device")
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(cli, "write", full)
+        patch.setattr(output, "write", full)
         status = cli.main([*SHORT, "--json", str(tmp_path / "rows.json"), small])
     out, err = capsys.readouterr()
     assert status == 1
@@ -175,15 +175,15 @@ def test_without_a_disk_for_the_json_the_text_is_printed(small, tmp_path, capsys
 
 def ending(monkeypatch, error, after):
     """Have a sweep end by ``error`` once it has given so many rows."""
-    whole = compare.sweep
+    whole = sweep.sweep
 
-    def sweep(*args, **options):
+    def swept(*args, **options):
         for number, row in enumerate(whole(*args, **options)):
             if number == after:
                 raise error
             yield row
 
-    monkeypatch.setattr(compare, "sweep", sweep)
+    monkeypatch.setattr(sweep, "sweep", swept)
 
 
 def test_what_was_measured_before_an_error_is_kept(
@@ -228,7 +228,7 @@ def test_a_workload_that_was_stopped_says_what_is_missing(
     tmp_path, monkeypatch, capsys
 ):
     path = tmp_path / "rows.json"
-    whole = cli.comparison.compare
+    whole = comparison.compare
 
     def compared(*args, **options):
         for row in whole(*args, **options):
@@ -236,7 +236,7 @@ def test_a_workload_that_was_stopped_says_what_is_missing(
                 raise KeyboardInterrupt
             yield row
 
-    monkeypatch.setattr(cli.comparison, "compare", compared)
+    monkeypatch.setattr(comparison, "compare", compared)
     given = ["--workload", "ages:intervals=1", "--encodings", "linked,hash"]
     assert cli.main(["compare", "--quick", *given, "--json", str(path)]) == 130
     out = capsys.readouterr().out
@@ -252,9 +252,9 @@ def test_one_signal_ends_the_work_and_not_the_writing(
 ):
     """A second one comes while the file is written: the user is impatient."""
     path = tmp_path / "rows.json"
-    whole, writes = compare.sweep, output.write
+    whole, writes = sweep.sweep, output.write
 
-    def sweep(*args, **options):
+    def swept(*args, **options):
         for at, row in enumerate(whole(*args, **options)):
             if at == 3:
                 signal.raise_signal(number)
@@ -264,8 +264,8 @@ def test_one_signal_ends_the_work_and_not_the_writing(
         signal.raise_signal(number)
         writes(path, text)
 
-    monkeypatch.setattr(compare, "sweep", sweep)
-    monkeypatch.setattr(cli, "write", write)
+    monkeypatch.setattr(sweep, "sweep", swept)
+    monkeypatch.setattr(output, "write", write)
     before = signal.getsignal(number)
     assert cli.main([*SHORT, "--json", str(path), small]) == 128 + number
     assert signal.getsignal(number) is before
@@ -277,7 +277,7 @@ def test_one_signal_ends_the_work_and_not_the_writing(
 
 def test_a_capture_that_is_ended_lets_its_process_go_on(given, tmp_path, monkeypatch):
     arguments, out = given("capture")
-    whole = cli.capture
+    whole = inputs.capture
 
     def capture(pid, **options):
         def progress(_done, _total):
@@ -285,7 +285,7 @@ def test_a_capture_that_is_ended_lets_its_process_go_on(given, tmp_path, monkeyp
 
         return whole(pid, **{**options, "progress": progress})
 
-    monkeypatch.setattr(cli, "capture", capture)
+    monkeypatch.setattr(inputs, "capture", capture)
     assert cli.main([*arguments, "--stop"]) == 128 + signal.SIGTERM
     assert not os.path.exists(out)
     with open(f"/proc/{arguments[1]}/stat") as stat:

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 import extmeta as em
 from extmeta.arch import ARCHES
-from extmeta.encodings.plan import MAX_CHOICES, listed
+from extmeta.encodings.constraints import listed
+from extmeta.encodings.plan import MAX_CHOICES
 
 X86 = ARCHES["x86_64"]
 

@@ -6,10 +6,11 @@ import sys
 import pytest
 
 import extmeta as em
-from extmeta.cost import compare, measure, workload
-from extmeta.cost.measure import Cpu, Ram, Refused
-from extmeta.cost.workload import Point
+from extmeta.cost import measure, sweep
+from extmeta.cost.forms import default_forms, form, left_out
+from extmeta.cost.space import sparse_tables
 from extmeta.encodings import _factories, _plugins, built_in, register
+from extmeta.rows import CONTROL, Cpu, Point, Ram, Refused
 
 BUILT_IN = [name for name in em.encodings() if built_in(name)]
 
@@ -111,8 +112,8 @@ def test_both_ways_of_adding_one_agree(installed):
     assert type(found) is type(called)
     assert repr(found) == repr(called) == "Good(number=0)"
     for name in ("by-name", "by-call"):
-        assert repr(compare.form(f"{name}:3")) == "Good(number=3)"
-        assert f"{name}:7" in compare.default_forms()
+        assert repr(form(f"{name}:3")) == "Good(number=3)"
+        assert f"{name}:7" in default_forms()
         with pytest.raises(ValueError, match=f"{name!r} is already registered"):
             register(name, em.Linked)
 
@@ -129,10 +130,10 @@ def test_a_broken_one_is_named_when_it_is_used(installed):
         em.PageTable("odd")
     with pytest.raises(ValueError, match=r"'flat' of odd.*3\.14.* is no callable"):
         em.PageTable("flat")
-    assert "bad" in compare.default_forms()
+    assert "bad" in default_forms()
     em.PageTable("linked")
     with pytest.raises(ValueError, match="encoding 'bad:3': the encoding 'bad'"):
-        compare.form("bad:3")
+        form("bad:3")
 
 
 def test_ours_keep_their_names(installed):
@@ -156,9 +157,9 @@ def test_a_comparison_goes_on_without_the_broken(installed):
     points |= {"wrong": "good_one:Wrong", "bad": "broken_one:Bad"}
     installed("some-dist", {**points, "good": "good_one:Good"})
     forms = ["good", "good:7", "linked", *points]
-    space = workload.sparse_tables(2, 20, seed=1)
+    space = sparse_tables(2, 20, seed=1)
     rows = list(
-        compare.sweep(
+        sweep.sweep(
             space,
             forms,
             em.Fields(age=4),
@@ -181,17 +182,17 @@ def test_a_comparison_goes_on_without_the_broken(installed):
 def test_a_bug_of_ours_is_raised():
     for error in (AssertionError("words differ"), RuntimeError("x")):
         with pytest.raises(type(error)):
-            compare.left_out("linked:16", error)
+            left_out("linked:16", error)
         with pytest.raises(type(error)):
-            compare.left_out(compare.CONTROL, error)
-    assert compare.left_out("linked", ValueError("8 bits")).why == "8 bits"
+            left_out(CONTROL, error)
+    assert left_out("linked", ValueError("8 bits")).why == "8 bits"
 
 
 def test_a_factory_that_is_no_class_takes_no_argument(installed):
     installed("some-dist", {"one-form": "good_one:one_form"})
     assert repr(em.PageTable("one-form").encoding) == "Good(number=1)"
     with pytest.raises(ValueError, match="'one-form:2': one-form takes no argument"):
-        compare.form("one-form:2")
+        form("one-form:2")
 
 
 def python(code):

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 import extmeta
-import extmeta.cost.compare
-import extmeta.cost.workload
+import extmeta.cost.forms
+import extmeta.cost.placement
 import extmeta.fields
 import extmeta.names
 from extmeta.encodings import _factories
@@ -65,9 +65,9 @@ def test_docstring_examples():
     for module in (
         extmeta,
         extmeta.fields,
-        extmeta.cost.workload,
+        extmeta.cost.placement,
         python_encodings,
-        extmeta.cost.compare,
+        extmeta.cost.forms,
         extmeta.names,
     ):
         found = doctest.testmod(module)

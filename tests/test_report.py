@@ -10,9 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import extmeta as em
-from extmeta.cost import workload
-from extmeta.cost.measure import Bound, Cpu, Ram, Refused, Subject
-from extmeta.reports import report, summary
+from extmeta.reports import comparison, figures, layout, notes, summary
+from extmeta.rows import EACH, OPERATIONS, Bound, Cpu, Ram, Refused, Subject
 
 SUBJECT = Subject(
     name="numpy",
@@ -142,22 +141,22 @@ def test_golden_text(monkeypatch):
     # What the environment says of terminals does not matter.
     monkeypatch.setenv("COLUMNS", "40")
     monkeypatch.setenv("FORCE_COLOR", "1")
-    assert report.text(ROWS, PROVENANCE) == TEXT
-    assert max(map(len, TEXT.splitlines())) <= report.COLUMNS
+    assert comparison.text(ROWS, PROVENANCE) == TEXT
+    assert max(map(len, TEXT.splitlines())) <= layout.COLUMNS
 
 
 def test_the_json_prints_the_same_again():
-    document = report.to_json(ROWS, PROVENANCE)
-    rows, provenance = report.from_json(document)
+    document = comparison.to_json(ROWS, PROVENANCE)
+    rows, provenance = comparison.from_json(document)
     assert rows == ROWS
-    assert report.text(rows, provenance) == TEXT
+    assert comparison.text(rows, provenance) == TEXT
     assert json.loads(document)["complete"] is True
-    assert json.loads(report.to_json(ROWS, {}, complete=False))["complete"] is False
+    assert json.loads(comparison.to_json(ROWS, {}, complete=False))["complete"] is False
 
 
 @pytest.mark.parametrize("rows", range(1, len(ROWS)))
 def test_whatever_an_interrupted_sweep_has_is_printed(rows):
-    text = report.text(ROWS[:rows], PROVENANCE)
+    text = comparison.text(ROWS[:rows], PROVENANCE)
     assert text.startswith("numpy: 20,000 PTEs")
     assert "Not in the model" in text
 
@@ -167,10 +166,10 @@ def test_many_points_and_operations_stay_within_the_columns():
     for i in range(11):
         rows.append(ram("inpte", i / 16, "clustered", 10**8 * i))
         rows.append(ram("a name that is far too long", i / 16, "clustered", 1, 1 << 50))
-    operations = [*report.OPERATIONS, "map", "random load"]
+    operations = [*OPERATIONS, "map", "random load"]
     rows += [cpu("linked", op, 0.0, "clustered", 1234.5, 1, 5000) for op in operations]
-    text = report.text(rows, PROVENANCE)
-    assert max(map(len, text.splitlines())) <= report.COLUMNS
+    text = comparison.text(rows, PROVENANCE)
+    assert max(map(len, text.splitlines())) <= layout.COLUMNS
     assert text.count("\nRAM ") == 2
     assert text.count("CPU, 0% clustered") == 2
     assert "random load" in text
@@ -188,7 +187,7 @@ CROSSED = [
     ),
     Refused("tiny", "too wide"),
     *(
-        ram(name, each / 512, workload.EACH, 100 * each, side)
+        ram(name, each / 512, EACH, 100 * each, side)
         for each, sides in (
             (1, (0, 409_600, 1_000)),
             (2, (0, 409_600, 1_000)),
@@ -215,17 +214,17 @@ the smallest, from 1 to 512 flagged PTEs in each table (log scale)
 
 
 def test_golden_crossover():
-    text = report.text(CROSSED, PROVENANCE)
+    text = comparison.text(CROSSED, PROVENANCE)
     assert CROSSOVER_TEXT in text
     assert text.startswith("100 full tables: 51,200 PTEs")
     assert "tiny is left out: too wide." in text
     assert "CPU, " not in text
-    assert max(map(len, text.splitlines())) <= report.COLUMNS
-    rows, provenance = report.from_json(report.to_json(CROSSED, PROVENANCE))
-    assert report.text(rows, provenance) == text
+    assert max(map(len, text.splitlines())) <= layout.COLUMNS
+    rows, provenance = comparison.from_json(comparison.to_json(CROSSED, PROVENANCE))
+    assert comparison.text(rows, provenance) == text
     # As much of it as there is.
     for stop in range(1, len(CROSSED)):
-        assert report.text(CROSSED[:stop], PROVENANCE)
+        assert comparison.text(CROSSED[:stop], PROVENANCE)
 
 
 def of_arch(arch, note, side):
@@ -245,7 +244,7 @@ def test_golden_architectures():
         *of_arch("s390x", "ported; cut", 0),
         *of_arch("riscv64_sv57_svrsw60t59b", "ported", 1 << 20),
     ]
-    text = report.text(rows, PROVENANCE)
+    text = comparison.text(rows, PROVENANCE)
     assert text.startswith(
         """\
 numpy, on 3 architectures: RAM beyond inpte's
@@ -266,19 +265,19 @@ bytes/flagged PTE
 """
     )
     # One that was timed is told on its own.
-    text = report.text([*rows, SUBJECT, BOUND, *rows[2:5]], PROVENANCE)
+    text = comparison.text([*rows, SUBJECT, BOUND, *rows[2:5]], PROVENANCE)
     assert text.count("numpy: 20,000 PTEs") == 1
 
 
 def test_many_encodings_go_side_by_side_in_several_tables():
     names = ["inpte", *(f"encoding:{i}" for i in range(19))]
-    for placement in ("random", workload.EACH):
+    for placement in ("random", EACH):
         rows = []
         for arch in ("x86_64", "s390x")[: 1 + (placement == "random")]:
             rows.append(dataclasses.replace(SUBJECT, arch=arch))
             rows += [ram(name, 0.5, placement, 10**6, 1 << 50) for name in names]
-        text = report.text(rows, {})
-        assert max(map(len, text.splitlines())) <= report.COLUMNS
+        text = comparison.text(rows, {})
+        assert max(map(len, text.splitlines())) <= layout.COLUMNS
         assert text.count(":18") == 1
 
 
@@ -286,24 +285,24 @@ def test_a_note_and_a_tracker_instead_are_told():
     subject = dataclasses.replace(
         SUBJECT, note="from a capture of x86_64", baseline_fields={"young": 1}
     )
-    text = " ".join(report.text([subject], PROVENANCE).split())
+    text = " ".join(comparison.text([subject], PROVENANCE).split())
     assert "From a capture of x86_64." in text
     assert "it has young=1 (1 bit). It is a tracker that Linux owns there" in text
 
 
 def test_json_from_before_notes_is_read():
-    document = json.loads(report.to_json(ROWS, PROVENANCE))
+    document = json.loads(comparison.to_json(ROWS, PROVENANCE))
     del document["rows"][0]["note"]
-    assert report.from_json(json.dumps(document))[0] == ROWS
+    assert comparison.from_json(json.dumps(document))[0] == ROWS
 
 
 def test_several_subjects_share_the_notes():
     other = dataclasses.replace(SUBJECT, name="huge", nr_huge=3, baseline_lacks="")
-    text = report.text([*ROWS, other, ram("inpte", 1.0, "", 20_000)], PROVENANCE)
+    text = comparison.text([*ROWS, other, ram("inpte", 1.0, "", 20_000)], PROVENANCE)
     text = " ".join(text.split())
     assert "80 MiB present (3 huge pages)" in text
     assert text.count("Not in the model") == 1
-    assert report.HUGE in text
+    assert notes.HUGE in text
 
 
 def test_what_would_steer_a_terminal_is_not_printed():
@@ -315,7 +314,7 @@ def test_what_would_steer_a_terminal_is_not_printed():
         ram(evil, 0.5, evil, 1),
         cpu(evil, "load", 0.5, evil, 1, 1, 1),
     ]
-    text = report.text(rows, {"kernel": evil})
+    text = comparison.text(rows, {"kernel": evil})
     assert "\x1b" not in text
     assert "\r" not in text
     assert "?[2Jx?y" in text
@@ -333,7 +332,7 @@ def test_what_would_steer_a_terminal_is_not_printed():
     ],
 )
 def test_sizes_are_binary(value, shown):
-    assert report.size(value) == shown
+    assert figures.size(value) == shown
 
 
 @pytest.mark.parametrize(
@@ -349,8 +348,8 @@ def test_sizes_are_binary(value, shown):
     ],
 )
 def test_shares_have_two_digits_or_more(part, shown):
-    assert report.share(part, 100) == shown
-    assert report.share(part, 0) == "-"
+    assert figures.share(part, 100) == shown
+    assert figures.share(part, 0) == "-"
 
 
 @pytest.mark.parametrize(
@@ -366,7 +365,7 @@ def test_shares_have_two_digits_or_more(part, shown):
 )
 def test_ratios_have_two_digits_or_more(ratio, shown):
     row = cpu("linked", "load", 0, "", ratio, ratio / 1.001, ratio * 1.002)
-    assert report.ratio(row, None) == shown
+    assert figures.ratio(row, None) == shown
 
 
 def test_unstable_is_wide_or_on_a_floor_that_is_off():
@@ -374,12 +373,12 @@ def test_unstable_is_wide_or_on_a_floor_that_is_off():
         return cpu("linked", "load", 0, "", ratio, low, high)
 
     good = row(1, 0.99, 1.01)
-    assert not report.unstable(row(2, 1.9, 2.1), good)
-    assert not report.unstable(row(2, 1.9, 2.1), None)
-    assert report.unstable(row(2, 1.8, 2.1), good)
-    assert report.unstable(row(2, 1.9, 2.21), good)
-    assert report.unstable(row(2, 1.9, 2.1), row(0.9, 0.89, 0.91))
-    assert report.unstable(row(2, 1.9, 2.1), row(1.11, 1.1, 1.12))
+    assert not figures.unstable(row(2, 1.9, 2.1), good)
+    assert not figures.unstable(row(2, 1.9, 2.1), None)
+    assert figures.unstable(row(2, 1.8, 2.1), good)
+    assert figures.unstable(row(2, 1.9, 2.21), good)
+    assert figures.unstable(row(2, 1.9, 2.1), row(0.9, 0.89, 0.91))
+    assert figures.unstable(row(2, 1.9, 2.1), row(1.11, 1.1, 1.12))
 
 
 @pytest.mark.parametrize(
@@ -402,16 +401,16 @@ def test_unstable_is_wide_or_on_a_floor_that_is_off():
     ],
 )
 def test_an_edited_file_is_refused_by_value(change, told):
-    document = json.loads(report.to_json(ROWS, PROVENANCE))
+    document = json.loads(comparison.to_json(ROWS, PROVENANCE))
     change(document)
     with pytest.raises(ValueError, match=told):
-        report.from_json(json.dumps(document))
+        comparison.from_json(json.dumps(document))
 
 
 @pytest.mark.parametrize("document", ["", "{", "[]", "3", "[" * 10**5])
 def test_what_is_no_comparison_is_refused(document):
     with pytest.raises(ValueError, match=r"not JSON|not an extmeta"):
-        report.from_json(document)
+        comparison.from_json(document)
 
 
 JSON = st.recursive(
@@ -423,15 +422,15 @@ JSON = st.recursive(
 
 @given(st.integers(0, len(ROWS) - 1), st.integers(0, 12), JSON)
 def test_any_edit_is_refused_or_printed(number, field, value):
-    document = json.loads(report.to_json(ROWS, PROVENANCE))
+    document = json.loads(comparison.to_json(ROWS, PROVENANCE))
     row = copy.copy(document["rows"][number])
     row[list(row)[field % len(row)]] = value
     document["rows"][number] = row
     try:
-        rows, provenance = report.from_json(json.dumps(document))
+        rows, provenance = comparison.from_json(json.dumps(document))
     except ValueError:
         return
-    assert report.text(rows, provenance)
+    assert comparison.text(rows, provenance)
 
 
 # -- what a capture holds ----------------------------------------------------------
@@ -539,13 +538,13 @@ def test_what_an_encoding_lacks_is_said_once_and_where():
         ram("inpte", 0.01, "random", 200),
         ram("some", 0.01, "random", 200),
     ]
-    text = report.text(rows, PROVENANCE)
+    text = comparison.text(rows, PROVENANCE)
     assert text.count("bare ") == 1
     assert "bare is left out: no bit." in text
     assert "some lacks figures for 0%; 1% random, load: out of memory." in text
     assert "some lacks figures for 1% random, load: too slow." in text
-    assert report.from_json(report.to_json(rows, {}))[0] == rows
+    assert comparison.from_json(comparison.to_json(rows, {}))[0] == rows
     # As a file of extmeta 0.1 has it.
-    document = json.loads(report.to_json(rows[:2], {}))
+    document = json.loads(comparison.to_json(rows[:2], {}))
     del document["rows"][1]["where"]
-    assert report.from_json(json.dumps(document))[0] == rows[:2]
+    assert comparison.from_json(json.dumps(document))[0] == rows[:2]

@@ -14,6 +14,7 @@ import pytest
 import extmeta as em
 from extmeta import cli
 from extmeta.checks import CheckError, must, same
+from extmeta.commands import arguments
 
 ROOT = Path(__file__).parents[1]
 SECONDS = 120
@@ -118,9 +119,9 @@ def test_from_an_interrupted_file_says_so(small, tmp_path, capsys):
 
 
 def test_fields_are_spelled_alike_everywhere():
-    assert cli.fields_of("age=8,dirty") == cli.fields_of("age:8,dirty:1")
-    assert cli.fields_of("age=8,dirty") == em.Fields(age=8, dirty=1)
-    assert cli.field_of("age=8") == cli.field_of("age:8") == ("age", 8)
+    assert arguments.fields_of("age=8,dirty") == arguments.fields_of("age:8,dirty:1")
+    assert arguments.fields_of("age=8,dirty") == em.Fields(age=8, dirty=1)
+    assert arguments.field_of("age=8") == arguments.field_of("age:8") == ("age", 8)
 
 
 def test_what_is_measured_elsewhere_is_left_out_in_part(capsys):

@@ -22,7 +22,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from extmeta import cli
-from extmeta.captures import ptrace, record
+from extmeta.captures import ptrace, ranges, record, trackers
 from extmeta.captures.trace import load_trace
 
 PAGES = 1024
@@ -123,7 +123,7 @@ def why_not():
     try:
         time.sleep(0.05)
         record.Recorder(sleeper.pid, 0).close()
-    except record.TraceError as error:
+    except trackers.TraceError as error:
         return str(error)
     finally:
         sleeper.kill()
@@ -132,7 +132,9 @@ def why_not():
 
 
 needs_tracing = pytest.mark.skipif(bool(why_not()), reason=why_not())
-only_wp_async = pytest.mark.skipif(record.has_soft_dirty(), reason="by soft-dirty here")
+only_wp_async = pytest.mark.skipif(
+    trackers.has_soft_dirty(), reason="by soft-dirty here"
+)
 
 
 @pytest.fixture
@@ -156,7 +158,7 @@ def said_in_a_child(function):
     if not child:
         try:
             function()
-        except record.TraceError as error:
+        except trackers.TraceError as error:
             os.write(writing, str(error).encode())
         os._exit(0)
     os.close(writing)
@@ -268,13 +270,13 @@ class TestTheProcessGoesOn:
         time.sleep(0.1)  # until it waits for a command
         with ptrace.stopped(writer.pid) as thread:
             regs, mask = thread._regs, thread._mask.value
-            maps = record.vmas(writer.pid)
+            maps = ranges.vmas(writer.pid)
             with thread.scratch() as page:
                 thread.write(page, b"scratch")
                 assert thread.read(page, 7) == b"scratch"
             with pytest.raises(OSError, match="Bad file descriptor"):
                 thread.call(3, 999)
-        assert record.vmas(writer.pid) == maps
+        assert ranges.vmas(writer.pid) == maps
         with ptrace.stopped(writer.pid) as thread:
             # In the same system call again, or still.
             same = (ptrace._RIP, ptrace._ORIG_RAX, 19)  # rsp
@@ -428,11 +430,11 @@ class TestRefused:
 def test_memory_that_another_userfaultfd_has_is_left_alone_and_said(writer):
     start = writer.first << 12
     with ptrace.stopped(writer.pid) as thread, thread.scratch() as page:
-        fd = thread.call(record._USERFAULTFD, record._FLAGS)
-        thread.write(page, struct.pack("=3Q", record._UFFD_API, 1, 0))
-        thread.call(record._IOCTL, fd, record._UFFDIO_API, page)
+        fd = thread.call(trackers._USERFAULTFD, trackers._FLAGS)
+        thread.write(page, struct.pack("=3Q", trackers._UFFD_API, 1, 0))
+        thread.call(trackers._IOCTL, fd, trackers._UFFDIO_API, page)
         thread.write(page, struct.pack("=4Q", start, 16 << 12, 2, 0))
-        thread.call(record._IOCTL, fd, record._UFFDIO_REGISTER, page)
+        thread.call(trackers._IOCTL, fd, trackers._UFFDIO_REGISTER, page)
     recorder = record.Recorder(writer.pid, 0)
     (line,) = recorder.said()
     assert line == f"not tracked: {start:#x}-{start + (16 << 12):#x}: " + (
@@ -451,7 +453,7 @@ def test_under_a_seccomp_filter_it_lives(tmp_path):
     program = f"""
 import ctypes, struct, sys
 code = b"".join(struct.pack("=HBBI", *row) for row in (
-    (0x20, 0, 0, 0), (0x15, 0, 1, {record._USERFAULTFD}),
+    (0x20, 0, 0, 0), (0x15, 0, 1, {trackers._USERFAULTFD}),
     (0x06, 0, 0, 0x80000000), (0x06, 0, 0, 0x7FFF0000)))
 buffer = ctypes.create_string_buffer(code)
 prog = ctypes.create_string_buffer(struct.pack("=H6xQ", 4, ctypes.addressof(buffer)))
@@ -468,7 +470,7 @@ sys.stdin.read()
     ) as process:
         assert process.stdout.readline() == "ready\n"
         if os.geteuid():
-            with pytest.raises(record.TraceError, match="seccomp filter"):
+            with pytest.raises(trackers.TraceError, match="seccomp filter"):
                 record.Recorder(process.pid, 0)
         else:
             recorder = record.Recorder(process.pid, 0)
@@ -529,13 +531,13 @@ RANGES = st.lists(
 
 @given(RANGES, RANGES)
 def test_ranges_are_sets_of_bytes(some, others):
-    ranges = record.Ranges(some).add(others)
+    found = ranges.Ranges(some).add(others)
     held = {byte for start, end in some + others for byte in range(start, end)}
-    assert {byte for start, end in ranges.all for byte in range(start, end)} == held
-    assert all(a[1] < b[0] for a, b in itertools.pairwise(ranges.all))
+    assert {byte for start, end in found.all for byte in range(start, end)} == held
+    assert all(a[1] < b[0] for a, b in itertools.pairwise(found.all))
     for start, end in itertools.combinations(range(0, 64, 3), 2):
-        assert ranges.cover(start, end) == (held >= set(range(start, end)))
-        assert ranges.touch(start, end) == bool(held & set(range(start, end)))
+        assert found.cover(start, end) == (held >= set(range(start, end)))
+        assert found.touch(start, end) == bool(held & set(range(start, end)))
 
 
 class TestSoftDirty:
@@ -556,7 +558,7 @@ class TestSoftDirty:
         monkeypatch.setattr(record.procfs, "pagemap", pagemap)
         recorder = record.Recorder(writer.pid, 0)
         assert writer.pages(next_round(recorder)) == [2, 5]
-        assert recorder.trace().how == record.SOFT_DIRTY
+        assert recorder.trace().how == trackers.SOFT_DIRTY
         # It goes on.
         assert writer.do("write", 1) == "done\n"
         recorder.close()
@@ -564,7 +566,7 @@ class TestSoftDirty:
         assert "has ended" in recorder.record(2)
 
     def test_the_kernel_is_asked(self):
-        assert record.has_soft_dirty() in (True, False)
+        assert trackers.has_soft_dirty() in (True, False)
 
 
 def test_a_word_of_ptrace_is_an_error():

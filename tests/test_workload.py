@@ -9,9 +9,12 @@ from hypothesis import strategies as st
 
 import extmeta as em
 from extmeta.arch import ARCHES
-from extmeta.cost import tasks, workload
-from extmeta.cost.compare import fitting
-from extmeta.cost.workload import PLACEMENTS, Point
+from extmeta.cost import placement as placements
+from extmeta.cost import tasks
+from extmeta.cost.forms import fitting
+from extmeta.cost.placement import PLACEMENTS
+from extmeta.cost.space import full_tables, ported, space_of, sparse_tables
+from extmeta.rows import EACH, Point
 
 SEEDS = st.integers(0, 2**32)
 FRACTIONS = st.floats(0, 1)
@@ -29,7 +32,7 @@ def runs(flagged):
 @given(VPNS, FRACTIONS, st.sampled_from(PLACEMENTS), SEEDS)
 def test_as_many_are_flagged_as_asked(vpns, fraction, placement, seed):
     point = Point(fraction, placement)
-    flagged = workload.flags(vpns, point, seed)
+    flagged = placements.flags(vpns, point, seed)
     wanted = min(len(vpns), max(round(fraction * len(vpns)), int(fraction > 0)))
     assert flagged.shape == vpns.shape
     if placement != "tables":
@@ -39,12 +42,12 @@ def test_as_many_are_flagged_as_asked(vpns, fraction, placement, seed):
         sizes = np.unique(vpns // 512, return_counts=True)[1]
         assert abs(flagged.sum() - wanted) <= max(sizes)
         assert (flagged.sum() > 0) == (wanted > 0)
-    assert (workload.flags(vpns, point, seed) == flagged).all()
+    assert (placements.flags(vpns, point, seed) == flagged).all()
 
 
 @given(VPNS, st.floats(0.01, 0.99), SEEDS)
 def test_tables_are_flagged_whole(vpns, fraction, seed):
-    flagged = workload.flags(vpns, Point(fraction, "tables"), seed)
+    flagged = placements.flags(vpns, Point(fraction, "tables"), seed)
     assume(round(fraction * len(vpns)) not in (0, len(vpns)))
     for table in np.unique(vpns // 512):
         assert len(set(flagged[vpns // 512 == table].tolist())) == 1
@@ -52,25 +55,25 @@ def test_tables_are_flagged_whole(vpns, fraction, seed):
 
 @pytest.mark.parametrize("fraction", [0.01, 0.1, 0.5])
 def test_runs_are_of_the_mean_length_and_apart(fraction):
-    vpns = workload.full_tables(512).vpns
-    lengths = runs(workload.flags(vpns, Point(fraction, "clustered"), seed=3))
-    assert workload.MEAN_RUN * 0.8 < lengths.mean() < workload.MEAN_RUN * 1.25
+    vpns = full_tables(512).vpns
+    lengths = runs(placements.flags(vpns, Point(fraction, "clustered"), seed=3))
+    assert placements.MEAN_RUN * 0.8 < lengths.mean() < placements.MEAN_RUN * 1.25
     # Geometric: as wide as long.
     assert 0.7 < lengths.std() / lengths.mean() < 1.3
 
 
 def test_random_ones_are_independent_of_their_neighbours():
-    vpns = workload.full_tables(512).vpns
-    flagged = workload.flags(vpns, Point(0.5, "random"), seed=3)
+    vpns = full_tables(512).vpns
+    flagged = placements.flags(vpns, Point(0.5, "random"), seed=3)
     assert abs((flagged[1:] & flagged[:-1]).mean() - 0.25) < 0.01
     by_table = flagged.reshape(-1, 512).sum(axis=1)
     assert 0.8 * np.sqrt(128) < by_table.std() < 1.2 * np.sqrt(128)
 
 
 def test_placements_and_fractions_are_seeded_apart():
-    vpns = workload.full_tables(16).vpns
+    vpns = full_tables(16).vpns
     chosen = [
-        workload.flags(vpns, Point(fraction, placement), seed).tobytes()
+        placements.flags(vpns, Point(fraction, placement), seed).tobytes()
         for fraction in (0.25, 0.5)
         for placement in PLACEMENTS
         for seed in (1, 2)
@@ -80,17 +83,17 @@ def test_placements_and_fractions_are_seeded_apart():
 
 def test_more_runs_than_gaps_still_flag_as_many():
     vpns = np.arange(20000, dtype=np.uint64)
-    flagged = workload.flags(vpns, Point(0.999, "clustered"), seed=1)
+    flagged = placements.flags(vpns, Point(0.999, "clustered"), seed=1)
     assert flagged.sum() == 19980
 
 
 def test_an_unknown_placement_is_named():
     with pytest.raises(ValueError, match="no placement 'diagonal'"):
-        workload.flags(np.arange(9, dtype=np.uint64), Point(0.5, "diagonal"), 0)
+        placements.flags(np.arange(9, dtype=np.uint64), Point(0.5, "diagonal"), 0)
 
 
 def test_points_have_the_ends_once():
-    points = workload.points([0, 0.01, 1], PLACEMENTS)
+    points = placements.points([0, 0.01, 1], PLACEMENTS)
     assert [str(p) for p in points] == [
         "0%",
         "1% random",
@@ -107,10 +110,10 @@ FIELDS = st.dictionaries(
 ).map(lambda widths: em.Fields(**widths))
 
 
-@given(FIELDS, st.sampled_from(workload.WORDS), SEEDS, st.data())
+@given(FIELDS, st.sampled_from(placements.WORDS), SEEDS, st.data())
 def test_words_fit_and_keep_a_bit_of_the_core(fields, kind, seed, data):
     core = data.draw(st.integers(1, (1 << fields.bits) - 1))
-    words = workload.words(50, fields, core, kind, seed)
+    words = placements.words(50, fields, core, kind, seed)
     lanes = (fields.bits + 63) // 64
     assert words.shape == ((50,) if lanes == 1 else (50, lanes))
     values = [
@@ -121,17 +124,17 @@ def test_words_fit_and_keep_a_bit_of_the_core(fields, kind, seed, data):
     if kind == "one":
         assert len(set(values)) == 1
     if kind == "few":
-        assert len(set(values)) <= workload.NR_FEW
+        assert len(set(values)) <= placements.NR_FEW
     if kind == "byte":
         assert all(value < 256 or value & ~0xFF == core & -core for value in values)
     if kind == "different" and fields.bits > 40:
         assert len(set(values)) == 50
-    assert (workload.words(50, fields, core, kind, seed) == words).all()
+    assert (placements.words(50, fields, core, kind, seed) == words).all()
 
 
 def test_an_unknown_kind_of_words_is_named():
     with pytest.raises(ValueError, match="no kind of words 'prime'"):
-        workload.words(1, em.Fields(age=8), 1, "prime", 0)
+        placements.words(1, em.Fields(age=8), 1, "prime", 0)
 
 
 @given(FIELDS, SEEDS, st.data())
@@ -144,9 +147,9 @@ def test_cut_words_have_the_same_fields(fields, seed, data):
             room -= kept[name]
     assume(kept)
     kept = em.Fields(**kept)
-    core = workload.core_bits(fields, kept)
-    words = workload.words(20, fields, core, "different", seed)
-    cut = workload.cut(words, fields, kept)
+    core = placements.core_bits(fields, kept)
+    words = placements.words(20, fields, core, "different", seed)
+    cut = placements.cut(words, fields, kept)
     assert cut.shape == (20,)
     assert (cut != 0).all()
     for full, short in zip(words.reshape(20, -1).tolist(), cut.tolist(), strict=True):
@@ -157,7 +160,7 @@ def test_cut_words_have_the_same_fields(fields, seed, data):
 
 @given(FIELDS, st.floats(0, 1), st.sampled_from(PLACEMENTS), SEEDS)
 def test_both_sides_flag_and_match_alike(fields, fraction, placement, seed):
-    space = workload.sparse_tables(4, 60, seed=1)
+    space = sparse_tables(4, 60, seed=1)
     kept = fitting(fields, em.PageTable().arch, has_swap=False)
     point = Point(fraction, placement)
     ours, theirs = tasks.workloads(space, fields, kept, point, seed, "different")
@@ -175,17 +178,17 @@ def test_both_sides_flag_and_match_alike(fields, fraction, placement, seed):
 
 
 def test_full_and_sparse_tables_are_as_they_say():
-    full = workload.full_tables(3)
+    full = full_tables(3)
     assert full.name == "3 full tables"
-    assert workload.full_tables(1).name == "1 full table"
-    sparse = workload.sparse_tables(5, 7, seed=1)
+    assert full_tables(1).name == "1 full table"
+    sparse = sparse_tables(5, 7, seed=1)
     for space, tables, each in ((full, 3, 512), (sparse, 5, 7)):
         assert (np.diff(space.vpns.astype(np.int64)) > 0).all()
         built = space.build("linked", em.Fields(age=8))
         assert len(built) == tables * each == space.present_bytes // 4096
         assert len(built.tables) == tables
         assert {np.count_nonzero(t) for t in built.tables.values()} == {each}
-    other = workload.sparse_tables(5, 7, seed=2)
+    other = sparse_tables(5, 7, seed=2)
     assert not np.array_equal(sparse.vpns, other.vpns)
 
 
@@ -212,7 +215,7 @@ def entries(present, swapped):
 def test_a_captured_space_is_bare_of_the_capture_s_own_words():
     fields = em.Fields(soft_dirty=1, age=8)
     found = entries(present=40, swapped=3)
-    space = workload.captured(found, "mine")
+    space = space_of(found, "mine")
     assert (space.vpns == found.vpn).all()
     assert space.has_swap
     assert space.present_bytes == 40 * 4096
@@ -226,25 +229,23 @@ def test_a_captured_space_is_bare_of_the_capture_s_own_words():
 
 def test_a_capture_without_ptes_is_refused():
     with pytest.raises(em.CaptureError, match="mine: no PTE"):
-        workload.captured(entries(0, 0), "mine")
+        space_of(entries(0, 0), "mine")
 
 
 @given(VPNS, st.integers(0, 512), SEEDS)
 def test_each_table_has_as_many_or_all_it_has(vpns, each, seed):
-    flagged = workload.flags(vpns, Point(each / 512, workload.EACH), seed)
+    flagged = placements.flags(vpns, Point(each / 512, EACH), seed)
     tables, held = np.unique(vpns // 512, return_counts=True)
     for table, count in zip(tables, held, strict=True):
         assert flagged[vpns // 512 == table].sum() == min(each, count)
 
 
 def test_of_a_larger_fraction_are_those_of_a_smaller():
-    vpns = workload.full_tables(8).vpns
-    few, more = (
-        workload.flags(vpns, Point(each / 512, workload.EACH), 3) for each in (7, 90)
-    )
+    vpns = full_tables(8).vpns
+    few, more = (placements.flags(vpns, Point(each / 512, EACH), 3) for each in (7, 90))
     assert few.sum() == 8 * 7
     assert (more[few]).all()
-    other = workload.flags(vpns, Point(7 / 512, workload.EACH), 4)
+    other = placements.flags(vpns, Point(7 / 512, EACH), 4)
     assert (other != few).any()
 
 
@@ -252,14 +253,14 @@ def test_of_a_larger_fraction_are_those_of_a_smaller():
 def test_synthetic_tables_are_as_many_on_every_architecture(name):
     arch = ARCHES[name]
     for space in (
-        workload.full_tables(3, name),
-        workload.sparse_tables(3, 7, seed=1, arch=name),
+        full_tables(3, name),
+        sparse_tables(3, 7, seed=1, arch=name),
     ):
         built = space.build("linked", em.Fields(soft_dirty=1))
         assert len(built.tables) == 3
         assert space.arch == name
         assert space.present_bytes == len(space.vpns) * arch.page_bytes
-    tables = workload.flags(space.vpns, Point(0.34, "tables"), 1, name)
+    tables = placements.flags(space.vpns, Point(0.34, "tables"), 1, name)
     assert tables.sum() == 7
 
 
@@ -268,8 +269,8 @@ def test_synthetic_tables_are_as_many_on_every_architecture(name):
 def test_a_ported_capture_has_the_same_pages(name, given):
     arch = ARCHES[name]
     capture = em.load_capture(em.shipped()[given])
-    own = workload.captured(capture, given)
-    space = workload.captured(capture, given, name)
+    own = space_of(capture, given)
+    space = space_of(capture, given, name)
     # A page for each that has a part: by number where nothing has moved.
     shift = np.uint64(arch.page_shift - 12)
     pages = np.unique(own.vpns >> shift)
@@ -308,7 +309,7 @@ def test_a_larger_page_is_present_where_a_part_is_and_writable_where_one_may_be(
         kernel="6.18",
         comm="mine",
     )
-    space = workload.captured(capture, "mine", "arm64_16k")
+    space = space_of(capture, "mine", "arm64_16k")
     assert space.vpns.tolist() == [4, 5, 7]
     assert space.has_swap
     assert space.present_bytes == 2 << 14
@@ -324,6 +325,6 @@ def test_a_larger_page_is_present_where_a_part_is_and_writable_where_one_may_be(
 def test_what_no_address_holds_is_refused():
     small = dataclasses.replace(ARCHES["riscv64_sv39"], level_bits=(1, 1, 9))
     with pytest.raises(em.CaptureError, match=r"node: too large .* riscv64_sv39"):
-        workload.ported(em.load_capture(em.shipped()["node"]), "node", small)
+        ported(em.load_capture(em.shipped()["node"]), "node", small)
     with pytest.raises(em.CaptureError, match="mine: no PTE"):
-        workload.captured(entries(0, 0), "mine", "s390x")
+        space_of(entries(0, 0), "mine", "s390x")

@@ -17,12 +17,13 @@ from hypothesis import strategies as st
 
 import extmeta as em
 from extmeta import cli, workloads
-from extmeta.cost import compare
+from extmeta.commands import status
+from extmeta.cost import forms
 from extmeta.linux import AddressSpace
 from extmeta.reports import workloads as workload_report
+from extmeta.rows import ALL_PHASES, CONTROL, Load, Peak
 from extmeta.workloads import WORKLOADS, Ages, ForkServer, Precopy, Predump, play
 from extmeta.workloads.ages import blocks
-from extmeta.workloads.comparison import ALL, Load, Peak
 from extmeta.workloads.comparison import compare as compared
 from extmeta.workloads.play import MismatchError, Stage, must_be
 from extmeta.workloads.process import HOLE
@@ -56,12 +57,12 @@ def test_every_encoding_comes_to_the_same(name, text):
     first = play(load, SMALL, "inpte")
     assert first.complete
     assert len(first.rounds) <= load.nr_rounds(SMALL)
-    for form in compare.default_forms():
-        found = play(load, SMALL, compare.form(form))
+    for form in forms.default_forms():
+        found = play(load, SMALL, forms.form(form))
         assert found.rounds == first.rounds, form
         assert found.same(first), form
         # And so do bare tables that are asked the same.
-        replay = Replay(first.recording, compare.form(form), first.fields, "x86_64")
+        replay = Replay(first.recording, forms.form(form), first.fields, "x86_64")
         held = replay.verify()
         changing = [
             op
@@ -463,8 +464,8 @@ def test_a_comparison_has_each_phase_of_each_encoding():
     peaks = [row.encoding for row in rows if isinstance(row, Peak)]
     assert peaks == ["linked", "wide"]
     times = [(row.encoding, row.operation) for row in rows if hasattr(row, "ratio")]
-    phases = [*head.phase_ptes, ALL]
-    names = (compare.CONTROL, "linked", "wide")
+    phases = [*head.phase_ptes, ALL_PHASES]
+    names = (CONTROL, "linked", "wide")
     assert sorted(times) == sorted((name, p) for name in names for p in phases)
     assert all(row.ratio > 0 for row in rows if hasattr(row, "ratio"))
 
@@ -576,7 +577,7 @@ def test_the_command_plays_captures_and_traces(tmp_path, capsys):
 def test_the_command_refuses_in_a_line(given, why, capsys):
     redis = str(em.shipped()["redis"])
     given = [redis if text == "REDIS" else text for text in given]
-    assert cli.main(["compare", *given]) == cli.BAD_INPUT
+    assert cli.main(["compare", *given]) == status.BAD_INPUT
     told = capsys.readouterr()
     assert told.out == ""
     assert told.err.count("\n") == 1
@@ -603,7 +604,7 @@ def test_interrupted_the_command_prints_what_it_has(tmp_path):
         while "this is not all" not in seen:
             seen += os.read(leader, 4096).decode(errors="replace")
     os.close(leader)
-    assert process.returncode == cli.INTERRUPTED
+    assert process.returncode == status.INTERRUPTED
     head, _, text = told.partition("\n\n")
     assert head.startswith("INCOMPLETE: ")
     assert "adjacent, " in head

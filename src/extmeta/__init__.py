@@ -11,13 +11,8 @@
 1024
 """
 
-from extmeta.captures.capture import (
-    Capture,
-    CaptureError,
-    capture,
-    load_capture,
-    shipped,
-)
+from extmeta.captures.capture import Capture, CaptureError, load_capture, shipped
+from extmeta.captures.process import capture
 from extmeta.captures.trace import Trace, load_trace
 from extmeta.encodings import encodings, register
 from extmeta.encodings.adaptive import Adaptive

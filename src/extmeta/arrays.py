@@ -1,8 +1,12 @@
-"""Arrays of public objects, which stay read-only when the objects are copied."""
+"""Array types; arrays of public objects, which stay read-only if these are copied."""
 
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
+
+U64 = npt.NDArray[np.uint64]
+Bools = npt.NDArray[np.bool_]
 
 
 def restore(made: object, state: dict[str, Any]) -> None:

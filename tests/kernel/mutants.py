@@ -45,9 +45,9 @@ class Mutant:
 NATIVE = (
     Mutant(
         "fork keeps protection that nobody tracks",
-        "mm.py",
-        "                child.disown(vma.start, vma.stop)",
-        "                pass",
+        "fork.py",
+        "            child.disown(vma.start, vma.stop)",
+        "            pass",
     ),
     Mutant(
         "mremap keeps protection without EVENT_REMAP",
@@ -150,7 +150,7 @@ NATIVE = (
     ),
     Mutant(
         "COLLAPSE inside a huge page succeeds",
-        "faults.py",
+        "huge.py",
         "    failed = errno.EINVAL if end < start else 0",
         "    failed = 0",
     ),
@@ -168,15 +168,15 @@ NATIVE = (
     ),
     Mutant(
         "DONTFORK is copied",
-        "mm.py",
-        "            if not vma.copied:",
-        "            if False:",
+        "fork.py",
+        "        if not vma.copied:",
+        "        if False:",
     ),
     Mutant(
         "WIPEONFORK keeps the pages",
-        "mm.py",
-        "            if vma.wiped or (",
-        "            if (",
+        "fork.py",
+        "        if vma.wiped or (",
+        "        if (",
     ),
     Mutant(
         "UFFDIO_COPY_MODE_WP protects nothing",
@@ -338,11 +338,11 @@ GUEST = (
     ),
     Mutant(
         "fork drops soft-dirty",
-        "mm.py",
-        "                child.disown(vma.start, vma.stop)",
-        "                child.disown(vma.start, vma.stop)\n"
-        "                child.change_words(\n"
-        "                    slice(vma.start, vma.stop), child.soft_dirty)",
+        "fork.py",
+        "            child.disown(vma.start, vma.stop)",
+        "            child.disown(vma.start, vma.stop)\n"
+        "            child.change_words(\n"
+        "                slice(vma.start, vma.stop), child.soft_dirty)",
     ),
     Mutant(
         "UFFDIO_MOVE does not set soft-dirty",

@@ -4,6 +4,7 @@ A reader of stdout or stderr that has gone, or a full disk, costs nothing that w
 measured. What is said meanwhile goes to stderr, and failing there never ends the work.
 """
 
+import argparse
 import contextlib
 import os
 import signal
@@ -19,7 +20,8 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from extmeta.captures import whole_file
-from extmeta.reports import report
+from extmeta.commands.status import CANNOT_WRITE
+from extmeta.reports.layout import plain
 
 # A path that stands for stdout, or for stdin.
 STANDARD = "-"
@@ -72,7 +74,7 @@ def progress() -> Iterator[Shown]:
         task = bar.add_task("")
 
         def drawn(done: int, total: int, what: str) -> None:
-            text = escape(report.plain(what))
+            text = escape(plain(what))
             # The terminal may have gone.
             with contextlib.suppress(OSError):
                 bar.update(task, completed=done, total=total, description=text)
@@ -87,7 +89,7 @@ def _lines() -> Shown:
     def shown(done: int, total: int, what: str) -> None:
         nonlocal last
         # What precedes the colon: the rest changes too often for lines.
-        stage = report.plain(what.partition(":")[0])
+        stage = plain(what.partition(":")[0])
         if stage != last:
             last = stage
             tell(f"{done:,} of {total:,}: {stage}")
@@ -197,6 +199,52 @@ def readable(path: str) -> Iterator[str]:
         copy = Path(folder, "stdin.npz")
         copy.write_bytes(sys.stdin.buffer.read())
         yield str(copy)
+
+
+def must_be_writable(path: str, force: bool = True) -> None:
+    """Refuse an output file before anything is measured for it.
+
+    Raises
+    ------
+    BadInputError
+        If it can't be written, or is there and not to be replaced. If it is "-":
+        stdout is a terminal.
+    """
+    if path == STANDARD:
+        must_be_binary_stdout()
+        return
+    folder = os.path.dirname(os.path.realpath(path))
+    if os.path.isdir(path):
+        raise BadInputError(f"{path}: is a directory")
+    if not os.path.isdir(folder):
+        raise BadInputError(f"{path}: there is no directory {folder}")
+    if os.path.isfile(path) and not force:
+        raise BadInputError(f"{path}: exists; --force replaces it")
+    if os.path.exists(path) and not os.access(path, os.W_OK):
+        raise BadInputError(f"{path}: permission denied")
+    # A file is made beside the one that it replaces. A device or a pipe is written to.
+    regular = os.path.isfile(path) or not os.path.exists(path)
+    if regular and not os.access(folder, os.W_OK):
+        raise BadInputError(f"{path}: permission denied to make files in {folder}")
+
+
+def written(args: argparse.Namespace, path: str, document: str) -> int:
+    """Write a file; return the exit status, having said why it can't be written."""
+    try:
+        write(path, document)
+    except CannotWriteError as error:
+        tell(f"extmeta {args.verb}: {plain(str(error))}")
+        return CANNOT_WRITE
+    return 0
+
+
+def saved(args: argparse.Namespace, found: object) -> None:
+    """Say what was saved; on stderr if stdout has it."""
+    text = plain(repr(found)[1:-1])
+    if args.output == STANDARD:
+        tell(f"extmeta {args.verb}: {text}")
+    else:
+        say(f"{args.output}: {text}")
 
 
 # -- the end before the end ------------------------------------------------------

@@ -12,25 +12,20 @@ import numpy as np
 import numpy.typing as npt
 
 from extmeta.arch import Arch, arch_named
-from extmeta.cost import workload
-from extmeta.cost.compare import BASELINE, fitting, form, left_out
-from extmeta.cost.measure import Demand, Refused, Split
-from extmeta.cost.workload import Space
+from extmeta.cost import placement
+from extmeta.cost.forms import fitting, form, left_out
+from extmeta.cost.space import Space
 from extmeta.fields import Fields
 from extmeta.memory.frames import no_allocation
 from extmeta.pagetable import PageTable
+from extmeta.rows import BASELINE, DEMANDS, SET_ASIDE, Demand, Refused, Split
 from extmeta.table.encoding import Encoding
 
-# Of each PTE table's entries; on x86-64 512.
+# Full PTE tables that each operation is done on; on x86-64 each has 512 entries.
 TABLES = 8
 
-# What these rows are about.
-ABOUT = "what operations ask of a kernel"
 # Huge pages of a capture that are split at most.
 SPLITS = 64
-
-# The row of what has to be set aside for one operation on one table, whichever.
-SET_ASIDE = "set aside"
 
 
 @dataclass(frozen=True)
@@ -162,7 +157,7 @@ def given_to(encoding: str | Encoding, fields: Fields, arch: Arch, kind: str) ->
     table.map(slice(first, stop))
     table.map_huge(range(stop, stop + TABLES * size, size))
     lowest = 1
-    words = workload.words(stop - first, fields, lowest, kind, seed=1)
+    words = placement.words(stop - first, fields, lowest, kind, seed=1)
     return Given(table, first, stop, words, lowest)
 
 
@@ -183,7 +178,7 @@ def demands(
     fields : Fields
     arch : Arch
     kind : str
-        See `workload.words`.
+        See `placement.words`.
 
     Raises
     ------
@@ -240,7 +235,7 @@ def demanded(
     Parameters
     ----------
     forms : sequence of str
-        See `compare.form`.
+        See `forms.form`.
     fields : Fields
         The baseline has as many of them as fit it.
     arch, kind : str
@@ -253,7 +248,7 @@ def demanded(
         try:
             yield from demands(form(text), text, fields, of, kind)
         except Exception as error:  # noqa: BLE001 (left_out raises ours)
-            yield left_out(text, error, ABOUT)
+            yield left_out(text, error, DEMANDS)
 
 
 def splits(
@@ -268,11 +263,11 @@ def splits(
     ----------
     space : Space
     forms : sequence of str
-        See `compare.form`.
+        See `forms.form`.
     fields : Fields
         The baseline has as many of them as fit it.
     kind : str
-        See `workload.words`.
+        See `placement.words`.
     """
     leaves = space.deposited[:SPLITS].tolist()
     kept = fitting(fields, arch_named(space.arch), space.has_swap)
@@ -281,7 +276,7 @@ def splits(
         try:
             table = space.bare(BASELINE if text == BASELINE else form(text), its)
             before = table.memory().total
-            words = workload.words(len(leaves), its, 1, kind, seed=1)
+            words = placement.words(len(leaves), its, 1, kind, seed=1)
             for vpn, word in zip(leaves, words.reshape(len(leaves), -1), strict=True):
                 lanes = enumerate(word.tolist())
                 table.split_huge(vpn, sum(lane << 64 * i for i, lane in lanes))

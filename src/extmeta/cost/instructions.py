@@ -23,10 +23,11 @@ import numpy as np
 
 from extmeta import pagetable
 from extmeta.checks import must, same
-from extmeta.cost.compare import BASELINE, Progress, form
-from extmeta.cost.measure import Counted, Refused, Row, Subject
+from extmeta.cost.forms import form
+from extmeta.cost.sweep import Progress
 from extmeta.fields import Fields
 from extmeta.pagetable import PageTable
+from extmeta.rows import BASELINE, Counted, Refused, Row, Subject
 from extmeta.table import operations
 
 FIELDS = Fields(uffd_wp=1, soft_dirty=1, age=4)
@@ -112,7 +113,7 @@ def count(
     Parameters
     ----------
     encoding : str
-        See `compare.form`.
+        See `forms.form`.
     fractions : sequence of float
         Of PTEs flagged, at random.
 
@@ -184,10 +185,10 @@ def counted(
     Parameters
     ----------
     forms : sequence of str
-        See `compare.form`; the baseline is counted first.
+        See `forms.form`; the baseline is counted first.
     counts : callable
     progress : callable, optional
-        As of `compare.sweep`.
+        As of `sweep.sweep`.
     """
     names = [BASELINE, *(text for text in forms if text != BASELINE)]
     yield Subject(

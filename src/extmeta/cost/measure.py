@@ -1,4 +1,4 @@
-"""How long one thing takes beside another, and the rows that results are.
+"""How long one thing takes beside another.
 
 Two tasks are run by turns, A B B A, in one process: what slows the machine for
 a while slows both, and what the second of a pair gains by being second, each
@@ -7,21 +7,14 @@ with a bootstrap interval. A sample repeats its task until the clock and the loo
 don't count; what the task needs, and what it leaves, is seen to untimed. On one
 machine, medians of tests that ran one after the other differed by 42 % for
 identical code; paired ratios of it by 0.25 %.
-
-Rows are frozen dataclasses in base units: bytes, nanoseconds.
 """
 
 import contextlib
 import gc
 import itertools
-import os
-import platform
-import subprocess
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from importlib import metadata
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -48,7 +41,7 @@ MIN_ROUNDS = 5
 BUDGET_NS = 2_000_000_000
 QUICK_BUDGET_NS = 100_000_000
 
-# Of a task that takes next to nothing, against running for ever.
+# A sample repeats its task no more often, even if that takes next to nothing.
 MAX_REPEAT = 1 << 14
 
 RESAMPLES = 2000
@@ -57,252 +50,10 @@ CONFIDENCE = 0.95
 # Well above the L2 caches there are (4 MiB); a page table that is smaller may
 # be read faster than this says, hence the size is a parameter.
 BANDWIDTH_BYTES = 64 << 20
+
 # Below, numpy's call (2 us) is no longer small beside the reading.
 LEAST_BANDWIDTH_BYTES = 1 << 20
 BANDWIDTH_ROUNDS = 9
-
-GIT_SECONDS = 5.0
-
-
-@dataclass(frozen=True)
-class Subject:
-    """What was compared: the first row of each comparison.
-
-    Attributes
-    ----------
-    name, sha256 : str
-        Of the capture.
-    arch : str
-    nr_ptes, nr_tables : int
-        PTEs, swap entries included; PTE tables.
-    nr_huge : int
-        2 MiB leaves, which have no PTE and so no word.
-    present_bytes : int
-        Huge pages included.
-    fields, baseline_fields : dict of str to int
-        Bits of each field, for all and for the baseline.
-    baseline_lacks : str
-        Why the baseline can't hold `fields`; empty if it can.
-    words : str
-    note : str
-        How the address space differs from what was captured; empty if it does not.
-    cleared : str
-        Bits that have the baseline's words, or the flag, and that mprotect clears, as
-        in "52-57"; empty if it keeps them.
-    nr_deposited : int
-        Of `nr_huge`: anonymous ones, each with a deposited PTE table.
-    nr_unplaced, nr_unmarked : int
-        See `workload.Space`.
-    """
-
-    name: str
-    sha256: str
-    arch: str
-    nr_ptes: int
-    nr_tables: int
-    nr_huge: int
-    present_bytes: int
-    fields: dict[str, int]
-    baseline_fields: dict[str, int]
-    baseline_lacks: str
-    words: str
-    note: str = ""
-    cleared: str = ""
-    nr_deposited: int = 0
-    nr_unplaced: int = 0
-    nr_unmarked: int = 0
-
-
-@dataclass(frozen=True)
-class Bound:
-    """How fast memory is read: what no scan of all PTEs can beat.
-
-    Attributes
-    ----------
-    table_bytes : int
-        PTE tables, all of which a scan has to read.
-    near_bytes_per_s : float
-        Of an array of that size, read again and again; of 1 MiB at least.
-    far_bytes_per_s : float
-        Of an array of `BANDWIDTH_BYTES`.
-    """
-
-    table_bytes: int
-    near_bytes_per_s: float
-    far_bytes_per_s: float
-
-
-@dataclass(frozen=True)
-class Refused:
-    """An encoding that has no figures, or lacks some.
-
-    Attributes
-    ----------
-    encoding : str
-    why : str
-        In a line.
-    where : str
-        What it has no figures for, as "1% random, load"; empty if for nothing.
-    """
-
-    encoding: str
-    why: str
-    where: str = ""
-
-
-@dataclass(frozen=True)
-class Ram:
-    """What an encoding holds at one point, in bytes.
-
-    Attributes
-    ----------
-    encoding : str
-    fraction : float
-    placement : str
-    flagged : int
-        PTEs that have a word.
-    upper, pte, side, index, slack : int
-        As in `extmeta.Memory`.
-    repointings : int or None
-        How often a live table had to move; None if it never does.
-    """
-
-    encoding: str
-    fraction: float
-    placement: str
-    flagged: int
-    upper: int
-    pte: int
-    side: int
-    index: int
-    slack: int
-    repointings: int | None
-
-    @property
-    def total(self) -> int:
-        """upper + pte + side + index."""
-        return self.upper + self.pte + self.side + self.index
-
-
-@dataclass(frozen=True)
-class Cpu:
-    """What an operation costs in one encoding, as a multiple of the baseline.
-
-    Attributes
-    ----------
-    encoding, operation : str
-    fraction : float
-    placement : str
-    ratio, low, high : float
-        Median of the pairs' ratios and its 95 % interval.
-    baseline_ns : float
-        Of one PTE in the baseline: the median sample.
-    pairs, repeat : int
-        Pairs of samples; operations in each sample.
-    """
-
-    encoding: str
-    operation: str
-    fraction: float
-    placement: str
-    ratio: float
-    low: float
-    high: float
-    baseline_ns: float
-    pairs: int
-    repeat: int
-
-
-@dataclass(frozen=True)
-class Counted:
-    """The instructions that an operation takes a PTE in one encoding.
-
-    Attributes
-    ----------
-    encoding, operation : str
-    fraction : float
-        Of PTEs flagged, at random.
-    instructions : float
-    """
-
-    encoding: str
-    operation: str
-    fraction: float
-    instructions: float
-
-
-@dataclass(frozen=True)
-class Demand:
-    """What an operation asks of a kernel beside its time, a PTE table.
-
-    Attributes
-    ----------
-    encoding, operation : str
-    aside : float or None
-        Bytes of side memory that it takes of what was set aside, because a kernel
-        that has the page-table lock can't allocate; None where it may, or the
-        encoding can't tell.
-    repointings : float
-        Upper entries that led to a table in use and lead to another now, each with a
-        TLB flush beyond those of the operation itself.
-    """
-
-    encoding: str
-    operation: str
-    aside: float | None
-    repointings: float
-
-
-@dataclass(frozen=True)
-class Blocks:
-    """The contiguous blocks of arm64 that words leave whole.
-
-    Attributes
-    ----------
-    encoding : str
-    fraction : float
-    placement : str
-    size : int
-        PTEs of a block.
-    without, whole : int
-        Blocks there would be without words, and with them.
-    known_by : str
-        "PFNs", or "alignment" if these are not known: then both are upper bounds.
-    """
-
-    encoding: str
-    fraction: float
-    placement: str
-    size: int
-    without: int
-    whole: int
-    known_by: str
-
-    @property
-    def broken(self) -> int:
-        """Blocks that words break."""
-        return self.without - self.whole
-
-
-@dataclass(frozen=True)
-class Split:
-    """What the split of anonymous huge pages takes, each word going to all its PTEs.
-
-    Attributes
-    ----------
-    encoding : str
-    leaves : int
-        Huge pages that were split.
-    nbytes : int
-        Memory that the page table grew by. The deposited PTE tables are used.
-    """
-
-    encoding: str
-    leaves: int
-    nbytes: int
-
-
-Row = Subject | Bound | Refused | Ram | Cpu | Counted | Demand | Blocks | Split
 
 
 def _nothing(_state: Any) -> None:
@@ -527,61 +278,3 @@ def reading(nbytes: int) -> Task:
 
 def _assert_last(array: npt.NDArray[np.uint64], result: int) -> None:
     same(result, len(array) - 1)
-
-
-def provenance(command: Sequence[str], seed: int) -> dict[str, Any]:
-    """Return where and how results were made, for their JSON.
-
-    Parameters
-    ----------
-    command : sequence of str
-        The command line.
-    seed : int
-    """
-    return {
-        "extmeta": metadata.version("extmeta"),
-        "commit": commit(),
-        "kernel": platform.release(),
-        "machine": platform.machine(),
-        "cpu": cpu_model(),
-        "cpus": os.cpu_count(),
-        "python": platform.python_version(),
-        "numpy": np.__version__,
-        "thp": os.environ.get("EXTMETA_THP") != "0",
-        "seed": seed,
-        "command": list(command),
-        "date": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-    }
-
-
-def cpu_model(path: str = "/proc/cpuinfo") -> str:
-    """Return what the processor calls itself; empty if nothing tells."""
-    with contextlib.suppress(OSError):
-        for line in Path(path).read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return ""
-
-
-def commit(root: Path = Path(__file__).parents[3]) -> str:
-    """Return the git commit of the checkout this runs from, or "".
-
-    With "+" where files differ from it.
-    """
-    # An installed package may lie in a checkout of something else.
-    if not (root / ".git").exists() or not (root / "src" / "extmeta").is_dir():
-        return ""
-    try:
-        found = subprocess.run(
-            [
-                *("git", "-C", str(root), "describe"),
-                *("--always", "--abbrev=12", "--exclude=*", "--dirty=+"),
-            ],
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=GIT_SECONDS,
-        )
-    except (OSError, subprocess.SubprocessError):
-        return ""
-    return found.stdout.strip() if found.returncode == 0 else ""

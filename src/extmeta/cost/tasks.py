@@ -26,21 +26,16 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from extmeta import rows
+from extmeta.arrays import U64
 from extmeta.checks import must, same
 from extmeta.cost import contpte
-from extmeta.cost.measure import Blocks, Ram, Task
-from extmeta.cost.workload import (
-    U64,
-    Point,
-    Space,
-    core_bits,
-    cut,
-    flags,
-    lanes_of,
-    words,
-)
+from extmeta.cost.measure import Task
+from extmeta.cost.placement import core_bits, cut, flags, lanes_of, words
+from extmeta.cost.space import Space
 from extmeta.fields import Fields
 from extmeta.pagetable import PageTable
+from extmeta.rows import Blocks, Point, Ram
 
 
 @dataclass(frozen=True, eq=False)
@@ -99,7 +94,7 @@ def workloads(
     point : Point
     seed : int
     kind : str
-        See `workload.words`.
+        See `placement.words`.
     """
     flagged = flags(space.vpns, point, seed, space.arch)
     stands_in = not kept.keys() <= fields.keys()
@@ -323,13 +318,10 @@ def unmap(f: Filled) -> Task:
     return Task(f.copy, lambda table: table.unmap(span.start, count), check, each=True)
 
 
-# In the order of the report.
-OPERATIONS: dict[str, Callable[[Filled], Task]] = {
-    "load": load,
-    "store": store,
-    "update": update,
-    "clear": clear,
-    "scan": scan,
-    "fork": fork,
-    "unmap": unmap,
-}
+OPERATIONS: dict[str, Callable[[Filled], Task]] = dict(
+    zip(
+        rows.OPERATIONS,
+        (load, store, update, clear, scan, fork, unmap),
+        strict=True,
+    )
+)

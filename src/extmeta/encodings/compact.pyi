@@ -1,7 +1,8 @@
 from typing import Any, final
 
 from extmeta.arch import Arch
-from extmeta.encodings.plan import Group, Groups, Plan
+from extmeta.encodings.constraints import Group, Groups
+from extmeta.encodings.plan import Plan
 from extmeta.fields import Fields
 from extmeta.table.encoding import Encoding
 

@@ -5,17 +5,9 @@ have" before RAM and CPU are spent (X+PY3zQeYNnheZhT@redhat.com). Given which
 fields exclude or imply each other, and which share a bit by VMA, the legal words
 are counted, exactly, and numbered: ceil(log2) bits are enough. What is lost by
 each such choice is said, and what a side page would cost instead.
-
-All constraints are between two fields, of the kinds "not both" and "a without b
-not". So what is left of them, after some fields are known to be 0 or not, depends
-on which fields are left only: the count is a recursion over sets of fields, with
-what was counted kept, that splits where nothing ties two parts together. It is
-exponential in the treewidth of the constraints, not in the fields. A field that
-can be non-zero at all can be so with just those that it implies, so conflicts
-need no search either.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import combinations, product
@@ -23,10 +15,9 @@ from math import prod
 from typing import Any, NamedTuple
 
 from extmeta.arch import Arch, arch_of
+from extmeta.encodings.constraints import Constraint, Group, Groups, listed
+from extmeta.encodings.counting import Graph, most_words, sums, words_of
 from extmeta.fields import Fields
-
-Group = tuple[str, ...]
-Groups = Iterable[Iterable[str]]
 
 # Codes are listed by Assignment.codes up to so many, and numbered up to the other.
 LISTED = 64
@@ -36,23 +27,6 @@ NUMBERED = 1 << 16
 # `Plan.remedies`.
 MAX_CHOICES = 1 << 12
 MAX_PAIRED = 32
-
-
-class Constraint(NamedTuple):
-    """One constraint, in the words of the call that it came from."""
-
-    kind: str
-    names: Group
-
-    def __str__(self) -> str:
-        """Say it in words."""
-        if self.kind == "implies":
-            return f"{self.names[0]} implies {self.names[1]}"
-        if self.kind == "per_vma":
-            return f"a VMA has one of {listed(self.names)}"
-        if len(self.names) == 2:
-            return f"{listed(self.names)} exclude each other"
-        return f"at most one of {listed(self.names)} is non-zero"
 
 
 class PlanConflict(ValueError):
@@ -198,11 +172,11 @@ class Plan:
         if self.combinations > NUMBERED:
             raise ValueError(f"{self.combinations} combinations are not numbered; "
                              f"at most {NUMBERED} are")  # fmt: skip
-        graph = _Graph(self.fields, self.constraints, choice)
-        words = [_words(self.fields, graph, part) for part in graph.parts(graph.all)]
+        graph = Graph(self.fields, self.constraints, choice)
+        words = [words_of(self.fields, graph, part) for part in graph.parts(graph.all)]
         widths = [(len(some) - 1).bit_length() for some in words]
         if sum(widths) > self.bits:
-            return {word: code for code, word in enumerate(_sums(words))}
+            return {word: code for code, word in enumerate(sums(words))}
         shifts = [sum(widths[:i]) for i in range(len(widths))]
         codes = [
             [code << shift for code in range(len(some))]
@@ -229,7 +203,7 @@ class Plan:
         for pair in combinations(self.fields, 2):
             added = (*self.constraints, Constraint("excludes", pair))
             if _conflict(self.fields, added) is None:
-                count = _most(self.fields, added)
+                count = most_words(self.fields, added)
                 if count <= 1 << self.available:
                     found.append((-count, pair))
         return tuple(pair for _count, pair in sorted(found))
@@ -251,7 +225,7 @@ class Plan:
                     f"{many} trackers on one VMA: {listed(c.names)} share the bit, and "
                     "a VMA that has words can't change over"
                 )
-        graph = _Graph(self.fields, self.constraints)
+        graph = Graph(self.fields, self.constraints)
         for c in self._of("per_vma"):
             for name in self.fields:
                 if name in c.names:
@@ -326,7 +300,7 @@ def plan(
     conflict = _conflict(fields, found)
     if conflict is not None:
         raise conflict
-    count = _most(fields, found)
+    count = most_words(fields, found)
     present, swap = _room(fields, arch)
     return Plan(
         fields=fields,
@@ -389,11 +363,6 @@ def groups_of(kind: str, groups: Any) -> Iterator[Group]:
         yield names
 
 
-def listed(names: Sequence[str], last: str = "and") -> str:
-    """Return names as one says them: "a, b and c"."""
-    return f" {last} ".join(filter(None, (", ".join(names[:-1]), names[-1])))
-
-
 def owned(fields: Fields, arch: Arch) -> list[str]:
     """Return those of the fields that Linux already has bits for."""
     return [n for n, width in fields.items() if width == 1 and n in arch.owned]
@@ -425,208 +394,17 @@ def _side(fields: Fields, arch: Arch) -> dict[str, int]:
     return side
 
 
-# -- counting --------------------------------------------------------------------
-
-
-class _Graph:
-    """The constraints between fields, as sets of them in ints: bit i is field i.
-
-    Without a choice, the groups of ``per_vma`` are as those of ``excludes``: that
-    is what a PTE can be at all. With one, the fields not chosen are gone.
-    """
-
-    def __init__(
-        self,
-        fields: Fields,
-        constraints: Iterable[Constraint],
-        choice: Group | None = None,
-    ) -> None:
-        self.fields = fields
-        self.at = {name: i for i, name in enumerate(fields)}
-        n = len(fields)
-        self.all = (1 << n) - 1
-        self.excluded = [0] * n
-        # Of each field, what it implies and what implies it, itself among them.
-        self.implied = [1 << i for i in range(n)]
-        self.implying = [1 << i for i in range(n)]
-        never = 0
-        for kind, names in constraints:
-            places = [self.at[name] for name in names]
-            if kind == "implies":
-                self._imply(*places)
-            elif kind == "per_vma" and choice is not None:
-                never |= sum(1 << i for i in places if not self._chosen(i, choice))
-            else:
-                for i, j in combinations(places, 2):
-                    self.excluded[i] |= 1 << j
-                    self.excluded[j] |= 1 << i
-        for i in range(n):
-            if never >> i & 1:
-                self.all &= ~self.implying[i]
-
-    def _chosen(self, i: int, choice: Group) -> bool:
-        return any(self.at[name] == i for name in choice)
-
-    def _imply(self, a: int, b: int) -> None:
-        """Add a => b and what follows from it."""
-        more, less = self.implied[b], self.implying[a]
-        for i in members(less):
-            self.implied[i] |= more
-        for i in members(more):
-            self.implying[i] |= less
-
-    def possible(self, i: int) -> bool:
-        """Tell whether a field can be non-zero: with those that it implies."""
-        return all(
-            not self.excluded[j] & self.implied[i] for j in members(self.implied[i])
-        )
-
-    def needs(self, a: str, b: str) -> bool:
-        """Tell whether a field implies another."""
-        return bool(self.implied[self.at[a]] >> self.at[b] & 1)
-
-    def bars(self, a: str, b: str) -> bool:
-        """Tell whether one field excludes another by what they imply alone."""
-        i, j = self.at[a], self.at[b]
-        both = self.implied[i] | self.implied[j]
-        direct = self.excluded[i] >> j & 1
-        return not direct and any(self.excluded[k] & both for k in members(both))
-
-    def near(self, i: int) -> int:
-        """Return the fields that a constraint, or what follows from one, ties to."""
-        return (self.excluded[i] | self.implied[i] | self.implying[i]) & ~(1 << i)
-
-    def without(self, i: int, some: int) -> int:
-        """Return which of ``some`` are open still where i is 0."""
-        return some & ~self.implying[i]
-
-    def given(self, i: int, some: int) -> int:
-        """Return which of ``some`` are open still where i is non-zero."""
-        closed = self.implied[i]
-        for j in members(closed):
-            for k in members(self.excluded[j] & some):
-                closed |= self.implying[k]
-        return some & ~closed
-
-    def parts(self, some: int) -> Iterator[int]:
-        """Yield the parts of a set that nothing ties together."""
-        while some:
-            part, edge = 0, some & -some
-            while edge:
-                part |= edge
-                reached = 0
-                for i in members(edge):
-                    reached |= self.near(i)
-                edge = reached & some & ~part
-            yield part
-            some &= ~part
-
-
-def members(some: int) -> Iterator[int]:
-    """Yield the numbers of the bits that are set."""
-    while some:
-        low = some & -some
-        yield low.bit_length() - 1
-        some ^= low
-
-
-class _Count:
-    """Legal words over sets of fields."""
-
-    def __init__(self, graph: _Graph) -> None:
-        self.graph = graph
-        self.weight = [(1 << width) - 1 for width in graph.fields.values()]
-        self.counted: dict[int, int] = {}
-        self.rank = _separators(graph)
-
-    def of(self, some: int) -> int:
-        """Return how many words there are in which all but ``some`` are 0."""
-        total = 1
-        for part in self.graph.parts(some):
-            if part not in self.counted:
-                i = max(members(part), key=self.rank.__getitem__)
-                kept = self.graph.given(i, part)
-                # Those that i implies are non-zero too, unless they were before.
-                with_ = self.graph.implied[i] & part
-                self.counted[part] = self.of(self.graph.without(i, part)) + self.of(
-                    kept
-                ) * prod(self.weight[j] for j in members(with_))
-            total *= self.counted[part]
-        return total
-
-
-def _separators(graph: _Graph) -> list[int]:
-    """Return a rank for each field: to branch on the highest first splits best.
-
-    It is the order of elimination by least degree, backwards.
-    """
-    near = {i: graph.near(i) & graph.all for i in members(graph.all)}
-    rank = [0] * len(graph.fields)
-    for turn in range(len(near)):
-        i = min(near, key=lambda i: near[i].bit_count())
-        rank[i] = turn
-        others = near.pop(i)
-        for j in members(others):
-            near[j] = (near[j] | others) & ~(1 << i | 1 << j)
-    return rank
-
-
-def _most(fields: Fields, constraints: tuple[Constraint, ...]) -> int:
-    """Return the count of the choice that has the most words."""
-    tied = _Graph(fields, constraints)
-    groups = [c.names for c in constraints if c.kind == "per_vma"]
-    alike = _Count(tied)
-    total = 1
-    # Part by part: what VMAs choose in one doesn't matter in another.
-    for part in tied.parts(tied.all):
-        inside = [g for g in groups if part >> tied.at[g[0]] & 1]
-        if not inside:
-            total *= alike.of(part)
-            continue
-        own = [c for c in constraints if part >> tied.at[c.names[0]] & 1]
-        graphs = (_Graph(fields, own, choice) for choice in product(*inside))
-        total *= max(_Count(graph).of(graph.all & part) for graph in graphs)
-    return total
-
-
-def _words(fields: Fields, graph: _Graph, part: int) -> list[int]:
-    """Return the legal words of the fields of ``part``, ascending."""
-    names = list(fields)
-    patterns = [(part, 0)]
-    words = []
-    while patterns:
-        left, on = patterns.pop()
-        if not left:
-            values = [
-                [v << fields.shift(names[i]) for v in range(1, 1 << fields[names[i]])]
-                for i in members(on)
-            ]
-            words += _sums(values)
-            continue
-        i = left.bit_length() - 1
-        patterns.append((graph.without(i, left), on))
-        patterns.append((graph.given(i, left), on | graph.implied[i] & part))
-    return sorted(words)
-
-
-def _sums(parts: Sequence[Sequence[int]]) -> list[int]:
-    return sorted(map(sum, product(*parts)))
-
-
-# -- conflicts -------------------------------------------------------------------
-
-
 def _conflict(
     fields: Fields, constraints: tuple[Constraint, ...]
 ) -> PlanConflict | None:
     """Return why a field can never be non-zero, or None."""
-    graph = _Graph(fields, constraints)
+    graph = Graph(fields, constraints)
     for i, name in enumerate(fields):
         if not graph.possible(i):
             needed = list(constraints)
             for c in constraints:
                 fewer = [other for other in needed if other is not c]
-                if not _Graph(fields, fewer).possible(i):
+                if not Graph(fields, fewer).possible(i):
                     needed = fewer
             return PlanConflict(name, tuple(needed))
     return None

@@ -6,7 +6,7 @@ the kernel's function. Read on from `mm` (what there is), `faults` (reads and wr
 """
 
 from extmeta.linux.addressspace import AddressSpace
-from extmeta.linux.mm import Refused
+from extmeta.linux.entries import Refused
 from extmeta.linux.userfault import UffdEvent, UserFault
 
 __all__ = ["AddressSpace", "Refused", "UffdEvent", "UserFault"]

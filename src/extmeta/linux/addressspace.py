@@ -6,37 +6,26 @@ refuse raises OSError with its errno.
 
 import copy
 import errno
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from enum import IntFlag
 from functools import partial
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-
 from extmeta.arch import FIRST, Arch, arch_of
 from extmeta.fields import Fields
-from extmeta.integers import is_whole, whole
-from extmeta.linux import faults, move, mux, protect, reclaim, scan
+from extmeta.integers import whole
+from extmeta.linux import faults, huge, move, mux, protect, reclaim
+from extmeta.linux.edge import bits_of, names_of, prot_of
+from extmeta.linux.fork import copy_mm
 from extmeta.linux.mm import Mm
-from extmeta.linux.pagemap_scan import PageIs
+from extmeta.linux.pagemap import Pagemap
 from extmeta.linux.physical import Physical
 from extmeta.linux.uffdio import Uffdio
-from extmeta.linux.userfault import (
-    FEATURES,
-    Handler,
-    Listener,
-    Mode,
-    UffdEvent,
-    Userfaultfd,
-)
+from extmeta.linux.userfault import UffdEvent
 from extmeta.linux.vma import Prot, Vma
 from extmeta.pagetable import PageTable
 from extmeta.release import DEFAULT, RELEASES, release_named, release_text
 from extmeta.table.encoding import Encoding
-
-# vm.mmap_min_addr, as distributions have it.
-MIN_ADDRESS = 65536
 
 # The semantics of later releases were not looked at.
 LAST = (6, 19)
@@ -53,49 +42,7 @@ class _RemapFlags(IntFlag):
     DONTUNMAP = 4
 
 
-class _ScanFlags(IntFlag):
-    WP_MATCHING = scan.WP_MATCHING
-    CHECK_WPASYNC = scan.CHECK_WPASYNC
-
-
-def _names(name: str, text: Any) -> set[str]:
-    """Return the names of "a|b" or of an iterable."""
-    if isinstance(text, str):
-        return set(text.split("|")) - {"", "-"}
-    if isinstance(text, Iterable) and not isinstance(text, bytes):
-        return set(text)
-    raise TypeError(f"{name}: {text!r} is neither names nor text")
-
-
-def _prot(text: Any) -> Prot:
-    """Return the PROT_* of "rw", "r", "none" and so on."""
-    if not isinstance(text, str):
-        raise TypeError(f"prot: {text!r} is not text such as 'rw'")
-    if text in ("none", ""):
-        return Prot.NONE
-    prot = Prot.NONE
-    for letter in text:
-        if letter not in "rwx":
-            raise ValueError(
-                f"prot: {text!r} has {letter!r}; 'rwx' and 'none' are known"
-            )
-        prot |= Prot[letter.upper()]
-    return prot
-
-
-def _bits(name: str, value: Any, names: type[IntFlag]) -> int:
-    """Return a mask that is given as an int or as names."""
-    if is_whole(value):
-        return whole(name, value)
-    bits = 0
-    for one in sorted(_names(name, value)):
-        if one not in names.__members__:
-            raise ValueError(f"{name}: no {one!r}; there are {list(names.__members__)}")
-        bits |= names[one]
-    return bits
-
-
-class AddressSpace(Uffdio):
+class AddressSpace(Uffdio, Pagemap):
     """A process's memory with Linux's semantics, over an encoding of words.
 
     The trackers of the modelled kernel are the fields: `uffd_wp` for userfaultfd
@@ -159,52 +106,16 @@ class AddressSpace(Uffdio):
         table = PageTable(encoding, fields, arch)
         self._adopt(Mm(table, arch, Physical(), version, thp, thp_swap))
 
-    def _adopt(self, mm: Mm) -> None:
-        self._mm = mm
-        self._shift = mm.arch.page_shift
-        self._page = 1 << self._shift
-        # As TASK_SIZE: the lower half without its last page, on x86-64.
-        self._end = (mm.arch.nr_vpns // 2 << self._shift) - self._page
-        # Those of this process, the one used last at the end.
-        self._uffds: list[Userfaultfd] = []
-        self._asleep: set[int] = set()
-        mm.tell = self._tell
-
     @property
     def table(self) -> PageTable:
         return self._mm.table
 
+    def _adopt(self, mm: Mm) -> None:
+        super()._adopt(mm)
+        mm.tell = self._tell
+
     def __repr__(self) -> str:
         return f"<AddressSpace of {self.table!r}>"
-
-    # -- arguments ----------------------------------------------------------
-
-    def _whole_pages(self, addr: Any, length: Any, beyond: int) -> tuple[int, int]:
-        """Return a range as vpns, its length rounded up; unaligned is EINVAL.
-
-        `beyond` is the errno of a range that leaves the address space.
-        """
-        addr, length = whole("addr", addr), whole("length", length)
-        if addr % self._page:
-            raise OSError(errno.EINVAL, f"address {addr:#x} is not of a page")
-        stop = addr + -(-length // self._page) * self._page
-        if stop > self._end:
-            raise OSError(beyond, f"[{addr:#x}, {stop:#x}) leaves the address space")
-        return addr >> self._shift, stop >> self._shift
-
-    def _uffd_range(self, addr: Any, length: Any) -> tuple[int, int]:
-        """Return a range as vpns: validate_range()."""
-        addr, length = whole("addr", addr), whole("length", length)
-        if addr % self._page or length % self._page or not length:
-            raise OSError(
-                errno.EINVAL, f"address {addr:#x}, length {length:#x}: no whole pages"
-            )
-        if addr < MIN_ADDRESS or addr + length > self._end:
-            raise OSError(
-                errno.EINVAL,
-                f"[{addr:#x}, {addr + length:#x}) leaves the address space",
-            )
-        return addr >> self._shift, addr + length >> self._shift
 
     # -- mappings -----------------------------------------------------------
 
@@ -232,7 +143,7 @@ class AddressSpace(Uffdio):
         OSError
             EINVAL: not aligned, or no length. ENOMEM: beyond the address space.
         """
-        bits, names = _prot(prot), _names("flags", flags)
+        bits, names = prot_of(prot), names_of("flags", flags)
         if len(names & _TYPES) != 1 or len(names & _KINDS) != 1 or len(names) != 2:
             raise ValueError(
                 f"flags: {flags!r} is not one of {sorted(_TYPES)} and one of "
@@ -290,7 +201,7 @@ class AddressSpace(Uffdio):
             EINVAL: not aligned. ENOMEM: a part is not mapped; what is before it
             has been changed.
         """
-        bits = _prot(prot)
+        bits = prot_of(prot)
         first, stop = self._whole_pages(addr, length, errno.ENOMEM)
         protect.mprotect(self._mm, first, stop, bits)
 
@@ -321,7 +232,7 @@ class AddressSpace(Uffdio):
             is not mapped, or not one VMA where that is needed. ENOMEM: no room to
             grow where it is.
         """
-        bits = _bits("flags", flags, _RemapFlags)
+        bits = bits_of("flags", flags, _RemapFlags)
         fixed = bits & _RemapFlags.FIXED
         if bits >> len(_RemapFlags) or (fixed and not bits & _RemapFlags.MAYMOVE):
             raise OSError(errno.EINVAL, f"flags {bits:#x} don't go together")
@@ -459,7 +370,7 @@ class AddressSpace(Uffdio):
             If memory can't be had.
         """
         child = AddressSpace.__new__(AddressSpace)
-        child._adopt(self._mm.copy())
+        child._adopt(copy_mm(self._mm))
         kept = (vma for vma in self._mm.vmas if vma.copied)
         for vma, copied in zip(kept, child._mm.vmas, strict=True):
             if vma.wp and not copied.wp:
@@ -477,110 +388,6 @@ class AddressSpace(Uffdio):
         self._mm.notes.clear()  # exit_mmap() tells nobody
         self._uffds = []
 
-    # -- the two trackers ---------------------------------------------------
-
-    def uffd_register(
-        self,
-        addr: int,
-        length: int,
-        features: Iterable[str] = ("WP_ASYNC", "WP_UNPOPULATED"),
-        *,
-        mode: str | Iterable[str] = "WP",
-        handler: Handler | None = None,
-        missing_handler: Handler | None = None,
-        listener: Listener | None = None,
-    ) -> None:
-        """Have a userfaultfd told of faults: UFFDIO_REGISTER.
-
-        There is one userfaultfd for each set of features; the one that was
-        registered last is also used to unregister.
-
-        Parameters
-        ----------
-        features : iterable of str
-            UFFD_FEATURE_* without the prefix, or text joined by "|".
-        mode : str or iterable of str
-            WP: writes are tracked. MISSING: it is to bring pages that are not there.
-        handler : callable, optional
-            ``handler(space, address)`` is called at a write to a protected page,
-            without WP_ASYNC, and should unprotect it.
-        missing_handler : callable, optional
-            ``missing_handler(space, address)`` is called at an access to a missing
-            page and should bring it, by `uffd_copy` for example.
-        listener : callable, optional
-            ``listener(space, event)`` is called with a :class:`UffdEvent` for each
-            event of the features EVENT_*. REMOVE comes before pages go, the others
-            when the call is done.
-
-        Raises
-        ------
-        OSError
-            EINVAL: no mode, no whole pages, nothing mapped, a feature that this
-            release has not, or WP without a field `uffd_wp`. EBUSY: another
-            userfaultfd is there.
-        Refused
-            The two trackers have one bit by VMA, and `soft_dirty` holds it since
-            clear_refs.
-        """
-        names = frozenset(_names("features", features))
-        if unknown := names - FEATURES.keys():
-            raise ValueError(f"features: {sorted(unknown)} are not modelled")
-        callbacks = {
-            "handler": handler,
-            "missing_handler": missing_handler,
-            "listener": listener,
-        }
-        for name, called in callbacks.items():
-            if called is not None and not callable(called):
-                raise TypeError(f"{name}: {called!r} can't be called")
-        modes = Mode(_bits("mode", _names("mode", mode), Mode))
-        for name in sorted(names):
-            if self._mm.release < FEATURES[name]:
-                raise OSError(errno.EINVAL, f"no {name} in {self._mm.release}")
-        if not modes:
-            raise OSError(errno.EINVAL, f"mode {mode!r}: none")
-        uffd = self._uffd(names)
-        protect.register(self._mm, uffd, modes, *self._uffd_range(addr, length))
-        self._uffds = [one for one in self._uffds if one is not uffd] + [uffd]
-        for name, called in callbacks.items():
-            if called is not None:
-                setattr(uffd, name, called)
-
-    def _uffd(self, features: frozenset[str]) -> Userfaultfd:
-        """Return the userfaultfd of these features, a new one if there is none."""
-        for uffd in self._uffds:
-            if uffd.features == features:
-                return uffd
-        return Userfaultfd(features)
-
-    def uffd_unregister(self, addr: int, length: int) -> None:
-        """Take protection off and stop tracking: UFFDIO_UNREGISTER.
-
-        Raises
-        ------
-        OSError
-            EINVAL: no whole pages, nothing mapped, or tracked by a userfaultfd
-            that is not the one registered last.
-        """
-        uffd = self._uffds[-1] if self._uffds else None
-        first, stop = self._uffd_range(addr, length)
-        protect.unregister(self._mm, uffd, first, stop)
-        self._wake(first, stop)
-
-    def uffd_writeprotect(self, addr: int, length: int, on: bool | int) -> None:
-        """Protect pages, or take protection off: UFFDIO_WRITEPROTECT.
-
-        Raises
-        ------
-        OSError
-            EINVAL: no whole pages. ENOENT: a part is not tracked, or nothing is
-            mapped; what is before it has been changed.
-        """
-        first, stop = self._uffd_range(addr, length)
-        protect.writeprotect(self._mm, first, stop, on=bool(on))
-        if not on:
-            self._wake(first, stop)
-
     def clear_refs(self) -> None:
         """Clear the soft-dirty bits: a 4 written to /proc/PID/clear_refs.
 
@@ -591,110 +398,6 @@ class AddressSpace(Uffdio):
             a userfaultfd.
         """
         protect.clear_soft_dirty(self._mm)
-
-    # -- what is shown ------------------------------------------------------
-
-    def pagemap(
-        self, addr: int, length: int, *, pfns: bool = False
-    ) -> npt.NDArray[np.uint64]:
-        """Return what /proc/PID/pagemap has of a range.
-
-        Parameters
-        ----------
-        pfns : bool, default False
-            With frame numbers and swap slots, which need privileges.
-
-        Returns
-        -------
-        (n,) uint64 ndarray
-            A word a page; none past the end of the address space.
-        """
-        first, _ = self._whole_pages(addr, 0, errno.EINVAL)
-        stop = first + -(-whole("length", length) // self._page)
-        stop = min(stop, self._end >> self._shift)
-        return scan.pagemap(self._mm, first, max(first, stop), pfns=pfns)
-
-    def pagemap_scan(
-        self,
-        start: int,
-        end: int,
-        flags: int | str = 0,
-        category_inverted: int | str = 0,
-        category_mask: int | str = 0,
-        category_anyof_mask: int | str = 0,
-        return_mask: int | str = 0,
-        max_pages: int = 0,
-        vec_len: int | None = None,
-    ) -> tuple[npt.NDArray[np.void], int]:
-        """Find pages of some categories and protect them: the ioctl PAGEMAP_SCAN.
-
-        Parameters
-        ----------
-        start, end : int
-            Bytes; the end is rounded up to pages.
-        flags : int or str
-            WP_MATCHING, CHECK_WPASYNC.
-        category_inverted, category_mask, category_anyof_mask, return_mask : int or str
-            PAGE_IS_*, as bits or as names joined by "|".
-        max_pages : int, default 0
-            0: no limit.
-        vec_len : int, optional
-            Regions that there is room for. 0: no output is wanted; by default
-            as many as there are.
-
-        Returns
-        -------
-        regions : structured ndarray of start, end, categories
-        walk_end : int
-            Where the walk stopped. With more than 512 regions it may be before
-            the last one's end, as the kernel's may.
-
-        Raises
-        ------
-        OSError
-            EINVAL: an unknown flag or category, or not aligned. EFAULT: beyond
-            the address space. EPERM: CHECK_WPASYNC, and a VMA is not tracked by
-            WP_ASYNC; pages before it have been protected.
-        """
-        bits = _bits("flags", flags, _ScanFlags)
-        masks = {
-            "category_inverted": category_inverted,
-            "category_mask": category_mask,
-            "category_anyof_mask": category_anyof_mask,
-            "return_mask": return_mask,
-        }
-        categories = {name: _bits(name, value, PageIs) for name, value in masks.items()}
-        known = sum(int(one) for one in PageIs)
-        for one, since in ((PageIs.SOFT_DIRTY, (6, 8)), (PageIs.GUARD, (6, 15))):
-            known -= int(one) if self._mm.release < since else 0
-        if bits >> len(_ScanFlags) or any(
-            mask & ~known for mask in categories.values()
-        ):
-            raise OSError(
-                errno.EINVAL,
-                f"flags {bits:#x} or a category of {categories} is unknown",
-            )
-        start, end = whole("start", start), whole("end", end)
-        if start % self._page:
-            raise OSError(errno.EINVAL, f"start {start:#x} is not of a page")
-        if not start <= end <= self._end:
-            raise OSError(errno.EFAULT, f"[{start:#x}, {end:#x}) is no range")
-        stop = -(-end // self._page)
-        walk = scan.Scan(
-            mm=self._mm,
-            flags=bits,
-            max_pages=whole("max_pages", max_pages) or 1 << 64,
-            vec_len=1 << 64 if vec_len is None else whole("vec_len", vec_len),
-            **categories,
-        )
-        found = walk.run(start >> self._shift, stop)
-        regions = np.array(found, np.uint64).reshape(-1, 3)
-        regions[:, :2] <<= np.uint64(self._shift)
-        walked = stop if walk.walk_end is None else walk.walk_end
-        return (
-            np.rec.fromarrays(regions.T, dtype=scan.REGION).view(np.ndarray),
-            walked << self._shift,
-        )
 
 
 def _nothing(mm: Mm, vma: Vma, first: int, stop: int) -> None:
@@ -713,7 +416,7 @@ _ADVICE: dict[str, Callable[[Mm, Vma, int, int], None]] = {
     "REMOVE": reclaim.remove,
     "FREE": reclaim.free,
     "PAGEOUT": reclaim.pageout,
-    "COLLAPSE": faults.collapse,
+    "COLLAPSE": huge.collapse,
     "HUGEPAGE": partial(protect.advise_huge, huge=True),
     "NOHUGEPAGE": partial(protect.advise_huge, huge=False),
     "POPULATE_READ": _nothing,

@@ -8,27 +8,18 @@ is decided by the words and by how often a page is mapped.
 """
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from extmeta.arch import Arch
+from extmeta.arrays import U64, Bools
 from extmeta.encodings.compact import Compact
-from extmeta.linux.physical import (
-    FIRST_PFN,
-    HUGE_ZERO_PFN,
-    ZERO_PFN,
-    Backing,
-    Physical,
-)
+from extmeta.linux.entries import Entries, Leaf, Refused, runs
+from extmeta.linux.physical import FIRST_PFN, ZERO_PFN, Backing, Physical
 from extmeta.linux.userfault import Userfaultfd
 from extmeta.linux.vma import Vma, Vmas
 from extmeta.pagetable import PageTable
-
-U64 = npt.NDArray[np.uint64]
-Bools = npt.NDArray[np.bool_]
 
 # include/linux/swapops.h: a swap entry of this type is a PTE marker; this offset
 # says uffd-wp.
@@ -41,62 +32,6 @@ LIST_FROM = 4096
 
 def _nobody(*_event: Any) -> None:
     """Tell nobody of an event."""
-
-
-class Refused(ValueError):
-    """The encoding can't hold what this operation would write."""
-
-
-class Entries(NamedTuple):
-    """PTEs that hold something.
-
-    Attributes
-    ----------
-    vpn : (n,) uint64 ndarray
-        Ascending.
-    present : (n,) bool ndarray
-    value : (n,) uint64 ndarray
-        The pfn, or the slot: type << offset_bits | offset.
-    """
-
-    vpn: U64
-    present: Bools
-    value: U64
-
-    def take(self, which: Any) -> "Entries":
-        """Return some of them."""
-        return Entries(self.vpn[which], self.present[which], self.value[which])
-
-
-@dataclass
-class Leaf:
-    """A PTE of a huge page.
-
-    Attributes
-    ----------
-    pfn : int
-        The first.
-    word : int
-    """
-
-    pfn: int
-    word: int = 0
-
-    @property
-    def zero(self) -> bool:
-        """Whether it is the huge page of zeros."""
-        return self.pfn == HUGE_ZERO_PFN
-
-
-def runs(vpns: U64) -> Iterator[tuple[int, int]]:
-    """Yield ascending vpns as ranges [first, stop)."""
-    if not len(vpns):
-        return
-    cuts = np.flatnonzero(vpns[1:] != vpns[:-1] + np.uint64(1)) + 1
-    firsts = vpns[np.concatenate(([0], cuts))]
-    lasts = vpns[np.concatenate((cuts - 1, [len(vpns) - 1]))]
-    for first, last in zip(firsts.tolist(), lasts.tolist(), strict=True):
-        yield first, last + 1
 
 
 class Mm:
@@ -147,7 +82,7 @@ class Mm:
         physical.spaces.add(self)
         self.leaves: dict[int, Leaf] = {}
         # By pfn: this address space's PTE is clean since MADV_FREE.
-        self._clean = np.zeros(0, np.bool_)
+        self.clean = np.zeros(0, np.bool_)
         self.tables: set[int] = set()
         fields = table.fields
         self.uffd_wp = fields.mask("uffd_wp") if "uffd_wp" in fields else 0
@@ -179,7 +114,7 @@ class Mm:
 
     def entries(self, first: int, stop: int) -> Entries:
         """Return the PTEs of [first, stop) that hold something, without leaves."""
-        # Of the table underneath: `wide` has smaller ones than the kernel.
+        # The table underneath decides: `wide` has smaller ones than the kernel.
         size = self.table.arch.ptrs_per_pte
         bases: Any = range(first & -size, stop, size)
         if len(bases) > LIST_FROM:
@@ -257,20 +192,20 @@ class Mm:
 
     def free_lazily(self, pfns: U64) -> None:
         """Let pages go when memory is short, unless they are written before."""
-        if len(missing := self.physical.mapcount[len(self._clean) :]):
-            self._clean = np.append(self._clean, np.zeros(len(missing), np.bool_))
-        self._clean[self.physical.free_lazily(pfns)] = True
+        if len(missing := self.physical.mapcount[len(self.clean) :]):
+            self.clean = np.append(self.clean, np.zeros(len(missing), np.bool_))
+        self.clean[self.physical.free_lazily(pfns)] = True
 
     def keep(self, pfns: U64) -> None:
         """Note that PTEs are dirty: reclaim has to keep what is in the pages."""
-        self._clean[pfns[pfns < len(self._clean)]] = False
+        self.clean[pfns[pfns < len(self.clean)]] = False
 
     def droppable(self, pfns: U64) -> Bools:
         """Tell which pages, mapped here alone, reclaim drops instead of swapping."""
         found = self.physical.lazy(pfns)
-        known = pfns < len(self._clean)
+        known = pfns < len(self.clean)
         found[~known] = False
-        found[known] &= self._clean[pfns[known]]
+        found[known] &= self.clean[pfns[known]]
         return found
 
     # -- changing entries ---------------------------------------------------
@@ -466,52 +401,6 @@ class Mm:
         """Return a new shared memory object."""
         return Backing(self.physical, pages)
 
-    def copy(self) -> "Mm":
-        """Return the child of a fork: dup_mmap().
-
-        The child's VMAs keep a userfaultfd that has EVENT_FORK
-        (dup_userfaultfd()). What a fault can bring back is not copied
-        (vma_needs_copy()); protection that nobody tracks goes, and its markers
-        (copy_nonpresent_pte(), copy_pte_marker()).
-        """
-        child = Mm(
-            *(self.table.fork(), self.arch, self.physical, self.release),
-            *(self.thp, self.thp_swap),
-        )
-        child._clean = self._clean.copy()
-        child.leaves = {base: replace(leaf) for base, leaf in self.leaves.items()}
-        contexts: dict[Any, Any] = {}
-        for vma in self.vmas:
-            if not vma.copied:
-                child.forget_range(vma.start, vma.stop)
-                continue
-            copied = vma.part(vma.start, vma.stop)
-            if vma.wiped:
-                copied.anon_vma = None
-            elif vma.anon_vma is not None:
-                copied.anon_vma, copied.chain = type(vma.anon_vma)(), vma.chain + 1
-            if vma.uffd is not None:
-                copied.uffd = None
-                if "EVENT_FORK" in vma.uffd.features:
-                    copied.uffd = contexts.setdefault(vma.uffd, vma.uffd.copy())
-            child.vmas.insert(copied)
-            if vma.wiped or (not copied.wp and vma.anon_vma is None):
-                child.forget_range(vma.start, vma.stop)
-                continue
-            child.tables.update(self.tables_within(vma.start, vma.stop))
-            if not copied.wp:
-                child.disown(vma.start, vma.stop)
-            else:
-                child.renew_markers(vma.start, vma.stop)
-            child.count(vma.start, vma.stop)
-        return child
-
-    def forget_range(self, first: int, stop: int) -> None:
-        """Take away what a fork's copy has in [first, stop), not counted yet."""
-        for base in self.leaves_within(first, stop):
-            self.take_leaf(base)
-        self.table.unmap(first, stop - first)
-
     def tables_within(self, first: int, stop: int) -> set[int]:
         """Return which PTE tables of [first, stop) are there."""
         low = self.leaf_of(first)
@@ -524,20 +413,3 @@ class Mm:
         self.change_words(slice(first, stop), self.uffd_wp)
         for base in self.leaves_within(first, stop):
             self.leaves[base].word &= ~self.uffd_wp
-
-    def renew_markers(self, first: int, stop: int) -> None:
-        """Let markers be as new, without soft-dirty: copy_pte_marker()."""
-        entries = self.entries(first, stop)
-        markers = entries.vpn[~entries.present & (entries.value == self.marker)]
-        self.change_words(markers, self.soft_dirty)
-
-    def count(self, first: int, stop: int) -> None:
-        """Count all that PTEs of [first, stop) map once more."""
-        entries = self.entries(first, stop)
-        pfns = entries.value[entries.present]
-        self.physical.share(pfns[pfns >= FIRST_PFN])
-        slots = entries.value[~entries.present]
-        self.physical.share_slots(slots[slots != self.marker])
-        for base in self.leaves_within(first, stop):
-            if not self.leaves[base].zero:
-                self.physical.share(self.leaf_pfns(self.leaves[base]))

@@ -11,7 +11,8 @@ never once too seldom.
 
 import numpy as np
 
-from extmeta.linux.mm import Mm, Refused
+from extmeta.linux.entries import Refused
+from extmeta.linux.mm import Mm
 from extmeta.linux.vma import Vma
 
 

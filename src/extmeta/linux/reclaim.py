@@ -8,7 +8,8 @@ import errno
 
 import numpy as np
 
-from extmeta.linux.mm import Entries, Mm
+from extmeta.linux.entries import Entries
+from extmeta.linux.mm import Mm
 from extmeta.linux.physical import ZERO_PFN
 from extmeta.linux.vma import Vma
 

@@ -10,8 +10,9 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from extmeta.arrays import U64, Bools
 from extmeta.linux import protect
-from extmeta.linux.mm import U64, Bools, Mm
+from extmeta.linux.mm import Mm
 from extmeta.linux.pagemap_scan import VEC_LEN, PageIs
 from extmeta.linux.pagewords import (
     PRESENT,

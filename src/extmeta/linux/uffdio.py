@@ -1,12 +1,20 @@
-"""The ioctls by which a userfaultfd brings pages: their arguments checked."""
+"""The ioctls of a userfaultfd: their arguments checked."""
 
 import errno
 from collections.abc import Iterable
-from typing import Any
 
-from extmeta.linux import faults, fill, uffd_move
-from extmeta.linux.mm import Mm
-from extmeta.linux.userfault import HAS_MOVE, UffdEvent, UserFault, Userfaultfd
+from extmeta.linux import faults, fill, protect, uffd_move
+from extmeta.linux.edge import Edge, bits_of, names_of
+from extmeta.linux.userfault import (
+    FEATURES,
+    HAS_MOVE,
+    Handler,
+    Listener,
+    Mode,
+    UffdEvent,
+    UserFault,
+    Userfaultfd,
+)
 from extmeta.linux.vma import Vma
 
 Modes = str | Iterable[str]
@@ -24,17 +32,110 @@ def _flags(mode: Modes, known: set[str]) -> set[str]:
     return names
 
 
-class Uffdio:
-    """What a monitor does to bring missing pages: a part of `AddressSpace`."""
+class Uffdio(Edge):
+    """What a monitor does by a userfaultfd: a part of `AddressSpace`."""
 
-    _mm: Mm
-    _shift: int
-    _uffds: list[Userfaultfd]
-    # Pages whose access waits and whose waiter nobody has woken yet.
-    _asleep: set[int]
+    def uffd_register(
+        self,
+        addr: int,
+        length: int,
+        features: Iterable[str] = ("WP_ASYNC", "WP_UNPOPULATED"),
+        *,
+        mode: str | Iterable[str] = "WP",
+        handler: Handler | None = None,
+        missing_handler: Handler | None = None,
+        listener: Listener | None = None,
+    ) -> None:
+        """Have a userfaultfd told of faults: UFFDIO_REGISTER.
 
-    def _uffd_range(self, addr: Any, length: Any) -> tuple[int, int]:
-        raise NotImplementedError
+        There is one userfaultfd for each set of features; the one that was
+        registered last is also used to unregister.
+
+        Parameters
+        ----------
+        features : iterable of str
+            UFFD_FEATURE_* without the prefix, or text joined by "|".
+        mode : str or iterable of str
+            WP: writes are tracked. MISSING: it is to bring pages that are not there.
+        handler : callable, optional
+            ``handler(space, address)`` is called at a write to a protected page,
+            without WP_ASYNC, and should unprotect it.
+        missing_handler : callable, optional
+            ``missing_handler(space, address)`` is called at an access to a missing
+            page and should bring it, by `uffd_copy` for example.
+        listener : callable, optional
+            ``listener(space, event)`` is called with a :class:`UffdEvent` for each
+            event of the features EVENT_*. REMOVE comes before pages go, the others
+            when the call is done.
+
+        Raises
+        ------
+        OSError
+            EINVAL: no mode, no whole pages, nothing mapped, a feature that this
+            release has not, or WP without a field `uffd_wp`. EBUSY: another
+            userfaultfd is there.
+        Refused
+            The two trackers have one bit by VMA, and `soft_dirty` holds it since
+            clear_refs.
+        """
+        names = frozenset(names_of("features", features))
+        if unknown := names - FEATURES.keys():
+            raise ValueError(f"features: {sorted(unknown)} are not modelled")
+        callbacks = {
+            "handler": handler,
+            "missing_handler": missing_handler,
+            "listener": listener,
+        }
+        for name, called in callbacks.items():
+            if called is not None and not callable(called):
+                raise TypeError(f"{name}: {called!r} can't be called")
+        modes = Mode(bits_of("mode", names_of("mode", mode), Mode))
+        for name in sorted(names):
+            if self._mm.release < FEATURES[name]:
+                raise OSError(errno.EINVAL, f"no {name} in {self._mm.release}")
+        if not modes:
+            raise OSError(errno.EINVAL, f"mode {mode!r}: none")
+        uffd = self._uffd(names)
+        protect.register(self._mm, uffd, modes, *self._uffd_range(addr, length))
+        self._uffds = [one for one in self._uffds if one is not uffd] + [uffd]
+        for name, called in callbacks.items():
+            if called is not None:
+                setattr(uffd, name, called)
+
+    def _uffd(self, features: frozenset[str]) -> Userfaultfd:
+        """Return the userfaultfd of these features, a new one if there is none."""
+        for uffd in self._uffds:
+            if uffd.features == features:
+                return uffd
+        return Userfaultfd(features)
+
+    def uffd_unregister(self, addr: int, length: int) -> None:
+        """Take protection off and stop tracking: UFFDIO_UNREGISTER.
+
+        Raises
+        ------
+        OSError
+            EINVAL: no whole pages, nothing mapped, or tracked by a userfaultfd
+            that is not the one registered last.
+        """
+        uffd = self._uffds[-1] if self._uffds else None
+        first, stop = self._uffd_range(addr, length)
+        protect.unregister(self._mm, uffd, first, stop)
+        self._wake(first, stop)
+
+    def uffd_writeprotect(self, addr: int, length: int, on: bool | int) -> None:
+        """Protect pages, or take protection off: UFFDIO_WRITEPROTECT.
+
+        Raises
+        ------
+        OSError
+            EINVAL: no whole pages. ENOENT: a part is not tracked, or nothing is
+            mapped; what is before it has been changed.
+        """
+        first, stop = self._uffd_range(addr, length)
+        protect.writeprotect(self._mm, first, stop, on=bool(on))
+        if not on:
+            self._wake(first, stop)
 
     def uffd_copy(self, addr: int, length: int, mode: Modes = "") -> int:
         """Bring missing pages with content of the monitor's: UFFDIO_COPY.

@@ -6,11 +6,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
-from extmeta.cost.demands import ABOUT
-from extmeta.cost.measure import Cpu, Demand, Ram, Refused, Subject
-from extmeta.cost.workload import Point
-from extmeta.reports.report import COLUMNS, plain
-from extmeta.workloads.comparison import Load, Peak
+from extmeta.reports.layout import COLUMNS, plain
+from extmeta.rows import DEMANDS, Cpu, Demand, Load, Peak, Point, Ram, Refused, Subject
 
 # What a stage is about that is no point: all of a subject.
 WHOLE = "all"
@@ -27,7 +24,7 @@ class Stage:
     name : str
         Of the subject.
     what : Point or str
-        A point, the name of an encoding, `demands.ABOUT` or `WHOLE`.
+        A point, the name of an encoding, `rows.DEMANDS` or `WHOLE`.
     """
 
     subject: int
@@ -51,7 +48,7 @@ def missing(rows: Iterable[object], stages: Sequence[Stage]) -> list[str]:
             subject += 1
             begun.add((subject, WHOLE))
         elif isinstance(row, Demand):
-            begun.add((subject, ABOUT))
+            begun.add((subject, DEMANDS))
         elif isinstance(row, Ram | Cpu):
             begun.add((subject, Point(row.fraction, row.placement)))
         if isinstance(row, Refused | Peak | Cpu):
@@ -89,7 +86,7 @@ def stored(document: str) -> list[str] | None:
     Parameters
     ----------
     document : str
-        Of `report.to_json`.
+        Of `stored.to_json`.
 
     Raises
     ------

@@ -8,7 +8,8 @@ import numpy as np
 
 from extmeta.captures.capture import Capture
 from extmeta.linux.pagewords import LEAF_PAGES
-from extmeta.reports.report import plain, size
+from extmeta.reports.figures import size
+from extmeta.reports.layout import plain
 
 PAGE_BYTES = 4096
 

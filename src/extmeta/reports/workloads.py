@@ -3,25 +3,33 @@
 import dataclasses
 import textwrap
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from extmeta.cost.compare import BASELINE, CONTROL
-from extmeta.cost.measure import Cpu, Refused
-from extmeta.reports import report
-from extmeta.reports.report import (
+from extmeta.reports import stored
+from extmeta.reports.figures import (
     MARK,
     UNSTABLE,
-    _made,
-    _render,
-    _row,
     count,
     nanoseconds,
-    plain,
+    ratio,
     size,
+    unstable,
 )
-from extmeta.reports.report import _table as _new_table
-from extmeta.workloads.comparison import ALL, Load, Peak, Row
-from extmeta.workloads.play import Workload
+from extmeta.reports.layout import COLUMNS, add_row, new_table, plain, rendered, wrapped
+from extmeta.reports.notes import made_line
+from extmeta.rows import (
+    ALL_PHASES,
+    BASELINE,
+    CONTROL,
+    Cpu,
+    Load,
+    Peak,
+    PlayedRow,
+    Refused,
+)
+
+if TYPE_CHECKING:
+    from extmeta.workloads.play import Workload
 
 FORMAT = "extmeta workload 1"
 
@@ -50,7 +58,7 @@ class _Played:
     cpu: dict[tuple[str, str], Cpu] = dataclasses.field(default_factory=dict)
 
 
-def _grouped(rows: Iterable[Row]) -> list[_Played]:
+def _grouped(rows: Iterable[PlayedRow]) -> list[_Played]:
     found: list[_Played] = []
     for row in rows:
         if isinstance(row, Load):
@@ -66,16 +74,16 @@ def _grouped(rows: Iterable[Row]) -> list[_Played]:
     return found
 
 
-def text(rows: Iterable[Row], provenance: dict[str, Any]) -> str:
+def text(rows: Iterable[PlayedRow], provenance: dict[str, Any]) -> str:
     """Return comparisons for people, 100 columns wide.
 
     Parameters
     ----------
-    rows : iterable of Row
+    rows : iterable of PlayedRow
         As `comparison.compare` yields them; several one after the other. What an
         interrupted one lacks is left out.
     provenance : dict
-        See `measure.provenance`.
+        See `origin.provenance`.
 
     Raises
     ------
@@ -84,7 +92,7 @@ def text(rows: Iterable[Row], provenance: dict[str, Any]) -> str:
     """
     found = _grouped(rows)
     parts = [part for each in found for part in (_head(each), _table(each))]
-    parts += [_notes(found), _made(provenance)]
+    parts += [_notes(found), made_line(provenance)]
     return "\n\n".join(part for part in parts if part)
 
 
@@ -111,9 +119,7 @@ def _head(found: _Played) -> str:
             f"has {_fields(a.baseline_fields)}, and comes to the same counts."
         )
     lines += [f"{plain(r.encoding)} refuses: {plain(r.why)}." for r in found.refused]
-    return "\n".join(
-        textwrap.fill(line, report.COLUMNS, subsequent_indent="  ") for line in lines
-    )
+    return "\n".join(wrapped(line, indent=2) for line in lines)
 
 
 def _fields(fields: Mapping[str, int]) -> str:
@@ -126,21 +132,23 @@ def _table(found: _Played) -> str:
     if not names:
         return ""
     load = found.load
-    calls = {**load.phase_calls, ALL: load.calls}
-    ptes = {**load.phase_ptes, ALL: load.ptes}
-    phases = [ALL, *load.phase_ptes]
-    table = _new_table("", ["RAM, peak", *phases], 25, 11)
+    calls = {**load.phase_calls, ALL_PHASES: load.calls}
+    ptes = {**load.phase_ptes, ALL_PHASES: load.ptes}
+    phases = [ALL_PHASES, *load.phase_ptes]
+    table = new_table("", ["RAM, peak", *phases], 25, 11)
     for what, of in (("operations", calls), ("PTEs", ptes)):
-        _row(table, what, ["", *(count(of.get(phase, 0)) for phase in phases)])
-    _row(table, f"{BASELINE}, us", ["", *(_micros(found, p, ptes[p]) for p in phases)])
+        add_row(table, what, ["", *(count(of.get(phase, 0)) for phase in phases)])
+    add_row(
+        table, f"{BASELINE}, us", ["", *(_micros(found, p, ptes[p]) for p in phases)]
+    )
     for name in sorted(names, key=lambda name: name != CONTROL):
         cells = [size(found.peaks[name]) if name in found.peaks else ""]
         for phase in phases:
             row = found.cpu.get((name, phase))
             floor = found.cpu.get((CONTROL, phase))
-            cells.append(report.ratio(row, floor) if row else "")
-        _row(table, name, cells)
-    return _render(table)
+            cells.append(ratio(row, floor) if row else "")
+        add_row(table, name, cells)
+    return rendered(table)
 
 
 def _micros(found: _Played, phase: str, nr_ptes: int) -> str:
@@ -158,7 +166,7 @@ def _notes(found: list[_Played]) -> str:
     )
     lines = [peak]
     marked = (
-        report.unstable(row, each.cpu.get((CONTROL, phase)))
+        unstable(row, each.cpu.get((CONTROL, phase)))
         for each in found
         for (_name, phase), row in each.cpu.items()
     )
@@ -168,10 +176,10 @@ def _notes(found: list[_Played]) -> str:
             f"from the ratio, or {BASELINE} differs from itself by as much."
         )
     lines.append(NOT_MODELLED)
-    return "\n".join(textwrap.fill(line, report.COLUMNS) for line in lines)
+    return "\n".join(wrapped(line) for line in lines)
 
 
-def catalogue(workloads: Mapping[str, type[Workload]]) -> str:
+def catalogue(workloads: "Mapping[str, type[Workload]]") -> str:
     """Return what workloads there are, with their parameters and defaults."""
     lines: list[str] = []
     for name, kind in workloads.items():
@@ -179,7 +187,7 @@ def catalogue(workloads: Mapping[str, type[Workload]]) -> str:
     return "\n".join(lines)
 
 
-def _parameters(kind: type[Workload]) -> Iterator[str]:
+def _parameters(kind: "type[Workload]") -> Iterator[str]:
     made = kind()
     shown = []
     for each in dataclasses.fields(kind):
@@ -191,23 +199,23 @@ def _parameters(kind: type[Workload]) -> Iterator[str]:
         shown.append(f"{each.name}={getattr(made, each.name)}{there}")
     yield textwrap.fill(
         ", ".join(shown),
-        report.COLUMNS,
+        COLUMNS,
         initial_indent="    ",
         subsequent_indent="    ",
     )
 
 
 def to_json(
-    rows: Iterable[Row],
+    rows: Iterable[PlayedRow],
     provenance: dict[str, Any],
     complete: bool = True,
     missing: Sequence[str] = (),
 ) -> str:
-    """Return rows and their provenance as JSON; see `report.to_json`."""
-    return report.to_json(rows, provenance, complete, FORMAT, missing)
+    """Return rows and their provenance as JSON; see `stored.to_json`."""
+    return stored.to_json(rows, provenance, FORMAT, complete, missing)
 
 
-def from_json(document: str) -> tuple[list[Row], dict[str, Any]]:
+def from_json(document: str) -> tuple[list[PlayedRow], dict[str, Any]]:
     """Return the rows and the provenance that `to_json` wrote.
 
     Raises
@@ -215,6 +223,6 @@ def from_json(document: str) -> tuple[list[Row], dict[str, Any]]:
     ValueError
         If it is no such JSON, with the value that is wrong.
     """
-    rows, provenance = report.rows_of(document, FORMAT, KINDS)
+    rows, provenance = stored.rows_of(document, FORMAT, KINDS)
     _grouped(rows)
     return rows, provenance

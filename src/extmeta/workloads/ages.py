@@ -13,9 +13,11 @@ from typing import ClassVar
 
 import numpy as np
 
-from extmeta.cost.workload import U64, Bools, Point, flags
+from extmeta.arrays import U64, Bools
+from extmeta.cost.placement import flags
 from extmeta.fields import Fields
 from extmeta.pagetable import PageTable
+from extmeta.rows import Point
 from extmeta.workloads.play import Counts, Stage, Workload, must_be
 from extmeta.workloads.process import Process
 from extmeta.workloads.trackers import NONE

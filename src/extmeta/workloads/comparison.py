@@ -7,76 +7,31 @@ pairs with the baseline's: their time is the encoding's own.
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
 from extmeta.cost import measure
-from extmeta.cost.compare import BASELINE, CONTROL, cpu_of, form, left_out
-from extmeta.cost.measure import Cpu, Paired, Refused
-from extmeta.cost.workload import Point
+from extmeta.cost.forms import form, left_out
+from extmeta.cost.measure import Paired
+from extmeta.cost.sweep import cpu_of
+from extmeta.rows import (
+    ALL_PHASES,
+    BASELINE,
+    CONTROL,
+    Load,
+    Peak,
+    PlayedRow,
+    Point,
+    Refused,
+)
 from extmeta.table.encoding import Encoding
 from extmeta.workloads.play import MismatchError, Progress, Result, Workload, play
 from extmeta.workloads.process import Process
 from extmeta.workloads.recording import Replay
 
-# The sum of the phases.
-ALL = "all"
-
 # Each row is about all of the workload, not about a fraction of flagged PTEs.
 POINT = Point(1.0, "")
-
-
-@dataclass(frozen=True)
-class Load:
-    """What was played: the first row of each comparison.
-
-    Attributes
-    ----------
-    name, question, parameters : str
-    process, sha256, arch : str
-    nr_pages, nr_vmas : int
-    counts : dict of str to list of int
-        Of each round that has the count.
-    calls, ptes, words_made, faults : int
-        See `play.Result`.
-    phase_calls, phase_ptes : dict of str to int
-        `calls` and `ptes` by phase.
-    fields, baseline_fields : dict of str to int
-    baseline_lacks : str
-        Why the baseline can't hold `fields`; empty if it can.
-    """
-
-    name: str
-    question: str
-    parameters: str
-    process: str
-    sha256: str
-    arch: str
-    nr_pages: int
-    nr_vmas: int
-    counts: dict[str, list[int]]
-    calls: int
-    ptes: int
-    words_made: int
-    faults: int
-    phase_calls: dict[str, int]
-    phase_ptes: dict[str, int]
-    fields: dict[str, int]
-    baseline_fields: dict[str, int]
-    baseline_lacks: str
-
-
-@dataclass(frozen=True)
-class Peak:
-    """The most bytes that an encoding held beyond the baseline, at any time."""
-
-    encoding: str
-    extra_bytes: int
-
-
-Row = Load | Peak | Refused | Cpu
 
 
 class Player:
@@ -200,7 +155,7 @@ def paired(
     Returns
     -------
     dict of str to Paired
-        By phase, and `ALL`.
+        By phase, and `ALL_PHASES`.
     """
     sides = (baseline, other)
     took: dict[str, list[list[int]]] = {}
@@ -212,7 +167,7 @@ def paired(
         while done < rounds:
             samples = [sides[side].once(clock) for side in (0, 1, 1, 0)]
             for sample in samples:
-                sample[ALL] = sum(sample.values())
+                sample[ALL_PHASES] = sum(sample.values())
             # A coarse clock may see nothing of a phase.
             for phase in samples[0]:
                 times = [max(1, sample[phase]) for sample in samples]
@@ -242,7 +197,7 @@ def compare(
     rounds: int = measure.ROUNDS,
     budget_ns: int = measure.BUDGET_NS,
     progress: Progress | None = None,
-) -> Iterator[Row]:
+) -> Iterator[PlayedRow]:
     """Play a workload in the baseline and in each encoding, row by row.
 
     Parameters
@@ -252,16 +207,16 @@ def compare(
     workload : Workload
     process : Process
     forms : sequence of str
-        See `extmeta.cost.compare.form`, or of the workload's own.
+        See `extmeta.cost.forms.form`, or of the workload's own.
     rounds, budget_ns : int
         See `measure.paired`.
     progress : callable, optional
 
     Yields
     ------
-    Row
+    PlayedRow
         Load; for each encoding Refused, or Peak and then Cpu of each phase and of
-        `ALL`, whose ns are of one PTE that the phase was about. Whoever stops
+        `ALL_PHASES`, whose ns are of one PTE that the phase was about. Whoever stops
         listening, or interrupts, has what was yielded so far.
 
     Raises
@@ -282,7 +237,7 @@ def compare(
     yield load
     if not player.base.complete:
         raise KeyboardInterrupt
-    ptes = {**load.phase_ptes, ALL: load.ptes}
+    ptes = {**load.phase_ptes, ALL_PHASES: load.ptes}
     for text, encoding in {CONTROL: BASELINE, **made}.items():
         try:
             if text == CONTROL:

@@ -12,7 +12,8 @@ from typing import ClassVar
 
 import numpy as np
 
-from extmeta.cost.workload import PLACEMENTS, U64
+from extmeta.arrays import U64
+from extmeta.cost.placement import PLACEMENTS
 from extmeta.fields import Fields
 from extmeta.linux import AddressSpace
 from extmeta.linux.pagewords import PAGE_SHIFT, PFN_MASK
@@ -31,7 +32,7 @@ class ForkServer(Workload):
     dirty : float
         Of the pages, written by each input.
     placement : str
-        How these lie: see `workload.flags`.
+        How these lie: see `placement.flags`.
     how : {"fork", "WP_ASYNC", "soft-dirty"}
         A child for each input; or what was written is found so, and restored. A
         child has no userfaultfd, so with fork the words are soft-dirty's.

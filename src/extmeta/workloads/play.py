@@ -11,10 +11,11 @@ from typing import Any, ClassVar, Self
 
 import numpy as np
 
-from extmeta.cost.workload import PLACEMENTS, U64
+from extmeta.arrays import U64
+from extmeta.cost.placement import PLACEMENTS
 from extmeta.fields import Fields
 from extmeta.linux import AddressSpace
-from extmeta.linux.mm import runs
+from extmeta.linux.entries import runs
 from extmeta.linux.pagewords import PAGE_SHIFT, PRESENT, SOFT_DIRTY, UFFD_WP
 from extmeta.linux.scan import EXCLUSIVE
 from extmeta.names import unknown

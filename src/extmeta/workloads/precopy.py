@@ -11,7 +11,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar
 
-from extmeta.cost.workload import PLACEMENTS, U64
+from extmeta.arrays import U64
+from extmeta.cost.placement import PLACEMENTS
 from extmeta.fields import Fields
 from extmeta.workloads.play import Counts, MismatchError, Stage, Workload, must_be
 from extmeta.workloads.process import Process
@@ -31,7 +32,7 @@ class Precopy(Workload):
     threshold : int
         Pages left at which the guest is stopped.
     placement : str
-        How the pages written lie: see `workload.flags`.
+        How the pages written lie: see `placement.flags`.
     """
 
     question: ClassVar[str] = "live migration: what did the guest write meanwhile?"

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar
 
-from extmeta.cost.workload import PLACEMENTS
+from extmeta.cost.placement import PLACEMENTS
 from extmeta.fields import Fields
 from extmeta.workloads.play import Counts, Stage, Workload, must_be
 from extmeta.workloads.process import Process
@@ -28,7 +28,7 @@ class Predump(Workload):
     dirty : float
         Of the pages, written between two rounds.
     placement : str
-        How these lie: see `workload.flags`.
+        How these lie: see `placement.flags`.
     how : {"WP_ASYNC", "soft-dirty"}
     """
 

@@ -13,10 +13,11 @@ from typing import ClassVar
 
 import numpy as np
 
-from extmeta.cost.workload import PLACEMENTS, Point, flags
+from extmeta.cost.placement import PLACEMENTS, flags
 from extmeta.encodings.compact import Compact
 from extmeta.fields import Fields
 from extmeta.linux.pagewords import PAGE_SHIFT, UFFD_WP
+from extmeta.rows import Point
 from extmeta.workloads.play import Counts, Stage, Workload, must_be
 from extmeta.workloads.process import Process
 from extmeta.workloads.trackers import SoftDirty
@@ -40,7 +41,7 @@ class PredumpBesideUffd(Workload):
     dirty : float
         Of all pages, written between two rounds.
     placement : str
-        How both lie: see `workload.flags`.
+        How both lie: see `placement.flags`.
     """
 
     question: ClassVar[str] = "CRIU on a user of userfaultfd: are both trackers right?"

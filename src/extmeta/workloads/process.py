@@ -11,9 +11,12 @@ from typing import Self
 import numpy as np
 
 from extmeta.arch import arch_named
+from extmeta.arrays import U64
 from extmeta.captures.capture import Capture, CaptureError
-from extmeta.cost.workload import SYNTHETIC_FIRST, U64, Point, flags
+from extmeta.cost.placement import flags
+from extmeta.cost.space import SYNTHETIC_FIRST
 from extmeta.linux.pagewords import PAGE_SHIFT, populated
+from extmeta.rows import Point
 
 # [first, stop), vpns.
 Range = tuple[int, int]
@@ -64,7 +67,7 @@ class Process:
         fraction : float
             Of `pages`.
         placement : str
-            See `workload.flags`.
+            See `placement.flags`.
         seed : int
         """
         if self.trace is not None:

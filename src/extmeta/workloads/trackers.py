@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from extmeta.cost.workload import U64
+from extmeta.arrays import U64
 from extmeta.fields import Fields
 from extmeta.linux import AddressSpace
 from extmeta.linux.pagewords import PAGE_SHIFT, SOFT_DIRTY, populated

@@ -12,10 +12,11 @@ from typing import ClassVar
 
 import numpy as np
 
-from extmeta.cost.workload import PLACEMENTS, U64
+from extmeta.arrays import U64
+from extmeta.cost.placement import PLACEMENTS
 from extmeta.fields import Fields
 from extmeta.linux import AddressSpace
-from extmeta.linux.mm import runs
+from extmeta.linux.entries import runs
 from extmeta.linux.pagewords import PAGE_BYTES, PAGE_SHIFT
 from extmeta.workloads.play import Counts, Stage, Workload, must_be
 from extmeta.workloads.process import Process, Range
@@ -69,7 +70,7 @@ class WriteBarrier(Workload):
     survivors : float
         Of the nursery's pages, copied to old ones by each collection.
     placement : str
-        How the old pages written lie: see `workload.flags`.
+        How the old pages written lie: see `placement.flags`.
     how : {"WP_ASYNC", "handler"}
         Found by PAGEMAP_SCAN, or by a handler at each fault.
     """

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 
 from extmeta.cost.kernel import timed
 from extmeta.cost.kernel.costs import Calibration, Cost, cost, refusal, today
-from extmeta.cost.measure import cpu_model
+from extmeta.cost.origin import cpu_model
 
 # Whole tables, so that both sizes end alike: 16 and 80 MiB of 4 KiB pages. The larger
 # the difference, the less of it is noise; much larger, and it is zeroing memory.

@@ -1,45 +1,18 @@
-"""Which PTEs have a metadata word, and which word: seeded, so a run repeats.
-
-A `Space` is what is mapped: a capture, or synthetic tables. A `Point` says how
-many of its PTEs are flagged and how these lie, which decides what lazily
-allocated side memory costs: 1 % of the PTEs at random touches nearly every
-table, 1 % in whole tables touches 1 % of them. `words` gives the flagged PTEs
-their words.
-"""
+"""What is mapped: an address space's PTEs, of a capture or synthetic."""
 
 import functools
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
-import numpy.typing as npt
 
 from extmeta.arch import Arch, arch_named
+from extmeta.arrays import U64, Bools
 from extmeta.captures.capture import Capture, CaptureError
 from extmeta.fields import Fields
 from extmeta.linux.pagewords import LEAF_KB, PAGE_BYTES, PAGE_SHIFT, PFN_MASK, present
 from extmeta.pagetable import PageTable
 from extmeta.table.encoding import Encoding
-
-U64 = npt.NDArray[np.uint64]
-Bools = npt.NDArray[np.bool_]
-
-PLACEMENTS = ("random", "clustered", "tables")
-
-# As many random PTEs in every PTE table: of the crossover, not of the sweep.
-EACH = "in each table"
-
-WORDS = ("one", "few", "byte", "different")
-
-# How many words there are where they are few.
-NR_FEW = 8
-
-# Mean PTEs of a clustered run: 128 KiB, the kernel's default readahead and the
-# order of what a collector or a balloon marks at once.
-MEAN_RUN = 32
-
-# Fractions are told apart to this much when they seed a placement.
-FRACTION_STEPS = 1 << 32
 
 # Where synthetic tables start: a multiple of a PMD table's span, not 0. Where vpns
 # don't reach that far, halfway.
@@ -69,7 +42,7 @@ class Space:
     build : callable
         ``build(encoding, fields)`` returns the PageTable.
     note : str
-        How it differs from what was captured; empty if it does not.
+        How it differs from what was space_of; empty if it does not.
     pfns : (n,) uint64 ndarray, optional
         The machine's pages, of present PTEs, if the capture has them.
     deposited : (n,) uint64 ndarray
@@ -105,7 +78,7 @@ class Space:
         return table
 
 
-def captured(capture: Capture, name: str, arch: str | None = None) -> Space:
+def space_of(capture: Capture, name: str, arch: str | None = None) -> Space:
     """Return a capture's address space.
 
     Parameters
@@ -286,209 +259,3 @@ def _synthetic(name: str, vpns: range | U64, arch: Arch) -> Space:
         sha256="",
         build=build,
     )
-
-
-@dataclass(frozen=True)
-class Point:
-    """How many PTEs are flagged, and how they lie.
-
-    Attributes
-    ----------
-    fraction : float
-        Of all PTEs, in [0, 1].
-    placement : str
-        One of `PLACEMENTS`, or `EACH`; "" where it makes no difference: at 0 and 1.
-    """
-
-    fraction: float
-    placement: str
-
-    def __str__(self) -> str:
-        return f"{100 * self.fraction:g}% {self.placement}".rstrip()
-
-
-def points(fractions: Iterable[float], placements: Sequence[str]) -> list[Point]:
-    """Return every fraction with every placement, but 0 and 1 once."""
-    return [
-        Point(fraction, placement)
-        for fraction in fractions
-        for placement in (placements if 0 < fraction < 1 else ("",))
-    ]
-
-
-def flags(vpns: U64, point: Point, seed: int, arch: str = DEFAULT_ARCH) -> Bools:
-    """Choose the PTEs that have a word.
-
-    ``random`` and ``clustered`` choose round(fraction * n) of them, at least
-    one where the fraction is not 0, so that placements compare at equal counts;
-    ``tables`` comes as near to that as whole tables do.
-
-    Parameters
-    ----------
-    vpns : (n,) uint64 ndarray
-        Ascending.
-    point : Point
-        ``random``: every PTE is as likely, whatever its neighbours are.
-        ``clustered``: runs of geometric length, `MEAN_RUN` on average, in the
-        order of the mapped PTEs, so a run may reach over a hole.
-        ``tables``: all PTEs of randomly chosen PTE tables.
-        `EACH`: in every table that fraction of a full one's entries, or all that it
-        has; of a larger fraction the same ones and others.
-    seed : int
-    arch : str, optional
-        Whose PTE tables they are.
-
-    Returns
-    -------
-    (n,) bool ndarray
-
-    Raises
-    ------
-    ValueError
-        If the placement is no known one.
-    """
-    n = len(vpns)
-    size = arch_named(arch).ptrs_per_pte
-    if point.placement == EACH:
-        return _each_table(vpns, round(point.fraction * size), size, seed)
-    wanted = min(n, max(round(point.fraction * n), int(point.fraction > 0)))
-    if wanted in (0, n):
-        return np.full(n, wanted > 0)
-    if point.placement not in PLACEMENTS:
-        raise ValueError(f"no placement {point.placement!r}; there are {PLACEMENTS}")
-    rng = np.random.default_rng(
-        (
-            seed,
-            PLACEMENTS.index(point.placement),
-            round(point.fraction * FRACTION_STEPS),
-        )
-    )
-    if point.placement == "random":
-        chosen = np.zeros(n, np.bool_)
-        chosen[rng.permutation(n)[:wanted]] = True
-        return chosen
-    if point.placement == "clustered":
-        return _clustered(n, wanted, rng)
-    return _whole_tables(vpns // size, wanted, rng)
-
-
-def _clustered(n: int, wanted: int, rng: np.random.Generator) -> Bools:
-    lengths = rng.geometric(1 / MEAN_RUN, wanted)
-    lengths = lengths[: 1 + np.searchsorted(np.cumsum(lengths), wanted)]
-    before = np.cumsum(lengths) - lengths
-    lengths[-1] = wanted - before[-1]
-    # Each run goes before another unflagged PTE, so that runs stay apart, as
-    # long as there are enough of those.
-    slots = n - wanted + 1
-    if len(lengths) <= slots:
-        slot = np.sort(rng.permutation(slots)[: len(lengths)])
-    else:
-        slot = np.sort(rng.integers(slots, size=len(lengths)))
-    edges = np.zeros(n + 1, np.int64)
-    np.add.at(edges, slot + before, 1)
-    np.add.at(edges, slot + before + lengths, -1)
-    return np.asarray(np.cumsum(edges[:n]) > 0)
-
-
-def _whole_tables(tables: U64, wanted: int, rng: np.random.Generator) -> Bools:
-    _, table, held = np.unique(tables, return_inverse=True, return_counts=True)
-    order = rng.permutation(len(held))
-    nearest = int(np.abs(np.cumsum(held[order]) - wanted).argmin())
-    chosen = np.zeros(len(held), np.bool_)
-    chosen[order[: nearest + 1]] = True
-    return chosen[table]
-
-
-def _each_table(vpns: U64, each: int, size: int, seed: int) -> Bools:
-    # The same whatever the fraction is, so that more are those and others.
-    rng = np.random.default_rng((seed, len(PLACEMENTS)))
-    _, first, table = np.unique(vpns // size, return_index=True, return_inverse=True)
-    # Shuffled within each table; the first of each are taken.
-    order = np.argsort(table + rng.random(len(vpns)))
-    chosen = np.zeros(len(vpns), np.bool_)
-    chosen[order[np.arange(len(vpns)) - first[table] < each]] = True
-    return chosen
-
-
-def words(n: int, fields: Fields, core: int, kind: str, seed: int) -> U64:
-    """Return a word, none of them 0, for each of n PTEs.
-
-    Parameters
-    ----------
-    n : int
-    fields : Fields
-    core : int
-        Mask of bits of which each word has at least one: those that the
-        baseline keeps too.
-    kind : {"one", "few", "byte", "different"}
-        The same word for all; one of `NR_FEW` for each; random words of 8 bits;
-        random words as wide as the fields, so all different as far as their bits
-        allow.
-    seed : int
-
-    Returns
-    -------
-    (n,) uint64 ndarray
-        (n, lanes) where the fields are wider than 64 bits.
-
-    Raises
-    ------
-    ValueError
-        If the kind is no known one.
-
-    Examples
-    --------
-    >>> words(4, Fields(age=8), 0xFF, "one", seed=1)
-    array([255, 255, 255, 255], dtype=uint64)
-    """
-    if kind not in WORDS:
-        raise ValueError(f"no kind of words {kind!r}; there are {WORDS}")
-    bits = min(fields.bits, 8) if kind == "byte" else fields.bits
-    lanes = (fields.bits + 63) // 64
-    rng = np.random.default_rng(seed)
-    count = {"one": 1, "few": NR_FEW}.get(kind, n)
-    drawn = rng.integers(1 << 64, size=(count, lanes), dtype=np.uint64)
-    drawn &= lanes_of((1 << bits) - 1, lanes)
-    bare = ((drawn & lanes_of(core, lanes)) == 0).all(axis=1)
-    drawn[bare] |= lanes_of(core & -core, lanes)
-    if count != n:
-        drawn = drawn[rng.integers(count, size=n)]
-    return drawn if lanes > 1 else drawn[:, 0]
-
-
-def lanes_of(mask: int, lanes: int) -> U64:
-    """Return an int as uint64s, the lowest bits first."""
-    return np.array(
-        [mask >> 64 * lane & 0xFFFFFFFFFFFFFFFF for lane in range(lanes)], np.uint64
-    )
-
-
-def core_bits(fields: Fields, kept: Fields) -> int:
-    """Return the mask, in a word of ``fields``, of what `cut` keeps."""
-    return sum(((1 << width) - 1) << fields.shift(name) for name, width in kept.items())
-
-
-def cut(full: U64, fields: Fields, kept: Fields) -> U64:
-    """Return words with only some of their fields.
-
-    Parameters
-    ----------
-    full : (n,) or (n, lanes) uint64 ndarray
-        Words of ``fields``.
-    fields : Fields
-    kept : Fields
-        At most 64 bits. Of names that ``fields`` has, none wider there; where
-        it is narrower, its lowest bits are kept.
-
-    Returns
-    -------
-    (n,) uint64 ndarray
-        Words of ``kept``.
-    """
-    lanes = full if full.ndim > 1 else full[:, None]
-    out = np.zeros((len(full), 1), np.uint64)
-    for name, width in kept.items():
-        values = fields.extract(lanes, name)
-        values = values[:, :1] if values.ndim > 1 else values[:, None]
-        kept.deposit(values & np.uint64((1 << width) - 1), name, out)
-    return out[:, 0]

@@ -8,151 +8,34 @@ with a second one of itself too: the noise floor.
 
 from collections.abc import Callable, Iterator, Sequence
 
-from extmeta.arch import Arch, arch_named, bit_ranges
+from extmeta.arch import arch_named, bit_ranges
 from extmeta.cost import measure
-from extmeta.cost.measure import Blocks, Bound, Cpu, Ram, Refused, Row, Subject
+from extmeta.cost.forms import fitting, form, lack, left_out
+from extmeta.cost.space import Space
 from extmeta.cost.tasks import OPERATIONS, Filled, workloads
-from extmeta.cost.workload import EACH, Point, Space, full_tables
-from extmeta.encodings import built_in, encodings, factory_of
 from extmeta.encodings.inpte import places
 from extmeta.fields import Fields
-from extmeta.names import unknown
 from extmeta.pagetable import PageTable
+from extmeta.rows import (
+    BASELINE,
+    CONTROL,
+    Blocks,
+    Bound,
+    Cpu,
+    Point,
+    Ram,
+    Refused,
+    Row,
+    Subject,
+)
 from extmeta.table.encoding import Encoding
-
-BASELINE = "inpte"
-
-# An encoding of the baseline's name, compared with it: the noise floor.
-CONTROL = f"{BASELINE} again"
 
 FRACTIONS = (0.0, 0.01, 0.1, 1.0)
 
-# Of `ram` on every architecture, where one point has to do.
+# The point at which RAM is compared on every architecture.
 ONE_POINT = Point(0.01, "random")
 
-# Of `crossover`: enough that a table's share of a slab or a hash table is told.
-CROSSOVER_TABLES = 256
-
 Progress = Callable[[int, int, str], object]
-
-
-def form(text: str) -> str | Encoding:
-    """Return the encoding that a name, or NAME:ARGUMENT, stands for.
-
-    Raises
-    ------
-    ValueError
-        If there is no such encoding, or it takes no such argument.
-
-    Examples
-    --------
-    >>> form("linked:16"), form("adjacent:needed"), form("linked")
-    (Linked(bits=16), Adjacent(when='needed'), 'linked')
-    """
-    name, colon, argument = text.partition(":")
-    if name not in encodings():
-        raise ValueError(unknown("encoding named", name, encodings()))
-    if not colon:
-        return name
-    try:
-        # A factory that is no class of encodings makes one form only.
-        from_text = getattr(factory_of(name), "from_text", None)
-        if from_text is None:
-            raise ValueError(f"{name} takes no argument")
-        made: Encoding = from_text(argument)
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"encoding {text!r}: {error}") from error
-    return made
-
-
-def default_forms() -> list[str]:
-    """Return what is compared by default: every name, and its `Encoding.forms`."""
-    return [
-        text
-        for name in encodings()
-        for text in (name, *(f"{name}:{argument}" for argument in _forms(name)))
-    ]
-
-
-def _forms(name: str) -> tuple[str, ...]:
-    try:
-        return getattr(factory_of(name), "forms", ())
-    except ValueError:
-        # Of another package, and broken: whoever uses it is told.
-        return ()
-
-
-def lack(fields: Fields, arch: Arch, has_swap: bool) -> str:
-    """Return what the baseline would need to hold ``fields``, or ""."""
-    by_right = [name for name in fields if _owned(name, fields[name], arch)]
-    needed = fields.bits - len(by_right)
-    besides = f" besides those of {' and '.join(by_right)}" if by_right else ""
-    present, swap = places(fields, arch)
-    if None in present:
-        return (
-            f"{needed} free bits of a PTE are needed{besides}, {arch.name} has "
-            f"{len(arch.free)}"
-        )
-    if has_swap and None in swap:
-        return (
-            f"some PTEs are swap entries: {needed} free bits are needed there"
-            f"{besides}, {arch.name} has {len(arch.swap.free)}"
-        )
-    return ""
-
-
-def _owned(name: str, width: int, arch: Arch) -> bool:
-    """Tell whether a field has bits by right, not out of the free ones."""
-    return not {*places(Fields(**{name: width}), arch)[0]} <= {None, *arch.free}
-
-
-def fitting(fields: Fields, arch: Arch, has_swap: bool) -> Fields:
-    """Return the largest set of fields that the baseline can hold.
-
-    Parameters
-    ----------
-    fields : Fields
-    arch : Arch
-    has_swap : bool
-        Whether they have to fit a swap entry too.
-
-    Returns
-    -------
-    Fields
-        Of all subsets one with the most bits. Where no field fits, the widest,
-        cut to what there is. Where there is no bit at all, a tracker that Linux
-        owns there instead: see `tasks.workloads`.
-
-    Raises
-    ------
-    ValueError
-        If there is no bit at all, nor such a tracker.
-    """
-    room = len(arch.free)
-    if has_swap:
-        room = min(room, len(arch.swap.free))
-    shared = {}
-    chosen = set()
-    for name, width in fields.items():
-        if _owned(name, width, arch):
-            chosen.add(name)
-        else:
-            shared[name] = width
-    # Which sums of widths can be had, and by which fields.
-    sums: dict[int, tuple[str, ...]] = {0: ()}
-    for name, width in shared.items():
-        for total, names in list(sums.items()):
-            if total + width <= room:
-                sums.setdefault(total + width, (*names, name))
-    chosen.update(sums[max(sums)])
-    if chosen:
-        return Fields(**{n: width for n, width in fields.items() if n in chosen})
-    widest = max(fields, key=fields.__getitem__)
-    if not room and arch.owned:
-        return Fields(**{next(iter(arch.owned)): 1})
-    if not room:
-        raise ValueError(f"{arch.name} has no bit in a PTE for any of {fields!r}")
-    return Fields(**{widest: room})
 
 
 def subject_of(
@@ -167,7 +50,7 @@ def subject_of(
     bare : PageTable
         The baseline's, without a word.
     kind : str
-        See `workload.words`.
+        See `placement.words`.
     """
     arch = bare.arch
     return Subject(
@@ -220,21 +103,6 @@ def cpu_of(
     )
 
 
-def left_out(text: str, error: Exception, where: str = "") -> Refused:
-    """Return the row of an encoding that can't be compared there, or raise ``error``.
-
-    An encoding of this package refuses by ValueError, or lacks memory, and all
-    else is a bug of ours; of another package's, whatever it raises is its reason.
-    """
-    if isinstance(error, ValueError):
-        return Refused(text, str(error), where)
-    if isinstance(error, MemoryError):
-        return Refused(text, str(error) or "out of memory", where)
-    if text == CONTROL or built_in(text.partition(":")[0]):
-        raise error
-    return Refused(text, f"{type(error).__name__}: {error}", where)
-
-
 def sweep(
     space: Space,
     forms: Sequence[str],
@@ -260,7 +128,7 @@ def sweep(
     rounds, budget_ns : int
         See `measure.paired`.
     kind : str
-        See `workload.words`.
+        See `placement.words`.
     progress : callable, optional
         Called with the ratios measured, those there are to measure, and what
         is measured next.
@@ -416,77 +284,3 @@ def ram(
     yield from held.head
     for point in points:
         yield from held.at(point)
-
-
-def crossover(
-    forms: Sequence[str],
-    fields: Fields,
-    *,
-    arch: str = "x86_64",
-    nr_tables: int = CROSSOVER_TABLES,
-    seed: int = 0,
-    kind: str = "different",
-) -> Iterator[Row]:
-    """Tell which encoding is the smallest, by the flagged PTEs of a table.
-
-    In full tables, of which each has as many flagged at random: 1, 2, 4 and so on,
-    and where between two of these another becomes the smallest, the first at which
-    it is, by bisection.
-
-    Parameters
-    ----------
-    forms, fields, seed, kind
-        As of `sweep`.
-    arch : str
-    nr_tables : int
-
-    Yields
-    ------
-    Row
-        Subject, Refused, and Ram in the order of what is flagged, their placement
-        `EACH`.
-
-    Raises
-    ------
-    ValueError
-        As `sweep` does.
-    """
-    size = arch_named(arch).ptrs_per_pte
-    space = full_tables(nr_tables, arch)
-    held = Held(space, forms, fields, seed=seed, kind=kind)
-    yield from held.head
-    found: dict[int, list[Ram | Blocks | Refused]] = {}
-
-    def leader(each: int, before: str) -> str:
-        if each not in found:
-            found[each] = held.at(Point(each / size, EACH))
-        return smallest(found[each], before)
-
-    lower = 1
-    lead = leader(lower, "")
-    yield from found[lower]
-    while lower < size:
-        upper = following = 2 * lower
-        while leader(upper, lead) != lead and upper - lower > 1:
-            middle = (lower + upper) // 2
-            if leader(middle, lead) == lead:
-                lower = middle
-            else:
-                upper = middle
-        lead = leader(upper, lead)
-        if upper != following:
-            yield from found[upper]
-            lead = leader(following, lead)
-        yield from found[following]
-        lower = following
-
-
-def smallest(rows: Sequence[Row], before: str = "") -> str:
-    """Return the encoding, but for the baseline, that holds least; "" if none.
-
-    Of several that hold as little it is ``before``, if that is among them.
-    """
-    rams = [row for row in rows if isinstance(row, Ram) and row.encoding != BASELINE]
-    least = min((row.total for row in rams), default=0)
-    names = [row.encoding for row in rams if row.total == least]
-    return before if before in names else names[0] if names else ""

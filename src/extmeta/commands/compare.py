@@ -1,0 +1,356 @@
+"""`extmeta compare`: what each encoding costs, in RAM and CPU."""
+
+import argparse
+import dataclasses
+from collections.abc import Iterator, Sequence
+
+from extmeta.arch import arch_named
+from extmeta.captures.capture import shipped
+from extmeta.commands import output
+from extmeta.commands.arguments import (
+    DEFAULT_FIELDS,
+    add_release,
+    arches_of,
+    count_of,
+    fields_of,
+    forms_of,
+    fractions_of,
+    in_release,
+    path_of,
+    placements_of,
+    refusing,
+    words_of,
+)
+from extmeta.commands.inputs import spaces_of
+from extmeta.commands.output import (
+    BadInputError,
+    Shown,
+    must_be_writable,
+    progress,
+    say,
+    tell,
+)
+from extmeta.commands.results import print_measured, print_result
+from extmeta.commands.workload import LIST, WORKLOAD_PAGES, play, workload_of
+from extmeta.cost import (
+    crossover,
+    demands,
+    instructions,
+    measure,
+    origin,
+    placement,
+    sweep,
+)
+from extmeta.cost.forms import default_forms, fitting
+from extmeta.cost.kernel import costs
+from extmeta.cost.space import DEFAULT_ARCH
+from extmeta.encodings import encodings
+from extmeta.fields import Fields
+from extmeta.reports import comparison, missing
+from extmeta.reports import workloads as workload_report
+from extmeta.reports.layout import plain
+from extmeta.reports.missing import Stage
+from extmeta.rows import DEMANDS, Row
+from extmeta.workloads import WORKLOADS
+
+DEFAULT_FRACTIONS = ",".join(f"{fraction:g}" for fraction in sweep.FRACTIONS)
+
+# What `compare --crossover` has without --words.
+CROSSOVER_WORDS = ["one", "few", "different"]
+
+# Points measured with --quick: none, 1 % at random, all.
+QUICK_FRACTIONS = "0,0.01,1"
+QUICK_PLACEMENT = "random"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add what `compare` takes."""
+    add = parser.add_argument
+    add(
+        "what",
+        nargs="*",
+        type=refusing(path_of),
+        metavar="CAPTURE|PID",
+        help="a capture file, a shipped capture by its name (one of "
+        f"{', '.join(shipped())}), or the id of a running process; - is a file on "
+        f"stdin; default: {next(iter(shipped()))}",
+    )
+    add(
+        "--encodings",
+        type=refusing(forms_of),
+        metavar="A,B",
+        help="encodings by name, or with an argument as in linked:16; default: all of "
+        f"{', '.join(encodings())}, and the other forms that these offer",
+    )
+    add(
+        "--fields",
+        type=refusing(fields_of),
+        default=DEFAULT_FIELDS,
+        metavar="NAME=BITS,...",
+        help="the fields of a word and their widths; default: %(default)s",
+    )
+    add(
+        "--fractions",
+        type=refusing(fractions_of),
+        metavar="0,0.01,...",
+        help="which fractions of the PTEs are flagged, each from 0 to 1; default: "
+        f"{DEFAULT_FRACTIONS}",
+    )
+    add(
+        "--placement",
+        type=refusing(placements_of),
+        metavar="random,...",
+        help="how the flagged PTEs lie; default: all, which are "
+        f"{','.join(placement.PLACEMENTS)}",
+    )
+    add(
+        "--words",
+        type=refusing(words_of),
+        metavar="different,...",
+        help="how the words differ from each other; a comparison for each of "
+        f"{', '.join(placement.WORDS)} that is named; default: different",
+    )
+    add(
+        "--arch",
+        type=refusing(arches_of),
+        default=[],
+        metavar="NAME|all",
+        help="build the page tables as that architecture has them; default: the "
+        "capture's own; all: compare RAM only, on each of the architectures that "
+        f"`extmeta arch` lists, at {sweep.ONE_POINT} unless --fractions or "
+        "--placement say otherwise".replace("%", "%%"),
+    )
+    add_release(parser)
+    add(
+        "--workload",
+        type=refusing(workload_of),
+        metavar="NAME[:PARAMETER=VALUE,...]",
+        help="play what a tracker does, instead of the operations one by one: "
+        f"{', '.join(WORKLOADS)}; on {WORKLOAD_PAGES:,} made-up pages unless a capture, "
+        f"a process or a trace is named; --workload {LIST} tells what they are",
+    )
+    add(
+        "--trace",
+        type=refusing(path_of),
+        metavar="FILE",
+        help="play the workload on the writes that `extmeta trace` has recorded",
+    )
+    add(
+        "--crossover",
+        action="store_true",
+        help="compare RAM only, in full tables: bytes for each flagged PTE, by the "
+        "number of flagged PTEs in a table, and which encoding is the smallest; "
+        f"--words is then {','.join(CROSSOVER_WORDS)} by default",
+    )
+    add(
+        "--instructions",
+        action="store_true",
+        help="count instructions too, by valgrind, and compare with the kernel's own",
+    )
+    add(
+        "--quick",
+        action="store_true",
+        help=f"measure fewer points ({QUICK_FRACTIONS}, {QUICK_PLACEMENT}), and each of "
+        "them less often",
+    )
+    add(
+        "--seed",
+        type=refusing(count_of),
+        default=0,
+        metavar="N",
+        help="of what is drawn at random; default: 0",
+    )
+    add(
+        "--json",
+        type=refusing(path_of),
+        metavar="FILE|-",
+        help="write the results and where they come from to FILE, before the text is "
+        "printed; - is stdout, instead of the text",
+    )
+    add(
+        "--from",
+        dest="stored",
+        type=refusing(path_of),
+        metavar="FILE|-",
+        help="print what --json has written, and measure nothing; - is stdin",
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print what each encoding costs, in RAM and CPU."""
+    if args.json not in (None, "-"):
+        must_be_writable(args.json)
+    if args.workload and args.workload[0] == LIST:
+        say(workload_report.catalogue(WORKLOADS))
+        return 0
+    if args.workload:
+        return play(args)
+    if args.trace:
+        raise BadInputError(f"--trace {args.trace}: a --workload is needed too")
+    if args.stored:
+        return _again(args)
+    if args.release is not None:
+        names = args.arch or [DEFAULT_ARCH]
+        args.arch = [arch.name for arch in in_release(names, args.release)]
+    args.arch = _comparable(args.arch, args.fields)
+    provenance = origin.provenance(args.command, args.seed)
+    provenance["calibration"] = _calibration()
+    stages: list[Stage] = []
+
+    def measured(shown: Shown) -> Iterator[Row]:
+        if args.crossover:
+            yield from _crossovers(args, stages)
+        else:
+            yield from _sweeps(args, shown, stages)
+        yield from _instructions(args, shown)
+
+    return print_measured(args, comparison, measured, progress, stages, provenance)
+
+
+def _again(args: argparse.Namespace) -> int:
+    """Print what --json has written."""
+    for given, option in (
+        (args.what and args.what[0], ""),
+        (args.crossover, "--crossover"),
+        (args.instructions, "--instructions"),
+        (args.encodings, "--encodings"),
+        (args.arch, "--arch"),
+        (args.release, "--release"),
+        (args.fractions, "--fractions"),
+        (args.placement, "--placement"),
+        (args.words, "--words"),
+    ):
+        if given:
+            raise BadInputError(
+                f"--from {args.stored} and {option or given}: one of them"
+            )
+    try:
+        with output.readable(args.stored) as path, open(path, encoding="utf-8") as file:
+            document = file.read()
+        of = (
+            workload_report if f'"{workload_report.FORMAT}"' in document else comparison
+        )
+        rows, provenance = of.from_json(document)
+        lacks = missing.stored(document)
+    except OSError as error:
+        raise BadInputError(f"{args.stored}: {error.strerror}") from None
+    except ValueError as error:
+        raise BadInputError(f"{args.stored}: {error}") from None
+    if not rows:
+        raise BadInputError(f"{args.stored}: there are no rows")
+    return print_result(args, of, rows, provenance, lacks)
+
+
+def _comparable(arches: Sequence[str], fields: Fields) -> list[str]:
+    """Return those that have a bit in a PTE for the baseline; say which have none."""
+    found = []
+    for name in arches:
+        try:
+            fitting(fields, arch_named(name), has_swap=False)
+        except ValueError as error:
+            if len(arches) == 1:
+                raise BadInputError(str(error)) from None
+            tell(f"extmeta compare: left out: {error}")
+        else:
+            found.append(name)
+    return found
+
+
+def _sweeps(
+    args: argparse.Namespace, shown: Shown, stages: list[Stage]
+) -> Iterator[Row]:
+    forms = args.encodings or default_forms()
+    quick = args.quick
+    alone = len(args.arch) > 1
+    fractions = args.fractions or fractions_of(
+        QUICK_FRACTIONS if quick else DEFAULT_FRACTIONS
+    )
+    placements = args.placement or placements_of(
+        QUICK_PLACEMENT if quick else ",".join(placement.PLACEMENTS)
+    )
+    points = placement.points(fractions, placements)
+    if alone and not (args.fractions or args.placement):
+        points = [sweep.ONE_POINT]
+    spaces = [
+        space
+        for what in args.what or [next(iter(shipped()))]
+        for space in spaces_of(what, args.arch)
+    ]
+    kinds = args.words or ["different"]
+    for kind in kinds:
+        at = len(stages) and stages[-1].subject + 1
+        for subject, space in enumerate(spaces, at):
+            name = space.name
+            name += f" on {space.arch}" if alone else ""
+            name += f", words {kind}" if len(kinds) > 1 else ""
+            stages += [Stage(subject, name, point) for point in points]
+        if not alone:
+            stages.append(Stage(at + len(spaces) - 1, "full tables", DEMANDS))
+    _add_instructions(args, stages)
+    for kind in kinds:
+        for space in spaces:
+            given = (space, forms, args.fields, points)
+            if alone:
+                yield from sweep.ram(*given, seed=args.seed, kind=kind)
+                yield from demands.splits(space, forms, args.fields, kind)
+                continue
+            yield from sweep.sweep(
+                *given,
+                seed=args.seed,
+                rounds=measure.QUICK_ROUNDS if quick else measure.ROUNDS,
+                budget_ns=measure.QUICK_BUDGET_NS if quick else measure.BUDGET_NS,
+                kind=kind,
+                progress=shown,
+            )
+            yield from demands.splits(space, forms, args.fields, kind)
+        if not alone:
+            # Not of the space: of full tables.
+            yield from demands.demanded(forms, args.fields, spaces[0].arch, kind)
+
+
+def _calibration() -> dict[str, object]:
+    """Return what `calibrate` has stored; the guest's part, if not, as shipped."""
+    parts = {"guest": costs.shipped()}
+    try:
+        parts |= costs.load(costs.cache() / costs.FILE)
+    except costs.CalibrationError as error:
+        tell(f"extmeta compare: {plain(str(error))}")
+    return {name: dataclasses.asdict(part) for name, part in parts.items()}
+
+
+def _add_instructions(args: argparse.Namespace, stages: list[Stage]) -> None:
+    if args.instructions:
+        stages.append(Stage(stages[-1].subject + 1, "instructions", missing.WHOLE))
+
+
+def _instructions(args: argparse.Namespace, shown: Shown) -> Iterator[Row]:
+    if not args.instructions:
+        return
+    if why := instructions.missing():
+        tell(f"extmeta compare: --instructions: {why}")
+        return
+    forms = args.encodings or default_forms()
+    yield from instructions.counted(forms, progress=shown)
+
+
+def _crossovers(args: argparse.Namespace, stages: list[Stage]) -> Iterator[Row]:
+    for given, option in (
+        (args.what, "CAPTURE|PID"),
+        (args.fractions, "--fractions"),
+        (args.placement, "--placement"),
+    ):
+        if given:
+            raise BadInputError(f"--crossover and {option} {given[0]}: one of them")
+    forms = args.encodings or default_forms()
+    given = [
+        (arch, kind)
+        for arch in args.arch or [DEFAULT_ARCH]
+        for kind in args.words or CROSSOVER_WORDS
+    ]
+    for subject, (arch, kind) in enumerate(given):
+        stages.append(Stage(subject, f"{arch}, words {kind}", missing.WHOLE))
+    _add_instructions(args, stages)
+    for arch, kind in given:
+        yield from crossover.crossover(
+            forms, args.fields, arch=arch, seed=args.seed, kind=kind
+        )

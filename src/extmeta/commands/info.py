@@ -1,0 +1,28 @@
+"""`extmeta info`: what a capture holds."""
+
+import argparse
+
+from extmeta.captures.capture import shipped
+from extmeta.commands.arguments import path_of, refusing
+from extmeta.commands.inputs import capture_of
+from extmeta.commands.output import say
+from extmeta.reports import summary
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add what `info` takes."""
+    parser.add_argument(
+        "file",
+        type=refusing(path_of),
+        metavar="FILE",
+        help="a capture file, or a shipped capture by its name (one of "
+        f"{', '.join(shipped())}); - is a file on stdin",
+    )
+    parser.add_argument("--json", action="store_true", help="print JSON")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print what a capture holds."""
+    found = summary.summary(*capture_of(args.file))
+    say(summary.to_json(found) if args.json else summary.text(found))
+    return 0

@@ -1,0 +1,73 @@
+"""Rows while they are measured, then stored and printed."""
+
+import argparse
+import contextlib
+import signal
+from collections.abc import Callable, Iterator
+from types import ModuleType
+from typing import Any
+
+from extmeta.commands import output
+from extmeta.commands.output import STANDARD, Shown, say, tell, written
+from extmeta.reports import missing
+from extmeta.reports.missing import Stage
+
+
+def print_measured(
+    args: argparse.Namespace,
+    of: ModuleType,
+    measured: Callable[[Shown], Iterator[Any]],
+    shown_by: Callable[[], contextlib.AbstractContextManager[Shown]],
+    stages: list[Stage],
+    provenance: dict[str, Any],
+) -> int:
+    """Store and print rows, also if a signal or an error ends the measuring early."""
+    rows: list[Any] = []
+    complete = False
+    status = 0
+    with output.Stop() as stop:
+        try:
+            with shown_by() as shown:
+                # One by one: what is there at an early end is kept.
+                for row in measured(shown):
+                    rows.append(row)  # noqa: PERF402
+            complete = True
+        except KeyboardInterrupt:
+            pass
+        finally:
+            stop.spare()
+            if rows:
+                lacks = None if complete else missing.missing(rows, stages)
+                status = print_result(args, of, rows, provenance, lacks)
+    if not complete:
+        tell("extmeta compare: interrupted; this is not all")
+        return 128 + (stop.signal or signal.SIGINT)
+    return status
+
+
+def print_result(
+    args: argparse.Namespace,
+    of: ModuleType,
+    rows: list[Any],
+    provenance: dict[str, Any],
+    lacks: list[str] | None,
+) -> int:
+    """Write JSON, then print the text, also if the JSON can't be written.
+
+    Parameters
+    ----------
+    args
+    of : module
+        Makes text and JSON of these rows.
+    rows, provenance
+    lacks : list of str or None
+        What is missing; None if the rows are complete.
+    """
+    document = of.to_json(rows, provenance, lacks is None, missing=lacks or ())
+    if args.json == STANDARD:
+        say(document)
+        return 0
+    status = written(args, args.json, document + "\n") if args.json else 0
+    text = of.text(rows, provenance)
+    say(text if lacks is None else f"{missing.told(lacks)}\n\n{text}")
+    return status

@@ -1,0 +1,123 @@
+"""`extmeta compare --workload`: what a tracker does, played on each encoding."""
+
+import argparse
+from collections.abc import Iterator, Sequence
+
+from extmeta.captures.capture import CaptureError
+from extmeta.captures.trace import load_trace
+from extmeta.commands import output
+from extmeta.commands.arguments import DEFAULT_FIELDS, fields_of
+from extmeta.commands.inputs import found_of, loaded
+from extmeta.commands.output import BadInputError, Shown
+from extmeta.commands.results import print_measured
+from extmeta.cost import measure, origin
+from extmeta.cost.forms import default_forms
+from extmeta.names import unknown
+from extmeta.reports import workloads as workload_report
+from extmeta.reports.missing import Stage
+from extmeta.rows import BASELINE, CONTROL, PlayedRow
+from extmeta.workloads import (
+    WORKLOADS,
+    Process,
+    Workload,
+    comparison,
+    of_capture,
+    of_trace,
+    synthetic,
+)
+
+# What a workload is played on where nothing is named: 64 and 8 MiB.
+WORKLOAD_PAGES = 16384
+QUICK_WORKLOAD_PAGES = 2048
+
+# `--workload list` prints what workloads there are.
+LIST = "list"
+
+
+def workload_of(text: str) -> tuple[str, str]:
+    """Return the name and the parameters of "NAME" or "NAME:PARAMETER=VALUE,...".
+
+    Raises
+    ------
+    ValueError
+        If there is no such workload, or it takes no such parameter.
+    """
+    name, _colon, parameters = text.partition(":")
+    if name != LIST:
+        if name not in WORKLOADS:
+            raise ValueError(unknown("workload", name, WORKLOADS))
+        try:
+            WORKLOADS[name].of_text(parameters)
+        except ValueError as error:
+            raise ValueError(f"workload {name}: {error}") from None
+    return name, parameters
+
+
+def play(args: argparse.Namespace) -> int:
+    """Play a workload on each encoding."""
+    for given, option in (
+        (args.crossover, "--crossover"),
+        (args.arch, "--arch"),
+        (args.release, "--release"),
+        (args.fractions, "--fractions"),
+        (args.placement, "--placement"),
+        (args.words, "--words"),
+        (args.fields != fields_of(DEFAULT_FIELDS), "--fields"),
+        (args.stored, "--from"),
+    ):
+        if given:
+            raise BadInputError(f"--workload {args.workload[0]} takes no {option}")
+    name, parameters = args.workload
+    try:
+        load = WORKLOADS[name].of_text(parameters, args.seed)
+    except ValueError as error:
+        raise BadInputError(str(error)) from None
+    # All before the first is played: a bad one is refused before anything is measured.
+    processes = list(_processes(args))
+    forms = args.encodings or [*default_forms(), *load.forms]
+    stages = [
+        Stage(subject, f"{name} on {process.name}", text)
+        for subject, process in enumerate(processes)
+        for text in dict.fromkeys([CONTROL, *forms])
+        if text != BASELINE
+    ]
+
+    def measured(shown: Shown) -> Iterator[PlayedRow]:
+        for process in processes:
+            yield from _played(args, name, load, process, forms, shown)
+
+    provenance = origin.provenance(args.command, args.seed)
+    shown_by = output.progress_on_a_terminal
+    return print_measured(args, workload_report, measured, shown_by, stages, provenance)
+
+
+def _processes(args: argparse.Namespace) -> Iterator[Process]:
+    try:
+        if args.trace:
+            found, name = loaded(args.trace, load_trace)
+            yield of_trace(found, name)
+        for given in args.what:
+            yield of_capture(*found_of(given))
+    except CaptureError as error:
+        raise BadInputError(str(error)) from None
+    if not (args.trace or args.what):
+        yield synthetic(QUICK_WORKLOAD_PAGES if args.quick else WORKLOAD_PAGES)
+
+
+def _played(
+    args: argparse.Namespace,
+    name: str,
+    load: Workload,
+    process: Process,
+    forms: Sequence[str],
+    shown: Shown,
+) -> Iterator[PlayedRow]:
+    return comparison.compare(
+        name,
+        load,
+        process,
+        forms,
+        rounds=measure.QUICK_ROUNDS if args.quick else measure.ROUNDS,
+        budget_ns=measure.QUICK_BUDGET_NS if args.quick else measure.BUDGET_NS,
+        progress=lambda done, total, what: shown(done, total, f"{name}: {what}"),
+    )

@@ -1,0 +1,143 @@
+"""What is compared: encodings by what is given as text, and what the baseline can hold."""
+
+from extmeta.arch import Arch
+from extmeta.encodings import built_in, encodings, factory_of
+from extmeta.encodings.inpte import places
+from extmeta.fields import Fields
+from extmeta.names import unknown
+from extmeta.rows import CONTROL, Refused
+from extmeta.table.encoding import Encoding
+
+
+def form(text: str) -> str | Encoding:
+    """Return the encoding that a name, or NAME:ARGUMENT, stands for.
+
+    Raises
+    ------
+    ValueError
+        If there is no such encoding, or it takes no such argument.
+
+    Examples
+    --------
+    >>> form("linked:16"), form("adjacent:needed"), form("linked")
+    (Linked(bits=16), Adjacent(when='needed'), 'linked')
+    """
+    name, colon, argument = text.partition(":")
+    if name not in encodings():
+        raise ValueError(unknown("encoding named", name, encodings()))
+    if not colon:
+        return name
+    try:
+        # A factory that is no class of encodings makes one form only.
+        from_text = getattr(factory_of(name), "from_text", None)
+        if from_text is None:
+            raise ValueError(f"{name} takes no argument")
+        made: Encoding = from_text(argument)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"encoding {text!r}: {error}") from error
+    return made
+
+
+def default_forms() -> list[str]:
+    """Return what is compared by default: every name, and its `Encoding.forms`."""
+    return [
+        text
+        for name in encodings()
+        for text in (name, *(f"{name}:{argument}" for argument in _forms(name)))
+    ]
+
+
+def _forms(name: str) -> tuple[str, ...]:
+    try:
+        return getattr(factory_of(name), "forms", ())
+    except ValueError:
+        # It is another package's and broken: whoever uses it is told.
+        return ()
+
+
+def lack(fields: Fields, arch: Arch, has_swap: bool) -> str:
+    """Return what the baseline would need to hold ``fields``, or ""."""
+    by_right = [name for name in fields if _owned(name, fields[name], arch)]
+    needed = fields.bits - len(by_right)
+    besides = f" besides those of {' and '.join(by_right)}" if by_right else ""
+    present, swap = places(fields, arch)
+    if None in present:
+        return (
+            f"{needed} free bits of a PTE are needed{besides}, {arch.name} has "
+            f"{len(arch.free)}"
+        )
+    if has_swap and None in swap:
+        return (
+            f"some PTEs are swap entries: {needed} free bits are needed there"
+            f"{besides}, {arch.name} has {len(arch.swap.free)}"
+        )
+    return ""
+
+
+def _owned(name: str, width: int, arch: Arch) -> bool:
+    """Tell whether a field has bits by right, not out of the free ones."""
+    return not {*places(Fields(**{name: width}), arch)[0]} <= {None, *arch.free}
+
+
+def fitting(fields: Fields, arch: Arch, has_swap: bool) -> Fields:
+    """Return the largest set of fields that the baseline can hold.
+
+    Parameters
+    ----------
+    fields : Fields
+    arch : Arch
+    has_swap : bool
+        Whether they have to fit a swap entry too.
+
+    Returns
+    -------
+    Fields
+        The subset with the most bits. If no field fits, the widest,
+        cut to what there is. Where there is no bit at all, a tracker that Linux
+        owns there instead: see `tasks.workloads`.
+
+    Raises
+    ------
+    ValueError
+        If there is no bit at all, nor such a tracker.
+    """
+    room = len(arch.free)
+    if has_swap:
+        room = min(room, len(arch.swap.free))
+    shared = {}
+    chosen = set()
+    for name, width in fields.items():
+        if _owned(name, width, arch):
+            chosen.add(name)
+        else:
+            shared[name] = width
+    # Which sums of widths can be had, and by which fields.
+    sums: dict[int, tuple[str, ...]] = {0: ()}
+    for name, width in shared.items():
+        for total, names in list(sums.items()):
+            if total + width <= room:
+                sums.setdefault(total + width, (*names, name))
+    chosen.update(sums[max(sums)])
+    if chosen:
+        return Fields(**{n: width for n, width in fields.items() if n in chosen})
+    widest = max(fields, key=fields.__getitem__)
+    if not room and arch.owned:
+        return Fields(**{next(iter(arch.owned)): 1})
+    if not room:
+        raise ValueError(f"{arch.name} has no bit in a PTE for any of {fields!r}")
+    return Fields(**{widest: room})
+
+
+def left_out(text: str, error: Exception, where: str = "") -> Refused:
+    """Return the row of an encoding that can't be compared there, or raise ``error``.
+
+    An encoding of this package refuses by ValueError, or lacks memory, and all
+    else is a bug of ours; of another package's, whatever it raises is its reason.
+    """
+    if isinstance(error, ValueError):
+        return Refused(text, str(error), where)
+    if isinstance(error, MemoryError):
+        return Refused(text, str(error) or "out of memory", where)
+    if text == CONTROL or built_in(text.partition(":")[0]):
+        raise error
+    return Refused(text, f"{type(error).__name__}: {error}", where)

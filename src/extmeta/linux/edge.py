@@ -1,0 +1,96 @@
+"""What the system calls of `AddressSpace` share: its state, and checked arguments."""
+
+import errno
+from collections.abc import Iterable
+from enum import IntFlag
+from typing import Any
+
+from extmeta.integers import is_whole, whole
+from extmeta.linux.mm import Mm
+from extmeta.linux.userfault import Userfaultfd
+from extmeta.linux.vma import Prot
+
+# vm.mmap_min_addr, as distributions have it.
+MIN_ADDRESS = 65536
+
+
+def names_of(name: str, text: Any) -> set[str]:
+    """Return the names of "a|b" or of an iterable."""
+    if isinstance(text, str):
+        return set(text.split("|")) - {"", "-"}
+    if isinstance(text, Iterable) and not isinstance(text, bytes):
+        return set(text)
+    raise TypeError(f"{name}: {text!r} is neither names nor text")
+
+
+def prot_of(text: Any) -> Prot:
+    """Return the PROT_* of "rw", "r", "none" and so on."""
+    if not isinstance(text, str):
+        raise TypeError(f"prot: {text!r} is not text such as 'rw'")
+    if text in ("none", ""):
+        return Prot.NONE
+    prot = Prot.NONE
+    for letter in text:
+        if letter not in "rwx":
+            raise ValueError(
+                f"prot: {text!r} has {letter!r}; 'rwx' and 'none' are known"
+            )
+        prot |= Prot[letter.upper()]
+    return prot
+
+
+def bits_of(name: str, value: Any, names: type[IntFlag]) -> int:
+    """Return a mask that is given as an int or as names."""
+    if is_whole(value):
+        return whole(name, value)
+    bits = 0
+    for one in sorted(names_of(name, value)):
+        if one not in names.__members__:
+            raise ValueError(f"{name}: no {one!r}; there are {list(names.__members__)}")
+        bits |= names[one]
+    return bits
+
+
+class Edge:
+    """A process's memory, and its addresses checked: a part of `AddressSpace`."""
+
+    # Pages whose access waits and whose waiter nobody has woken yet.
+    _asleep: set[int]
+    # Those of this process, the one used last at the end.
+    _uffds: list[Userfaultfd]
+
+    def _adopt(self, mm: Mm) -> None:
+        self._mm = mm
+        self._shift = mm.arch.page_shift
+        self._page = 1 << self._shift
+        # As TASK_SIZE: the lower half without its last page, on x86-64.
+        self._end = (mm.arch.nr_vpns // 2 << self._shift) - self._page
+        self._uffds = []
+        self._asleep = set()
+
+    def _whole_pages(self, addr: Any, length: Any, beyond: int) -> tuple[int, int]:
+        """Return a range as vpns, its length rounded up; unaligned is EINVAL.
+
+        `beyond` is the errno of a range that leaves the address space.
+        """
+        addr, length = whole("addr", addr), whole("length", length)
+        if addr % self._page:
+            raise OSError(errno.EINVAL, f"address {addr:#x} is not of a page")
+        stop = addr + -(-length // self._page) * self._page
+        if stop > self._end:
+            raise OSError(beyond, f"[{addr:#x}, {stop:#x}) leaves the address space")
+        return addr >> self._shift, stop >> self._shift
+
+    def _uffd_range(self, addr: Any, length: Any) -> tuple[int, int]:
+        """Return a range as vpns: validate_range()."""
+        addr, length = whole("addr", addr), whole("length", length)
+        if addr % self._page or length % self._page or not length:
+            raise OSError(
+                errno.EINVAL, f"address {addr:#x}, length {length:#x}: no whole pages"
+            )
+        if addr < MIN_ADDRESS or addr + length > self._end:
+            raise OSError(
+                errno.EINVAL,
+                f"[{addr:#x}, {addr + length:#x}) leaves the address space",
+            )
+        return addr >> self._shift, addr + length >> self._shift

@@ -1,0 +1,125 @@
+"""What /proc/PID/pagemap shows and PAGEMAP_SCAN finds: their arguments checked."""
+
+import errno
+from enum import IntFlag
+
+import numpy as np
+import numpy.typing as npt
+
+from extmeta.integers import whole
+from extmeta.linux import scan
+from extmeta.linux.edge import Edge, bits_of
+from extmeta.linux.pagemap_scan import PageIs
+
+
+class _ScanFlags(IntFlag):
+    WP_MATCHING = scan.WP_MATCHING
+    CHECK_WPASYNC = scan.CHECK_WPASYNC
+
+
+class Pagemap(Edge):
+    """What a process's tables look like from outside: a part of `AddressSpace`."""
+
+    def pagemap(
+        self, addr: int, length: int, *, pfns: bool = False
+    ) -> npt.NDArray[np.uint64]:
+        """Return what /proc/PID/pagemap has of a range.
+
+        Parameters
+        ----------
+        pfns : bool, default False
+            With frame numbers and swap slots, which need privileges.
+
+        Returns
+        -------
+        (n,) uint64 ndarray
+            A word a page; none past the end of the address space.
+        """
+        first, _ = self._whole_pages(addr, 0, errno.EINVAL)
+        stop = first + -(-whole("length", length) // self._page)
+        stop = min(stop, self._end >> self._shift)
+        return scan.pagemap(self._mm, first, max(first, stop), pfns=pfns)
+
+    def pagemap_scan(
+        self,
+        start: int,
+        end: int,
+        flags: int | str = 0,
+        category_inverted: int | str = 0,
+        category_mask: int | str = 0,
+        category_anyof_mask: int | str = 0,
+        return_mask: int | str = 0,
+        max_pages: int = 0,
+        vec_len: int | None = None,
+    ) -> tuple[npt.NDArray[np.void], int]:
+        """Find pages of some categories and protect them: the ioctl PAGEMAP_SCAN.
+
+        Parameters
+        ----------
+        start, end : int
+            Bytes; the end is rounded up to pages.
+        flags : int or str
+            WP_MATCHING, CHECK_WPASYNC.
+        category_inverted, category_mask, category_anyof_mask, return_mask : int or str
+            PAGE_IS_*, as bits or as names joined by "|".
+        max_pages : int, default 0
+            0: no limit.
+        vec_len : int, optional
+            Regions that there is room for. 0: no output is wanted; by default
+            as many as there are.
+
+        Returns
+        -------
+        regions : structured ndarray of start, end, categories
+        walk_end : int
+            Where the walk stopped. With more than 512 regions it may be before
+            the last one's end, as the kernel's may.
+
+        Raises
+        ------
+        OSError
+            EINVAL: an unknown flag or category, or not aligned. EFAULT: beyond
+            the address space. EPERM: CHECK_WPASYNC, and a VMA is not tracked by
+            WP_ASYNC; pages before it have been protected.
+        """
+        bits = bits_of("flags", flags, _ScanFlags)
+        masks = {
+            "category_inverted": category_inverted,
+            "category_mask": category_mask,
+            "category_anyof_mask": category_anyof_mask,
+            "return_mask": return_mask,
+        }
+        categories = {
+            name: bits_of(name, value, PageIs) for name, value in masks.items()
+        }
+        known = sum(int(one) for one in PageIs)
+        for one, since in ((PageIs.SOFT_DIRTY, (6, 8)), (PageIs.GUARD, (6, 15))):
+            known -= int(one) if self._mm.release < since else 0
+        if bits >> len(_ScanFlags) or any(
+            mask & ~known for mask in categories.values()
+        ):
+            raise OSError(
+                errno.EINVAL,
+                f"flags {bits:#x} or a category of {categories} is unknown",
+            )
+        start, end = whole("start", start), whole("end", end)
+        if start % self._page:
+            raise OSError(errno.EINVAL, f"start {start:#x} is not of a page")
+        if not start <= end <= self._end:
+            raise OSError(errno.EFAULT, f"[{start:#x}, {end:#x}) is no range")
+        stop = -(-end // self._page)
+        walk = scan.Scan(
+            mm=self._mm,
+            flags=bits,
+            max_pages=whole("max_pages", max_pages) or 1 << 64,
+            vec_len=1 << 64 if vec_len is None else whole("vec_len", vec_len),
+            **categories,
+        )
+        found = walk.run(start >> self._shift, stop)
+        regions = np.array(found, np.uint64).reshape(-1, 3)
+        regions[:, :2] <<= np.uint64(self._shift)
+        walked = stop if walk.walk_end is None else walk.walk_end
+        return (
+            np.rec.fromarrays(regions.T, dtype=scan.REGION).view(np.ndarray),
+            walked << self._shift,
+        )

@@ -1,0 +1,86 @@
+"""A comparison as text and as JSON: pure functions of rows.
+
+The text is 100 columns wide, the baseline first, and needs no colour. The JSON holds
+the rows and where they come from.
+"""
+
+from collections.abc import Iterable, Sequence
+from typing import Any, get_args
+
+from extmeta.reports import stored
+from extmeta.reports.arches import arches_tables, by_space
+from extmeta.reports.cpu import cpu_tables, read_bound_line
+from extmeta.reports.crossover import crossover_tables
+from extmeta.reports.demands import demands_table
+from extmeta.reports.head import head
+from extmeta.reports.kernel_shares import calibrations, instruction_tables, ns_tables
+from extmeta.reports.notes import made_line, notes_text
+from extmeta.reports.ram import block_tables, ram_tables, split_table
+from extmeta.reports.subjects import by_subject
+from extmeta.rows import EACH, Row
+
+FORMAT = "extmeta comparison 1"
+
+KINDS: dict[str, type] = {kind.__name__: kind for kind in get_args(Row)}
+
+
+def text(rows: Iterable[Row], provenance: dict[str, Any]) -> str:
+    """Return a comparison for people, 100 columns wide.
+
+    Parameters
+    ----------
+    rows : iterable of Row
+        As `sweep.sweep` yields them; several sweeps one after the other.
+        What an interrupted one lacks is left out.
+    provenance : dict
+        See `origin.provenance`.
+
+    Raises
+    ------
+    ValueError
+        If the first row is no Subject.
+    """
+    parts: list[str] = []
+    found = by_subject(rows)
+    for c, *more in by_space(found):
+        if more:
+            parts += arches_tables([c, *more])
+        elif any(point.placement == EACH for point in c.points):
+            parts += crossover_tables(c)
+        else:
+            parts += [
+                head(c),
+                *ram_tables(c),
+                *block_tables(c),
+                *split_table(c),
+                *cpu_tables(c),
+            ]
+            parts.append(read_bound_line(c))
+            parts += demands_table(c)
+            parts += [*ns_tables(c, provenance), *instruction_tables(c, provenance)]
+    parts += [notes_text(found), made_line(provenance)]
+    return "\n\n".join(part for part in parts if part)
+
+
+def to_json(
+    rows: Iterable[Row],
+    provenance: dict[str, Any],
+    complete: bool = True,
+    missing: Sequence[str] = (),
+) -> str:
+    """Return rows and their provenance as JSON; see `stored.to_json`."""
+    return stored.to_json(rows, provenance, FORMAT, complete, missing)
+
+
+def from_json(document: str) -> tuple[list[Row], dict[str, Any]]:
+    """Return the rows and the provenance that `to_json` wrote.
+
+    Raises
+    ------
+    ValueError
+        If it is no such JSON, with the value that is wrong.
+    """
+    rows, provenance = stored.rows_of(document, FORMAT, KINDS)
+    by_subject(rows)
+    calibrations(provenance)
+    return rows, provenance

@@ -1,0 +1,58 @@
+"""How a report is set: 100 columns, plain text, tables."""
+
+import io
+import textwrap
+from collections.abc import Iterable, Sequence
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+COLUMNS = 100
+
+# Side by side in the tables of RAM and CPU: what 100 columns hold.
+POINTS_ACROSS = 8
+OPERATIONS_ACROSS = 7
+ENCODINGS_ACROSS = 8
+
+
+def plain(text: str) -> str:
+    """Return text on one line, without what would steer a terminal."""
+    return "".join(char if char.isprintable() else "?" for char in text)
+
+
+def wrapped(line: str, indent: int = 0) -> str:
+    """Return a line broken to 100 columns."""
+    return textwrap.fill(line, COLUMNS, subsequent_indent=" " * indent)
+
+
+def rendered(table: Table) -> str:
+    """Return a table as text."""
+    # An environment of its own: COLUMNS or FORCE_COLOR must not change the text.
+    console = Console(
+        file=io.StringIO(),
+        width=COLUMNS,
+        color_system=None,
+        force_terminal=False,
+        highlight=False,
+        _environ={},
+    )
+    with console.capture() as captured:
+        console.print(table)
+    return "\n".join(line.rstrip() for line in captured.get().splitlines())
+
+
+def new_table(first: str, columns: Sequence[str], name_width: int, width: int) -> Table:
+    """Return a table with a first column of names."""
+    table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0))
+    table.add_column(
+        Text(first), width=name_width, no_wrap=True, overflow="ellipsis", style=""
+    )
+    for column in columns:
+        table.add_column(Text(column), justify="right", width=width, no_wrap=True)
+    return table
+
+
+def add_row(table: Table, name: str, cells: Iterable[str]) -> None:
+    """Add a row to a table: a name and its cells."""
+    table.add_row(Text(plain(name)), *(Text(cell) for cell in cells))

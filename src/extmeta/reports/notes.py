@@ -1,0 +1,69 @@
+"""What a comparison ends with: how to read it, what is not in it, where it is from."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from extmeta.reports.figures import MARK, UNSTABLE, size, unstable
+from extmeta.reports.layout import plain, wrapped
+from extmeta.reports.subjects import Comparison
+from extmeta.rows import BASELINE, CONTROL
+
+NOT_MODELLED = (
+    "Not in the model, and so in none of these numbers: the TLB and the hardware "
+    "walker, waiting for locks, references to struct page, write-protecting at fork, and the "
+    "kernel's page allocator (ours has its pages at hand, and zeroes only tables)."
+)
+NO_HUGE = "Nor are huge pages, which have no word: there are none here."
+HUGE = "Huge pages have no PTE, and so no word in any encoding."
+
+UNMARKED = (
+    "Huge pages have no PTE, and so no word in any encoding; the capture does not say "
+    "which PTEs are in fact parts of them."
+)
+
+
+def notes_text(found: Sequence[Comparison]) -> str:
+    """Return how to read a comparison, and what is not in it."""
+    lines = []
+    if any(c.cpu for c in found):
+        lines.append(
+            f"Ratios are of paired runs, median ± the longer side of the 95% interval; "
+            f"below 1 is faster than {BASELINE}. {CONTROL}: another table of it, the "
+            "noise floor."
+        )
+    marked = (
+        unstable(row, c.cpu.get((point, CONTROL, operation)))
+        for c in found
+        for (point, _encoding, operation), row in c.cpu.items()
+    )
+    if any(marked):
+        lines.append(
+            f"{MARK} unstable: the interval reaches more than {100 * UNSTABLE:.0f}% "
+            f"from the ratio, or {BASELINE} differs from itself by as much. Run it "
+            "again with nothing else running."
+        )
+    slack = max((row.slack for c in found for row in c.ram.values()), default=0)
+    if slack:
+        lines.append(
+            "Side memory is allocated in pages. What is free in them for further words, "
+            f"up to {size(slack)}, is not counted. The JSON has it."
+        )
+    huge = NO_HUGE
+    if any(c.subject.nr_unmarked for c in found):
+        huge = UNMARKED
+    if any(c.subject.nr_huge or c.subject.nr_unplaced for c in found):
+        huge = HUGE
+    lines.append(f"{NOT_MODELLED} {huge}")
+    return "\n".join(wrapped(line) for line in lines)
+
+
+def made_line(provenance: dict[str, Any]) -> str:
+    """Return where results were made, and with what."""
+    p = {key: plain(str(value)) for key, value in provenance.items()}
+    commit = f" ({p['commit']})" if p.get("commit") else ""
+    line = (
+        f"extmeta {p.get('extmeta')}{commit}, Linux {p.get('kernel')}, {p.get('cpu')}, "
+        f"{p.get('cpus')} CPUs, Python {p.get('python')}, numpy {p.get('numpy')}, "
+        f"seed {p.get('seed')}, {p.get('date')}"
+    )
+    return wrapped(line)

@@ -1,0 +1,104 @@
+"""Rows and their provenance as JSON, so that the same text can be printed again."""
+
+import dataclasses
+import json
+import math
+from collections.abc import Iterable, Sequence
+from types import UnionType
+from typing import Any, get_args, get_origin
+
+from extmeta.rows import Cpu
+
+
+def to_json(
+    rows: Iterable[Any],
+    provenance: dict[str, Any],
+    format: str,
+    complete: bool = True,
+    missing: Sequence[str] = (),
+) -> str:
+    """Return rows and their provenance as JSON, bytes and ns as they are.
+
+    Parameters
+    ----------
+    rows : iterable of Row
+    provenance : dict
+    format : str
+        Name of this kind of rows.
+    complete : bool
+        False if the sweep was interrupted.
+    missing : sequence of str, optional
+        What rows lack that are not complete.
+    """
+    document = {
+        "format": format,
+        "complete": complete,
+        **({} if complete else {"missing": [*missing]}),
+        "provenance": provenance,
+        "rows": [
+            {"row": type(row).__name__, **dataclasses.asdict(row)} for row in rows
+        ],
+    }
+    return json.dumps(document, indent=1)
+
+
+def rows_of(
+    document: str, format: str, kinds: dict[str, type]
+) -> tuple[list[Any], dict[str, Any]]:
+    """Return the rows of some kinds, and the provenance, that JSON has.
+
+    Raises
+    ------
+    ValueError
+        If it is no such JSON, with the value that is wrong.
+    """
+    try:
+        found = json.loads(document)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"not JSON: {error}") from None
+    if not isinstance(found, dict) or found.get("format") != format:
+        raise ValueError(f"not an {format}: no JSON that `compare --json` has written")
+    match found:
+        case {"provenance": dict(provenance), "rows": list(raw)}:
+            rows = [_read_row(number, row, kinds) for number, row in enumerate(raw)]
+        case _:
+            raise ValueError("it lacks rows or their provenance")
+    return rows, provenance
+
+
+def _read_row(number: int, found: Any, kinds: dict[str, type]) -> Any:
+    kind = kinds.get(str(found.get("row"))) if isinstance(found, dict) else None
+    if kind is None:
+        raise ValueError(f"row {number} is of no known kind")
+    values = {}
+    for field in dataclasses.fields(kind):
+        default = None if field.default is dataclasses.MISSING else field.default
+        value = found.get(field.name, default)
+        if not _fits(value, field.type):
+            raise ValueError(
+                f"row {number}, a {kind.__name__}: {field.name} is {value!r}"
+            )
+        values[field.name] = value
+    row = kind(**values)
+    if isinstance(row, Cpu) and not min(row.ratio, row.low, row.high) > 0:
+        raise ValueError(f"row {number}, a Cpu: a ratio of 0")
+    return row
+
+
+def _fits(value: Any, kind: Any) -> bool:
+    """Tell whether a value out of JSON can be a row's."""
+    if isinstance(kind, UnionType):
+        return any(_fits(value, each) for each in get_args(kind))
+    if get_origin(kind) is dict:
+        _key, of = get_args(kind)
+        return isinstance(value, dict) and all(_fits(v, of) for v in value.values())
+    if get_origin(kind) is list:
+        (of,) = get_args(kind)
+        return isinstance(value, list) and all(_fits(v, of) for v in value)
+    if isinstance(value, bool):
+        return False
+    if kind in (int, float):
+        if isinstance(value, int):
+            return 0 <= value < 1 << 64
+        return kind is float and isinstance(value, float) and 0 <= value < math.inf
+    return isinstance(value, kind)

@@ -1,0 +1,349 @@
+"""Every result type, and what a point of a sweep is: data without behaviour.
+
+Rows are frozen dataclasses in base units: bytes, nanoseconds.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+BASELINE = "inpte"
+
+# An encoding of the baseline's name, compared with it: the noise floor.
+CONTROL = f"{BASELINE} again"
+
+# What a sweep times, in the order of the report.
+OPERATIONS = ("load", "store", "update", "clear", "scan", "fork", "unmap")
+
+# The placement of the crossover: as many random PTEs in every PTE table.
+EACH = "in each table"
+
+# What each Demand is about.
+DEMANDS = "what operations ask of a kernel"
+
+# The operation of a Demand that has to be set aside for one operation, whichever it is.
+SET_ASIDE = "set aside"
+
+# The operation of a Cpu that is the sum of a workload's phases.
+ALL_PHASES = "all"
+
+
+@dataclass(frozen=True)
+class Point:
+    """How many PTEs are flagged, and how they lie.
+
+    Attributes
+    ----------
+    fraction : float
+        Of all PTEs, in [0, 1].
+    placement : str
+        One of `PLACEMENTS`, or `EACH`; "" where it makes no difference: at 0 and 1.
+    """
+
+    fraction: float
+    placement: str
+
+    def __str__(self) -> str:
+        return f"{100 * self.fraction:g}% {self.placement}".rstrip()
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What was compared: the first row of each comparison.
+
+    Attributes
+    ----------
+    name, sha256 : str
+        Of the capture.
+    arch : str
+    nr_ptes, nr_tables : int
+        PTEs, swap entries included; PTE tables.
+    nr_huge : int
+        2 MiB leaves, which have no PTE and so no word.
+    present_bytes : int
+        Huge pages included.
+    fields, baseline_fields : dict of str to int
+        Bits of each field, for all and for the baseline.
+    baseline_lacks : str
+        Why the baseline can't hold `fields`; empty if it can.
+    words : str
+    note : str
+        How the address space differs from what was captured; empty if it does not.
+    cleared : str
+        Bits that have the baseline's words, or the flag, and that mprotect clears, as
+        in "52-57"; empty if it keeps them.
+    nr_deposited : int
+        The anonymous ones among `nr_huge`, each with a deposited PTE table.
+    nr_unplaced, nr_unmarked : int
+        See `space.Space`.
+    """
+
+    name: str
+    sha256: str
+    arch: str
+    nr_ptes: int
+    nr_tables: int
+    nr_huge: int
+    present_bytes: int
+    fields: dict[str, int]
+    baseline_fields: dict[str, int]
+    baseline_lacks: str
+    words: str
+    note: str = ""
+    cleared: str = ""
+    nr_deposited: int = 0
+    nr_unplaced: int = 0
+    nr_unmarked: int = 0
+
+
+@dataclass(frozen=True)
+class Bound:
+    """How fast memory is read: what no scan of all PTEs can beat.
+
+    Attributes
+    ----------
+    table_bytes : int
+        PTE tables, all of which a scan has to read.
+    near_bytes_per_s : float
+        An array of that size is read so fast, again and again; 1 MiB at least.
+    far_bytes_per_s : float
+        An array of `measure.BANDWIDTH_BYTES` is read so fast.
+    """
+
+    table_bytes: int
+    near_bytes_per_s: float
+    far_bytes_per_s: float
+
+
+@dataclass(frozen=True)
+class Refused:
+    """An encoding that has no figures, or lacks some.
+
+    Attributes
+    ----------
+    encoding : str
+    why : str
+        In a line.
+    where : str
+        What it has no figures for, as "1% random, load"; empty if for nothing.
+    """
+
+    encoding: str
+    why: str
+    where: str = ""
+
+
+@dataclass(frozen=True)
+class Ram:
+    """What an encoding holds at one point, in bytes.
+
+    Attributes
+    ----------
+    encoding : str
+    fraction : float
+    placement : str
+    flagged : int
+        PTEs that have a word.
+    upper, pte, side, index, slack : int
+        As in `extmeta.Memory`.
+    repointings : int or None
+        How often a live table had to move; None if it never does.
+    """
+
+    encoding: str
+    fraction: float
+    placement: str
+    flagged: int
+    upper: int
+    pte: int
+    side: int
+    index: int
+    slack: int
+    repointings: int | None
+
+    @property
+    def total(self) -> int:
+        """upper + pte + side + index."""
+        return self.upper + self.pte + self.side + self.index
+
+
+@dataclass(frozen=True)
+class Cpu:
+    """What an operation costs in one encoding, as a multiple of the baseline.
+
+    Attributes
+    ----------
+    encoding, operation : str
+    fraction : float
+    placement : str
+    ratio, low, high : float
+        Median of the pairs' ratios and its 95 % interval.
+    baseline_ns : float
+        Of one PTE in the baseline: the median sample.
+    pairs, repeat : int
+        Pairs of samples; operations in each sample.
+    """
+
+    encoding: str
+    operation: str
+    fraction: float
+    placement: str
+    ratio: float
+    low: float
+    high: float
+    baseline_ns: float
+    pairs: int
+    repeat: int
+
+
+@dataclass(frozen=True)
+class Counted:
+    """The instructions that an operation takes a PTE in one encoding.
+
+    Attributes
+    ----------
+    encoding, operation : str
+    fraction : float
+        Of PTEs flagged, at random.
+    instructions : float
+    """
+
+    encoding: str
+    operation: str
+    fraction: float
+    instructions: float
+
+
+@dataclass(frozen=True)
+class Demand:
+    """What an operation asks of a kernel beside its time, a PTE table.
+
+    Attributes
+    ----------
+    encoding, operation : str
+    aside : float or None
+        Bytes of side memory that it takes of what was set aside, because a kernel
+        that has the page-table lock can't allocate; None where it may, or the
+        encoding can't tell.
+    repointings : float
+        Upper entries that led to a table in use and lead to another now, each with a
+        TLB flush beyond those of the operation itself.
+    """
+
+    encoding: str
+    operation: str
+    aside: float | None
+    repointings: float
+
+
+@dataclass(frozen=True)
+class Blocks:
+    """The contiguous blocks of arm64 that words leave whole.
+
+    Attributes
+    ----------
+    encoding : str
+    fraction : float
+    placement : str
+    size : int
+        PTEs of a block.
+    without, whole : int
+        Blocks there would be without words, and with them.
+    known_by : str
+        "PFNs", or "alignment" if these are not known: then both are upper bounds.
+    """
+
+    encoding: str
+    fraction: float
+    placement: str
+    size: int
+    without: int
+    whole: int
+    known_by: str
+
+    @property
+    def broken(self) -> int:
+        """Blocks that words break."""
+        return self.without - self.whole
+
+
+@dataclass(frozen=True)
+class Split:
+    """What the split of anonymous huge pages takes, each word going to all its PTEs.
+
+    Attributes
+    ----------
+    encoding : str
+    leaves : int
+        Huge pages that were split.
+    nbytes : int
+        Memory that the page table grew by. The deposited PTE tables are used.
+    """
+
+    encoding: str
+    leaves: int
+    nbytes: int
+
+
+Row = Subject | Bound | Refused | Ram | Cpu | Counted | Demand | Blocks | Split
+
+
+@dataclass(frozen=True)
+class Load:
+    """What was played: the first row of each comparison.
+
+    Attributes
+    ----------
+    name, question, parameters : str
+    process, sha256, arch : str
+    nr_pages, nr_vmas : int
+    counts : dict of str to list of int
+        Of each round that has the count.
+    calls, ptes, words_made, faults : int
+        See `play.Result`.
+    phase_calls, phase_ptes : dict of str to int
+        `calls` and `ptes` by phase.
+    fields, baseline_fields : dict of str to int
+    baseline_lacks : str
+        Why the baseline can't hold `fields`; empty if it can.
+    """
+
+    name: str
+    question: str
+    parameters: str
+    process: str
+    sha256: str
+    arch: str
+    nr_pages: int
+    nr_vmas: int
+    counts: dict[str, list[int]]
+    calls: int
+    ptes: int
+    words_made: int
+    faults: int
+    phase_calls: dict[str, int]
+    phase_ptes: dict[str, int]
+    fields: dict[str, int]
+    baseline_fields: dict[str, int]
+    baseline_lacks: str
+
+
+@dataclass(frozen=True)
+class Peak:
+    """The most bytes that an encoding held beyond the baseline, at any time."""
+
+    encoding: str
+    extra_bytes: int
+
+
+PlayedRow = Load | Peak | Refused | Cpu
+
+
+def smallest(rows: Sequence[Row], before: str = "") -> str:
+    """Return the encoding, but for the baseline, that holds least; "" if none.
+
+    If several hold as little, it is ``before`` if that is among them.
+    """
+    rams = [row for row in rows if isinstance(row, Ram) and row.encoding != BASELINE]
+    least = min((row.total for row in rams), default=0)
+    names = [row.encoding for row in rams if row.total == least]
+    return before if before in names else names[0] if names else ""
