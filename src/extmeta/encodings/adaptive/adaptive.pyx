@@ -25,48 +25,17 @@ from libc.string cimport memset
 
 from extmeta.encodings.adaptive cimport container, dense, marks, reserve, uniform
 from extmeta.encodings.adaptive.contents cimport (
-    Sparse,
-    Survey,
-    change_all,
-    change_one,
-    clear_bits,
-    drop_range,
-    drop_zeros,
-    survey_words,
-)
+    Sparse, Survey, change_all, change_one, clear_bits, drop_range, drop_zeros,
+    survey_words)
 from extmeta.encodings.adaptive.link cimport (
-    DENSE,
-    EMPTY,
-    LISTED,
-    MOST,
-    SHARED,
-    STALE,
-    UNIFORM,
-    Geometry,
-    has_object,
-    is_uniform,
-    kind_of,
-    object_of,
-    width_of,
-)
+    DENSE, EMPTY, LISTED, MOST, SHARED, STALE, UNIFORM, Geometry, has_object,
+    is_uniform, kind_of, object_of, width_of)
 from extmeta.encodings.adaptive.packed cimport width_for
 from extmeta.encodings.adaptive.pending cimport (
-    expect,
-    expected,
-    forget_write,
-    keep_handle,
-    keep_too_large,
-    pending,
-    survey_more,
-)
+    expect, expected, forget_write, keep_handle, keep_too_large, pending, survey_more)
 from extmeta.encodings.adaptive.reserve cimport Reserve
 from extmeta.encodings.adaptive.room cimport (
-    make_room,
-    owns,
-    replace_object,
-    take_kept,
-    write_back,
-)
+    make_room, owns, replace_object, take_kept, write_back)
 from extmeta.encodings.adaptive.shape cimport FROM_FULL, Shape, choose, too_large
 from extmeta.encodings.side cimport FEW as LOOKED_AT
 from extmeta.encodings.side cimport adds_nothing, count_flags, makes_a_word, side_zap

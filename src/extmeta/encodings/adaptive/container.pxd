@@ -4,39 +4,11 @@ from libc.string cimport memset
 
 from extmeta.encodings.adaptive cimport dense, few, listed, ranked, uniform
 from extmeta.encodings.adaptive.contents cimport (
-    Sparse,
-    Survey,
-    change_all,
-    change_one,
-    clear_bits,
-    keep_live,
-    sift,
-    survey_words,
-)
+    Sparse, Survey, change_all, change_one, clear_bits, keep_live, sift, survey_words)
 from extmeta.encodings.adaptive.link cimport (
-    BOXED,
-    CLASS_SHIFT,
-    DENSE,
-    EMPTY,
-    FEW,
-    INLINE,
-    LISTED,
-    MOST,
-    RANKED,
-    STALE,
-    UNIFORM,
-    WIDTH_SHIFT,
-    Geometry,
-    Kind,
-    class_of,
-    count_of,
-    is_uniform,
-    kind_of,
-    link_to,
-    object_of,
-    width_of,
-    with_count,
-)
+    BOXED, CLASS_SHIFT, DENSE, EMPTY, FEW, INLINE, LISTED, MOST, RANKED, STALE,
+    UNIFORM, WIDTH_SHIFT, Geometry, Kind, class_of, count_of, is_uniform, kind_of,
+    link_to, object_of, width_of, with_count)
 from extmeta.encodings.adaptive.packed cimport get, put, widen
 from extmeta.encodings.adaptive.shape cimport FROM_FULL, Shape
 from extmeta.encodings.side cimport adds_nothing

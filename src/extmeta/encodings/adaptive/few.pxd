@@ -7,16 +7,8 @@ from libc.stdint cimport uint8_t, uint16_t, uint64_t
 
 from extmeta.encodings.adaptive.contents cimport Sparse
 from extmeta.encodings.adaptive.link cimport (
-    FEW_COUNT_SHIFT,
-    FEW_WORD_SHIFT,
-    INLINE,
-    INLINE_COUNT_SHIFT,
-    INLINE_SHIFT,
-    Geometry,
-    count_of,
-    kind_of,
-    object_of,
-)
+    FEW_COUNT_SHIFT, FEW_WORD_SHIFT, INLINE, INLINE_COUNT_SHIFT, INLINE_SHIFT,
+    Geometry, count_of, kind_of, object_of)
 
 cdef enum:
     INLINE_MOST = 6       # positions of 9 bits that fit the link

@@ -4,17 +4,8 @@ from libc.stdint cimport uint64_t
 from extmeta.encodings.adaptive cimport container, reserve, uniform
 from extmeta.encodings.adaptive.contents cimport Sparse, Survey
 from extmeta.encodings.adaptive.link cimport (
-    BOXED,
-    LISTED,
-    SHARED,
-    UNIFORM,
-    Geometry,
-    class_of,
-    has_object,
-    kind_of,
-    object_of,
-    width_of,
-)
+    BOXED, LISTED, SHARED, UNIFORM, Geometry, class_of, has_object, kind_of, object_of,
+    width_of)
 from extmeta.encodings.adaptive.pending cimport keep_handle, pending, take_handle
 from extmeta.encodings.adaptive.reserve cimport Reserve
 from extmeta.encodings.adaptive.shape cimport Shape, choose, holds, place_in, serves

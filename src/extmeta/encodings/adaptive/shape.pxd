@@ -8,20 +8,8 @@ from libc.stdint cimport uint64_t
 from extmeta.encodings.adaptive cimport dense, few, listed, ranked, uniform
 from extmeta.encodings.adaptive.contents cimport Survey
 from extmeta.encodings.adaptive.link cimport (
-    BOXED,
-    DENSE,
-    EMPTY,
-    FEW,
-    INLINE,
-    LISTED,
-    RANKED,
-    UNIFORM,
-    Geometry,
-    Kind,
-    class_of,
-    kind_of,
-    width_of,
-)
+    BOXED, DENSE, EMPTY, FEW, INLINE, LISTED, RANKED, UNIFORM, Geometry, Kind,
+    class_of, kind_of, width_of)
 from extmeta.encodings.adaptive.packed cimport width_for
 from extmeta.memory.slabs cimport Slabs, class_bytes
 

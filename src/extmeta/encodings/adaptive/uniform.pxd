@@ -3,12 +3,7 @@ from libc.stdint cimport uint16_t, uint64_t
 
 from extmeta.encodings.adaptive.contents cimport Sparse
 from extmeta.encodings.adaptive.link cimport (
-    UNIFORM,
-    UNIFORM_SHIFT,
-    Geometry,
-    kind_of,
-    object_of,
-)
+    UNIFORM, UNIFORM_SHIFT, Geometry, kind_of, object_of)
 from extmeta.table.pte cimport PteLayout, flag_of, flags, lowest
 
 
