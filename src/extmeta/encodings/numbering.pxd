@@ -139,7 +139,6 @@ cdef struct Hits:
     bint by_bits
     bint any
 
-
 cdef inline const uint64_t* some(
         const uint64_t* entry, const Run* r, Py_ssize_t at, Py_ssize_t n,
         Py_ssize_t last_entry, uint64_t* ptes) noexcept nogil:
@@ -150,7 +149,6 @@ cdef inline const uint64_t* some(
     for i in range(n):
         ptes[i] = entry[entry_at(r, at + i, last_entry)]
     return ptes
-
 
 cdef inline void codes_in(
         Book book, const PteLayout* a, const uint64_t* pte, Py_ssize_t n,
@@ -163,7 +161,6 @@ cdef inline void codes_in(
         i = lowest(left)
         codes[i] = gather(book.swap_parts, book.nr_swap_parts, pte[i])
         left &= left - 1
-
 
 cdef inline void look_up(
         const Part* parts, int nr_parts, const uint64_t* pte, Py_ssize_t n,
@@ -182,7 +179,6 @@ cdef inline void look_up(
         gather_all(parts, nr_parts, pte, n, to)
     for i in range(n):
         to[i] = of_code[to[i]]
-
 
 cdef inline bint know_turns(
         Book book, Turns* t, Py_ssize_t choice, const Write* w, Py_ssize_t n
@@ -209,7 +205,6 @@ cdef inline bint know_turns(
             t.illegal |= after == NO_CODE
             t.lost |= after >= book.swap_codes and code < book.swap_codes
     return True
-
 
 cdef inline void codes_after(
         Book book, const Turns* t, Py_ssize_t choice, const uint64_t* codes,
@@ -242,7 +237,6 @@ cdef inline void codes_after(
         for i in range(n):
             after[i] = book.code_of(choice, add[i])
 
-
 cdef inline void know_hits(
         Book book, Hits* h, Py_ssize_t choice, uint64_t mask, uint64_t value
         ) noexcept nogil:
@@ -270,7 +264,6 @@ cdef inline void know_hits(
     for code in range(code_mask + 1):
         if code & h.told == all_have and h.hit[code] == 0 and book.used(choice, code):
             h.by_bits = False
-
 
 cdef inline Py_ssize_t tell(
         uint64_t* vpns, Py_ssize_t found, uint64_t vpn, uint64_t matches

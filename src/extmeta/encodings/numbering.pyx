@@ -87,15 +87,7 @@ def book_of(fields, arch, excludes, implies, per_vma):
 
 @final
 cdef class Spans:
-    """What VMAs have chosen, by vpn. Never changed.
-
-    Parameters
-    ----------
-    starts : list of int
-        The first one is 0.
-    choices : list of int
-        Of the vpns from each start on.
-    """
+    """What VMAs have chosen: ``choices[i]`` from ``starts[i]`` on; never changed."""
 
     def __init__(self, starts, choices):
         cdef const uint64_t[::1] first = np.array(starts, np.uint64)

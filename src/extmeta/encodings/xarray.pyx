@@ -26,8 +26,7 @@ from extmeta.encodings.side cimport adds_nothing
 from extmeta.encodings.xarray_tree cimport (
     IS_NODE, IS_VALUE, SLOT_BITS, SLOTS, Node, fault_below, find, node_in, see_leaf,
     see_word, slots_of, vpn_of, word_in)
-from extmeta.memory.epoch cimport (
-    Limbo, any_reader, next_unseen, put_off, room_for_one)
+from extmeta.memory.epoch cimport Limbo, any_reader, next_unseen, put_off, room_for_one
 from extmeta.memory.frames cimport (
     NO_FRAME, PTE, SIDE, Frames, Ptdesc, entries, frame_of)
 from extmeta.table.pte cimport ALL, equal, lowest

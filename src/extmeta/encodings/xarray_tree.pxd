@@ -21,24 +21,20 @@ cdef struct Node:
     uint64_t[SLOTS] slots
     uint64_t[3] marks
 
-
 cdef inline Node* node_in(uint64_t slot) noexcept nogil:
     """Return the node that a slot points to, or NULL."""
     return <Node*><uintptr_t>(slot - IS_NODE) if slot & 3 == IS_NODE else NULL
-
 
 cdef inline uint64_t word_in(uint64_t slot) noexcept nogil:
     if slot & IS_VALUE:
         return slot >> 1
     return (<uint64_t*><uintptr_t>slot)[0] if slot else 0
 
-
 cdef inline uint64_t see_word(uint64_t slot) noexcept nogil:
     """Return the word of a slot that was read once."""
     if slot & IS_VALUE:
         return slot >> 1
     return once(<const uint64_t*><uintptr_t>slot) if slot and slot & 3 == 0 else 0
-
 
 cdef inline Node* find(uint64_t head, uint64_t vpn, int shift) noexcept nogil:
     """Return the node of a vpn whose slots are `shift` apart, or NULL."""
@@ -48,7 +44,6 @@ cdef inline Node* find(uint64_t head, uint64_t vpn, int shift) noexcept nogil:
     while node is not NULL and node.shift > shift:
         node = node_in(node.slots[vpn >> node.shift & (SLOTS - 1)])
     return node if node is not NULL and node.shift == shift else NULL
-
 
 cdef inline uint64_t* slots_of(uint64_t* head, uint64_t vpn) noexcept nogil:
     """Return the slot of a vpn, or NULL if there is none.
@@ -60,10 +55,8 @@ cdef inline uint64_t* slots_of(uint64_t* head, uint64_t vpn) noexcept nogil:
         return &leaf.slots[vpn & (SLOTS - 1)]
     return head if vpn == 0 and node_in(head[0]) is NULL else NULL
 
-
 cdef inline uint64_t vpn_of(const Ptdesc* t, const Run* r, Py_ssize_t i) noexcept nogil:
     return r.vpns[i] if r.vpns else t.vpn + <uint64_t>(r.first + i)
-
 
 cdef inline const Node* see_leaf(
         const uint64_t* top, uint64_t vpn, uint64_t* head) noexcept nogil:
@@ -79,7 +72,6 @@ cdef inline const Node* see_leaf(
         node = node_in(acquire(&node.slots[vpn >> shift & (SLOTS - 1)]))
         shift -= SLOT_BITS
     return node
-
 
 cdef inline const char* fault_below(
         uint64_t slot, const Node* parent, size_t* seen) noexcept nogil:

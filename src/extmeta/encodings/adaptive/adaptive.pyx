@@ -188,9 +188,9 @@ cdef class Adaptive(Encoding):
         # A reader that sees a flag must find a word: clear flags before words go, and
         # set them after words come.
         if t.flagged:
-            marks.unflag_zeros(entry, &self.pte, words, self.entries)
+            marks.match_words(entry, &self.pte, words, self.entries, False)
         write_back(&self.g, self.slabs, t, &v, words, NULL, True)
-        marks.flag_words(entry, &self.pte, words, self.entries)
+        marks.match_words(entry, &self.pte, words, self.entries, True)
         t.flagged = <uint32_t>v.count
 
     cdef void store_one(self, Ptdesc* t, const Run* r, const Write* w) noexcept nogil:
@@ -284,11 +284,9 @@ cdef class Adaptive(Encoding):
     cdef void load(
             self, const Ptdesc* t, const Run* r, uint64_t* words) noexcept nogil:
         # For few entries their flags are cheaper to read than the descriptor.
-        if r.n <= LOOKED_AT:
-            self.load_each(t, r, words)
-        elif t.flagged == 0:
+        if r.n > LOOKED_AT and t.flagged == 0:
             memset(words, 0, r.n * sizeof(uint64_t))
-        elif r.vpns is NULL:
+        elif r.n > LOOKED_AT and r.vpns is NULL:
             container.read(&self.g, t.link, entries(self.frames, t), r.first,
                            r.first + r.n, words)
         else:

@@ -18,11 +18,9 @@ from extmeta.table.encoding cimport Write
 from extmeta.table.pte cimport ALL, equal, flag_of, flags, lowest
 from extmeta.table.vpns cimport Run, entry_at
 
-
 cdef inline uint64_t shared_word(const Geometry* g, uint64_t link) noexcept nogil:
     """Return the word that all flagged PTEs have, of a kind below LISTED."""
     return uniform.word_at(g, link) if is_uniform(link) else few.word_at(g, link)
-
 
 cdef inline uint64_t word_at(
         const Geometry* g, uint64_t link, Py_ssize_t e) noexcept nogil:
@@ -35,7 +33,6 @@ cdef inline uint64_t word_at(
     if kind == RANKED:
         return ranked.word_at(g, link, e)
     return shared_word(g, link)
-
 
 cdef inline void list_words(
         const Geometry* g, uint64_t link, const uint64_t* entry, Py_ssize_t first,
@@ -60,7 +57,6 @@ cdef inline void list_words(
     if stale or first > 0 or last < g.entries:
         keep_live(entry, g.pte, first, last, stale, s)
 
-
 cdef inline void read(
         const Geometry* g, uint64_t link, const uint64_t* entry, Py_ssize_t first,
         Py_ssize_t last, uint64_t* words) noexcept nogil:
@@ -77,7 +73,6 @@ cdef inline void read(
         for i in range(s.count):
             words[s.position[i] - first] = s.word[i]
 
-
 cdef inline void pick(
         const Geometry* g, uint64_t link, const uint64_t* entry, const Run* r,
         uint64_t* words) noexcept nogil:
@@ -87,7 +82,6 @@ cdef inline void pick(
     read(g, link, entry, 0, g.entries, every)
     for i in range(r.n):
         words[i] = every[entry_at(r, i, g.entries - 1)]
-
 
 cdef inline void survey_write(
         const Geometry* g, uint64_t link, const uint64_t* entry, const Run* r,
@@ -108,7 +102,6 @@ cdef inline void survey_write(
         read(g, link, entry, 0, g.entries, words)
         change_all(entry, none, r, w, g.entries - 1, words)
         survey_words(words, g.entries, v)
-
 
 cdef inline uint64_t fill(
         const Geometry* g, const Shape* shape, void* p, const Survey* v,
@@ -144,7 +137,6 @@ cdef inline uint64_t fill(
         ranked.fill(g, p, shape.width, s)
     return with_count(link, s.count)
 
-
 cdef inline bint stays_uniform(
         const Geometry* g, const Ptdesc* t, const Run* r, const Write* w
         ) noexcept nogil:
@@ -161,7 +153,6 @@ cdef inline bint stays_uniform(
     return word & w.keep[0] | add == add and (
         word == add or r.vpns is NULL and r.n == g.entries)
 
-
 cdef inline bint shrinks_in_place(
         const Geometry* g, const Ptdesc* t, const Run* r, uint64_t keep, bint owned
         ) noexcept nogil:
@@ -172,12 +163,10 @@ cdef inline bint shrinks_in_place(
         return True
     return r.vpns is NULL and r.n == g.entries and (kind_of(t.link) != BOXED or owned)
 
-
 cdef inline bint can_put(uint64_t link, uint64_t word) noexcept nogil:
     """Return whether the object may have room for the word, if it may change."""
     return kind_of(link) >= LISTED and link & STALE == 0 and (
         width_of(link) == 6 or word >> (1 << width_of(link)) == 0)
-
 
 cdef inline bint put_word(
         const Geometry* g, Ptdesc* t, Py_ssize_t e, bint there, uint64_t word
@@ -195,7 +184,6 @@ cdef inline bint put_word(
         return False
     t.link = link
     return True
-
 
 cdef inline bint clear(
         const Geometry* g, Ptdesc* t, uint64_t* entry, uint64_t keep) noexcept nogil:
@@ -215,7 +203,6 @@ cdef inline bint clear(
     t.flagged = 0
     return True
 
-
 cdef inline const char* fault_in(
         const Geometry* g, uint64_t link, const uint64_t* entry) noexcept nogil:
     """Return what is wrong in the container, or NULL."""
@@ -234,7 +221,6 @@ cdef inline const char* fault_in(
         if width_of(link) < 6 and v.bits >> (1 << width_of(link)):
             return b"a word is wider than its container"
     return NULL
-
 
 cdef inline void see(
         const Geometry* g, uint64_t link, const Run* r, const uint64_t* ptes,
@@ -285,7 +271,6 @@ cdef inline void see(
             else:
                 words[i] = ranked.see_word(g, link, e)
 
-
 cdef inline Py_ssize_t scan(
         const Geometry* g, uint64_t link, const uint64_t* entry, Py_ssize_t first,
         Py_ssize_t last, uint64_t mask, uint64_t value, uint64_t vpn, uint64_t* vpns
@@ -304,7 +289,6 @@ cdef inline Py_ssize_t scan(
     if kind == RANKED:
         return ranked.scan(g, link, mask, value, vpn, vpns)
     return few.scan(g, link, mask, value, vpn, vpns)
-
 
 cdef inline Py_ssize_t scan_all(
         const Geometry* g, uint64_t link, const uint64_t* entry, Py_ssize_t first,
@@ -326,7 +310,6 @@ cdef inline Py_ssize_t scan_all(
             found += 1
             matches &= matches - 1
     return found
-
 
 cdef inline Py_ssize_t scan_list(
         const Geometry* g, uint64_t link, const uint64_t* entry, Py_ssize_t first,

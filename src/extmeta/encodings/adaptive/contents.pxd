@@ -22,7 +22,6 @@ cdef struct Survey:
     uint64_t word         # one of the words
     bint uniform          # all words are equal
 
-
 cdef inline void survey_words(
         const uint64_t* words, Py_ssize_t n, Survey* s) noexcept nogil:
     """Describe the words that are not 0 among n."""
@@ -52,7 +51,6 @@ cdef inline void survey_words(
     s.word = word
     s.uniform = differ == 0
 
-
 cdef inline void sift(
         const uint64_t* words, Py_ssize_t n, Sparse* s) noexcept nogil:
     """List the words that are not 0 among n."""
@@ -69,7 +67,6 @@ cdef inline void sift(
             s.word[s.count] = words[i]
             s.count += 1
 
-
 cdef inline Py_ssize_t place(
         const uint16_t* position, Py_ssize_t n, Py_ssize_t entry) noexcept nogil:
     """Return how many of the ascending positions are below ``entry``."""
@@ -81,7 +78,6 @@ cdef inline Py_ssize_t place(
         at += half * (position[at + half - 1] < entry)
         n -= half
     return at + (n == 1 and position[at] < entry)
-
 
 cdef inline void change_all(
         const uint64_t* entry, uint64_t none, const Run* r, const Write* w,
@@ -111,7 +107,6 @@ cdef inline void change_all(
         for i in range(r.n):
             words[i] = (words[i] & keep | same) if entry[i] != none else 0
 
-
 cdef inline void change_one(
         const uint64_t* entry, uint64_t none, const Run* r, const Write* w,
         Py_ssize_t last_entry, Sparse* s) noexcept nogil:
@@ -134,7 +129,6 @@ cdef inline void change_one(
         memmove(s.position + at, s.position + at + 1, (s.count - at) * 2)
         memmove(s.word + at, s.word + at + 1, (s.count - at) * sizeof(uint64_t))
 
-
 cdef inline bint clear_bits(
         const Run* r, uint64_t keep, Sparse* s) noexcept nogil:
     """Keep only these bits of words in a range; return whether a word changed."""
@@ -145,7 +139,6 @@ cdef inline bint clear_bits(
             s.word[i] &= keep
             changed = True
     return changed
-
 
 cdef inline void drop_zeros(
         uint64_t* entry, const PteLayout* a, Sparse* s) noexcept nogil:
@@ -162,7 +155,6 @@ cdef inline void drop_zeros(
             entry[e] &= ~flag_of(a, entry[e])
     s.count = n
 
-
 cdef inline void drop_range(
         Py_ssize_t first, Py_ssize_t last, Sparse* s) noexcept nogil:
     """Remove the entries of [first, last) from the list."""
@@ -173,7 +165,6 @@ cdef inline void drop_range(
         s.word[n] = s.word[i]
         n += not first <= s.position[i] < last
     s.count = n
-
 
 cdef inline void keep_live(
         const uint64_t* entry, const PteLayout* a, Py_ssize_t first, Py_ssize_t last,

@@ -7,15 +7,12 @@ from extmeta.encodings.adaptive.link cimport STALE, Geometry, object_of, width_o
 from extmeta.encodings.adaptive.packed cimport get, narrow, put, widen
 from extmeta.table.pte cimport PteLayout, flag_of
 
-
 cdef inline size_t nbytes(const Geometry* g, int width) noexcept nogil:
     return <size_t>g.entries << width >> 3
-
 
 cdef inline uint64_t word_at(
         const Geometry* g, uint64_t link, Py_ssize_t e) noexcept nogil:
     return get(object_of(g, link), width_of(link), e)
-
 
 cdef inline void list_words(
         const Geometry* g, uint64_t link, Py_ssize_t first, Py_ssize_t last,
@@ -30,7 +27,6 @@ cdef inline void list_words(
         s.word[s.count] = word
         s.count += word != 0
 
-
 cdef inline void read(
         const Geometry* g, uint64_t link, const uint64_t* entry, const PteLayout* a,
         Py_ssize_t first, Py_ssize_t last, uint64_t* words) noexcept nogil:
@@ -40,7 +36,6 @@ cdef inline void read(
         for i in range(first, last):
             if entry[i] & flag_of(a, entry[i]) == 0:
                 words[i - first] = 0
-
 
 cdef inline void fill(
         const Geometry* g, void* p, int width, const uint64_t* words, const Sparse* s
@@ -53,7 +48,6 @@ cdef inline void fill(
     memset(p, 0, nbytes(g, width))
     for i in range(s.count):
         put(p, width, s.position[i], s.word[i])
-
 
 cdef inline void clear(
         const Geometry* g, uint64_t link, Py_ssize_t first, Py_ssize_t last

@@ -16,17 +16,14 @@ cdef enum:
     FEW_BYTES = 16
     FEW_ENTRIES = 512     # entries that 9 bits can tell apart
 
-
 cdef inline bint fits_inline(
         const Geometry* g, size_t n, uint64_t word) noexcept nogil:
     cdef int below = INLINE_SHIFT + <int>n * g.position_bits
     return n <= INLINE_MOST and below < 64 and word >> (64 - below) == 0
 
-
 cdef inline bint fits(const Geometry* g, size_t n, uint64_t word) noexcept nogil:
     return n <= FEW_MOST and word >> (64 - FEW_WORD_SHIFT) == 0 and (
         g.entries <= FEW_ENTRIES)
-
 
 cdef inline int word_shift(const Geometry* g, uint64_t link) noexcept nogil:
     """Return which bit of the link the word begins at."""
@@ -34,10 +31,8 @@ cdef inline int word_shift(const Geometry* g, uint64_t link) noexcept nogil:
         return INLINE_SHIFT + <int>count_of(link) * g.position_bits
     return FEW_WORD_SHIFT
 
-
 cdef inline uint64_t word_at(const Geometry* g, uint64_t link) noexcept nogil:
     return link >> word_shift(g, link)
-
 
 cdef inline Py_ssize_t positions(
         const Geometry* g, uint64_t link, uint64_t vpn, uint64_t* vpns
@@ -62,7 +57,6 @@ cdef inline Py_ssize_t positions(
             vpns[i] = vpn + (low[i] | (high >> i & 1) << 8)
     return count_of(link)
 
-
 cdef inline void list_words(
         const Geometry* g, uint64_t link, Sparse* s) noexcept nogil:
     cdef uint64_t[FEW_MOST] position
@@ -73,20 +67,17 @@ cdef inline void list_words(
         s.position[i] = <uint16_t>position[i]
         s.word[i] = word
 
-
 cdef inline Py_ssize_t scan(
         const Geometry* g, uint64_t link, uint64_t mask, uint64_t value, uint64_t vpn,
         uint64_t* vpns) noexcept nogil:
     """Scan a whole table."""
     return 0 if word_at(g, link) & mask != value else positions(g, link, vpn, vpns)
 
-
 cdef inline uint64_t clear(
         const Geometry* g, uint64_t link, uint64_t keep) noexcept nogil:
     """Return the link with only these bits of the word; the object may be shared."""
     cdef int shift = word_shift(g, link)
     return link & (~((link >> shift) << shift) | keep << shift)
-
 
 cdef inline uint64_t fill_inline(
         const Geometry* g, const Sparse* s, uint64_t word) noexcept nogil:
@@ -96,7 +87,6 @@ cdef inline uint64_t fill_inline(
     for i in range(s.count):
         link |= <uint64_t>s.position[i] << (INLINE_SHIFT + i * g.position_bits)
     return link | word << (INLINE_SHIFT + s.count * g.position_bits)
-
 
 cdef inline uint64_t fill(void* p, const Sparse* s, uint64_t word) noexcept nogil:
     """Write the positions; return the link's bits beside kind and object."""

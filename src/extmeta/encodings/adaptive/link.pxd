@@ -55,30 +55,24 @@ cdef struct Geometry:
     size_t map_bytes      # of a bitmap with a bit for each entry
     int position_bits     # log2 of `entries`
 
-
 cdef inline Kind kind_of(uint64_t link) noexcept nogil:
     return <Kind>(link & 7)
 
-
 cdef inline bint has_object(uint64_t link) noexcept nogil:
     return kind_of(link) >= BOXED
-
 
 cdef inline bint is_uniform(uint64_t link) noexcept nogil:
     """Return whether all flagged PTEs share a word, and only flags say which."""
     return kind_of(link) == UNIFORM or kind_of(link) == BOXED
 
-
 cdef inline int width_of(uint64_t link) noexcept nogil:
     return <int>(link >> WIDTH_SHIFT & 7)
-
 
 cdef inline int class_of(uint64_t link) noexcept nogil:
     """Return the size class of the link's object."""
     if kind_of(link) == FEW:
         return 1
     return 0 if kind_of(link) == BOXED else <int>(link >> CLASS_SHIFT & 63)
-
 
 cdef inline Py_ssize_t count_of(uint64_t link) noexcept nogil:
     """Return how many entries an INLINE, FEW, LISTED or RANKED link lists."""
@@ -88,16 +82,13 @@ cdef inline Py_ssize_t count_of(uint64_t link) noexcept nogil:
         return <Py_ssize_t>(link >> FEW_COUNT_SHIFT & 15)
     return <Py_ssize_t>(link >> COUNT_SHIFT & COUNT_MASK)
 
-
 cdef inline uint64_t with_count(uint64_t link, Py_ssize_t n) noexcept nogil:
     """Return a LISTED or RANKED link with another count."""
     return link & ~(<uint64_t>COUNT_MASK << COUNT_SHIFT) | <uint64_t>n << COUNT_SHIFT
 
-
 cdef inline void* object_of(const Geometry* g, uint64_t link) noexcept nogil:
     return g.base + (
         (link >> HANDLE_SHIFT & ((<uint64_t>1 << HANDLE_BITS) - 1)) << 3)
-
 
 cdef inline uint64_t link_to(const Geometry* g, const void* p) noexcept nogil:
     """Return the bits of a link that say where the object ``p`` is."""

@@ -13,16 +13,13 @@ cdef enum:
     # containers; no benchmark is recorded for this limit.
     LISTED_MOST = 48
 
-
 cdef inline size_t nbytes(size_t n, int width) noexcept nogil:
     """Return what n positions and their words need."""
     return ((n << (width - 3)) + 1 & ~<size_t>1) + n * 2
 
-
 cdef inline uint16_t* positions(void* p, Py_ssize_t n, int width) noexcept nogil:
     """Return where the object has its n positions."""
     return <uint16_t*>(<char*>p + ((<size_t>n << (width - 3)) + 1 & ~<size_t>1))
-
 
 cdef inline uint64_t word_at(
         const Geometry* g, uint64_t link, Py_ssize_t e) noexcept nogil:
@@ -32,7 +29,6 @@ cdef inline uint64_t word_at(
     cdef const uint16_t* position = positions(p, count_of(link), width)
     return get(p, width, place(position, count_of(link), e))
 
-
 cdef inline void list_words(
         const Geometry* g, uint64_t link, Sparse* s) noexcept nogil:
     cdef void* p = object_of(g, link)
@@ -40,17 +36,14 @@ cdef inline void list_words(
     memcpy(s.position, positions(p, s.count, width_of(link)), s.count * 2)
     widen(p, width_of(link), 0, s.count, s.word)
 
-
 cdef inline void fill(void* p, int width, const Sparse* s) noexcept nogil:
     narrow(s.word, s.count, width, p)
     memcpy(positions(p, s.count, width), s.position, s.count * 2)
-
 
 cdef inline bint clear(
         const Geometry* g, uint64_t link, uint64_t keep) noexcept nogil:
     """Keep only these bits of all words, unless a word would become 0."""
     return keep_in_all(object_of(g, link), width_of(link), count_of(link), keep)
-
 
 cdef inline bint put_word(
         const Geometry* g, uint64_t* link, Py_ssize_t e, bint there, uint64_t word,
@@ -80,7 +73,6 @@ cdef inline bint put_word(
     link[0] = with_count(link[0], n + (1 if not there else -1 if word == 0 else 0))
     return True
 
-
 cdef inline Py_ssize_t matching(
         const word_t* word, const uint16_t* position, Py_ssize_t n,
         uint64_t mask, uint64_t value, uint64_t vpn, uint64_t* vpns) noexcept nogil:
@@ -91,7 +83,6 @@ cdef inline Py_ssize_t matching(
         vpns[found] = vpn + position[i]
         found += word[i] & mask == value
     return found
-
 
 cdef inline Py_ssize_t scan(
         const Geometry* g, uint64_t link, uint64_t mask, uint64_t value, uint64_t vpn,
@@ -120,7 +111,6 @@ cdef inline uint64_t see_word(
     cdef const uint16_t* position = positions(p, n, width)
     cdef Py_ssize_t at = place(position, n, e)
     return get(p, width, at) if at < n and position[at] == e else 0
-
 
 cdef inline void see_all(
         const Geometry* g, uint64_t link, uint64_t* words) noexcept nogil:

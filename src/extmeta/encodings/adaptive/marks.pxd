@@ -6,7 +6,6 @@ from extmeta.memory.sync cimport release_fence
 from extmeta.table.pte cimport ALL, PteLayout, count, equal, flag_of, flags, lowest
 from extmeta.table.vpns cimport Run, entry_at
 
-
 cdef inline void mark(
         uint64_t* entry, const PteLayout* a, uint64_t which, bint on) noexcept nogil:
     """Set or clear the flags of some of 64 entries."""
@@ -26,29 +25,20 @@ cdef inline void mark(
         else:
             entry[i] &= ~flag_of(a, entry[i])
 
-
-cdef inline void unflag_zeros(
-        uint64_t* entry, const PteLayout* a, const uint64_t* words, Py_ssize_t size
-        ) noexcept nogil:
-    """Clear the flags of a table's entries whose word is 0."""
+cdef inline void match_words(
+        uint64_t* entry, const PteLayout* a, const uint64_t* words, Py_ssize_t size,
+        bint on) noexcept nogil:
+    """Set the flags of entries with a word, or clear those of entries without one."""
+    cdef uint64_t flagged, zero
     cdef Py_ssize_t at, n
+    if on:
+        release_fence()
     for at in range(0, size, 64):
         n = min(64, size - at)
+        flagged = flags(entry + at, n, a)
+        zero = equal(words + at, n, ALL, 0)
         mark(entry + at, a,
-             flags(entry + at, n, a) & equal(words + at, n, ALL, 0), False)
-
-
-cdef inline void flag_words(
-        uint64_t* entry, const PteLayout* a, const uint64_t* words, Py_ssize_t size
-        ) noexcept nogil:
-    """Set the flags of a table's entries whose word is not 0."""
-    cdef Py_ssize_t at, n
-    release_fence()
-    for at in range(0, size, 64):
-        n = min(64, size - at)
-        mark(entry + at, a, ALL >> (64 - n) & ~(
-            flags(entry + at, n, a) | equal(words + at, n, ALL, 0)), True)
-
+             ALL >> (64 - n) & ~(flagged | zero) if on else flagged & zero, on)
 
 cdef inline void flag_run(
         Ptdesc* t, uint64_t* entry, const PteLayout* a, const Run* r,
@@ -71,7 +61,6 @@ cdef inline void flag_run(
             flags(entry + at, n, a) | equal(entry + at, n, ALL, none))
         mark(entry + at, a, fresh, True)
         t.flagged += count(fresh)
-
 
 cdef inline void unflag_run(
         Ptdesc* t, uint64_t* entry, const PteLayout* a, const Run* r,

@@ -8,14 +8,12 @@ ctypedef fused word_t:
     uint32_t
     uint64_t
 
-
 cdef inline int width_for(uint64_t bits) noexcept nogil:
     """Return log2 of the narrowest width, from 2 bits up, that holds ``bits``."""
     cdef int width = 1
     while width < 6 and bits >> (1 << width):
         width += 1
     return width
-
 
 cdef inline uint64_t get(const void* p, int width, Py_ssize_t i) noexcept nogil:
     """Return the ``i``-th word."""
@@ -30,7 +28,6 @@ cdef inline uint64_t get(const void* p, int width, Py_ssize_t i) noexcept nogil:
     if width == 2:
         return (<const uint8_t*>p)[i >> 1] >> ((i & 1) << 2) & 15
     return (<const uint8_t*>p)[i >> 2] >> ((i & 3) << 1) & 3
-
 
 cdef inline void put(void* p, int width, Py_ssize_t i, uint64_t word) noexcept nogil:
     """Write the ``i``-th word, which fits."""
@@ -49,7 +46,6 @@ cdef inline void put(void* p, int width, Py_ssize_t i, uint64_t word) noexcept n
         shift = <int>(i << width) & 7
         byte[0] = <uint8_t>(byte[0] & ~(((1 << (1 << width)) - 1) << shift)
                             | <int>(word << shift))
-
 
 cdef inline void widen(
         const void* p, int width, Py_ssize_t first, Py_ssize_t n,
@@ -71,7 +67,6 @@ cdef inline void widen(
         for i in range(n):
             words[i] = get(p, width, first + i)
 
-
 cdef inline void narrow(
         const uint64_t* words, Py_ssize_t n, int width, void* p) noexcept nogil:
     """Write n words, which fit."""
@@ -92,7 +87,6 @@ cdef inline void narrow(
         for i in range(n):
             put(p, width, i, words[i])
 
-
 cdef inline void shift(
         void* words, int width, Py_ssize_t at, Py_ssize_t n, int by) noexcept nogil:
     """Open (by 1) or close (by -1) a gap at the ``at``-th of n words of whole bytes."""
@@ -102,7 +96,6 @@ cdef inline void shift(
         memmove(p + size, p, (n - at) * size)
     elif by < 0:
         memmove(p, p + size, (n - at - 1) * size)
-
 
 cdef inline bint keep_bits(word_t* word, Py_ssize_t n, uint64_t keep) noexcept nogil:
     """Clear all other bits of n words, unless a word would become 0."""
@@ -116,7 +109,6 @@ cdef inline bint keep_bits(word_t* word, Py_ssize_t n, uint64_t keep) noexcept n
     for i in range(n):
         word[i] &= bits
     return True
-
 
 cdef inline bint keep_in_all(
         void* p, int width, Py_ssize_t n, uint64_t keep) noexcept nogil:

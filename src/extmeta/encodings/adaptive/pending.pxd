@@ -19,40 +19,28 @@ cdef extern from *:
     """
     /* Lies over `next` and `prev`. */
     typedef struct __attribute__((__may_alias__)) {
-        uint32_t prepared : 1;
-        uint32_t surveyed : 1;
-        uint32_t uniform : 1;
-        uint32_t unsettled : 1;
-        uint32_t too_large : 1;
-        uint32_t width : 3;
+        uint32_t prepared : 1;    /* room was made for `count` words of `width` */
+        uint32_t surveyed : 1;    /* one write makes exactly these words */
+        uint32_t uniform : 1;     /* all are the word in the descriptor's `spare` */
+        uint32_t unsettled : 1;   /* settle() has something to do */
+        uint32_t too_large : 1;   /* trim() has: the container is far too large */
+        uint32_t width : 3;       /* log2 of bits */
         uint32_t count : 14;
-        uint32_t has_object : 1;
+        uint32_t has_object : 1;  /* an object of `size_class` is kept for the table */
         uint32_t size_class : 6;
         uint32_t handle_high : 1;
         uint32_t handle_low;
     } extmeta_pending;
     """
     ctypedef struct Pending "extmeta_pending":
-        uint32_t prepared     # room was made for `count` words of `width`
-        uint32_t surveyed     # by one write, and these are what it makes exactly
-        uint32_t uniform      # all are the word in the descriptor's `spare`
-        uint32_t unsettled    # settle() has something to do
-        uint32_t too_large    # trim() has: the container is too large by far
-        uint32_t width        # log2 of bits
-        uint32_t count
-        uint32_t has_object   # an object is kept for the table, of this class
-        uint32_t size_class
-        uint32_t handle_high
-        uint32_t handle_low
-
+        uint32_t prepared, surveyed, uniform, unsettled, too_large, width, count
+        uint32_t has_object, size_class, handle_high, handle_low
 
 cdef inline Pending* pending(Ptdesc* t) noexcept nogil:
     return <Pending*>&t.next
 
-
 cdef inline const Pending* pending_of(const Ptdesc* t) noexcept nogil:
     return <const Pending*>&t.next
-
 
 cdef inline void forget_write(Ptdesc* t) noexcept nogil:
     """Forget all but the object that is kept."""
@@ -60,13 +48,11 @@ cdef inline void forget_write(Ptdesc* t) noexcept nogil:
     p.prepared = p.surveyed = p.uniform = p.unsettled = p.too_large = 0
     p.width = p.count = 0
 
-
 cdef inline void keep_too_large(Ptdesc* t) noexcept nogil:
     """Forget all that trim() need not know."""
     cdef uint32_t too_large = pending(t).too_large
     t.next = 0
     pending(t).too_large = too_large
-
 
 cdef inline void expect(Ptdesc* t, const Survey* v, bint surveyed) noexcept nogil:
     """Note what room was made for; ``surveyed``: one write makes exactly that."""
@@ -81,7 +67,6 @@ cdef inline void expect(Ptdesc* t, const Survey* v, bint surveyed) noexcept nogi
     p.count = <uint32_t>v.count
     t.spare = <uint32_t>v.word
 
-
 cdef inline void expected(const Ptdesc* t, Survey* v) noexcept nogil:
     """Describe the words that room was made for; of `bits` only the width is known."""
     cdef const Pending* p = pending_of(t)
@@ -89,7 +74,6 @@ cdef inline void expected(const Ptdesc* t, Survey* v) noexcept nogil:
     v.bits = ALL >> (64 - (1 << p.width))
     v.uniform = p.uniform
     v.word = t.spare
-
 
 cdef inline void keep_handle(
         Ptdesc* t, uint64_t handle, int size_class) noexcept nogil:
@@ -100,14 +84,12 @@ cdef inline void keep_handle(
     p.handle_high = <uint32_t>(handle >> (HANDLE_BITS - 1))
     p.handle_low = <uint32_t>handle
 
-
 cdef inline uint64_t take_handle(Ptdesc* t) noexcept nogil:
     """Return the kept object's handle; the object is not kept any more."""
     cdef Pending* p = pending(t)
     cdef uint64_t handle = <uint64_t>p.handle_high << (HANDLE_BITS - 1) | p.handle_low
     p.has_object = p.size_class = p.handle_high = 0
     return handle
-
 
 cdef inline void survey_more(
         const Geometry* g, const Ptdesc* t, const uint64_t* entry, const Run* r,

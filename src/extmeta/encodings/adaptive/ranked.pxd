@@ -47,27 +47,22 @@ cdef extern from *:
     int rank "extmeta_rank"(
         const uint64_t* map, int words, int entry) noexcept nogil
 
-
 cdef inline size_t nbytes(const Geometry* g, size_t n, int width) noexcept nogil:
     """Return what the map and n words need."""
     return g.map_bytes + (n << (width - 3))
 
-
 cdef inline char* words_of(const Geometry* g, uint64_t link) noexcept nogil:
     return <char*>object_of(g, link) + g.map_bytes
-
 
 cdef inline Py_ssize_t index_of(
         const Geometry* g, uint64_t link, Py_ssize_t e) noexcept nogil:
     """Return how many words are before that of the entry."""
     return rank(<const uint64_t*>object_of(g, link), <int>g.map_bytes // 8, <int>e)
 
-
 cdef inline uint64_t word_at(
         const Geometry* g, uint64_t link, Py_ssize_t e) noexcept nogil:
     """Return the word of an entry whose bit is set."""
     return get(words_of(g, link), width_of(link), index_of(g, link, e))
-
 
 cdef inline void list_words(
         const Geometry* g, uint64_t link, Sparse* s) noexcept nogil:
@@ -83,7 +78,6 @@ cdef inline void list_words(
             bits &= bits - 1
     widen(words_of(g, link), width_of(link), 0, s.count, s.word)
 
-
 cdef inline void fill(
         const Geometry* g, void* p, int width, const Sparse* s) noexcept nogil:
     cdef uint64_t* map = <uint64_t*>p
@@ -93,12 +87,10 @@ cdef inline void fill(
         map[s.position[i] >> 6] |= <uint64_t>1 << (s.position[i] & 63)
     narrow(s.word, s.count, width, <char*>p + g.map_bytes)
 
-
 cdef inline bint clear(
         const Geometry* g, uint64_t link, uint64_t keep) noexcept nogil:
     """Keep only these bits of all words, unless a word would become 0."""
     return keep_in_all(words_of(g, link), width_of(link), count_of(link), keep)
-
 
 cdef inline bint put_word(
         const Geometry* g, uint64_t* link, Py_ssize_t e, bint there, uint64_t word,
@@ -121,7 +113,6 @@ cdef inline bint put_word(
     link[0] = with_count(link[0], n + (1 if not there else -1 if word == 0 else 0))
     return True
 
-
 cdef inline Py_ssize_t matching(
         const word_t* word, const uint64_t* map, Py_ssize_t nr_entries,
         uint64_t mask, uint64_t value, uint64_t vpn, uint64_t* vpns) noexcept nogil:
@@ -138,7 +129,6 @@ cdef inline Py_ssize_t matching(
             i += 1
             bits &= bits - 1
     return found
-
 
 cdef inline Py_ssize_t scan(
         const Geometry* g, uint64_t link, uint64_t mask, uint64_t value, uint64_t vpn,
@@ -163,7 +153,6 @@ cdef inline uint64_t see_word(
         const Geometry* g, uint64_t link, Py_ssize_t e) noexcept nogil:
     cdef Py_ssize_t at = index_of(g, link, e)
     return get(words_of(g, link), width_of(link), at) if at < count_of(link) else 0
-
 
 cdef inline void see_all(
         const Geometry* g, uint64_t link, uint64_t* words) noexcept nogil:

@@ -12,7 +12,6 @@ from extmeta.encodings.adaptive.shape cimport Shape, choose, holds, place_in, se
 from extmeta.memory.frames cimport Ptdesc
 from extmeta.memory.slabs cimport Slabs, class_bytes, handle_of
 
-
 cdef inline bint owns(Slabs slabs, const Geometry* g, Ptdesc* t) noexcept nogil:
     """Return whether the table's object, if it has one, may be changed."""
     if not has_object(t.link) or t.link & SHARED == 0:
@@ -22,11 +21,9 @@ cdef inline bint owns(Slabs slabs, const Geometry* g, Ptdesc* t) noexcept nogil:
     t.link &= ~<uint64_t>SHARED
     return True
 
-
 cdef inline void* take_kept(const Geometry* g, Ptdesc* t) noexcept nogil:
     """Return the object kept for this operation, which is not kept any more."""
     return g.base + (take_handle(t) << 3)
-
 
 cdef inline bint make_room(
         const Geometry* g, Slabs slabs, Reserve* r, Ptdesc* t, const Survey* v
@@ -59,7 +56,6 @@ cdef inline bint make_room(
         slabs.free(take_kept(g, t))
     keep_handle(t, handle_of(slabs, p), shape.size_class)
     return True
-
 
 cdef inline void write_back(
         const Geometry* g, Slabs slabs, Ptdesc* t, const Survey* v,
@@ -97,7 +93,6 @@ cdef inline void write_back(
         replace_object(g, slabs, t)
     t.link = container.fill(g, &shape, p, v, words, s)
 
-
 cdef inline void* object_for(
         const Geometry* g, Slabs slabs, Ptdesc* t, Shape* shape, bint may_stay
         ) noexcept nogil:
@@ -110,7 +105,6 @@ cdef inline void* object_for(
         shape.size_class = <int>pending(t).size_class
         return take_kept(g, t)
     return NULL
-
 
 cdef inline void replace_object(
         const Geometry* g, Slabs slabs, Ptdesc* t) noexcept nogil:

@@ -28,11 +28,9 @@ cdef struct Shape:
     int size_class        # of the object
     size_t nbytes         # of the object, rounded up to its class; 0: there is none
 
-
 cdef inline void place_in(Slabs slabs, Shape* shape, size_t nbytes) noexcept nogil:
     shape.size_class = slabs.class_for(nbytes)
     shape.nbytes = class_bytes(shape.size_class)
-
 
 cdef inline void choose_uniform(
         const Geometry* g, Slabs slabs, const Survey* v, Shape* shape) noexcept nogil:
@@ -53,7 +51,6 @@ cdef inline void choose_uniform(
     else:
         shape.kind = BOXED
         place_in(slabs, shape, uniform.nbytes(v.word))
-
 
 cdef inline void choose(
         const Geometry* g, Slabs slabs, const Survey* v, Shape* shape) noexcept nogil:
@@ -84,7 +81,6 @@ cdef inline void choose(
         shape.width = width
         place_in(slabs, shape, nbytes)
 
-
 cdef inline bint holds(
         const Geometry* g, uint64_t link, const Survey* v) noexcept nogil:
     """Return whether the link's object, if it may change, has room for the words."""
@@ -97,13 +93,11 @@ cdef inline bint holds(
         return n <= listed.LISTED_MOST and listed.nbytes(n, width) <= room
     return kind_of(link) == DENSE or ranked.nbytes(g, n, width) <= room
 
-
 cdef inline bint serves(const Shape* shape, int size_class) noexcept nogil:
     """Return whether an object of that class is right for the shape."""
     if shape.kind >= LISTED:
         return size_class >= shape.size_class
     return size_class == shape.size_class
-
 
 cdef inline bint too_large(uint64_t link, const Shape* shape) noexcept nogil:
     return shape.nbytes * SHRINK <= class_bytes(class_of(link))

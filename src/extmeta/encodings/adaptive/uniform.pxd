@@ -6,26 +6,21 @@ from extmeta.encodings.adaptive.link cimport (
     UNIFORM, UNIFORM_SHIFT, Geometry, kind_of, object_of)
 from extmeta.table.pte cimport PteLayout, flag_of, flags, lowest
 
-
 cdef inline bint fits(uint64_t word) noexcept nogil:
     """Return whether the link itself has room for the word."""
     return word >> (64 - UNIFORM_SHIFT) == 0
 
-
 cdef inline size_t nbytes(uint64_t word) noexcept nogil:
     return 0 if fits(word) else sizeof(uint64_t)
-
 
 cdef inline uint64_t word_at(const Geometry* g, uint64_t link) noexcept nogil:
     if kind_of(link) == UNIFORM:
         return link >> UNIFORM_SHIFT
     return (<uint64_t*>object_of(g, link))[0]
 
-
 cdef inline uint64_t link_with(uint64_t word) noexcept nogil:
     """Return a UNIFORM link."""
     return word << UNIFORM_SHIFT | UNIFORM
-
 
 cdef inline uint64_t with_word(
         const Geometry* g, uint64_t link, uint64_t word) noexcept nogil:
@@ -34,7 +29,6 @@ cdef inline uint64_t with_word(
         return link_with(word)
     (<uint64_t*>object_of(g, link))[0] = word
     return link
-
 
 cdef inline void list_words(
         uint64_t word, const uint64_t* entry, const PteLayout* a, Py_ssize_t first,
@@ -51,14 +45,12 @@ cdef inline void list_words(
             s.count += 1
             marked &= marked - 1
 
-
 cdef inline void read(
         uint64_t word, const uint64_t* entry, const PteLayout* a, Py_ssize_t first,
         Py_ssize_t last, uint64_t* words) noexcept nogil:
     cdef Py_ssize_t i
     for i in range(first, last):
         words[i - first] = word if entry[i] & flag_of(a, entry[i]) else 0
-
 
 cdef inline Py_ssize_t scan(
         const uint64_t* entry, const PteLayout* a, Py_ssize_t first, Py_ssize_t last,
