@@ -71,7 +71,7 @@ cdef class Compact(Encoding):
     cdef readonly tuple implies
     cdef readonly tuple per_vma
     cdef Book book
-    # The words of the codes, where all VMAs have chosen alike, else NULL; beside
+    # The words of the codes if all VMAs have chosen alike, else NULL; beside
     # what else a load of one PTE needs.
     cdef const uint64_t* words
     cdef int nr_parts
@@ -119,7 +119,7 @@ cdef class Compact(Encoding):
     def bind(self, fields, arch, Frames frames not None):
         cdef Compact bound = Encoding.bind(self, fields, arch, frames)
         if self.book is not None and self.book is bound.book:
-            # Of a table already: the VMAs of a fork or copy are those of its parent.
+            # A fork or copy of a table has the VMAs of its parent.
             bound.set_spans(self.spans)
         return bound
 
@@ -186,7 +186,7 @@ cdef class Compact(Encoding):
         TypeError
             If this is a recipe, not the encoding of a table.
         ValueError
-            If the range is none, or has a word where another one is chosen.
+            If the range is none, or has a word of another choice.
         """
         if self.book is None:
             raise TypeError(f"{self!r} is not a table's; choose with t.encoding")
@@ -388,7 +388,7 @@ cdef class Compact(Encoding):
                 to = entry + r.first + at
                 for i in range(n):
                     old = to[i]
-                    # All ones where the entry is present: a choice without a branch.
+                    # All ones if the entry is present: a choice without a branch.
                     here = 0 - (old >> shift & 1)
                     to[i] = old ^ (old ^ (old & keep | bits[i])) & here
             else:
@@ -490,7 +490,7 @@ cdef class Compact(Encoding):
             above = 0
             for i in range(n):
                 above |= after[i]
-            # Of no code, or perhaps above those of swap entries.
+            # A word may have no code, or one above those of swap entries.
             if above < self.swap_codes:
                 continue
             away = swap_entries(pte, n, &self.pte)
@@ -533,7 +533,7 @@ cdef class Compact(Encoding):
     cdef Py_ssize_t scan_bits(
             self, const Ptdesc* t, Py_ssize_t first, Py_ssize_t last,
             uint64_t* vpns) noexcept nogil:
-        """Scan where the codes wanted are those with some bits alike."""
+        """Scan for codes that some bits tell from all others."""
         cdef uint64_t present = self.pte.present
         cdef uint64_t told = self.hits.told
         cdef uint64_t wanted = self.hits.wanted
@@ -544,7 +544,7 @@ cdef class Compact(Encoding):
         cdef Py_ssize_t found = 0
         cdef Py_ssize_t start, at
         if wanted >= self.swap_codes:
-            # No swap entry has such a code.
+            # No swap entry has any of the wanted codes.
             swap_value = ALL
         for start in range(first, last, 512):
             match(entry + start, min(512, last - start), present,
@@ -564,7 +564,7 @@ cdef class Compact(Encoding):
     cdef Py_ssize_t scan_codes(
             self, const Ptdesc* t, Py_ssize_t first, Py_ssize_t last,
             uint64_t* vpns) noexcept nogil:
-        """Scan where each code has to be looked at."""
+        """Scan by looking at each code."""
         cdef uint64_t[64] codes
         cdef const uint8_t* hit = self.hits.hit
         cdef const uint64_t* entry = entries(self.frames, t)

@@ -30,7 +30,7 @@ cdef class Book:
     cdef int word_bits
     cdef int code_bits
     cdef int slot_bits
-    # Where an entry has the bits of a code, and where a present PTE has each code.
+    # Places of a code's bits in an entry, and each code as a present PTE has it.
     cdef Part[MAX_PARTS] parts
     cdef Part[MAX_PARTS] swap_parts
     cdef int nr_parts
@@ -129,7 +129,7 @@ cdef struct Turns:
 
 cdef struct Hits:
     # Which codes match the mask and value of the last scan, and the bits that tell
-    # these codes from others, if there are such bits.
+    # these codes from others, if any bits do.
     uint8_t* hit
     uint64_t mask
     uint64_t value

@@ -64,7 +64,7 @@ cdef class XArray(Encoding):
     # -- nodes --------------------------------------------------------------
 
     cdef Node* new_node(self, int shift, Node* parent, int offset) noexcept nogil:
-        """Return a node with free slots, NULL where no memory can be had."""
+        """Return a node with free slots, or NULL if there is no memory."""
         cdef Ptdesc* d
         cdef Node* node
         if self.limbo.count:
@@ -80,7 +80,7 @@ cdef class XArray(Encoding):
         if node is not NULL:
             d.link = <uintptr_t>node.parent
         else:
-            # `flagged` of such a page: nodes that were ever handed out.
+            # `flagged` of a page of nodes counts those ever handed out.
             node = <Node*>entries(self.pages, d) + d.flagged
             d.flagged += 1
         d.used += 1
@@ -191,7 +191,7 @@ cdef class XArray(Encoding):
         return node
 
     cdef void prune(self, Node* node) noexcept nogil:
-        """Free a node without a slot in use, those above likewise; lower the tree."""
+        """Free a node and those above that have no slot in use; lower the tree."""
         cdef Node* parent
         while node is not NULL and node.count == 0:
             parent = node.parent

@@ -61,7 +61,7 @@ cdef inline void expect(Ptdesc* t, const Survey* v, bint surveyed) noexcept nogi
     forget_write(t)
     p.prepared = 1
     p.surveyed = surveyed and (fits or not v.uniform)
-    # `spare` can't hold a wider word, so such words are noted as if they differed.
+    # `spare` can't hold a wider word, so wider words are noted as if they differed.
     p.uniform = v.uniform and fits
     p.width = <uint32_t>width_for(v.bits)
     p.count = <uint32_t>v.count
