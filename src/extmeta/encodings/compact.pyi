@@ -6,23 +6,6 @@ from extmeta.encodings.plan import Plan
 from extmeta.fields import Fields
 from extmeta.table.encoding import Encoding
 
-@final
-class Book:
-    def __init__(self, found: Plan) -> None: ...
-    @property
-    def plan(self) -> Plan: ...
-    @property
-    def choices(self) -> list[Group]: ...
-    @property
-    def all_legal(self) -> bool: ...
-
-def book_of(
-    fields: Fields,
-    arch: Arch,
-    excludes: tuple[Group, ...],
-    implies: tuple[Group, ...],
-    per_vma: tuple[Group, ...],
-) -> Book: ...
 def of_table(
     config: dict[str, Any],
     fields: Fields,

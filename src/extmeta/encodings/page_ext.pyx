@@ -123,7 +123,7 @@ cdef class Pages:
             &self.sections.table, key_of(&self.sections.table, pfn >> SECTION_BITS))
 
     cdef int admit(self, uint64_t pfn) noexcept nogil:
-        """Make the section of a pfn; -1 where no memory can be had."""
+        """Make the section of a pfn; -1 if no memory can be had."""
         cdef Section* s = self.section(pfn)
         if s is not NULL:
             return 0

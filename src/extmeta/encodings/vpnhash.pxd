@@ -59,7 +59,7 @@ cdef inline uint64_t home_of(const Table* t, uint64_t key) noexcept nogil:
 
 cdef inline int find_in(
         const Table* t, const uint64_t* line, int slots, uint64_t key) noexcept nogil:
-    """Return the slot of a key in a line, -1 where it has none."""
+    """Return the slot of a key in a line, -1 if it has none."""
     cdef const uint32_t* low = <const uint32_t*>(line + slots)
     cdef uint64_t hits = 0
     cdef int i
@@ -76,7 +76,7 @@ cdef inline int find_in(
 
 cdef inline int slot_in(
         const Table* t, const uint64_t* line, uint64_t key) noexcept nogil:
-    """Return the slot of a key in a line of any kind, -1 where it has none."""
+    """Return the slot of a key in a line of any kind, -1 if it has none."""
     cdef uint64_t word_mask, hits
     cdef int i
     if t.word_bits == 0:
@@ -102,7 +102,7 @@ cdef inline uint64_t word_at(
 
 
 cdef inline uint64_t find(const Table* t, uint64_t key) noexcept nogil:
-    """Return the word of a key, 0 where there is none. There must be groups."""
+    """Return the word of a key, 0 if there is none. There must be groups."""
     cdef uint64_t group = home_of(t, key)
     cdef const uint64_t* line
     cdef int i
@@ -118,7 +118,7 @@ cdef inline uint64_t find(const Table* t, uint64_t key) noexcept nogil:
 
 cdef class VpnHash:
     cdef Table table
-    # Of the table and the lines: one thread at a time changes them.
+    # Guards the table and the lines: one thread at a time changes them.
     cdef uint32_t seq
     # Lines that `put` moves to when those there are have no room.
     cdef uint64_t* next_lines
@@ -126,10 +126,10 @@ cdef class VpnHash:
     cdef uint64_t aside           # words that there is always room for
 
     cdef size_t nbytes(self) noexcept nogil
-    # Make room for ``more`` words besides those there are; -1 where no memory can
+    # Make room for ``more`` words besides those there are; -1 if no memory can
     # be had, and then nothing has changed.
     cdef int reserve(self, uint64_t more) noexcept nogil
-    # Have room for so many more words, for when no memory can be had; -1 where there
+    # Have room for so many more words, for when no memory can be had; -1 if there
     # is none for that. And the bytes that this takes.
     cdef int set_aside(self, uint64_t words) noexcept nogil
     cdef size_t aside_bytes(self) noexcept nogil
@@ -137,7 +137,7 @@ cdef class VpnHash:
     cdef void settle(self) noexcept nogil
     cdef int copy(self, VpnHash other) noexcept nogil
     cdef void clear(self) noexcept nogil
-    # Words of n vpns: those at `vpns`, or where that is NULL those from `first` on.
+    # Words of n vpns: those at `vpns`, or if that is NULL those from `first` on.
     cdef void find_all(
         self, const uint64_t* vpns, uint64_t first, Py_ssize_t n,
         uint64_t* words) noexcept nogil
@@ -145,8 +145,8 @@ cdef class VpnHash:
     cdef bint see_all(
         self, const uint64_t* vpns, uint64_t first, Py_ssize_t n,
         uint64_t* words) noexcept nogil
-    # Set word = (word & keep) | add; there must be room. Return 1 where that made
-    # a word, -1 where it took one away, else 0.
+    # Set word = (word & keep) | add; there must be room. Return 1 if that made
+    # a word, -1 if it took one away, else 0.
     cdef int put(self, uint64_t vpn, uint64_t keep, uint64_t add) noexcept nogil
     # Forget the words of [first, stop); return how many there were.
     cdef uint64_t remove_range(self, uint64_t first, uint64_t stop) noexcept nogil

@@ -2,7 +2,7 @@
 
 Open addressing by cache lines: a lookup nearly always reads one. A line has 5
 keys of up to 38 bits and their words of up to 64, or 4 or 3 with keys of more
-bits; where key and word are 64 bits together, 8 of both. A key that finds its
+bits; if key and word are 64 bits together, 8 of both. A key that finds its
 line full is in the next that has room. Keys are the vpns permuted, so that their
 upper bits are as random as a hash, and the vpn can be had back.
 
@@ -19,8 +19,7 @@ import numpy as np
 from extmeta.memory.epoch cimport free_unseen
 from extmeta.memory.frames cimport may_allocate
 from extmeta.memory.sync cimport (
-    begin_change, count_of_changes, end_change, unchanged_since,
-)
+    begin_change, count_of_changes, end_change, unchanged_since)
 from extmeta.table.vpns import row
 
 cdef extern from "stdlib.h" nogil:
@@ -168,7 +167,7 @@ cdef class VpnHash:
         return self.table.word_bits != 0
 
     def load(self, vpns):
-        """Return the words of an array of vpns, 0 where there is none.
+        """Return the words of an array of vpns, 0 if there is none.
 
         Parameters
         ----------
@@ -219,7 +218,7 @@ cdef class VpnHash:
     def store_each(self, vpns, words):
         """Do the same one by one, as if it weren't known how many will come.
 
-        Where the table can't grow the words before are set.
+        If the table can't grow, the words before are set.
         """
         self.set_each(vpns, words, False)
 
@@ -389,7 +388,7 @@ cdef class VpnHash:
         groups = max(groups_for(t, needed + self.aside), groups + (groups >> 2))
         lines = allocate(groups)
         if lines is NULL:
-            # Of what is aside, settle() counts out what was used.
+            # settle() counts out what was used of what is aside.
             return 0 if needed <= room(t, t.groups) else -1
         free(self.next_lines)
         self.next_lines = lines

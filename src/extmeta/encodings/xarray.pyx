@@ -6,6 +6,7 @@ made with the first word under it and freed with the last; a word of vpn 0 alone
 is in the head, without a node. A node is 576 bytes as the kernel's is on 64 bits,
 with the slots, a parent, counts and three marks, of which this uses what it must; 7
 are in a page, as in SLUB's, and the 64 bytes left over count as slack.
+`xarray_tree.pxd` has the nodes.
 
 The lowest nodes, whose slots are the words, are `side`; those above are `index`. So
 one word by itself costs 576 bytes and what is above it, a full table's words 4.6
@@ -22,65 +23,19 @@ from libc.string cimport memcpy, memset
 
 from extmeta.table.encoding cimport COUNTED, Encoding, Write
 from extmeta.encodings.side cimport adds_nothing
-from extmeta.memory.epoch cimport (
-    Limbo,
-    any_reader,
-    next_unseen,
-    put_off,
-    room_for_one,
-)
+from extmeta.encodings.xarray_tree cimport (
+    IS_NODE, IS_VALUE, SLOT_BITS, SLOTS, Node, fault_below, find, node_in, see_leaf,
+    see_word, slots_of, vpn_of, word_in)
+from extmeta.memory.epoch cimport Limbo, any_reader, next_unseen, put_off, room_for_one
 from extmeta.memory.frames cimport (
-    NO_FRAME,
-    PTE,
-    SIDE,
-    Frames,
-    Ptdesc,
-    entries,
-    frame_of,
-)
+    NO_FRAME, PTE, SIDE, Frames, Ptdesc, entries, frame_of)
 from extmeta.table.pte cimport ALL, equal, lowest
 from extmeta.memory.slabs cimport Aside, Slabs
-from extmeta.memory.sync cimport acquire, once, publish
+from extmeta.memory.sync cimport once, publish
 from extmeta.table.vpns cimport Run
 
 cdef enum:
-    SLOTS = 64
-    SLOT_BITS = 6
-    IS_VALUE = 1          # in a slot: value << 1 | 1
-    IS_NODE = 2           # a pointer to a node; a pointer to a word has neither
     NODES_A_PAGE = 7
-
-cdef struct Node:
-    uint8_t shift         # of a slot's index in a vpn; 0: the slots are words
-    uint8_t offset        # in its parent
-    uint8_t count         # slots in use
-    uint8_t nr_values
-    Node* parent
-    uint64_t[3] unused    # struct xarray *, and a list_head or rcu_head
-    uint64_t[SLOTS] slots
-    uint64_t[3] marks
-
-
-cdef inline Node* node_in(uint64_t slot) noexcept nogil:
-    """Return the node that a slot points to, or NULL."""
-    return <Node*><uintptr_t>(slot - IS_NODE) if slot & 3 == IS_NODE else NULL
-
-
-cdef inline uint64_t word_in(uint64_t slot) noexcept nogil:
-    if slot & IS_VALUE:
-        return slot >> 1
-    return (<uint64_t*><uintptr_t>slot)[0] if slot else 0
-
-
-cdef inline uint64_t see_word(uint64_t slot) noexcept nogil:
-    """Return the word of a slot that was read once."""
-    if slot & IS_VALUE:
-        return slot >> 1
-    return once(<const uint64_t*><uintptr_t>slot) if slot and slot & 3 == 0 else 0
-
-
-cdef inline uint64_t vpn_of(const Ptdesc* t, const Run* r, Py_ssize_t i) noexcept nogil:
-    return r.vpns[i] if r.vpns else t.vpn + <uint64_t>(r.first + i)
 
 
 @final
@@ -93,11 +48,11 @@ cdef class XArray(Encoding):
     cdef size_t leaves
     cdef size_t uppers
     cdef Slabs slabs                  # of words that a slot can't hold
-    cdef size_t apart                 # how many these are
-    cdef Limbo limbo                  # nodes that readers may still see
-    # Memory for more of them, each pointing to the next: for this operation.
+    cdef size_t apart                 # the number of these words
+    # Memory for more of them in this operation. Each piece points to the next.
     cdef uint64_t* spare
-    cdef Aside aside                  # such memory for when none can be had
+    cdef Limbo limbo                  # nodes that readers may still see
+    cdef Aside aside                  # words for when no memory can be had
 
     def hold(self):
         self.refuse_above(64)
@@ -109,7 +64,7 @@ cdef class XArray(Encoding):
     # -- nodes --------------------------------------------------------------
 
     cdef Node* new_node(self, int shift, Node* parent, int offset) noexcept nogil:
-        """Return a node with free slots, NULL where no memory can be had."""
+        """Return a node with free slots, or NULL if there is no memory."""
         cdef Ptdesc* d
         cdef Node* node
         if self.limbo.count:
@@ -125,7 +80,7 @@ cdef class XArray(Encoding):
         if node is not NULL:
             d.link = <uintptr_t>node.parent
         else:
-            # `flagged` of such a page: nodes that were ever handed out.
+            # `flagged` of a page of nodes counts those ever handed out.
             node = <Node*>entries(self.pages, d) + d.flagged
             d.flagged += 1
         d.used += 1
@@ -194,25 +149,6 @@ cdef class XArray(Encoding):
         else:
             self.partial = d.next
 
-    cdef Node* find(self, uint64_t vpn, int shift) noexcept nogil:
-        """Return the node of a vpn whose slots are `shift` apart, or NULL."""
-        cdef Node* node = node_in(self.head)
-        if node is NULL or vpn >> node.shift >> SLOT_BITS:
-            return NULL
-        while node is not NULL and node.shift > shift:
-            node = node_in(node.slots[vpn >> node.shift & (SLOTS - 1)])
-        return node if node is not NULL and node.shift == shift else NULL
-
-    cdef uint64_t* slots(self, uint64_t vpn) noexcept nogil:
-        """Return the slot of a vpn, NULL where there is none.
-
-        The slots up to the next multiple of 64 follow; in the head none follows.
-        """
-        cdef Node* leaf = self.find(vpn, 0)
-        if leaf is not NULL:
-            return &leaf.slots[vpn & (SLOTS - 1)]
-        return &self.head if vpn == 0 and node_in(self.head) is NULL else NULL
-
     cdef Node* make(self, uint64_t vpn) noexcept nogil:
         """Return the leaf of a vpn, made with what is above it; or NULL.
 
@@ -255,7 +191,7 @@ cdef class XArray(Encoding):
         return node
 
     cdef void prune(self, Node* node) noexcept nogil:
-        """Free a node without a slot in use, those above likewise; lower the tree."""
+        """Free a node and those above that have no slot in use; lower the tree."""
         cdef Node* parent
         while node is not NULL and node.count == 0:
             parent = node.parent
@@ -328,7 +264,7 @@ cdef class XArray(Encoding):
                     return NULL
                 made = vpn >> SLOT_BITS
             if add >> 63:
-                slot = self.slots(vpn)
+                slot = slots_of(&self.head, vpn)
                 if slot[0] and slot[0] & IS_VALUE == 0:
                     continue
                 word = <uint64_t*>self.slabs.alloc_or(
@@ -381,10 +317,10 @@ cdef class XArray(Encoding):
         cdef uint64_t vpn = first
         if node_in(self.head) is NULL:
             return
-        above = self.find(first, SLOT_BITS)
+        above = find(self.head, first, SLOT_BITS)
         if above is NULL:
             # The whole tree is one leaf, or there is nothing near this table.
-            leaf = self.find(first, 0)
+            leaf = find(self.head, first, 0)
             if leaf is not NULL:
                 self.prune(leaf)
             return
@@ -392,10 +328,10 @@ cdef class XArray(Encoding):
             leaf = node_in(above.slots[vpn >> SLOT_BITS & (SLOTS - 1)])
             if leaf is not NULL and leaf.count == 0:
                 self.prune(leaf)
-                above = self.find(first, SLOT_BITS)
+                above = find(self.head, first, SLOT_BITS)
             vpn += SLOTS
         # Made and not used, or the tree may be lower now.
-        self.prune(self.find(first, SLOT_BITS))
+        self.prune(find(self.head, first, SLOT_BITS))
 
     cdef int copy_all(self, Encoding parent) noexcept nogil:
         cdef uint64_t head = (<XArray>parent).head
@@ -460,7 +396,7 @@ cdef class XArray(Encoding):
             return
         while at < r.n:
             vpn = t.vpn + <uint64_t>(r.first + at)
-            slot = self.slots(vpn)
+            slot = slots_of(&self.head, vpn)
             n = min(r.n - at, SLOTS - <Py_ssize_t>(vpn & (SLOTS - 1)))
             if slot is NULL:
                 memset(words + at, 0, n * sizeof(uint64_t))
@@ -498,7 +434,7 @@ cdef class XArray(Encoding):
             vpn = vpn_of(t, r, i)
             if vpn >> SLOT_BITS != group:
                 group = vpn >> SLOT_BITS
-                leaf = self.see_leaf(vpn, &slot)
+                leaf = see_leaf(&self.head, vpn, &slot)
                 n = min(r.n - i, SLOTS - <Py_ssize_t>(vpn & (SLOTS - 1)))
                 if leaf is not NULL and r.vpns is NULL and self.bits < 64:
                     # A slot that isn't free has its word in it.
@@ -514,20 +450,6 @@ cdef class XArray(Encoding):
             i += 1
         return True
 
-    cdef const Node* see_leaf(self, uint64_t vpn, uint64_t* head) noexcept nogil:
-        """Return the leaf of a vpn, or NULL; ``head`` is the word of vpn 0 then."""
-        cdef uint64_t slot = acquire(&self.head)
-        cdef const Node* node = node_in(slot)
-        cdef int shift
-        head[0] = slot if node is NULL else 0
-        if node is NULL or vpn >> node.shift >> SLOT_BITS:
-            return NULL
-        shift = node.shift
-        while shift and node is not NULL:
-            node = node_in(acquire(&node.slots[vpn >> shift & (SLOTS - 1)]))
-            shift -= SLOT_BITS
-        return node
-
     cdef void load_each(self, const Run* r, uint64_t* words) noexcept nogil:
         cdef uint64_t group = ALL
         cdef const uint64_t* slots = NULL
@@ -536,7 +458,7 @@ cdef class XArray(Encoding):
         for i in range(r.n):
             if r.vpns[i] >> SLOT_BITS != group:
                 group = r.vpns[i] >> SLOT_BITS
-                leaf = self.find(r.vpns[i], 0)
+                leaf = find(self.head, r.vpns[i], 0)
                 slots = leaf.slots if leaf is not NULL else NULL
             if slots is not NULL:
                 words[i] = word_in(slots[r.vpns[i] & (SLOTS - 1)])
@@ -560,7 +482,7 @@ cdef class XArray(Encoding):
             vpn = vpn_of(t, r, i)
             if vpn >> SLOT_BITS != group:
                 group = vpn >> SLOT_BITS
-                leaf = self.find(vpn, 0)
+                leaf = find(self.head, vpn, 0)
             if leaf is NULL and r.vpns is NULL and vpn:
                 # No word is here, and `prepare` saw that none comes.
                 i += SLOTS - <Py_ssize_t>(vpn & (SLOTS - 1))
@@ -600,7 +522,7 @@ cdef class XArray(Encoding):
         while at < last:
             n = min(last - at, SLOTS - (at & (SLOTS - 1)))
             matches = ALL >> (64 - n)
-            slot = self.slots(t.vpn + <uint64_t>at) if t.flagged else NULL
+            slot = slots_of(&self.head, t.vpn + <uint64_t>at) if t.flagged else NULL
             if slot is not NULL and self.apart == 0 and slot is not &self.head:
                 # No word has its highest bit.
                 matches = 0
@@ -645,7 +567,7 @@ cdef class XArray(Encoding):
         cdef uint32_t frame
         cdef Py_ssize_t i
         for i in range(self.entries):
-            slot = self.slots(t.vpn + <uint64_t>i)
+            slot = slots_of(&self.head, t.vpn + <uint64_t>i)
             if slot is not NULL and slot[0]:
                 flagged += 1
                 if entry[i] == self.pte.none:
@@ -655,7 +577,7 @@ cdef class XArray(Encoding):
         if self.spare is not NULL:
             return b"an operation isn't over"
         memset(seen, 0, sizeof(seen))
-        reason = self.fault_below(self.head, NULL, seen)
+        reason = fault_below(self.head, NULL, seen)
         if reason is not NULL:
             return reason
         if seen[0] != self.leaves or seen[1] != self.uppers:
@@ -668,39 +590,4 @@ cdef class XArray(Encoding):
                 flagged += self.frames.desc[frame].flagged
         if flagged != seen[3]:
             return b"words of no PTE table"
-        return NULL
-
-    cdef const char* fault_below(
-            self, uint64_t slot, const Node* parent, size_t* seen) noexcept nogil:
-        """Count leaves, nodes above, words apart and words; or what is wrong."""
-        cdef const Node* node = node_in(slot)
-        cdef const char* reason
-        cdef int count = 0
-        cdef int i
-        if node is NULL:
-            if parent is not NULL and parent.shift:
-                return b"a word in an upper node"
-            if slot == 0:
-                return NULL
-            if word_in(slot) == 0:
-                return b"a word of 0 is held"
-            seen[2] += slot & IS_VALUE == 0
-            seen[3] += 1
-            return NULL
-        if node.parent is not parent:
-            return b"a node has another parent"
-        if parent is not NULL and (node.shift + SLOT_BITS != parent.shift or (
-                parent.slots[node.offset] != slot)):
-            return b"a node is elsewhere in its parent"
-        if node.count == 1 and node.slots[0] and parent is NULL:
-            return b"the tree is taller than it need be"
-        seen[node.shift != 0] += 1
-        for i in range(SLOTS):
-            if node.slots[i]:
-                count += 1
-                reason = self.fault_below(node.slots[i], node, seen)
-                if reason is not NULL:
-                    return reason
-        if count != node.count or count == 0:
-            return b"count of slots in use is stale"
         return NULL

@@ -1,0 +1,326 @@
+"""Reading, changing and filling a table's words, whatever container it has."""
+from libc.stdint cimport uint64_t
+from libc.string cimport memset
+
+from extmeta.encodings.adaptive cimport dense, few, listed, ranked, uniform
+from extmeta.encodings.adaptive.contents cimport (
+    Sparse, Survey, change_all, change_one, clear_bits, keep_live, sift, survey_words)
+from extmeta.encodings.adaptive.link cimport (
+    BOXED, CLASS_SHIFT, DENSE, EMPTY, FEW, INLINE, LISTED, MOST, RANKED, STALE,
+    UNIFORM, WIDTH_SHIFT, Geometry, Kind, class_of, count_of, is_uniform, kind_of,
+    link_to, object_of, width_of, with_count)
+from extmeta.encodings.adaptive.packed cimport get, put, widen
+from extmeta.encodings.adaptive.shape cimport FROM_FULL, Shape
+from extmeta.encodings.side cimport adds_nothing
+from extmeta.memory.frames cimport Ptdesc
+from extmeta.memory.slabs cimport class_bytes
+from extmeta.table.encoding cimport Write
+from extmeta.table.pte cimport ALL, equal, flag_of, flags, lowest
+from extmeta.table.vpns cimport Run, entry_at
+
+cdef inline uint64_t shared_word(const Geometry* g, uint64_t link) noexcept nogil:
+    """Return the word that all flagged PTEs have, of a kind below LISTED."""
+    return uniform.word_at(g, link) if is_uniform(link) else few.word_at(g, link)
+
+cdef inline uint64_t word_at(
+        const Geometry* g, uint64_t link, Py_ssize_t e) noexcept nogil:
+    """Return the word of an entry whose flag is set."""
+    cdef Kind kind = kind_of(link)
+    if kind == DENSE:
+        return dense.word_at(g, link, e)
+    if kind == LISTED:
+        return listed.word_at(g, link, e)
+    if kind == RANKED:
+        return ranked.word_at(g, link, e)
+    return shared_word(g, link)
+
+cdef inline void list_words(
+        const Geometry* g, uint64_t link, const uint64_t* entry, Py_ssize_t first,
+        Py_ssize_t last, Sparse* s) noexcept nogil:
+    """Read the flagged entries of [first, last) and their words."""
+    cdef Kind kind = kind_of(link)
+    cdef bint stale = link & STALE != 0
+    if kind == EMPTY:
+        s.count = 0
+        return
+    if is_uniform(link):
+        uniform.list_words(shared_word(g, link), entry, g.pte, first, last, s)
+        return
+    if kind == DENSE:
+        dense.list_words(g, link, first, last, s)
+    elif kind == LISTED:
+        listed.list_words(g, link, s)
+    elif kind == RANKED:
+        ranked.list_words(g, link, s)
+    else:
+        few.list_words(g, link, s)
+    if stale or first > 0 or last < g.entries:
+        keep_live(entry, g.pte, first, last, stale, s)
+
+cdef inline void read(
+        const Geometry* g, uint64_t link, const uint64_t* entry, Py_ssize_t first,
+        Py_ssize_t last, uint64_t* words) noexcept nogil:
+    """Read the words of [first, last), 0 for an entry without a word."""
+    cdef Sparse s
+    cdef Py_ssize_t i
+    if kind_of(link) == DENSE:
+        dense.read(g, link, entry, g.pte, first, last, words)
+    elif is_uniform(link):
+        uniform.read(shared_word(g, link), entry, g.pte, first, last, words)
+    else:
+        memset(words, 0, <size_t>(last - first) * sizeof(uint64_t))
+        list_words(g, link, entry, first, last, &s)
+        for i in range(s.count):
+            words[s.position[i] - first] = s.word[i]
+
+cdef inline void pick(
+        const Geometry* g, uint64_t link, const uint64_t* entry, const Run* r,
+        uint64_t* words) noexcept nogil:
+    """Read the words of a run from those of the whole table."""
+    cdef uint64_t[MOST] every
+    cdef Py_ssize_t i
+    read(g, link, entry, 0, g.entries, every)
+    for i in range(r.n):
+        words[i] = every[entry_at(r, i, g.entries - 1)]
+
+cdef inline void survey_write(
+        const Geometry* g, uint64_t link, const uint64_t* entry, const Run* r,
+        const Write* w, Survey* v) noexcept nogil:
+    """Describe the table's words as they will be after the write."""
+    cdef bint clears_range = r.vpns is NULL and adds_nothing(w, 1)
+    cdef uint64_t none = g.pte.none
+    cdef uint64_t[MOST] words
+    cdef Sparse s
+    if kind_of(link) != DENSE and (r.n == 1 or clears_range):
+        list_words(g, link, entry, 0, g.entries, &s)
+        if clears_range:
+            clear_bits(r, w.keep[0], &s)
+        else:
+            change_one(entry, none, r, w, g.entries - 1, &s)
+        survey_words(s.word, s.count, v)
+    else:
+        read(g, link, entry, 0, g.entries, words)
+        change_all(entry, none, r, w, g.entries - 1, words)
+        survey_words(words, g.entries, v)
+
+cdef inline uint64_t fill(
+        const Geometry* g, const Shape* shape, void* p, const Survey* v,
+        const uint64_t* words, const Sparse* s) noexcept nogil:
+    """Write words into the object ``p``; return the link that leads there."""
+    cdef Sparse some
+    cdef uint64_t link = <uint64_t>shape.kind
+    if shape.kind == EMPTY:
+        return link
+    if shape.kind == UNIFORM:
+        return uniform.link_with(v.word)
+    if p is not NULL:
+        link |= link_to(g, p)
+    if shape.kind == BOXED:
+        (<uint64_t*>p)[0] = v.word
+        return link
+    if shape.kind >= LISTED:
+        link |= (<uint64_t>shape.width << WIDTH_SHIFT
+                 | <uint64_t>shape.size_class << CLASS_SHIFT)
+    if shape.kind == DENSE:
+        dense.fill(g, p, shape.width, words, s)
+        return link
+    if s is NULL:
+        sift(words, g.entries, &some)
+        s = &some
+    if shape.kind == INLINE:
+        return link | few.fill_inline(g, s, v.word)
+    if shape.kind == FEW:
+        return link | few.fill(p, s, v.word)
+    if shape.kind == LISTED:
+        listed.fill(p, shape.width, s)
+    else:
+        ranked.fill(g, p, shape.width, s)
+    return with_count(link, s.count)
+
+cdef inline bint stays_uniform(
+        const Geometry* g, const Ptdesc* t, const Run* r, const Write* w
+        ) noexcept nogil:
+    """Return whether one word for a run makes all words that one, in the link."""
+    cdef uint64_t add = w.add[0]
+    cdef uint64_t word
+    if r.n <= few.FEW_MOST or add == 0 or not uniform.fits(add):
+        return False
+    if t.flagged == 0:
+        return True
+    if kind_of(t.link) != UNIFORM:
+        return False
+    word = shared_word(g, t.link)
+    return word & w.keep[0] | add == add and (
+        word == add or r.vpns is NULL and r.n == g.entries)
+
+cdef inline bint shrinks_in_place(
+        const Geometry* g, const Ptdesc* t, const Run* r, uint64_t keep, bint owned
+        ) noexcept nogil:
+    """Return whether clearing bits needs no other object than the table has."""
+    if kind_of(t.link) >= LISTED:
+        return owned
+    if shared_word(g, t.link) & ~keep == 0:
+        return True
+    return r.vpns is NULL and r.n == g.entries and (kind_of(t.link) != BOXED or owned)
+
+cdef inline bint can_put(uint64_t link, uint64_t word) noexcept nogil:
+    """Return whether the object may have room for the word, if it may change."""
+    return kind_of(link) >= LISTED and link & STALE == 0 and (
+        width_of(link) == 6 or word >> (1 << width_of(link)) == 0)
+
+cdef inline bint put_word(
+        const Geometry* g, Ptdesc* t, Py_ssize_t e, bint there, uint64_t word
+        ) noexcept nogil:
+    """Change, add or remove one word in the object; False if it is too small."""
+    cdef uint64_t link = t.link
+    cdef size_t room = class_bytes(class_of(link))
+    if kind_of(link) == DENSE:
+        put(object_of(g, link), width_of(link), e, word)
+        return True
+    if kind_of(link) == LISTED:
+        if not listed.put_word(g, &link, e, there, word, room):
+            return False
+    elif not ranked.put_word(g, &link, e, there, word, room):
+        return False
+    t.link = link
+    return True
+
+cdef inline bint clear(
+        const Geometry* g, Ptdesc* t, uint64_t* entry, uint64_t keep) noexcept nogil:
+    """Keep only these bits of all words; False if LISTED or RANKED would have a 0."""
+    cdef uint64_t[few.FEW_MOST] position
+    cdef Py_ssize_t i, n
+    if kind_of(t.link) == LISTED:
+        return listed.clear(g, t.link, keep)
+    if kind_of(t.link) == RANKED:
+        return ranked.clear(g, t.link, keep)
+    if shared_word(g, t.link) & keep:
+        t.link = few.clear(g, t.link, keep)
+        return True
+    n = few.positions(g, t.link, 0, position)
+    for i in range(n):
+        entry[position[i]] &= ~flag_of(g.pte, entry[position[i]])
+    t.flagged = 0
+    return True
+
+cdef inline const char* fault_in(
+        const Geometry* g, uint64_t link, const uint64_t* entry) noexcept nogil:
+    """Return what is wrong in the container, or NULL."""
+    cdef uint64_t[MOST] words
+    cdef Survey v
+    cdef Py_ssize_t e
+    words[0] = 0
+    read(g, link, entry, 0, g.entries, words)
+    for e in range(g.entries):
+        if (words[e] != 0) != (entry[e] & flag_of(g.pte, entry[e]) != 0):
+            return b"flag and word differ"
+    survey_words(words, g.entries, &v)
+    if kind_of(link) >= LISTED and link & STALE == 0:
+        if kind_of(link) != DENSE and count_of(link) != v.count:
+            return b"count of listed entries is stale"
+        if width_of(link) < 6 and v.bits >> (1 << width_of(link)):
+            return b"a word is wider than its container"
+    return NULL
+
+cdef inline void see(
+        const Geometry* g, uint64_t link, const Run* r, const uint64_t* ptes,
+        uint64_t* words) noexcept nogil:
+    """Read the words of a run without a lock, of a link that was read once.
+
+    The link says how large the object is that it names. That object may be changing:
+    no count or position found there is trusted.
+    """
+    cdef uint64_t[MOST] every
+    cdef Kind kind = kind_of(link)
+    cdef uint64_t flagged, word
+    cdef Py_ssize_t at, n, i, e
+    cdef void* p = object_of(g, link)
+    if kind == DENSE and r.vpns is NULL and link & STALE == 0:
+        # Entries without a word have 0 there.
+        widen(p, width_of(link), r.first, r.n, words)
+        return
+    every[0] = 0
+    if r.n > FROM_FULL and (kind == LISTED or kind == RANKED):
+        memset(every, 0, <size_t>g.entries * sizeof(uint64_t))
+        if kind == LISTED:
+            listed.see_all(g, link, every)
+        else:
+            ranked.see_all(g, link, every)
+    word = shared_word(g, link) if kind < LISTED and kind != EMPTY else 0
+    for at in range(0, r.n, 64):
+        n = min(64, r.n - at)
+        flagged = flags(ptes + at, n, g.pte) if kind != EMPTY else 0
+        if flagged == ALL and kind < LISTED:
+            for i in range(at, at + 64):
+                words[i] = word
+            continue
+        memset(words + at, 0, n * sizeof(uint64_t))
+        while flagged:
+            i = at + lowest(flagged)
+            flagged &= flagged - 1
+            if kind < LISTED:
+                words[i] = word
+                continue
+            e = entry_at(r, i, g.entries - 1)
+            if kind == DENSE:
+                words[i] = get(p, width_of(link), e)
+            elif r.n > FROM_FULL:
+                words[i] = every[e]
+            elif kind == LISTED:
+                words[i] = listed.see_word(g, link, e)
+            else:
+                words[i] = ranked.see_word(g, link, e)
+
+cdef inline Py_ssize_t scan(
+        const Geometry* g, uint64_t link, const uint64_t* entry, Py_ssize_t first,
+        Py_ssize_t last, uint64_t mask, uint64_t value, uint64_t vpn, uint64_t* vpns
+        ) noexcept nogil:
+    """Write vpn + the entries of [first, last) with (word & mask) == value.
+
+    If value is not 0, the container is not EMPTY, UNIFORM or BOXED.
+    """
+    cdef Kind kind = kind_of(link)
+    if value == 0 or kind == DENSE:
+        return scan_all(g, link, entry, first, last, mask, value, vpn, vpns)
+    if link & STALE or last - first < g.entries:
+        return scan_list(g, link, entry, first, last, mask, value, vpn, vpns)
+    if kind == LISTED:
+        return listed.scan(g, link, mask, value, vpn, vpns)
+    if kind == RANKED:
+        return ranked.scan(g, link, mask, value, vpn, vpns)
+    return few.scan(g, link, mask, value, vpn, vpns)
+
+cdef inline Py_ssize_t scan_all(
+        const Geometry* g, uint64_t link, const uint64_t* entry, Py_ssize_t first,
+        Py_ssize_t last, uint64_t mask, uint64_t value, uint64_t vpn, uint64_t* vpns
+        ) noexcept nogil:
+    """Scan all entries: if ``value`` is 0, those without a word match too."""
+    cdef uint64_t[64] words
+    cdef Py_ssize_t found = 0
+    cdef Py_ssize_t at, n
+    cdef uint64_t matches
+    for at in range(first, last, 64):
+        n = min(64, last - at)
+        read(g, link, entry, at, at + n, words)
+        matches = equal(words, n, mask, value)
+        if value == 0:
+            matches &= ~equal(entry + at, n, ALL, g.pte.none)
+        while matches:
+            vpns[found] = vpn + <uint64_t>(at + lowest(matches))
+            found += 1
+            matches &= matches - 1
+    return found
+
+cdef inline Py_ssize_t scan_list(
+        const Geometry* g, uint64_t link, const uint64_t* entry, Py_ssize_t first,
+        Py_ssize_t last, uint64_t mask, uint64_t value, uint64_t vpn, uint64_t* vpns
+        ) noexcept nogil:
+    """Scan a list of the words in any container."""
+    cdef Py_ssize_t found = 0
+    cdef Py_ssize_t i
+    cdef Sparse s
+    list_words(g, link, entry, first, last, &s)
+    for i in range(s.count):
+        vpns[found] = vpn + s.position[i]
+        found += s.word[i] & mask == value
+    return found

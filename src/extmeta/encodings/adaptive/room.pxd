@@ -1,0 +1,117 @@
+"""The objects behind the links: making room for words, and writing them there."""
+from libc.stdint cimport uint64_t
+
+from extmeta.encodings.adaptive cimport container, reserve, uniform
+from extmeta.encodings.adaptive.contents cimport Sparse, Survey
+from extmeta.encodings.adaptive.link cimport (
+    BOXED, LISTED, SHARED, UNIFORM, Geometry, class_of, has_object, kind_of, object_of,
+    width_of)
+from extmeta.encodings.adaptive.pending cimport keep_handle, pending, take_handle
+from extmeta.encodings.adaptive.reserve cimport Reserve
+from extmeta.encodings.adaptive.shape cimport Shape, choose, holds, place_in, serves
+from extmeta.memory.frames cimport Ptdesc
+from extmeta.memory.slabs cimport Slabs, class_bytes, handle_of
+
+cdef inline bint owns(Slabs slabs, const Geometry* g, Ptdesc* t) noexcept nogil:
+    """Return whether the table's object, if it has one, may be changed."""
+    if not has_object(t.link) or t.link & SHARED == 0:
+        return True
+    if slabs.others(object_of(g, t.link)):
+        return False
+    t.link &= ~<uint64_t>SHARED
+    return True
+
+cdef inline void* take_kept(const Geometry* g, Ptdesc* t) noexcept nogil:
+    """Return the object kept for this operation, which is not kept any more."""
+    return g.base + (take_handle(t) << 3)
+
+cdef inline bint make_room(
+        const Geometry* g, Slabs slabs, Reserve* r, Ptdesc* t, const Survey* v
+        ) noexcept nogil:
+    """Make sure that the table has an object for these words; False if it can't.
+
+    An object that this allocates is kept until a write takes it.
+    """
+    cdef Shape shape
+    cdef void* p
+    choose(g, slabs, v, &shape)
+    if shape.nbytes == 0 or shape.kind >= LISTED and (
+            holds(g, t.link, v) and owns(slabs, g, t)):
+        return True
+    if has_object(t.link) and serves(&shape, class_of(t.link)) and owns(slabs, g, t):
+        return True
+    if pending(t).has_object and serves(&shape, <int>pending(t).size_class):
+        return True
+    p = slabs.alloc(shape.nbytes)
+    if p is NULL and (
+            v.uniform and uniform.fits(v.word) or pending(t).has_object
+            and class_bytes(<int>pending(t).size_class) >= r.dense_bytes):
+        # There is room, if not the best.
+        return True
+    if p is NULL:
+        p = reserve.take(r, slabs, &shape)
+    if p is NULL:
+        return False
+    if pending(t).has_object:
+        slabs.free(take_kept(g, t))
+    keep_handle(t, handle_of(slabs, p), shape.size_class)
+    return True
+
+cdef inline void write_back(
+        const Geometry* g, Slabs slabs, Ptdesc* t, const Survey* v,
+        const uint64_t* words, Sparse* s, bint may_stay) noexcept nogil:
+    """Write words, given in full or as a list, into the container they need.
+
+    Room was made for it. If ``may_stay``, the present container remains if it can.
+    """
+    cdef uint64_t old = t.link
+    cdef void* p = NULL
+    cdef Shape shape
+    cdef Survey apart
+    choose(g, slabs, v, &shape)
+    if may_stay and shape.kind >= LISTED and holds(g, old, v) and owns(slabs, g, t):
+        shape.kind = kind_of(old)
+        shape.width = width_of(old)
+        shape.size_class = class_of(old)
+        p = object_of(g, old)
+    elif shape.nbytes:
+        p = object_for(g, slabs, t, &shape, may_stay)
+        if p is NULL and v.uniform and uniform.fits(v.word):
+            # make_room() found no memory for a container that scans faster.
+            shape.kind = UNIFORM
+        elif p is NULL and shape.kind == LISTED:
+            shape.kind = BOXED
+            place_in(slabs, &shape, sizeof(uint64_t))
+            p = object_for(g, slabs, t, &shape, may_stay)
+        if p is NULL and shape.kind != UNIFORM:
+            # Room was made for many words. There is one, which the link can't hold.
+            apart = v[0]
+            apart.uniform = False
+            write_back(g, slabs, t, &apart, words, s, may_stay)
+            return
+    if has_object(old) and object_of(g, old) is not p:
+        replace_object(g, slabs, t)
+    t.link = container.fill(g, &shape, p, v, words, s)
+
+cdef inline void* object_for(
+        const Geometry* g, Slabs slabs, Ptdesc* t, Shape* shape, bint may_stay
+        ) noexcept nogil:
+    """Return the table's own object, or the one made for it, or NULL."""
+    if may_stay and has_object(t.link) and (
+            serves(shape, class_of(t.link)) and owns(slabs, g, t)):
+        shape.size_class = class_of(t.link)
+        return object_of(g, t.link)
+    if pending(t).has_object and serves(shape, <int>pending(t).size_class):
+        shape.size_class = <int>pending(t).size_class
+        return take_kept(g, t)
+    return NULL
+
+cdef inline void replace_object(
+        const Geometry* g, Slabs slabs, Ptdesc* t) noexcept nogil:
+    """Take the table's object away, but keep it if a later run may need it."""
+    cdef void* p = object_of(g, t.link)
+    if not pending(t).has_object and owns(slabs, g, t):
+        keep_handle(t, handle_of(slabs, p), class_of(t.link))
+    else:
+        slabs.free(p)
+    t.link = 0

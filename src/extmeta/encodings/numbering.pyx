@@ -1,0 +1,130 @@
+"""The numbering of legal words, and which numbering each VMA has chosen."""
+from bisect import bisect_right
+from functools import lru_cache
+
+from cython cimport final
+from libc.stdint cimport int32_t, uint16_t, uint64_t
+
+import numpy as np
+
+from extmeta.encodings.parts cimport fill, gather, scatter
+from extmeta.table.pte cimport ALL
+
+from extmeta.encodings.plan import plan
+
+
+@final
+cdef class Book:
+    """The codes of a plan's words and back, for each choice of the VMAs.
+
+    Made once for all tables of a kind, and never changed.
+
+    Parameters
+    ----------
+    found : Plan
+
+    Raises
+    ------
+    ValueError
+        If there are more codes or choices than it can hold.
+    """
+
+    def __init__(self, found):
+        cdef uint64_t[::1] words
+        cdef uint64_t[::1] keys
+        cdef uint64_t[::1] places
+        cdef uint16_t[::1] slots
+        cdef uint64_t word, slot
+        cdef Py_ssize_t c
+        cdef int code
+        self.plan = found
+        self.choices = found.choices
+        if found.bits > MAX_CODE_BITS or len(self.choices) > MAX_CHOICES:
+            raise ValueError(f"{found.combinations} words and {len(self.choices)} "
+                             f"choices of VMAs are too many to number; at most "
+                             f"{1 << <int>MAX_CODE_BITS} and {<int>MAX_CHOICES} are")
+        self.word_bits = found.fields.bits
+        self.code_bits = found.bits
+        n = len(self.choices)
+        direct = n << self.word_bits <= 1 << <int>MAX_DIRECT_BITS
+        self.slot_bits = self.word_bits if direct else found.bits + 1
+        slots = np.full(n << self.slot_bits, <int>NO_CODE, np.uint16)
+        words = np.zeros(n << self.code_bits, np.uint64)
+        keys = np.zeros(1 if direct else n << self.slot_bits, np.uint64)
+        places = np.zeros(1 << self.code_bits, np.uint64)
+        self.held = slots, words, keys, places
+        self.slots = &slots[0]
+        self.words = &words[0]
+        self.keys = NULL if direct else &keys[0]
+        self.places = &places[0]
+        self.nr_parts = fill(self.parts, found.assignment.present)
+        self.nr_swap_parts = fill(self.swap_parts, found.assignment.swap)
+        self.swap_codes = gather(self.swap_parts, self.nr_swap_parts, ALL) + 1
+        for code in range(1 << self.code_bits):
+            places[code] = scatter(self.parts, self.nr_parts, code)
+        self.all_legal = True
+        for c in range(n):
+            codes = found.codes(self.choices[c])
+            self.all_legal &= len(codes) == 1 << <object>self.word_bits
+            for word, code in codes.items():
+                words[c << self.code_bits | code] = word
+                slot = self.slot_of(c, word)
+                slots[slot] = code
+                if not direct:
+                    keys[slot] = word
+
+
+@lru_cache(maxsize=64)
+def book_of(fields, arch, excludes, implies, per_vma):
+    """Return the Book of a plan: one for all tables of a kind, and their forks."""
+    found = plan(fields, arch, excludes, implies, per_vma)
+    if not found.fits:
+        raise ValueError(f"{found.combinations} combinations of {fields!r} need "
+                         f"{found.bits} bits in a PTE; there are {found.available}, "
+                         f"{found.missing} missing")
+    return Book(found)
+
+
+@final
+cdef class Spans:
+    """What VMAs have chosen: ``choices[i]`` from ``starts[i]`` on; never changed."""
+
+    def __init__(self, starts, choices):
+        cdef const uint64_t[::1] first = np.array(starts, np.uint64)
+        cdef const int32_t[::1] chosen = np.array(choices, np.int32)
+        self.starts = starts
+        self.choices = choices
+        self.arrays = first, chosen
+        self.first = &first[0]
+        self.chosen = &chosen[0]
+        self.n = len(starts)
+
+    def choice(self, vpn):
+        """Return the choice at ``vpn``."""
+        return self.choices[bisect_right(self.starts, vpn) - 1]
+
+    cdef list inside(self, first, stop):
+        """Return [start, end) and the choice of each part of [first, stop)."""
+        i = bisect_right(self.starts, first) - 1
+        found = []
+        while first < stop:
+            end = min(self.starts[i + 1], stop) if i + 1 < self.n else stop
+            found.append((first, end, self.choices[i]))
+            first = end
+            i += 1
+        return found
+
+    cdef Spans spliced(self, first, stop, pieces):
+        """Return spans in which [first, stop) has ``pieces``: starts and choices."""
+        if first == stop:
+            return self
+        every = zip(self.starts, self.choices, strict=True)
+        kept = [span for span in every if not first <= span[0] <= stop]
+        starts, choices = [], []
+        last = None
+        for start, choice in sorted([*kept, *pieces, (stop, self.choice(stop))]):
+            if choice != last:
+                starts.append(start)
+                choices.append(choice)
+            last = choice
+        return Spans(starts, choices)
