@@ -54,9 +54,9 @@ def tasks(encoding, nr_tables):
         "set a bit": (lambda: full, lambda t: t.update(everything, set=1)),
         "clear a bit": (lambda: full, lambda t: t.update(everything, clear=1)),
         "load": (lambda: full, lambda t: t.load(everything)),
-        "scan": (lambda: full, lambda t: t.scan(0, everything.stop, 3, 2)),
+        "scan": (lambda: full, lambda t: t.scan(slice(0, everything.stop), 3, 2)),
         "fork": (lambda: full, lambda t: t.fork()),
-        "unmap": (full.copy, lambda t: t.unmap(0, everything.stop)),
+        "unmap": (full.copy, lambda t: t.unmap(slice(0, everything.stop))),
     }
 
 

@@ -29,7 +29,9 @@ def store(table, first, n):
 
 
 def scan(table, first, n):
-    return lambda: [table.scan(first, first + n, 0b111, 0b101) for _ in range(SCANS)]
+    return lambda: [
+        table.scan(slice(first, first + n), 0b111, 0b101) for _ in range(SCANS)
+    ]
 
 
 def by_one(works):

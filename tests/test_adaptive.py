@@ -91,9 +91,9 @@ def holds(t, words):
     assert np.array_equal(t.load(order), expected[order])
     for mask, value in ((1, 1), (7, 5), (2**64 - 1, WIDE), (2, 0)):
         matches = np.nonzero((expected & np.uint64(mask)) == value)[0]
-        assert np.array_equal(t.scan(0, SIZE, mask, value), matches)
+        assert np.array_equal(t.scan(slice(0, SIZE), mask, value), matches)
         inside = matches[(matches >= 10) & (matches < 300)]
-        assert np.array_equal(t.scan(10, 300, mask, value), inside)
+        assert np.array_equal(t.scan(slice(10, 300), mask, value), inside)
 
 
 def container(t):
@@ -175,7 +175,7 @@ def test_zapped_entries_of_what_is_shared(name, writer):
     t = table(words)
     child = t.fork()
     zapped, other = (t, child) if writer == "parent" else (child, t)
-    zapped.unmap(100, 200)
+    zapped.unmap(slice(100, 300))
     kept = {v: w for v, w in words.items() if not 100 <= v < 300}
     holds_mapped(zapped, kept)
     holds(other, words)
@@ -183,7 +183,7 @@ def test_zapped_entries_of_what_is_shared(name, writer):
     holds(zapped, kept)
     zapped.store(150, 77)
     holds(zapped, kept | {150: 77})
-    zapped.unmap(0, 50)
+    zapped.unmap(slice(0, 50))
     zapped.map(range(50))
     kept = {v: w for v, w in kept.items() if v >= 50} | {150: 77}
     holds(zapped, kept)

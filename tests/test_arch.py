@@ -213,7 +213,7 @@ def test_entries_as_linux_makes_them(name):
     table.map(2, 0x1234, writable=False)
     table.swap_out(3, 3 << table.arch.swap.offset_bits | 0x55)
     assert table.tables[0][:4].tolist() == list(ENTRIES[name])
-    table.unmap(0, 2)
+    table.unmap(slice(0, 2))
     assert raw(table, 1) == ENTRIES[name][0]
 
 
@@ -277,13 +277,13 @@ def test_a_word_is_no_part_of_what_hardware_and_linux_read(arch, encoding):
         for word in patterns(fields.bits):
             table.store(vpns, word)
             assert table.load(vpns).tolist() == [word] * len(vpns)
-            assert table.scan(0, arch.nr_vpns, word, word).tolist() == vpns.tolist()
+            assert table.scan(slice(0, arch.nr_vpns), word).tolist() == vpns.tolist()
             for v, before in zip(vpns, bare, strict=True):
                 assert (raw(table, v) ^ before) & ~ours == 0
             table.check()
         table.store(vpns, 0)
         assert [raw(table, v) for v in vpns] == bare
-        table.unmap(0, arch.nr_vpns)
+        table.unmap(slice(0, arch.nr_vpns))
         assert len(table) == 0
 
 
@@ -310,7 +310,7 @@ def test_a_word_and_a_swap_slot_do_not_touch(arch, encoding):
             table.store(vpns, word)
             table.swap_out(vpns, slots)
             assert table.load(vpns).tolist() == [word] * len(vpns)
-            assert table.scan(0, arch.nr_vpns, word, word).tolist() == vpns.tolist()
+            assert table.scan(slice(0, arch.nr_vpns), word).tolist() == vpns.tolist()
             for v, slot in zip(vpns, slots, strict=True):
                 entry = raw(table, v)
                 offset = entry >> swap.offset_shift & field(0, swap.offset_bits)
@@ -342,7 +342,7 @@ def test_a_word_and_a_swap_slot_do_not_touch(arch, encoding):
                 assert (raw(table, v) ^ before) & ~field(
                     arch.pfn_shift, arch.pfn_bits
                 ) == 0
-            table.unmap(0, arch.nr_vpns)
+            table.unmap(slice(0, arch.nr_vpns))
 
 
 @arches
@@ -355,12 +355,12 @@ def test_words_move_with_their_ptes(arch, encoding):
     table.store(vpns, words)
     before = [raw(table, v) for v in vpns]
     far = table.arch.nr_vpns - 4 * n + 1
-    table.move(n - 3, far, n + 6)
+    table.move(slice(n - 3, n - 3 + n + 6), far)
     assert not table.flagged(vpns).any()
     there = np.arange(far, far + n + 6, dtype=np.uint64)
     assert (table.load(there) == words).all()
     assert [raw(table, v) for v in there] == before
-    found = table.scan(0, table.arch.nr_vpns, 0, 0)
+    found = table.scan(slice(0, table.arch.nr_vpns), 0)
     assert (found == there).all()
     table.check()
 
@@ -428,9 +428,9 @@ def test_fragments_share_a_page():
     table.map(256 * 32)
     assert table.memory().pte == 2 * 65536
     assert table.memory().index == 0
-    table.unmap(0, 256 * 32)
+    table.unmap(slice(0, 256 * 32))
     assert table.memory().pte == 65536
-    table.unmap(256 * 32, 1)
+    table.unmap(256 * 32)
     assert (table.memory().pte, table.memory().upper) == (0, 65536)
     table.check()
 
@@ -451,7 +451,7 @@ def test_a_link_for_each_fragment_is_paid_for():
     assert table.memory().index == 2 * 16 * 256
     table.store([5, 299 * 32], 0)
     assert table.memory().index == 16 * 256
-    table.unmap(0, 128)
+    table.unmap(slice(0, 128))
     assert table.memory().index == table.memory().side == 0
     assert child.memory().index == 16 * 256
     child.check()
@@ -462,7 +462,7 @@ OPERATIONS = {
     "store": lambda t: t.store(slice(0, 0x400), 1),
     "update": lambda t: t.update(slice(0, 2**30), set=1),
     "fork": lambda t: t.fork(),
-    "move": lambda t: t.move(0x1F0, 0x50003, 0x200),
+    "move": lambda t: t.move(slice(0x1F0, 0x3F0), 0x50003),
 }
 
 
@@ -547,7 +547,7 @@ def test_upper_tables(name, upper):
     table.map(5)
     assert table.memory().upper == upper
     table.map(table.arch.nr_vpns - 1)
-    table.unmap(0, table.arch.nr_vpns)
+    table.unmap(slice(0, table.arch.nr_vpns))
     table.check()
     assert table.memory().pte == 0
 

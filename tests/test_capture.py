@@ -1161,7 +1161,7 @@ def test_captures_made_elsewhere(path, tmp_path):
     assert load_capture(tmp_path / "again").sha256 == cap.sha256
     built = cap.build("linked", em.Fields(uffd_wp=1))
     flagged = cap.vpn[cap.entry >> 57 & 1 != 0]
-    assert (built.scan(0, 1 << 36, 1, 1) == flagged).all()
+    assert (built.scan(slice(0, 1 << 36), 1) == flagged).all()
 
 
 @pytest.mark.parametrize("pfns", [True, False])

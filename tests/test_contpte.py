@@ -29,11 +29,11 @@ def test_a_block_is_aligned_present_and_alike():
     table.map(slice(8, 72))
     # [16, 32), [32, 48), [48, 64).
     assert counted(table) == 3
-    table.unmap(33, 1)
+    table.unmap(33)
     assert counted(table) == 2
     table.swap_out(20, 5)
     assert counted(table) == 1
-    table.unmap(50, 1)
+    table.unmap(50)
     table.map(50, writable=False)
     assert counted(table) == 0
     assert counted(em.PageTable("linked", FIELDS, "arm64")) == 0

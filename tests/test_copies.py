@@ -169,7 +169,7 @@ def test_a_copy_of_an_address_space_is_its_own():
 
 
 def flagged_in(table, results):
-    results.put((len(table), table.scan(0, 600, 1, 1).tolist()))
+    results.put((len(table), table.scan(slice(0, 600), 1).tolist()))
 
 
 def test_a_table_is_sent_to_a_spawned_process():
@@ -178,5 +178,8 @@ def test_a_table_is_sent_to_a_spawned_process():
     table = filled()
     child = context.Process(target=flagged_in, args=(table, results))
     child.start()
-    assert results.get(timeout=120) == (len(table), table.scan(0, 600, 1, 1).tolist())
+    assert results.get(timeout=120) == (
+        len(table),
+        table.scan(slice(0, 600), 1).tolist(),
+    )
     child.join()

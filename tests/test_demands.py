@@ -100,7 +100,7 @@ def test_re_pointings_are_those_of_tables_in_use_that_get_their_first_word(progr
             new = [v for v in vpns.tolist() if not is_mapped(table, v)]
             table.map(np.array(new, np.uint64))
         elif what == "unmap":
-            table.unmap(first, len(vpns))
+            table.unmap(slice(first, first + len(vpns)))
         elif what == "store":
             table.update(vpns, set=word)
         elif what == "clear":
@@ -109,8 +109,8 @@ def test_re_pointings_are_those_of_tables_in_use_that_get_their_first_word(progr
             assert table.fork().encoding.repointings == 0
         else:
             # To where nothing is: a new table can be a pair from the start.
-            table.move(first, (1 << 20) + first, len(vpns))
-            table.move((1 << 20) + first, first, len(vpns))
+            table.move(slice(first, first + len(vpns)), (1 << 20) + first)
+            table.move(slice((1 << 20) + first, (1 << 20) + first + len(vpns)), first)
             continue
         now = {
             vpn for vpn in table.tables if table.flagged(slice(vpn, vpn + 512)).any()

@@ -37,7 +37,7 @@ def test_a_deposited_table_is_held_until_it_is_needed(form):
     assert table.memory().pte == held.pte
     assert len(table) == table.huge_ptes()
     table.check()
-    table.unmap(vpns[0], TABLES * table.huge_ptes())
+    table.unmap(slice(vpns[0], vpns[0] + TABLES * table.huge_ptes()))
     assert table.memory().total == none.total
     table.check()
 
@@ -61,7 +61,7 @@ def test_a_deposited_table_is_clean_when_it_is_used():
     size = table.huge_ptes()
     table.map(slice(vpns[0], vpns[0] + size))
     table.store(slice(vpns[0], vpns[0] + size), 3)
-    table.unmap(vpns[0], size)
+    table.unmap(slice(vpns[0], vpns[0] + size))
     table.map_huge(vpns[0], pfns=512, deposit=True)
     table.split_huge(vpns[0])
     pfns = (table.tables[vpns[0]] >> np.uint64(12)) & np.uint64((1 << 40) - 1)
@@ -79,7 +79,7 @@ def test_a_child_has_tables_of_its_own(form, copy):
     child = getattr(table, copy)()
     assert child.memory().pte == table.memory().pte == 2 * nbytes
     child.split_huge(vpns[0], 1)
-    child.unmap(vpns[1], child.huge_ptes())
+    child.unmap(slice(vpns[1], vpns[1] + child.huge_ptes()))
     assert child.memory().pte == nbytes
     assert table.memory().pte == 2 * nbytes
     for each in (child, table):
@@ -98,7 +98,7 @@ def test_some_leaves_have_one():
     table.check()
     table.split_huge(some[1])
     assert table.memory().pte == 5 * nbytes
-    table.unmap(some[2], 512)
+    table.unmap(slice(some[2], some[2] + 512))
     assert table.memory().pte == 4 * nbytes
     table.check()
 
@@ -150,5 +150,5 @@ def test_every_architecture(arch):
     # Where several tables share a page, whole pages are counted.
     page = table.arch.page_bytes
     assert table.memory().pte == -(-TABLES * nbytes // page) * page
-    fork.unmap(vpns[0], TABLES * fork.huge_ptes())
+    fork.unmap(slice(vpns[0], vpns[0] + TABLES * fork.huge_ptes()))
     assert fork.memory().pte == 0

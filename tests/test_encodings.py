@@ -25,7 +25,7 @@ def test_linked_side_page(bits, side_bytes):
     assert table.memory().side == 2 * side_bytes
     table.store([700, 701], 0)
     assert table.memory().side == side_bytes
-    table.unmap(0, 4096)
+    table.unmap(slice(0, 4096))
     assert table.memory().side == table.memory().slack == 0
 
 
@@ -118,8 +118,8 @@ def test_inpte_refuses_to_swap_a_word_that_would_not_fit():
     assert int(table.tables[0][5]) == pte
     table.swap_out(5, 1)
     assert table.load(5) == 0b0011
-    assert table.scan(0, 512, 0b0010, 0b0010).tolist() == [5]
-    assert table.scan(0, 512, 0b0100, 0b0100).tolist() == [6]
+    assert table.scan(slice(0, 512), 0b0010).tolist() == [5]
+    assert table.scan(slice(0, 512), 0b0100).tolist() == [6]
 
 
 @pytest.mark.parametrize("encoding", ["adjacent", "linked"])
@@ -164,7 +164,7 @@ def test_wide_keeps_the_word_beside_its_pte():
         assert (pairs[:, 1] == np.arange(first + 1, first + 257)).all()
     pairs = pages[(table.tables[0].ctypes.data - pages.ctypes.data) // 4096]
     assert pairs[10:12].all()
-    table.unmap(5, 1)
+    table.unmap(5)
     assert not pairs[10:12].any()
 
 

@@ -61,7 +61,7 @@ class Writer:
                 self.table.map((there + self.first).astype(np.uint64))
                 mapped[there] = True
             case 1:
-                self.table.unmap(vpns.start, vpns.stop - vpns.start)
+                self.table.unmap(slice(vpns.start, vpns.stop))
                 mapped[here] = False
                 words[here] = 0
             case 2:
@@ -136,7 +136,7 @@ def test_each_thread_s_ptes_are_as_it_left_them(form):
     assert sum(writer.refused for writer in writers) > 0
     assert sum(writer.done for writer in writers) > 0
     assert len(table) == sum(int(writer.mapped.sum()) for writer in writers)
-    table.unmap(0, 1 << 20)
+    table.unmap(slice(0, 1 << 20))
     memory = table.memory()
     assert (memory.pte, memory.side) == (0, 0)
     assert memory.index == 0

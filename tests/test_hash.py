@@ -31,9 +31,9 @@ def test_ranges(nr_words, bits, can_allocate):
         for first, stop in ((0, 1 << 14), (100, 9001), (512, 1024), (5, 6)):
             inside = (vpns >= first) & (vpns < stop)
             odd = inside & (words & np.uint64(1) == 1)
-            assert (table.scan(first, stop, 1, 1) == vpns[odd]).all()
+            assert (table.scan(slice(first, stop), 1) == vpns[odd]).all()
             even = np.setdiff1d(np.arange(first, stop), vpns[odd])
-            assert (table.scan(first, stop, 1, 0) == even).all()
+            assert (table.scan(slice(first, stop), 1, 0) == even).all()
             expected = np.zeros(stop - first, np.uint64)
             expected[vpns[inside] - first] = words[inside]
             assert (table.load(slice(first, stop)) == expected).all()
@@ -42,13 +42,13 @@ def test_ranges(nr_words, bits, can_allocate):
         inside = (vpns >= 100) & (vpns < 9001)
         words[inside] &= ~np.uint64(1)
         assert (table.load(vpns) == words).all()
-        table.unmap(700, 9000)
+        table.unmap(slice(700, 9700))
         words[(vpns >= 700) & (vpns < 9700)] = 0
         assert (table.load(vpns) == words).all()
     finally:
         fail_after()
     table.check()
-    table.unmap(0, 1 << 14)
+    table.unmap(slice(0, 1 << 14))
     assert table.memory().total == 4096
 
 
@@ -76,7 +76,7 @@ def test_a_move_to_where_nothing_is_makes_room():
     table, _vpns, _words = made(1)
     for n in range(1, 400):
         table.store(n, n)
-    table.move(0, 1 << 20, 1 << 14)
+    table.move(slice(0, 1 << 14), 1 << 20)
     assert table.load(range((1 << 20) + 1, (1 << 20) + 400)).tolist() == [
         *range(1, 400)
     ]

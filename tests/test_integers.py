@@ -104,8 +104,11 @@ def test_what_is_no_integer_is_refused_everywhere(value):
         *(lambda: table.map(value), lambda: table.load(value)),
         *(lambda: table.store(1, value), lambda: table.store(1, a=value)),
         *(lambda: table.map(2, pfns=value), lambda: table.swap_out(1, value)),
-        *(lambda: table.update(1, set=value), lambda: table.unmap(value, 1)),
-        *(lambda: table.scan(0, 2, value, 0), lambda: em.Fields(a=8).pack(a=value)),
+        *(lambda: table.update(1, set=value), lambda: table.unmap(value)),
+        *(
+            lambda: table.scan(slice(0, 2), value, 0),
+            lambda: em.Fields(a=8).pack(a=value),
+        ),
         *(lambda: table.fields.unpack(value), lambda: table.flagged(value)),
     ):
         with pytest.raises((TypeError, ValueError)):

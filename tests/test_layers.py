@@ -14,7 +14,7 @@ LAYERS = (
     ("memory",),
     ("table",),
     ("encodings", "encoding"),
-    ("pagetable", "pagetable_state"),
+    ("edge", "pagetable"),
     ("linux",),
     ("captures",),
     ("cost",),

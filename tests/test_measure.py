@@ -235,7 +235,7 @@ def filled(text, fraction=0.5, fields=SMALL):
 
 
 def content(table):
-    vpns = table.scan(0, 1 << 36, 0, 0)
+    vpns = table.scan(slice(0, 1 << 36), 0)
     return vpns.tolist(), table.load(vpns).tolist(), table.memory()
 
 

@@ -29,7 +29,7 @@ def test_ptes_of_a_page_share_its_word():
     table.map([1, 2000, 3], pfns=[7, 7, 8])
     table.store(1, 5)
     assert table.load([1, 2000, 3]).tolist() == [5, 5, 0]
-    assert table.scan(0, 4096, 0xFF, 5).tolist() == [1, 2000]
+    assert table.scan(slice(0, 4096), 0xFF, 5).tolist() == [1, 2000]
     table.store(2000, 6)
     assert table.load(1) == 6
     table.check()
@@ -39,9 +39,9 @@ def test_the_word_goes_with_the_last_pte():
     table = made()
     table.map([1, 2], pfns=[7, 7])
     table.store(1, 5)
-    table.unmap(1, 1)
+    table.unmap(1)
     assert table.load(2) == 5
-    table.unmap(2, 1)
+    table.unmap(2)
     assert table.memory().side == table.memory().index == 0
     table.map(9, pfns=7)
     assert table.load(9) == 0
@@ -55,11 +55,11 @@ def test_a_child_shares_its_parents_words():
     child = parent.fork()
     child.store(1, 9)
     assert parent.load([1, 2]).tolist() == [9, 6]
-    parent.unmap(0, 512)
+    parent.unmap(slice(0, 512))
     assert child.load([1, 2]).tolist() == [9, 6]
     child.check()
     # A page of its own, as after copy-on-write.
-    child.unmap(1, 1)
+    child.unmap(1)
     child.map(1, pfns=100)
     assert child.load([1, 2]).tolist() == [0, 6]
 
@@ -71,7 +71,7 @@ def test_a_table_that_is_gone_maps_nothing():
     child.store(1, 5)
     parent.map(3, pfns=7)
     assert parent.load(3) == 5
-    parent.unmap(3, 1)
+    parent.unmap(3)
     assert parent.memory().side == ARRAY[8]
     cycle = [child]
     cycle.append(cycle)
@@ -128,7 +128,7 @@ def test_moved_ptes_keep_their_pages():
     table = made()
     table.map(range(100, 140), pfns=np.arange(40) % 20)
     table.store(range(100, 120), np.arange(1, 21))
-    table.move(100, 500, 40)
+    table.move(slice(100, 140), 500)
     assert table.load(range(500, 540)).tolist() == [*range(1, 21)] * 2
     table.check()
 
@@ -157,7 +157,7 @@ def test_pfns_named_twice(vpns, pfns):
     table.map(vpns[:n], pfns=[pfn * 1000 for pfn in pfns[:n]])
     table.store(vpns[:n], 1)
     table.check()
-    table.unmap(0, 512)
+    table.unmap(slice(0, 512))
     assert table.memory().side == 0
 
 
@@ -193,7 +193,7 @@ class Family(RuleBasedStateMachine):
     @rule(which=st.integers(0, 9), first=st.integers(0, 20), n=st.integers(0, 5))
     def unmap(self, which, first, n):
         table, ptes = self.one(which)
-        table.unmap(first * 100, n * 100)
+        table.unmap(slice(first * 100, first * 100 + n * 100))
         for vpn in range(first, first + n):
             ptes.pop(vpn, None)
         self.forget()
@@ -238,7 +238,7 @@ def test_threads_on_tables_of_a_family():
                 assert (table.load(slice(first, first + 1000)) == round_).all()
                 table.map(range(5000, 5100))
                 table.store(range(5000, 5100), 1)
-                table.unmap(5000, 100)
+                table.unmap(slice(5000, 5100))
         except Exception as error:  # noqa: BLE001
             failed.append(error)
 

@@ -101,10 +101,10 @@ def test_whole_address_space(table):
     if table.encoding.by_page:
         table.swap_in(150, 2000)
     table.update(everything, clear=7)
-    assert table.scan(0, 2**36, 0, 0).tolist() == list(range(100, 1100))
+    assert table.scan(slice(0, 2**36), 0).tolist() == list(range(100, 1100))
     table.update(everything, set=2)
-    assert table.scan(0, 2**36, 2, 2).size == 1000
-    table.unmap(0, 2**36)
+    assert table.scan(slice(0, 2**36), 2).size == 1000
+    table.unmap(slice(0, 2**36))
     assert len(table) == 0
 
 
@@ -192,20 +192,36 @@ BAD_CALLS = {
     "negative clear": (lambda t: t.update(100, clear=-1), ValueError, "-1"),
     "float set": (lambda t: t.update(100, set=1.0), TypeError, "1.0"),
     "huge clear": (lambda t: t.update(100, clear=2**64), ValueError, "is not below"),
-    "scan back": (lambda t: t.scan(10, 5, 1, 1), ValueError, "0xa.*before"),
-    "scan out": (lambda t: t.scan(0, 2**36 + 1, 1, 1), ValueError, "0x1000000001"),
-    "scan float": (lambda t: t.scan(0, 1.5, 1, 1), TypeError, "1.5"),
-    "scan mask": (lambda t: t.scan(0, 10, -1, 1), ValueError, "mask: -1"),
-    "scan value": (lambda t: t.scan(0, 10, 1, 2**64), ValueError, "value"),
-    "unmap out": (lambda t: t.unmap(2**36 - 1, 2), ValueError, "0x1000000001"),
-    "unmap negative": (lambda t: t.unmap(0, -1), ValueError, "-1"),
-    "unmap float": (lambda t: t.unmap(0.5, 1), TypeError, "0.5"),
-    "move overlap": (lambda t: t.move(100, 150, 100), ValueError, "overlap"),
-    "move overlap down": (lambda t: t.move(150, 100, 100), ValueError, "overlap"),
-    "move to itself": (lambda t: t.move(100, 100, 1), ValueError, "overlap"),
-    "move onto": (lambda t: t.move(100, 1050, 100), ValueError, "0x41a is mapped"),
-    "move out": (lambda t: t.move(100, 2**36 - 5, 100), ValueError, "0x100000005f"),
-    "move negative": (lambda t: t.move(-1, 5, 1), ValueError, "-1"),
+    "scan back": (lambda t: t.scan(slice(10, 5), 1), ValueError, "0xa.*before"),
+    "scan out": (lambda t: t.scan(slice(0, 2**36 + 1), 1), ValueError, "0x1000000001"),
+    "scan float": (lambda t: t.scan(slice(0, 1.5), 1), TypeError, "1.5"),
+    "scan mask": (lambda t: t.scan(slice(0, 10), -1, 1), ValueError, "mask: -1"),
+    "scan value": (lambda t: t.scan(slice(0, 10), 1, 2**64), ValueError, "value"),
+    "unmap out": (
+        lambda t: t.unmap(slice(2**36 - 1, 2**36 - 1 + 2)),
+        ValueError,
+        "0x1000000001",
+    ),
+    "unmap negative": (lambda t: t.unmap(slice(0, -1)), ValueError, "-1"),
+    "unmap float": (lambda t: t.unmap(0.5), TypeError, "0.5"),
+    "move overlap": (lambda t: t.move(slice(100, 200), 150), ValueError, "overlap"),
+    "move overlap down": (
+        lambda t: t.move(slice(150, 250), 100),
+        ValueError,
+        "overlap",
+    ),
+    "move to itself": (lambda t: t.move(slice(100, 101), 100), ValueError, "overlap"),
+    "move onto": (
+        lambda t: t.move(slice(100, 200), 1050),
+        ValueError,
+        "0x41a is mapped",
+    ),
+    "move out": (
+        lambda t: t.move(slice(100, 200), 2**36 - 5),
+        ValueError,
+        "0x100000005f",
+    ),
+    "move negative": (lambda t: t.move(slice(-1, 0), 5), ValueError, "-1"),
     "swap unmapped": (lambda t: t.swap_out([101, 5], 1), ValueError, "0x5 is not"),
     "swap twice": (lambda t: t.swap_out([101, 150], 1), ValueError, "0x96 is swapped"),
     "wide slot": (lambda t: t.swap_out(101, 2**55), ValueError, "slots: 0x8"),
@@ -294,7 +310,7 @@ def test_la57_reaches_further():
     table = em.PageTable(arch="x86_64_la57")
     table.map(2**45 - 1)
     table.store(2**45 - 1, 7)
-    assert table.scan(0, 2**45, 7, 7).tolist() == [2**45 - 1]
+    assert table.scan(slice(0, 2**45), 7).tolist() == [2**45 - 1]
     assert table.memory().upper == 4 * 4096
     with pytest.raises(ValueError, match="x86_64_la57"):
         table.map(2**45)
@@ -344,19 +360,19 @@ def test_huge_leaves(encoding):
     for refused in (
         lambda: table.map(0x40005),
         lambda: table.map_huge(0x40200),
-        lambda: table.move(0x40000, 0x90000, 0x200),
-        lambda: table.move(0x90000, 0x40000, 0x200),
+        lambda: table.move(slice(0x40000, 0x40200), 0x90000),
+        lambda: table.move(slice(0x90000, 0x90200), 0x40000),
     ):
         with pytest.raises(ValueError, match=r"huge page|mapped already"):
             refused()
     for first, count in ((0x40000, 5), (0x40100, 0x100), (0x40005, 1)):
         with pytest.raises(ValueError, match="inside a huge page"):
-            table.unmap(first, count)
+            table.unmap(slice(first, first + count))
     child = table.fork()
-    table.unmap(0x40000, 0x200)
+    table.unmap(slice(0x40000, 0x40200))
     table.map(0x40005)
     assert child.memory().upper == upper
-    child.unmap(0, 2**36)
+    child.unmap(slice(0, 2**36))
     assert child.memory().upper == 4096
     child.check()
     table.check()
@@ -446,7 +462,7 @@ def test_wide_words(bits, data):
     assert table.load(600) == word
     assert table.load([0], "high").tolist() == table.load([1], "high").tolist()
     expected = [0, 1, 600] if word else []
-    found = table.scan(0, 2**36, 2**bits - 1, word).tolist()
+    found = table.scan(slice(0, 2**36), 2**bits - 1, word).tolist()
     assert found == (expected or [0, 1, 600])
 
 
@@ -474,11 +490,11 @@ def test_threads_on_one_table(encoding):
             table.map(span)
             table.store(span, round_ % 7 + 1)
             assert (table.load(span) == round_ % 7 + 1).all()
-            assert table.scan(base, base + 3000, 7, round_ % 7 + 1).size == 3000
+            assert table.scan(slice(base, base + 3000), 7, round_ % 7 + 1).size == 3000
             child = table.fork()
             assert child.load(base) == round_ % 7 + 1
             table.update(span, clear=7)
-            table.unmap(base, 3000)
+            table.unmap(slice(base, base + 3000))
 
     with ThreadPoolExecutor(3) as threads:
         list(threads.map(work, [0, 3100, 6200]))
@@ -503,5 +519,58 @@ def test_the_collector_may_free_a_fork_in_any_order(encoding):
         gc.enable()
     gc.collect()
     assert survivor.load(6) == 7
-    survivor.unmap(0, 2000)
+    survivor.unmap(slice(0, 2000))
     assert survivor.memory().side == survivor.memory().index == 0
+
+
+def test_each_method_names_vpns_first(encoding):
+    """As an int, an array, a range or a slice; a pair of ints is an old form."""
+    table = em.PageTable(encoding, em.Fields(age=2))
+    table.map(range(100, 200))
+    table.store(range(100, 200), 3)
+    table.unmap(100)
+    table.unmap([199, 101, 150, 151, 101])
+    table.unmap(range(110, 120))
+    table.unmap(slice(120, 130))
+    gone = {100, 101, 150, 151, 199, *range(110, 130)}
+    left = [vpn for vpn in range(100, 200) if vpn not in gone]
+    assert table.vpns().tolist() == list(table) == left
+    assert table.scan(range(1000), 3).tolist() == left
+    assert 102 in table
+    assert [vpn in table for vpn in (101, "102")] == [False, False]
+    assert [table[102], *table[[101, 102]].tolist()] == [3, 0, 3]
+    table.move(range(140, 145), 4000)
+    assert table.vpns(slice(4000, 5000)).tolist() == list(range(4000, 4005))
+    before = dump(table)
+    for old, new in (
+        (lambda: table.unmap(0x66, 0x10), r"unmap\(slice\(0x66, 0x76\)\)"),
+        (lambda: table.move(0x66, 9000, 2), r"move\(slice\("),
+        (lambda: table.scan(0, 1000, 3, 3), r"scan\(slice\(0, 1000\)"),
+        (lambda: table.scan([5, 9], 3), "no range or slice"),
+        (lambda: table.move([5, 9], 3), "no range or slice"),
+    ):
+        with pytest.raises(TypeError, match=new):
+            old()
+    with pytest.raises(ValueError, match="has gaps"):
+        table.scan(range(0, 100, 2), 3)
+    assert dump(table) == before
+
+
+def test_an_encoding_is_named_as_on_the_command_line():
+    assert repr(em.PageTable("linked:16").encoding) == "Linked(bits=16)"
+    assert repr(em.PageTable("adjacent:needed").encoding) == "Adjacent(when='needed')"
+    with pytest.raises(ValueError, match="InPte takes no argument"):
+        em.PageTable("inpte:3")
+    with pytest.raises(KeyError, match="did you mean linked"):
+        em.PageTable("linkd:16")
+
+
+def test_a_table_without_init_is_refused():
+    bare = em.PageTable.__new__(em.PageTable)
+    for use in (
+        *(lambda: bare.memory(), lambda: bare.table_vpns(), lambda: bare.fork()),
+        *(lambda: bare.load(5), lambda: bare.map(5), lambda: bare.snapshot(5)),
+        *(lambda: bare.check(), lambda: bare.unmap(5), lambda: bare.reserve(1)),
+    ):
+        with pytest.raises((RuntimeError, ValueError, AttributeError, TypeError)):
+            use()

@@ -77,9 +77,9 @@ class Sorted(em.PythonEncoding):
         table = int(vpns[0]) & ~511
         self.room[table] = self.room.get(table, 0) + len(vpns)
 
-    def settle(self, first, stop):
-        assert stop == first + 512
-        self.room.pop(first, None)
+    def settle(self, vpns):
+        assert len(vpns) == 512
+        self.room.pop(vpns.start, None)
 
     def store(self, vpns, words):
         assert (vpns[1:] > vpns[:-1]).all()
@@ -95,11 +95,11 @@ class Sorted(em.PythonEncoding):
     def drop(self, gone):
         self.vpns, self.words = self.vpns[~gone], self.words[~gone]
 
-    def unmap(self, first, stop):
-        self.drop((self.vpns >= first) & (self.vpns < stop))
+    def unmap(self, vpns):
+        self.drop((self.vpns >= vpns.start) & (self.vpns < vpns.stop))
 
-    def scan(self, first, stop, mask, value):
-        here = (self.vpns >= first) & (self.vpns < stop)
+    def scan(self, vpns, mask, value):
+        here = (self.vpns >= vpns.start) & (self.vpns < vpns.stop)
         return self.vpns[here & (self.words & np.uint64(mask) == value)]
 
     def copy_from(self, parent):
@@ -190,9 +190,9 @@ class Broken(InDict):
         self.maybe("store")
         super().store(vpns, words)
 
-    def unmap(self, first, stop):
+    def unmap(self, vpns):
         self.maybe("unmap")
-        for vpn in range(first, stop):
+        for vpn in vpns:
             self.words.pop(vpn, None)
 
     def side_bytes(self):
@@ -203,7 +203,7 @@ class Broken(InDict):
         self.maybe("index_bytes")
         return 0
 
-    def scan(self, first, stop, mask, value):
+    def scan(self, vpns, mask, value):
         self.maybe("scan")
         return self.fail.get("found", [])
 
@@ -219,11 +219,11 @@ CALLS = {
     "store one": lambda t: t.store(5, 9),
     "field": lambda t: t.store(VPNS, b=1),
     "update": lambda t: t.update(slice(0, 1 << 20), clear=1, set=2),
-    "scan": lambda t: t.scan(0, 1 << 36, 1, 1),
-    "scan for none": lambda t: t.scan(0, 1 << 36, 1, 0),
+    "scan": lambda t: t.scan(slice(0, 1 << 36), 1),
+    "scan for none": lambda t: t.scan(slice(0, 1 << 36), 1, 0),
     "fork": lambda t: t.fork(),
-    "move": lambda t: t.move(3, 0x80000, 1000),
-    "unmap": lambda t: t.unmap(0, 1000),
+    "move": lambda t: t.move(slice(3, 1003), 0x80000),
+    "unmap": lambda t: t.unmap(slice(0, 1000)),
     "memory": lambda t: t.memory(),
 }
 
@@ -265,7 +265,7 @@ def test_what_a_method_raises_reaches_the_caller(broken, call, method, after):
     if call != "unmap":
         assert len(broken) == before[0]
     broken.load(VPNS)
-    broken.unmap(0, 1 << 36)
+    broken.unmap(slice(0, 1 << 36))
     assert len(broken) == 0
     assert broken.memory().pte == 0
     broken.check()
@@ -329,8 +329,8 @@ def test_words_that_are_none_are_refused(monkeypatch, broken, given, error, matc
 @pytest.mark.parametrize("found", [[5, 3], [600], [3, 3], 7])
 def test_a_scan_that_finds_nonsense_is_refused(broken, found):
     broken.encoding.fail["found"] = found
-    with pytest.raises(ValueError, match=r"scan\(0x0, 0x200\) gave"):
-        broken.scan(0, 512, 1, 1)
+    with pytest.raises(ValueError, match=r"scan\(range\(0x0, 0x200\)\) gave"):
+        broken.scan(slice(0, 512), 1)
 
 
 @pytest.mark.parametrize("method", ["load", "store", "side_bytes"])

@@ -72,7 +72,7 @@ def busy():
         while not stop.is_set():
             table.snapshot(order)
             table.store(vpns, 7)
-            table.scan(0, 4096, 7, 7)
+            table.scan(slice(0, 4096), 7)
             table.fork()
 
     threads = [
@@ -94,9 +94,9 @@ def use(tables):
     for table in tables.values():
         assert (table.load(range(4096)) == 7).all()
         table.store(range(512), 9)
-        table.unmap(512, 512)
+        table.unmap(slice(512, 1024))
         table.map(range(512, 1024))
-        assert table.fork().scan(0, 4096, 15, 9).size == 512
+        assert table.fork().scan(slice(0, 4096), 15, 9).size == 512
         assert table.snapshot(5)[1] == 9
         table.check()
 

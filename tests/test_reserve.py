@@ -85,7 +85,7 @@ class UnderTheLock(AgainstDict):
         size = table.huge_ptes()
         base = 16 * size
         if any(v in model.ptes for v in range(base, base + size)):
-            table.unmap(base, size)
+            table.unmap(slice(base, base + size))
             model.unmap(base, size)
             return
         table.map_huge(base, 7, deposit=seed % 2)
@@ -197,8 +197,8 @@ def test_zap_clear_and_swap_of_words_that_are_not_shared_need_nothing():
             if form not in ("inpte", "compact"):
                 table.swap_out(slice(0, 512), np.arange(1, 513))
                 table.swap_in(slice(0, 512), np.arange(1, 513))
-            table.unmap(50, 300)
-            table.unmap(0, 512)
+            table.unmap(slice(50, 350))
+            table.unmap(slice(0, 512))
         fail_after()
         assert len(table) == 0
 
@@ -253,7 +253,7 @@ def test_a_family_s_memory_is_each_one_s_own():
     assert child.memory().side == alone.side
     assert parent.memory().side == alone.side + parent.reserved.side
     del parent
-    child.unmap(0, 512)
+    child.unmap(slice(0, 512))
     assert child.memory().side == 0
 
 

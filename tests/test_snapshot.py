@@ -127,7 +127,7 @@ def test_against_a_dict(data):
             model[vpn] = data.draw(st.integers(0, 7))
             table.store(vpn, model[vpn])
         elif what == "unmap":
-            table.unmap(vpn, 1)
+            table.unmap(vpn)
             model.pop(vpn, None)
         elif what == "update":
             table.update(range(vpn, vpn + 3), clear=1, set=2)
@@ -142,12 +142,12 @@ def test_against_a_dict(data):
 def test_scan_clears_what_it_finds(form):
     encoding, fields = form
     table, vpns, _words = filled(Form(encoding, fields, "x86_64"))
-    everything = 0, table.arch.nr_vpns
+    everything = slice(0, table.arch.nr_vpns)
     all_bits = (1 << fields.bits) - 1
     table.update(vpns, clear=all_bits)
     table.update(vpns[::3], set=1)
-    assert table.scan(*everything, 1, 1, clear=1).tolist() == vpns[::3].tolist()
-    assert len(table.scan(*everything, 1, 1, clear=1)) == 0
+    assert table.scan(everything, 1, clear=1).tolist() == vpns[::3].tolist()
+    assert len(table.scan(everything, 1, clear=1)) == 0
     assert not table.flagged(vpns).any()
     table.check()
 
@@ -190,7 +190,7 @@ def test_a_reader_that_is_interrupted_notices(encoding):
     old, new = np.array([[300, 301], [400, 401]], np.uint64)
 
     def replace(pages):
-        table.unmap(0, 2)
+        table.unmap(slice(0, 2))
         table.map([0, 1], pfns=pages)
         table.store([0, 1], words_of(pages, 1, 64))
 
@@ -219,5 +219,5 @@ def test_what_readers_kept_is_given_back(encoding):
         # Beside the other's readers: some of this is put off.
         table.store(range(0x1000, 0x2000), 1)
         table.store(range(0x1000, 0x2000), 0)
-    table.unmap(0x1000, 4096)
+    table.unmap(slice(0x1000, 0x2000))
     assert table.memory() == before

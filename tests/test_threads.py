@@ -82,12 +82,12 @@ def worker(table, first, seed, rounds=60):
                 words.update({v: word & ~4 | 1 for v, word in words.items()})
             elif what == 3:
                 lower = at[0] + int(rng.integers(size))
-                table.unmap(lower, 40)
+                table.unmap(slice(lower, lower + 40))
                 for v in range(lower, lower + 40):
                     words.pop(v, None)
             elif what == 4:
                 to = first + 2048 if at[0] == first else first
-                table.move(at[0], to, size)
+                table.move(slice(at[0], at[0] + size), to)
                 moved = {v - at[0] + to: word for v, word in words.items()}
                 words.clear()
                 words.update(moved)
@@ -96,7 +96,7 @@ def worker(table, first, seed, rounds=60):
                 # A fork's words are those of the same pages.
                 child = table.copy() if table.encoding.by_page else table.fork()
                 child.update(slice(at[0], at[0] + size), set=2)
-                child.unmap(at[0], 100)
+                child.unmap(slice(at[0], at[0] + 100))
             check()
 
     def check():
@@ -105,7 +105,7 @@ def worker(table, first, seed, rounds=60):
         assert table.load(everything).tolist() == expected
         assert table.snapshot(everything)[1].tolist() == expected
         one = {v for v, word in words.items() if word & 1}
-        assert set(table.scan(at[0], at[0] + size, 1, 1).tolist()) == one
+        assert set(table.scan(slice(at[0], at[0] + size), 1).tolist()) == one
 
     return body
 
@@ -115,7 +115,7 @@ def test_ranges_apart(encoding):
     table = em.PageTable(encoding, FIELDS)
     at_once(*(worker(table, 0x1000 * (1 + i), i) for i in range(3)))
     table.check()
-    table.unmap(0, table.arch.nr_vpns)
+    table.unmap(slice(0, table.arch.nr_vpns))
     assert table.memory() == em.PageTable(encoding, FIELDS).memory()
 
 
@@ -156,17 +156,17 @@ def test_each_call_is_one_step(encoding):
         for word in range(1, 60):
             table.store(everything, word)
             if word % 10 == 0:
-                table.unmap(0, 1500)
+                table.unmap(slice(0, 1500))
                 table.map(everything)
             if word % 15 == 0:
-                table.move(0, 4096, 1500)
-                table.move(4096, 0, 1500)
+                table.move(slice(0, 1500), 4096)
+                table.move(slice(4096, 5596), 0)
         over.set()
 
     def read():
         while not over.is_set():
             assert len(set(table.load(everything).tolist())) == 1
-            assert len(table.scan(0, 1500, 0, 0)) in (0, 1500)
+            assert len(table.scan(slice(0, 1500), 0)) in (0, 1500)
 
     at_once(write, read, read)
 
@@ -231,7 +231,7 @@ def test_no_write_is_lost_between_two_resets(encoding):
     turns = 15
 
     def reset():
-        return len(table.scan(0, nr_pages, 1, 1, clear=1))
+        return len(table.scan(slice(0, nr_pages), 1, clear=1))
 
     for turn in range(turns):
         found = []
@@ -279,7 +279,7 @@ def taking(table, vpn, bits):
     def step(word):
         return (word & ~bits, [vpn]) if word & bits == bits else (word, [])
 
-    return lambda: table.scan(vpn, vpn + 1, bits, bits, clear=bits).tolist(), step
+    return lambda: table.scan(slice(vpn, vpn + 1), bits, clear=bits).tolist(), step
 
 
 KINDS = (reading, seeing, writing, writing_one, setting, taking)

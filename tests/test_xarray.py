@@ -50,7 +50,7 @@ def test_a_word_of_64_bits_lies_apart():
     table.store([0, 1], [2**63 - 1, 2**63])
     assert table.memory().side == NODE + 8
     assert table.load([0, 1]).tolist() == [2**63 - 1, 2**63]
-    assert table.scan(0, 64, 2**63, 2**63).tolist() == [1]
+    assert table.scan(slice(0, 64), 2**63).tolist() == [1]
     table.store([0, 1], [2**64 - 1, 2**63 + 1])
     assert table.memory().side == NODE + 16
     child = table.fork()
@@ -89,8 +89,8 @@ def test_a_lone_word_at_0_takes_no_node_however_it_came():
         lambda t, vpn: t.update([vpn], clear=255),
         lambda t, vpn: t.update(slice(vpn, vpn + 1), clear=255),
         lambda t, vpn: t.store([vpn], 0),
-        lambda t, vpn: t.scan(vpn, vpn + 1, 255, 1, clear=255),
-        lambda t, vpn: t.unmap(vpn, 1),
+        lambda t, vpn: t.scan(slice(vpn, vpn + 1), 255, 1, clear=255),
+        lambda t, vpn: t.unmap(vpn),
     ],
 )
 def test_a_leaf_goes_with_its_last_word(first, clear):

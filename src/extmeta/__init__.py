@@ -5,7 +5,7 @@
 >>> t = em.PageTable(encoding="linked", fields=fields)
 >>> t.map(range(0x1000, 0x1400))
 >>> t.store(range(0x1000, 0x1010), age=7)
->>> t.scan(0, 1 << 36, fields.mask("age"), fields.pack(age=7)).size
+>>> t.scan(slice(0, 1 << 36), fields.mask("age"), fields.pack(age=7)).size
 16
 >>> t.memory().side
 1024

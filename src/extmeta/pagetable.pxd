@@ -7,16 +7,10 @@ none; `lock_table` and `unlock_table` of `frames` are a PTE table's own. A consu
 must be compiled against the version of extmeta that it runs with: the layout of the
 classes may change between minor versions.
 """
-from libc.stdint cimport uint64_t
-
-from extmeta.table.operations cimport Operations
+from extmeta.edge.words cimport WordMethods
 from extmeta.table.vpns cimport Vpns
 
-cdef class PageTable(Operations):
-    cdef int refuse_result(self, Vpns v, size_t nbytes) except -1
-    cdef Vpns named(self, vpns)
-    cdef int spread(self, uint64_t* lanes, value) except -1
-    cdef PageTable grafted(self, bint shared)
-    cdef bint stored_one(self, vpn, word)
-    cdef size_t share_of_side(self) noexcept nogil
-    cdef int check_leaves(self) except -1
+cdef class PageTable(WordMethods):
+    cdef int bind_encoding(self, encoding, fields) except -1
+    cdef PageTable copied(self, bint shared)
+    cdef int swap_all(self, Vpns v, values, bint out) except -1

@@ -121,14 +121,14 @@ def test_pte_tracker(table, tracker, writable):
             clear(table, tracker)
             assert table.load(VPN) == 0
             assert entry(table) == before
-        table.unmap(VPN, 1)
+        table.unmap(VPN)
 
 
 def test_pte_clear(table, tracker):
     """A cleared entry is none, and the next page there starts without the bit."""
     table.map(VPN)
     mark(table, tracker)
-    table.unmap(VPN, 1)
+    table.unmap(VPN)
     assert len(table) == 0
     assert table.load(VPN) == 0
     table.map(VPN)
@@ -164,7 +164,7 @@ def test_pte_swap(table):
         table.swap_out(VPN, number)
         assert slot(table) == number
         assert entry(table) >> table.arch.present & 1 == 0
-        table.unmap(VPN, 1)
+        table.unmap(VPN)
 
 
 @pytest.mark.parametrize("writable", [False, True])
@@ -196,7 +196,7 @@ def test_pte_swap_tracker(table, tracker, writable):
             table.swap_in(VPN, 9)
             assert table.load(VPN) == FIELDS.mask(tracker)
             assert pfn(table) == 9
-        table.unmap(VPN, 1)
+        table.unmap(VPN)
 
 
 def test_pte_swap_exclusive(table):
@@ -212,7 +212,7 @@ def test_pte_swap_exclusive(table):
             assert slot(table) == number
             table.swap_in(VPN, 7)
             assert entry(table) == before
-            table.unmap(VPN, 1)
+            table.unmap(VPN)
         assert seen[False] ^ seen[True] == exclusive
 
 

@@ -96,7 +96,7 @@ def _clear_halves(given: Given) -> None:
 
 def _zap_halves(given: Given) -> None:
     for half in given.halves:
-        given.table.unmap(half.start, len(half))
+        given.table.unmap(half)
 
 
 def _split(given: Given) -> None:
@@ -142,7 +142,7 @@ OPERATIONS: dict[str, tuple[Before, Does, bool]] = {
     "fork": (Given.fill, lambda g: g.table.fork(), True),
     "move": (
         Given.fill,
-        lambda g: g.table.move(g.first, g.first + (1 << 20), g.stop - g.first),
+        lambda g: g.table.move(slice(g.first, g.stop), g.first + (1 << 20)),
         True,
     ),
 }

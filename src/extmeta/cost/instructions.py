@@ -25,10 +25,11 @@ from extmeta import pagetable
 from extmeta.checks import must, same
 from extmeta.cost.forms import form
 from extmeta.cost.sweep import Progress
+from extmeta.edge import words as methods
 from extmeta.fields import Fields
 from extmeta.pagetable import PageTable
 from extmeta.rows import BASELINE, Counted, Refused, Row, Subject
-from extmeta.table import operations
+from extmeta.table import snapshot, words
 
 FIELDS = Fields(uffd_wp=1, soft_dirty=1, age=4)
 TABLES = 64
@@ -40,12 +41,12 @@ FRACTIONS = (0.0, 0.01, 1.0)
 # an encoding does beside the tables.
 FUNCTIONS = {
     "fork": (pagetable, r"__pyx_pw_\w+PageTable_\d+fork"),
-    "load": (operations, r"__pyx_f_\w+Operations_read"),
-    "snapshot": (operations, r"__pyx_f_\w+Operations_see_all"),
-    "scan": (pagetable, r"__pyx_pw_\w+PageTable_\d+scan"),
-    "clear": (operations, r"__pyx_f_\w+Operations_write"),
+    "load": (words, r"__pyx_f_\w+Words_read"),
+    "snapshot": (snapshot, r"__pyx_f_\w+Snapshots_see_all"),
+    "scan": (methods, r"__pyx_pw_\w+WordMethods_\d+scan"),
+    "clear": (words, r"__pyx_f_\w+Words_write"),
     "unmap": (pagetable, r"__pyx_pw_\w+PageTable_\d+unmap"),
-    "update": (operations, r"__pyx_f_\w+Operations_write"),
+    "update": (words, r"__pyx_f_\w+Words_write"),
 }
 
 ENVIRONMENT = {
@@ -97,9 +98,9 @@ def work(encoding: str, fraction: float) -> None:
     child = table.fork()
     same(np.count_nonzero(child.load(everything)), len(flagged))
     same(np.count_nonzero(child.snapshot(everything)[1]), len(flagged))
-    same(len(child.scan(0, PTES, 0b0001, 0b0001)), len(flagged))
+    same(len(child.scan(slice(0, PTES), 0b0001)), len(flagged))
     child.update(everything, clear=0b0100)
-    child.unmap(0, PTES)
+    child.unmap(slice(0, PTES))
     same(len(child), 0)
     # Last, and of the other table: it gives every PTE a word.
     table.update(everything, set=0b0010)

@@ -98,7 +98,7 @@ def space_of(capture: Capture, name: str, arch: str | None = None) -> Space:
     if made.name.partition("@")[0] != capture.arch:
         return ported(capture, name, made)
     plain = capture.build("inpte", Fields(bit=1))
-    vpns = plain.scan(0, plain.arch.nr_vpns, 0, 0)
+    vpns = plain.scan(slice(0, plain.arch.nr_vpns), 0)
     if not len(vpns):
         raise CaptureError(f"{name}: no PTE, so nothing to compare")
     return Space(
@@ -139,7 +139,7 @@ def ported(capture: Capture, name: str, arch: Arch) -> Space:
         If there is no PTE in it, or too many for the architecture's vpns.
     """
     plain = capture.build("inpte", Fields(bit=1))
-    parts = plain.scan(0, plain.arch.nr_vpns, 0, 0)
+    parts = plain.scan(slice(0, plain.arch.nr_vpns), 0)
     if not len(parts):
         raise CaptureError(f"{name}: no PTE, so nothing to compare")
     shift = np.uint64(arch.page_shift - PAGE_SHIFT)

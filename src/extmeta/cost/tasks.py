@@ -281,7 +281,7 @@ def scan(f: Filled) -> Task:
 
     return Task(
         lambda: f.table,
-        lambda table: table.scan(span.start, span.stop, bit, bit),
+        lambda table: table.scan(slice(span.start, span.stop), bit),
         check,
     )
 
@@ -308,14 +308,13 @@ def fork(f: Filled) -> Task:
 def unmap(f: Filled) -> Task:
     """Unmap the range, of a copy that owns its words."""
     span = f.load.space.range
-    count = span.stop - span.start
 
     def check(table: PageTable, _result: None) -> None:
         held = table.memory()
         must(len(table) == 0, "PTEs are left")
         must(held.side == held.index == held.pte == 0, f"memory is left: {held}")
 
-    return Task(f.copy, lambda table: table.unmap(span.start, count), check, each=True)
+    return Task(f.copy, lambda table: table.unmap(span), check, each=True)
 
 
 OPERATIONS: dict[str, Callable[[Filled], Task]] = dict(

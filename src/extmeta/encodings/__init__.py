@@ -4,6 +4,7 @@ Other packages add theirs as entry points of the group `extmeta.encodings`. Thes
 are listed without being imported; an encoding is imported when it is first used.
 """
 
+import functools
 import warnings
 from collections.abc import Callable
 from functools import cache
@@ -147,6 +148,8 @@ def factory_of(name: str) -> Callable[[], Encoding]:
 def recipe(encoding: str | Encoding) -> Encoding:
     """Return ``encoding`` if it is one, else a new one of that name.
 
+    What follows a colon is the encoding's argument, as in "linked:16".
+
     Raises
     ------
     KeyError
@@ -160,7 +163,14 @@ def recipe(encoding: str | Encoding) -> Encoding:
         return encoding
     if not isinstance(encoding, str):
         raise TypeError(f"encoding {encoding!r} is neither a name nor an Encoding")
-    made = factory_of(encoding)()
+    name, colon, argument = encoding.partition(":")
+    make = factory_of(name)
+    if colon:
+        from_text = getattr(make, "from_text", None)
+        if from_text is None:
+            raise ValueError(f"{name} takes no argument, so not {argument!r}")
+        make = functools.partial(from_text, argument)
+    made = make()
     if not isinstance(made, Encoding):
         raise TypeError(f"the factory of encoding {encoding!r} made {made!r}")
     return made

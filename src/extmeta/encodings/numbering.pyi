@@ -1,7 +1,8 @@
 from typing import final
 
 from extmeta.arch import Arch
-from extmeta.encodings.plan import Group, Plan
+from extmeta.encodings.constraints import Group
+from extmeta.encodings.plan import Plan
 from extmeta.fields import Fields
 
 @final

@@ -125,15 +125,15 @@ class PythonEncoding(PythonCalls):
         MemoryError, ValueError
         """
 
-    def settle(self, first: int, stop: int) -> None:
-        """Give back what [first, stop), a PTE table, no longer needs.
+    def settle(self, vpns: range) -> None:
+        """Give back what a PTE table no longer needs; ``vpns`` are all of it.
 
         An operation is through with it, or failed: no `store` follows that room was
         made for.
         """
 
-    def unmap(self, first: int, stop: int) -> None:
-        """Drop the words of [first, stop), in one PTE table. It must not fail.
+    def unmap(self, vpns: range) -> None:
+        """Drop the words of vpns in one PTE table. It must not fail.
 
         By default they are stored as 0.
         """
@@ -146,14 +146,14 @@ class PythonEncoding(PythonCalls):
         """
         raise NotImplementedError(f"{type(self).__name__}.copy_from")
 
-    def scan(self, first: int, stop: int, mask: int, value: int) -> npt.ArrayLike:
-        """Return the vpns of [first, stop), ascending, where word & mask == value.
+    def scan(self, vpns: range, mask: int, value: int) -> npt.ArrayLike:
+        """Return those of some vpns, ascending, where word & mask == value.
 
         By default they are loaded.
 
         Parameters
         ----------
-        first, stop : int
+        vpns : range
             In one PTE table.
         mask, value : int
             ``value`` is not 0.

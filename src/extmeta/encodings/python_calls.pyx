@@ -117,7 +117,7 @@ cdef class PythonCalls(Encoding):
             with gil:
                 try:
                     (<object>self).settle(
-                        <object>t.vpn, <object>t.vpn + self.entries)
+                        range(<object>t.vpn, <object>t.vpn + self.entries))
                 except BaseException as error:
                     self.fail(error)
 
@@ -273,7 +273,7 @@ cdef class PythonCalls(Encoding):
             return 0
         vpns = index + <object>t.vpn
         if self.unmaps:
-            (<object>self).unmap(int(vpns[0]), int(vpns[len(vpns) - 1]) + 1)
+            (<object>self).unmap(range(int(vpns[0]), int(vpns[len(vpns) - 1]) + 1))
         else:
             self.give("store", vpns, np.zeros((len(vpns), self.lanes), np.uint64))
         return 0
@@ -318,12 +318,13 @@ cdef class PythonCalls(Encoding):
 
     cdef object scanned(self, first, stop, mask, value):
         """Return what scan() gives, as uint64."""
-        vpns = np.asarray((<object>self).scan(first, stop, mask, value), np.uint64)
+        vpns = (<object>self).scan(range(first, stop), mask, value)
+        vpns = np.asarray(vpns, np.uint64)
         if vpns.ndim != 1 or len(vpns) and not (
                 first <= vpns[0] and vpns[len(vpns) - 1] < stop
                 and (vpns[1:] > vpns[:len(vpns) - 1]).all()):
-            raise ValueError(f"{self!r}.scan({first:#x}, {stop:#x}) gave vpns that are "
-                             f"outside or not ascending: {vpns}")
+            raise ValueError(f"{self!r}.scan(range({first:#x}, {stop:#x})) gave "
+                             f"vpns that are outside or not ascending: {vpns}")
         return vpns
 
     cdef int fail(self, error) except -1:

@@ -146,7 +146,7 @@ def _clear_leftover(mm: Mm, entries: Entries) -> Entries:
 def _first_protected(mm: Mm, first: int, stop: int) -> int:
     """Return the first vpn of [first, stop) with uffd_wp, or stop."""
     if mm.uffd_wp:
-        found = mm.table.scan(first, stop, mm.uffd_wp, mm.uffd_wp)
+        found = mm.table.scan(slice(first, stop), mm.uffd_wp)
         if len(found):
             stop = int(found[0])
     for base in mm.leaves_within(first, stop):

@@ -52,7 +52,7 @@ def _forget_range(mm: Mm, first: int, stop: int) -> None:
     """Take away what a fork's copy has in [first, stop), not counted yet."""
     for base in mm.leaves_within(first, stop):
         mm.take_leaf(base)
-    mm.table.unmap(first, stop - first)
+    mm.table.unmap(slice(first, stop))
 
 
 def _renew_markers(mm: Mm, first: int, stop: int) -> None:

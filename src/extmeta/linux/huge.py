@@ -123,7 +123,7 @@ def _collapse_one(mm: Mm, vma: Vma, base: int) -> tuple[int, bool]:
     entries = mm.entries(base, base + size)
     places = (entries.vpn - np.uint64(base)).astype(np.int64)
     word = _common(np.asarray(mm.table.load(entries.vpn), np.uint64))
-    mm.table.unmap(base, size)
+    mm.table.unmap(slice(base, base + size))
     _put_huge(mm, base, word)
     head = np.uint64(mm.leaves[base].pfn)
     real = entries.value >= FIRST_PFN

@@ -260,7 +260,7 @@ class Mm:
     def clear(self, vpns: U64) -> None:
         """Clear PTEs, not counted: pte_clear()."""
         for first, stop in runs(vpns):
-            self.table.unmap(first, stop - first)
+            self.table.unmap(slice(first, stop))
 
     def replace(self, vma: Vma, vpns: U64, pfns: U64) -> None:
         """Let PTEs map other pages; their words stay."""
@@ -296,7 +296,7 @@ class Mm:
             kept = self.protected(entries.vpn) if vma.wp else marked
             stay = entries.vpn[kept]
         self.forget(entries)
-        self.table.unmap(first, stop - first)
+        self.table.unmap(slice(first, stop))
         self.mark(stay)
 
     # -- leaves -------------------------------------------------------------
@@ -309,7 +309,7 @@ class Mm:
 
     def take_leaf(self, base: int) -> Leaf:
         """Unmap a leaf, not counted."""
-        self.table.unmap(base, self.pages_per_leaf)
+        self.table.unmap(slice(base, base + self.pages_per_leaf))
         return self.leaves.pop(base)
 
     def leaf_pfns(self, leaf: Leaf) -> U64:

@@ -183,7 +183,7 @@ def _move_entries(
     of = entries.vpn & ~np.uint64(size - 1)
     forced = entries.vpn[~np.isin(of, np.array(sorted(wholes), np.uint64))]
     if count:
-        mm.table.move(src, dst, count)
+        mm.table.move(slice(src, src + count), dst)
     mm.change_words(forced + np.uint64(delta % 2**64), 0, mm.soft_dirty)
     if loses:
         mm.disown(dst, dst + count)

@@ -153,7 +153,7 @@ def _give(mm: Mm, entries: Entries, dst: int, src: int, count: int) -> None:
     """Move PTEs with their words: move_present_pte(), move_swap_pte()."""
     if not len(entries.vpn):
         return
-    mm.table.move(src, dst, count)
+    mm.table.move(slice(src, src + count), dst)
     vpns = entries.vpn + np.uint64((dst - src) % 2**64)
     zero = entries.present & (entries.value == ZERO_PFN)
     mm.change_words(vpns[zero], mm.uffd_wp | mm.soft_dirty)

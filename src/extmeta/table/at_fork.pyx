@@ -15,7 +15,7 @@ from libc.stdint cimport uint64_t
 
 from extmeta.memory.epoch cimport forget_readers
 from extmeta.memory.frames cimport pthread_mutex_t
-from extmeta.table.operations cimport Operations, pthread_cond_init
+from extmeta.table.locking cimport Locking, pthread_cond_init
 
 cdef extern from "pthread.h" nogil:
     ctypedef struct pthread_mutexattr_t:
@@ -43,13 +43,13 @@ def register(table):
     tables.add(table)
 
 
-cdef bint take_python(Operations t):
+cdef bint take_python(Locking t):
     """Lock a page table that runs Python under its lock, if nobody else has it."""
     return pthread_mutex_trylock(t.mutex) == 0
 
 
 def release():
-    cdef Operations t
+    cdef Locking t
     while held:
         t = held.pop()
         t.leave()
@@ -57,7 +57,7 @@ def release():
 
 def take_all():
     """Lock all page tables; return False if it has to be tried again."""
-    cdef Operations t
+    cdef Locking t
     found = list(tables)
     # Whoever runs Python under a lock may want any other one. So these come first,
     # and are not waited for with a lock held.
@@ -88,7 +88,7 @@ def in_parent():
 
 def in_child():
     cdef pthread_mutexattr_t kind
-    cdef Operations t
+    cdef Locking t
     forget_readers()
     pthread_mutexattr_init(&kind)
     pthread_mutexattr_settype(&kind, PTHREAD_MUTEX_RECURSIVE)

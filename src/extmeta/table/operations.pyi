@@ -1,9 +1,3 @@
-from extmeta.fields import Fields
-from extmeta.table.encoding import Encoding
-from extmeta.table.radix import Radix
+from extmeta.table.huge import HugePages
 
-class Operations(Radix):
-    @property
-    def encoding(self) -> Encoding: ...
-    @property
-    def fields(self) -> Fields: ...
+class Operations(HugePages): ...

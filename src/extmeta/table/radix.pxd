@@ -30,6 +30,8 @@ cdef class Radix:
     cdef uint64_t[MAX_LEVELS] last
     cdef int[MAX_LEVELS] table_order  # frames of a table: 2**table_order
 
+    cdef int make_root(self, arch) except -1
+
     # The upper entry of ``vpn`` in the table ``t``, ``level`` below the root.
     cdef inline uint64_t* slot(
             self, const Ptdesc* t, int level, uint64_t vpn) noexcept nogil:

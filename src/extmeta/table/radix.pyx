@@ -28,7 +28,7 @@ cdef class Radix:
     def __cinit__(self):
         self.root = NULL
 
-    def plant(self, arch):
+    cdef int make_root(self, arch) except -1:
         """Make the root table for ``arch``."""
         cdef int level
         cdef int shift = 0
@@ -52,6 +52,7 @@ cdef class Radix:
         if self.root is NULL:
             raise MemoryError(f"{arch.table_bytes[0]} bytes for the root table")
         self.root.level = <unsigned char>(self.levels - 1)
+        return 0
 
     cdef Ptdesc* above(self, const Ptdesc* t) noexcept nogil:
         return self.holder(t.parent, self.levels - 2 - t.level)

@@ -35,6 +35,14 @@ def one_each(name, values, Vpns v, limit):
     return values
 
 
+def as_slice(first, count):
+    """Return how [first, first + count) is written, for messages."""
+    try:
+        return f"slice({whole('vpn', first):#x}, {first + whole('count', count):#x})"
+    except (TypeError, ValueError):
+        return "slice(first, stop)"
+
+
 def as_words(name, words, Vpns v, bits, lanes):
     """Return words of ``bits`` bits as lanes of 64.
 

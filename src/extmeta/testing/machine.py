@@ -193,7 +193,7 @@ class AgainstDict(RuleBasedStateMachine):
         table, model = pair
         at = self.at(at)
         count = min(count, self.shape.nr_vpns - at)
-        table.unmap(at, count)
+        table.unmap(slice(at, at + count))
         model.unmap(at, count)
 
     @rule(pair=tables, at=vpns | ranges, seed=seeds)
@@ -295,7 +295,7 @@ class AgainstDict(RuleBasedStateMachine):
         a, b = self.at([a, b])
         mask, value = self.words(seed, 2)
         for wanted in (value, value & mask, 0):
-            found = table.scan(min(a, b), max(a, b), mask, wanted)
+            found = table.scan(slice(min(a, b), max(a, b)), mask, wanted)
             same(found.tolist(), model.scan(min(a, b), max(a, b), mask, wanted))
 
     @rule(pair=tables, src=vpn, dst=vpn, count=st.integers(0, 40))
@@ -308,10 +308,10 @@ class AgainstDict(RuleBasedStateMachine):
         if overlap or taken:
             before = dump(table)
             with pytest.raises(ValueError, match="overlap" if overlap else "mapped"):
-                table.move(src, dst, count)
+                table.move(slice(src, src + count), dst)
             same(dump(table), before)
             return
-        table.move(src, dst, count)
+        table.move(slice(src, src + count), dst)
         model.move(src, dst, count)
 
     @rule(pair=tables, at=vpns, seed=seeds)

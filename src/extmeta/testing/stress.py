@@ -82,7 +82,7 @@ class Writer:
         else:
             child = self.table.fork()
             self.store(child)
-            child.unmap(self.coming, COMING)
+            child.unmap(slice(self.coming, self.coming + COMING))
 
     def store(self, table: PageTable) -> None:
         index = self.some(LASTING)
@@ -103,7 +103,7 @@ class Writer:
         self.table.store(vpns, self.words(pages))
         if self.rng.random() < 0.5:
             self.table.update(vpns, clear=(1 << self.bits) - 1)
-        self.table.unmap(self.coming, COMING)
+        self.table.unmap(slice(self.coming, self.coming + COMING))
 
     def swap(self) -> None:
         if not self.swaps:
@@ -121,7 +121,7 @@ class Writer:
 
     def move(self) -> None:
         to = self.first + LASTING if self.at == self.first else self.first
-        self.table.move(self.at, to, LASTING)
+        self.table.move(slice(self.at, self.at + LASTING), to)
         self.at = to
 
 

@@ -210,7 +210,7 @@ def move_within_a_table_keeps_the_room_made_for_its_neighbour(make):
     size = table.arch.ptrs_per_pte
     table.map([size - 1, size])
     table.store(size, 1)
-    table.move(size - 1, 0, 2)
+    table.move(slice(size - 1, size + 1), 0)
     same(table.load(1), 1)
     same(len(table), 2)
     table.check()
@@ -237,7 +237,7 @@ def children_are_apart(make):
     table.update(vpns[:10], clear=(1 << table.fields.bits) - 1, set=1)
     same(as_ints(table.load(vpns[10:])), words[10:])
     must(not child.flagged(vpns).any(), "false: not child.flagged(vpns).any()")
-    child.unmap(0, child.arch.nr_vpns)
+    child.unmap(slice(0, child.arch.nr_vpns))
     same(len(child), 0)
     same(len(table), len(vpns))
 
@@ -266,13 +266,13 @@ OPERATIONS = {
         v[::-3], clear=(1 << t.fields.bits) - 1, set=1
     ),
     "clear": lambda t, v: t.update(slice(0x3FF00, 0x40100), clear=some_bits(t)),
-    "scan and clear": lambda t, v: t.scan(0, t.arch.nr_vpns, 0, 0, some_bits(t)),
+    "scan and clear": lambda t, v: t.scan(slice(0, t.arch.nr_vpns), 0, some_bits(t)),
     "split": lambda t, v: t.split_huge(HUGE, 1),
     "split deposited": lambda t, v: t.split_huge(DEPOSITED, 1),
     "swap in": lambda t, v: t.swap_in(SWAPPED, [3, 4]),
     "fork": lambda t, v: t.fork(),
     "copy": lambda t, v: t.copy(),
-    "move": lambda t, v: t.move(int(v[0]), 0x5000003, 1500),
+    "move": lambda t, v: t.move(slice(int(v[0]), int(v[0]) + 1500), 0x5000003),
 }
 
 
@@ -327,7 +327,7 @@ def rounds_leak_nothing(make, rounds=10_000):
         table.map(vpn)
         if round_ & 7 == 0:
             table.store(vpn, 1)
-        table.unmap(vpn, 1)
+        table.unmap(vpn)
     same(table.memory(), before)
     same(np.asarray(table.frames_view()).shape, room)
     table.check()

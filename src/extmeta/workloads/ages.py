@@ -137,7 +137,7 @@ class Ages(Workload):
             yield {"demoted": len(demoted), "promoted": len(promoted)}
         uffd_wp = named.mask("uffd_wp")
         with stage.during("check"):
-            kept = table.scan(int(vpns[0]), int(vpns[-1]) + 1, uffd_wp, uffd_wp)
+            kept = table.scan(slice(vpns[0], vpns[-1] + 1), uffd_wp)
         must_be("protected pages", kept, set(protected.tolist()))
 
     def _old(self, table: PageTable, vpns: U64, oldest: int) -> U64:
@@ -148,8 +148,7 @@ class Ages(Workload):
         named = table.fields
         found = [
             table.scan(
-                int(vpns[0]),
-                int(vpns[-1]) + 1,
+                slice(vpns[0], vpns[-1] + 1),
                 named.pack(age=mask),
                 named.pack(age=value),
             )

@@ -132,14 +132,9 @@ class Recorder:
         """Return the vpns that an operation is about, of ranges what is there."""
         if name == "fork":
             return range(len(self._table))
-        if name in ("scan", "unmap", "move"):
-            first, stop = args[0], args[1]
-            if name != "scan":
-                stop = first + args[-1]
-            return self._table.scan(first, stop, 0, 0)
         vpns = args[0]
         if isinstance(vpns, slice):
-            return self._table.scan(vpns.start, vpns.stop, 0, 0)
+            return self._table.vpns(vpns)
         return np.atleast_1d(np.asarray(vpns, np.uint64))
 
     def _flagged(self, vpns: Any) -> int:

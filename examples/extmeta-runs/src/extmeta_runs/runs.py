@@ -50,10 +50,11 @@ class Runs(em.PythonEncoding):
     def copy_from(self, parent):
         self.first, self.stop, self.word = parent.first, parent.stop, parent.word
 
-    def scan(self, first, stop, mask, value):
+    def scan(self, vpns, mask, value):
+        first, stop = vpns.start, vpns.stop
         here = (self.stop > first) & (self.first < stop)
-        vpns, _ = self.taken_apart(here & (self.word & np.uint64(mask) == value))
-        return vpns[(vpns >= first) & (vpns < stop)]
+        found, _ = self.taken_apart(here & (self.word & np.uint64(mask) == value))
+        return found[(found >= first) & (found < stop)]
 
     def side_bytes(self):
         return self.word.nbytes

@@ -1,0 +1,1 @@
+"""The edge: what callers pass is checked, locks are taken, results are made."""

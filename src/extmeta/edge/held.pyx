@@ -1,0 +1,211 @@
+"""What a page table holds: its memory, its tables, its invariants."""
+from libc.stdint cimport uint64_t
+from libc.stdlib cimport free
+from libc.string cimport memcpy, memset
+
+import numpy as np
+
+from extmeta.memory.frames cimport DEPOSITED, PTE, Ptdesc, UPPER, upper_entry
+from extmeta.table.operations cimport Operations
+from extmeta.table.refusal cimport Found
+
+from extmeta.edge.tables import Tables
+from extmeta.memory import Memory
+
+cdef class Held(Operations):
+    """What a page table holds: its memory, its tables, its invariants."""
+
+    def memory(self):
+        """Return the bytes held now, as a :class:`Memory`."""
+        cdef size_t upper, pte, side, slack, index
+        self.enter()
+        self.frames.reap()
+        self.encoding.reap()
+        side = self.encoding.side_bytes()
+        slack = self.encoding.held_bytes() - side
+        index = self.encoding.index_bytes()
+        upper = self.frames.held(UPPER)
+        pte = self.frames.held(PTE)
+        if self.encoding.sharing():
+            side = self.share_of_side() + self.encoding.aside_bytes()
+        self.leave()
+        return Memory(upper=upper, pte=pte, side=side, index=index, slack=slack)
+
+    cdef size_t share_of_side(self) noexcept nogil:
+        """Return each object's bytes over the page tables that share it, added up."""
+        cdef uint64_t at = 0
+        cdef size_t nbytes = 0
+        cdef Ptdesc* t
+        while True:
+            t = self.next_table(&at, self.nr_vpns)
+            if t is NULL:
+                return nbytes
+            nbytes += self.encoding.table_bytes(t)
+            at = t.vpn + <uint64_t>self.entries
+
+    @property
+    def tables(self):
+        """The PTE tables: first vpn -> (entries,) uint64 read-only view.
+
+        A view shows the live entries, without a copy (with steps, where each has
+        its word beside it), until its table is freed
+        or moved (``Adjacent(when="needed")``); after that it shows whatever uses
+        the memory next.
+        """
+        return Tables(self)
+
+    def table_vpns(self):
+        """Return the first vpn of each PTE table, ascending, as uint64."""
+        cdef Found found
+        cdef uint64_t[::1] out
+        cdef int failed
+        memset(&found, 0, sizeof(found))
+        self.enter()
+        with nogil:
+            failed = self.find_tables(&found)
+        self.leave()
+        try:
+            if failed:
+                self.raise_refusal()
+            vpns = np.empty(found.n, np.uint64)
+            if found.n:
+                out = vpns
+                memcpy(&out[0], found.vpns, found.n * sizeof(uint64_t))
+            return vpns
+        finally:
+            free(found.vpns)
+
+    def leaves(self):
+        """Return the huge pages.
+
+        Returns
+        -------
+        vpns, pfns : (n,) uint64 ndarray
+            First vpn, ascending, and first page frame number of each leaf. Where
+            `wide` halves a PTE table's entries, a huge page has two leaves.
+        deposited : (n,) bool ndarray
+            Whether a PTE table is deposited with it.
+        """
+        cdef Found found
+        cdef uint64_t[:, ::1] out
+        cdef int failed
+        memset(&found, 0, sizeof(found))
+        self.enter()
+        with nogil:
+            failed = self.find_leaves(&found)
+        self.leave()
+        try:
+            if failed:
+                self.raise_refusal()
+            rows = np.empty((found.n // 3, 3), np.uint64)
+            if found.n:
+                out = rows
+                memcpy(&out[0, 0], found.vpns, found.n * sizeof(uint64_t))
+            return rows[:, 0].copy(), rows[:, 1].copy(), rows[:, 2] != 0
+        finally:
+            free(found.vpns)
+
+    def table_at(self, vpn):
+        """Return the PTE table whose first vpn this is, as a view, or None."""
+        cdef Ptdesc* t
+        cdef uint64_t first
+        if not isinstance(vpn, (int, np.integer)) or not 0 <= vpn < self.nr_vpns:
+            return None
+        first = vpn
+        self.enter()
+        t = self.find(first)
+        self.leave()
+        if t is NULL or t.vpn != first:
+            return None
+        return np.asarray(self.frames)[
+            t - self.frames.desc, :self.entries * self.stride:self.stride]
+
+    def frames_view(self):
+        """Return the mapping that all tables lie in, (pages, words) uint64.
+
+        Read-only, without a copy, of the pages there are now.
+        """
+        return np.asarray(self.frames)
+
+    def huge_ptes(self):
+        """Return how many PTEs a huge page stands for."""
+        return self.arch.leaf_ptes or self.arch.ptrs_per_pte
+
+    def check(self):
+        """Raise AssertionError with the reason if an invariant is broken."""
+        cdef const char* reason
+        cdef uint64_t vpn = 0
+        self.enter()
+        with nogil:
+            reason = self.fault(&vpn)
+        self.leave()
+        if reason is not NULL:
+            raise AssertionError(
+                f"table at vpn {vpn:#x}: {self.encoding!r}: {reason.decode()}")
+
+    cdef const char* fault(self, uint64_t* vpn) noexcept nogil:
+        """Return the broken invariant, or NULL; ``vpn`` is where it is."""
+        cdef const char* reason
+        cdef uint64_t at = 0
+        cdef uint64_t ptes = 0
+        cdef unsigned int used
+        cdef Py_ssize_t i
+        cdef Ptdesc* t
+        while True:
+            t = self.next_table(&at, self.nr_vpns)
+            if t is NULL:
+                break
+            vpn[0] = t.vpn
+            at = t.vpn + <uint64_t>self.entries
+            used = 0
+            for i in range(self.entries):
+                used += self.pte_at(t, i)[0] != self.pte.none
+            ptes += used
+            if used != t.used or used == 0:
+                return b"count of entries in use is stale"
+            if t.parent[0] != upper_entry(self.frames, t):
+                return b"the upper entry points elsewhere"
+            reason = self.encoding.fault(t)
+            if reason is not NULL:
+                return reason
+        if ptes != self.nr_ptes:
+            return b"count of all PTEs is stale"
+        reason = self.fault_of_leaves(vpn)
+        return reason if reason is not NULL else self.frames.fault()
+
+    cdef const char* fault_of_leaves(self, uint64_t* at) noexcept nogil:
+        cdef uint64_t leaves = 0
+        cdef Py_ssize_t owed = 0
+        cdef uint64_t* slot
+        cdef Ptdesc* holder
+        cdef Ptdesc* t = NULL
+        at[0] = 0
+        slot = self.next_leaf(at, self.nr_vpns)
+        while slot is not NULL:
+            holder = self.holder(slot, self.levels - 2)
+            leaves += 1
+            owed += slot[0] & DEPOSITED != 0
+            at[0] = (at[0] | <uint64_t>(self.entries - 1)) + 1
+            slot = self.next_leaf(at, self.nr_vpns)
+            if slot is not NULL and self.holder(slot, self.levels - 2) is holder:
+                continue
+            t = <Ptdesc*>holder.link
+            while t is not NULL and owed > 0 and t.kind == PTE and t.used == 0:
+                owed -= 1
+                t = <Ptdesc*>t.link
+            if owed or t is not NULL:
+                return b"a deposited table too few or too many"
+        if leaves != self.nr_leaves:
+            return b"count of leaves is stale"
+        return NULL
+
+    @property
+    def reserved(self):
+        """What is set aside, as a :class:`Memory`; :meth:`memory` has it too."""
+        cdef size_t pte, side, index
+        self.enter()
+        pte = self.frames.nr_aside * self.frames.frame_bytes
+        side = self.encoding.aside_bytes() + (pte if self.encoding.worded_order else 0)
+        index = self.encoding.index_aside_bytes()
+        self.leave()
+        return Memory(upper=0, pte=pte, side=side, index=index, slack=0)

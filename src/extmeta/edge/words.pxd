@@ -1,0 +1,15 @@
+"""The methods about words."""
+from libc.stdint cimport uint64_t
+
+from extmeta.edge.held cimport Held
+from extmeta.table.vpns cimport Vpns
+
+cdef class WordMethods(Held):
+    cdef int refuse_result(self, Vpns v, size_t nbytes) except -1
+    cdef Vpns named(self, vpns)
+    cdef range_of(self, name, vpns)
+    cdef runs_of(self, Vpns v)
+    cdef bounds(self, first, count)
+    cdef fitting(self, name, value)
+    cdef int spread(self, uint64_t* lanes, value) except -1
+    cdef bint stored_one(self, vpn, word)

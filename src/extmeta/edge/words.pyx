@@ -1,0 +1,491 @@
+"""The methods about words: arguments are checked and converted, then locks taken."""
+from libc.stdint cimport uint8_t, uint64_t
+from libc.stdlib cimport free
+from libc.string cimport memcpy, memset
+
+import numpy as np
+
+from extmeta.edge.held cimport Held
+from extmeta.table.encoding cimport LOCKED, MAX_LANES, Write
+from extmeta.table.refusal cimport Found
+from extmeta.table.vpns cimport Span, Vpns
+
+from extmeta.integers import is_whole, whole
+from extmeta.memory.available import refuse_hopeless
+from extmeta.table.vpns import as_words, fields_as_words, one_each
+
+cdef enum:
+    # A look at what the machine has precedes results of 2**22 vpns and more.
+    RESULT_SHIFT = 22
+
+
+cdef class WordMethods(Held):
+    """The methods about words: arguments are checked, then locks are taken."""
+
+    cdef Vpns named(self, vpns):
+        return Vpns(vpns, self.nr_vpns, self.arch.name)
+
+    cdef bounds(self, first, count):
+        """Return [first, first + count) as two ints inside the table."""
+        first = whole("vpn", first)
+        stop = first + whole("count", count)
+        if stop > self.nr_vpns:
+            raise ValueError(f"vpns [{first:#x}, {stop:#x}) leave {self.arch.name}'s "
+                             f"[0, {self.nr_vpns:#x})")
+        return first, stop
+
+    cdef range_of(self, name, vpns):
+        """Return the first vpn of a range or slice, and the one after its last."""
+        cdef Vpns v
+        if not isinstance(vpns, (range, slice)):
+            raise TypeError(f"{name}: {vpns!r} is no range or slice")
+        v = self.named(vpns)
+        if v.span.vpns is not NULL:
+            raise ValueError(f"{name}: {vpns!r} has gaps")
+        return v.span.first, v.span.first + <uint64_t>v.span.n
+
+    cdef runs_of(self, Vpns v):
+        """Return vpns as (n, 2) uint64: the first of each run, and the one after."""
+        if v.span.vpns is NULL:
+            stop = v.span.first + <uint64_t>v.span.n
+            return np.array([[v.span.first, stop]], np.uint64)
+        vpns = np.unique(np.asarray(<uint64_t[:v.span.n]>v.span.vpns))
+        starts = np.diff(vpns, prepend=vpns[:1] - np.uint64(2)) != 1
+        firsts = np.flatnonzero(starts)
+        lengths = np.diff(firsts, append=len(vpns)).astype(np.uint64)
+        return np.column_stack((vpns[firsts], vpns[firsts] + lengths))
+
+    cdef fitting(self, name, value):
+        """Return ``value`` as an int no wider than the fields."""
+        value = whole(name, value, 2**512)
+        if value >> self.fields.bits:
+            raise ValueError(f"{name}: {value:#x} is wider than the "
+                             f"{self.fields.bits} bits of {self.fields!r}")
+        return value
+
+    cdef int spread(self, uint64_t* lanes, value) except -1:
+        """Write an int as a word of several lanes."""
+        for lane in range(MAX_LANES):
+            lanes[lane] = value >> 64 * lane & 0xffffffffffffffff
+        return 0
+
+    cdef int refuse_result(self, Vpns v, size_t nbytes) except -1:
+        """Refuse a result of so many bytes a vpn, if there is no memory for it."""
+        if v.span.n >> RESULT_SHIFT:
+            refuse_hopeless(v.span.n * nbytes, f"a result for {v.span.n} vpns; vpns() "
+                            "returns those that are mapped, scan() those with a word")
+        return 0
+
+    def store(self, vpns, words=None, **values):
+        """Set words, or fields of them, of mapped PTEs.
+
+        Parameters
+        ----------
+        vpns : int, (n,) array_like, range or slice
+        words : int, or (n,) array_like of int
+            Whole words; (n, lanes) where words are wider than 64 bits.
+        **values : int, or (n,) array_like of int
+            Instead of whole words: fields by name. The others are kept.
+
+        Raises
+        ------
+        KeyError
+            If there is no field of that name.
+        TypeError
+            If something is no integer, or neither or both of words and fields
+            are given.
+        ValueError
+            If a vpn is not mapped, lengths differ, a value does not fit, or this
+            encoding has no place for a bit of it in a vpn's swap entry.
+        MemoryError
+            If side memory can't be had. In every case nothing is stored.
+        """
+        cdef uint64_t[MAX_LANES] keep
+        cdef Vpns v
+        cdef const uint64_t[::1] add
+        cdef Write w
+        cdef int lane, range_, failed
+        if type(vpns) is int and type(words) is int and not values:
+            if self.stored_one(vpns, words):
+                return
+        if (words is None) == (not values):
+            raise TypeError("store() takes words or fields, and not both")
+        v = self.named(vpns)
+        memset(keep, 0, sizeof(keep))
+        if values:
+            add, w.step, mask = fields_as_words(
+                values, v, self.fields, self.encoding.lanes)
+            for lane in range(self.encoding.lanes):
+                keep[lane] = ~<uint64_t>(mask >> 64 * lane & 0xffffffffffffffff)
+        else:
+            add, w.step = as_words(
+                "words", words, v, self.fields.bits, self.encoding.lanes)
+        if v.span.n == 0:
+            return
+        w.keep = keep
+        w.add = &add[0]
+        range_ = self.enter_span(&v.span, True)
+        with nogil:
+            failed = self.write(&v.span, &w, True)
+        self.leave_span(range_)
+        if failed:
+            self.raise_refusal()
+
+    cdef bint stored_one(self, vpn, word):
+        """Store one word the short way; False where there is anything to refuse."""
+        cdef int done
+        cdef uint64_t at, value
+        if self.encoding.lanes > 1 or not (
+                0 <= vpn < self.nr_vpns and 0 <= word and not word >> self.fields.bits):
+            return False
+        at = vpn
+        value = word
+        self.enter_at(at, True)
+        done = self.write_word(at, value)
+        self.leave()
+        return done == 0
+
+    def update(self, vpns, clear=0, set=0):
+        """Set word = (word & ~clear) | set for the mapped PTEs among ``vpns``.
+
+        Parameters
+        ----------
+        vpns : int, (n,) array_like, range or slice
+            Those not mapped are passed over.
+        clear, set : int, default 0
+            Bits of a word.
+
+        Raises
+        ------
+        ValueError
+            If a vpn is out of range, ``set`` is wider than the fields, or this
+            encoding has no place for a bit of it in a vpn's swap entry.
+        MemoryError
+            If side memory can't be had; then nothing is changed.
+        """
+        cdef uint64_t[MAX_LANES] keep
+        cdef uint64_t[MAX_LANES] add
+        cdef Vpns v = self.named(vpns)
+        cdef Write w
+        cdef int range_, failed
+        # Wider than the fields is fine: nothing is there to clear.
+        self.spread(keep, whole(
+            "clear", clear, 1 << <object>(64 * self.encoding.lanes)))
+        self.spread(add, self.fitting("set", set))
+        for lane in range(MAX_LANES):
+            keep[lane] = ~keep[lane]
+        w.keep = keep
+        w.add = add
+        w.step = 0
+        range_ = self.enter_span(&v.span, True)
+        with nogil:
+            failed = self.write(&v.span, &w, False)
+        self.leave_span(range_)
+        if failed:
+            self.raise_refusal()
+
+    def load(self, vpns, field=None):
+        """Return words, or one field of them.
+
+        Parameters
+        ----------
+        vpns : int, (n,) array_like, range or slice
+        field : str, optional
+
+        Returns
+        -------
+        int or (n,) uint64 ndarray
+            0 where a PTE has no word or there is no PTE. Of shape (n, lanes)
+            where the words, or the field, are wider than 64 bits.
+
+        Raises
+        ------
+        KeyError
+            If there is no field of that name.
+        TypeError, ValueError
+            If a vpn is no integer or out of range.
+        """
+        cdef Vpns v
+        cdef uint64_t[::1] out
+        cdef uint64_t vpn, word
+        cdef int range_
+        if type(vpns) is int and self.encoding.lanes == 1 and (
+                0 <= vpns < self.nr_vpns):
+            vpn = vpns
+            self.enter_at(vpn, False)
+            word = self.read_word(vpn)
+            self.leave()
+            if field is None:
+                return word
+            return (word & self.fields.mask(field)) >> self.fields.shift(field)
+        if field is not None:
+            self.fields[field]
+        v = self.named(vpns)
+        self.refuse_result(v, 8 * self.encoding.lanes)
+        words = np.empty((v.span.n, self.encoding.lanes), np.uint64)
+        if v.span.n:
+            out = words.reshape(-1)
+            range_ = self.enter_span(&v.span, False)
+            with nogil:
+                self.read(&v.span, &out[0])
+            self.leave_span(range_)
+        if v.single:
+            word_of = sum(int(lane) << 64 * i for i, lane in enumerate(words[0]))
+            return word_of if field is None else self.fields.unpack(word_of)[field]
+        if field is not None:
+            return self.fields.extract(words, field)
+        return words if self.encoding.lanes > 1 else words.reshape(-1)
+
+    def snapshot(self, vpns):
+        """Return PTEs and their words, each pair as it was at one moment.
+
+        No lock is taken, and no other thread is kept waiting: where a pair changes
+        while it is read, it is read again. Pairs may be of different moments of the
+        call. (An encoding in Python, and ``Compact`` with ``per_vma``, are read under
+        the lock.)
+
+        Parameters
+        ----------
+        vpns : int, (n,) array_like, range or slice
+
+        Returns
+        -------
+        ptes : int or (n,) uint64 ndarray
+            The raw entries; where nothing is mapped, what the architecture has for
+            that (0 on most).
+        words : int or (n,) uint64 ndarray
+            As `load` returns them.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If a vpn is no integer or out of range.
+
+        See Also
+        --------
+        unchanged : Whether they are still so.
+
+        Examples
+        --------
+        >>> import extmeta as em
+        >>> t = em.PageTable()
+        >>> t.map(5, pfns=3)
+        >>> t.store(5, 7)
+        >>> pte, word = t.snapshot(5)
+        >>> pte >> t.arch.pfn_shift & (1 << t.arch.pfn_bits) - 1, word
+        (3, 7)
+        """
+        cdef Vpns v
+        cdef uint64_t[::1] to_ptes
+        cdef uint64_t[::1] to_words
+        cdef uint64_t vpn, pte, word
+        if type(vpns) is int and self.encoding.lanes == 1 and (
+                0 <= vpns < self.nr_vpns and self.encoding.reading != LOCKED):
+            vpn = vpns
+            pte = self.see_one(vpn, &word)
+            return pte, word
+        v = self.named(vpns)
+        self.refuse_result(v, 8 + 8 * self.encoding.lanes)
+        ptes = np.empty(v.span.n, np.uint64)
+        words = np.empty((v.span.n, self.encoding.lanes), np.uint64)
+        if v.span.n:
+            to_ptes = ptes
+            to_words = words.reshape(-1)
+            if self.encoding.reading == LOCKED:
+                self.enter()
+                with nogil:
+                    self.read_ptes(&v.span, &to_ptes[0])
+                    self.read(&v.span, &to_words[0])
+                self.leave()
+            else:
+                with nogil:
+                    self.see_all(&v.span, &to_ptes[0], &to_words[0])
+        if v.single:
+            return int(ptes[0]), sum(
+                int(lane) << 64 * i for i, lane in enumerate(words[0]))
+        return ptes, words if self.encoding.lanes > 1 else words.reshape(-1)
+
+    def unchanged(self, vpns, ptes, words):
+        """Return whether PTEs and their words are those that `snapshot` returned.
+
+        One step, under the lock. What a kernel does with pte_same() before it acts
+        on what it read without the lock; but a word may change beside a PTE that
+        stays the same, so both are compared.
+
+        Parameters
+        ----------
+        vpns : int, (n,) array_like, range or slice
+        ptes, words : int or array_like of int
+            As `snapshot` returned them for ``vpns``.
+
+        Returns
+        -------
+        bool or (n,) bool ndarray
+
+        Raises
+        ------
+        TypeError, ValueError
+            If a number is no integer or out of range, or shapes differ.
+        """
+        cdef Vpns v = self.named(vpns)
+        cdef uint64_t[::1] to_ptes
+        cdef uint64_t[::1] to_words
+        cdef int range_
+        lanes = self.encoding.lanes
+        self.refuse_result(v, 9 + 8 * lanes)
+        expected = one_each("ptes", ptes, v, 2**64)
+        flat, _step = as_words("words", words, v, 64 * lanes, lanes)
+        here = np.empty(v.span.n, np.uint64)
+        found = np.empty((v.span.n, lanes), np.uint64)
+        if v.span.n:
+            to_ptes = here
+            to_words = found.reshape(-1)
+            range_ = self.enter_span(&v.span, False)
+            with nogil:
+                self.read_ptes(&v.span, &to_ptes[0])
+                self.read(&v.span, &to_words[0])
+            self.leave_span(range_)
+        same = (here == expected) & (found == flat.reshape(-1, lanes)).all(axis=1)
+        return bool(same[0]) if v.single else same
+
+    def flagged(self, vpns):
+        """Return whether PTEs have a word, that is one that is not 0.
+
+        Parameters
+        ----------
+        vpns : int, (n,) array_like, range or slice
+
+        Returns
+        -------
+        bool or (n,) bool ndarray
+            False where there is no PTE.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If a vpn is no integer or out of range.
+        MemoryError
+            If there is no memory for the result.
+        """
+        cdef Vpns v = self.named(vpns)
+        cdef uint8_t[::1] out
+        cdef int range_
+        self.refuse_result(v, 1)
+        found = np.zeros(v.span.n, np.uint8)
+        if v.span.n:
+            out = found
+            range_ = self.enter_span(&v.span, False)
+            with nogil:
+                self.read_flags(&v.span, &out[0])
+            self.leave_span(range_)
+        return bool(found[0]) if v.single else found.view(np.bool_)
+
+    def __getitem__(self, vpns):
+        """Return words, as `load` does."""
+        return self.load(vpns)
+
+    def __contains__(self, vpn):
+        """Return whether there is a PTE, present or swapped."""
+        return is_whole(vpn) and 0 <= vpn < self.nr_vpns and bool(
+            self.snapshot(vpn)[0] != self.none)
+
+    def scan(self, vpns, mask, value=None, clear=0, *refused):
+        """Return the vpns whose word has these bits; perhaps clear some, in one step.
+
+        Parameters
+        ----------
+        vpns : range or slice
+            It may have holes.
+        mask : int
+        value : int, optional
+            By default all bits of ``mask``.
+        clear : int, default 0
+            Bits to clear in the words found. No other thread's store comes in
+            between: as PAGEMAP_SCAN with PM_SCAN_WP_MATCHING.
+
+        Returns
+        -------
+        (n,) uint64 ndarray
+            Ascending vpns of the mapped or swapped PTEs where
+            ``word & mask == value``. A PTE without a word has the word 0.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If a number is no integer, negative or out of range, or ``vpns`` is no range
+            or slice.
+        MemoryError
+            If side memory can't be had to clear bits; then none is cleared.
+        """
+        cdef uint64_t[MAX_LANES] bits
+        cdef uint64_t[MAX_LANES] wanted
+        cdef uint64_t[MAX_LANES] keep
+        cdef uint64_t[MAX_LANES] add
+        cdef uint64_t[::1] out
+        cdef Found found
+        cdef Span s
+        cdef Write w
+        cdef Vpns v
+        cdef int lane, range_
+        cdef int failed = 0
+        cdef bint clears = False
+        limit = 1 << <object>(64 * self.encoding.lanes)
+        if is_whole(vpns):
+            raise TypeError("scan(vpns, mask, value) takes vpns as a range, as in "
+                            f"scan(slice({vpns!r}, {mask!r}), ...)")
+        first, stop = self.range_of("vpns", vpns)
+        v = self.named(slice(first, stop))
+        mask = whole("mask", mask, limit)
+        value = mask if value is None else whole("value", value, limit)
+        if refused:
+            raise TypeError(f"scan(vpns, mask, value, clear), and not {refused[0]!r}")
+        if clear:
+            clears = True
+            self.spread(keep, whole("clear", clear, limit))
+            memset(add, 0, sizeof(add))
+            for lane in range(MAX_LANES):
+                keep[lane] = ~keep[lane]
+            w.keep = keep
+            w.add = add
+            w.step = 0
+        if value & ~mask:
+            return np.empty(0, np.uint64)
+        self.spread(bits, mask)
+        self.spread(wanted, value)
+        memset(&found, 0, sizeof(found))
+        range_ = self.enter_span(&v.span, clears)
+        with nogil:
+            failed = self.find_words(&v.span, bits, wanted, &found)
+            if clears and found.n and not failed:
+                s.vpns = found.vpns
+                s.first = found.vpns[0]
+                s.n = found.n
+                failed = self.write(&s, &w, False)
+        try:
+            self.leave_span(range_)
+            if failed:
+                self.raise_refusal()
+            vpns = np.empty(found.n, np.uint64)
+            if found.n:
+                out = vpns
+                memcpy(&out[0], found.vpns, found.n * sizeof(uint64_t))
+            return vpns
+        finally:
+            free(found.vpns)
+
+    def vpns(self, within=None):
+        """Return the vpns of all PTEs, present and swapped.
+
+        Parameters
+        ----------
+        within : range or slice, optional
+
+        Returns
+        -------
+        (n,) uint64 ndarray
+            Ascending.
+        """
+        return self.scan(slice(0, self.nr_vpns) if within is None else within, 0, 0)
+
+    def __iter__(self):
+        return iter(self.vpns().tolist())

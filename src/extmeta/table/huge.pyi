@@ -1,0 +1,3 @@
+from extmeta.table.mapping import Mapping
+
+class HugePages(Mapping): ...

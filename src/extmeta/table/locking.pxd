@@ -1,0 +1,65 @@
+"""Who may work on a page table: one operation on all of it, or some on ranges apart."""
+from libc.stdint cimport uint32_t, uint64_t
+
+from extmeta.memory.frames cimport PTE, entries, pthread_mutex_t
+from extmeta.table.encoding cimport Encoding
+from extmeta.table.pte cimport PteLayout
+from extmeta.table.radix cimport Radix
+from extmeta.table.vpns cimport Span
+
+cdef extern from "pthread.h" nogil:
+    ctypedef struct pthread_cond_t:
+        pass
+    int pthread_cond_init(pthread_cond_t*, void*)
+
+cdef enum:
+    # Operations at work on ranges of one page table at a time.
+    NR_RANGES = 16
+
+cdef struct Range:
+    # vpns [first, stop); empty: nobody's.
+    uint64_t first
+    uint64_t stop
+    bint writes
+
+cdef class Locking(Radix):
+    cdef readonly Encoding encoding
+    cdef readonly object fields
+    # Of a PTE, and of a PTE table.
+    cdef PteLayout pte
+    cdef Py_ssize_t entries
+    cdef uint64_t nr_ptes
+    cdef uint64_t nr_leaves
+    cdef uint64_t leaf_ptes           # that a huge page stands for
+    cdef uint64_t next_pfn
+    cdef pthread_mutex_t lock
+    cdef pthread_mutex_t* mutex       # that is taken: `lock`, or the family's
+    # Ranges that operations are at work on, which don't change the tree, where the
+    # encoding is `parallel`. Whoever holds the mutex while there are none has all.
+    cdef bint parallel
+    # The encoding runs Python under the mutex, and the thread that it does so in.
+    cdef bint calls_python
+    cdef uint64_t owner
+    cdef object __weakref__
+    cdef Range[NR_RANGES] ranges
+    cdef int nr_ranges
+    cdef int nr_waiting               # for ranges to go
+    cdef int nr_waiting_for_all
+    cdef pthread_cond_t gone
+    # A move is under way: odd. An entry may be seen without its word then.
+    cdef uint32_t moves
+    cdef void abandon(self) noexcept nogil
+    cdef int take_mutex(self) except -1
+    cdef void give_mutex(self) noexcept nogil
+    # All of the page table, for one operation.
+    cdef int enter(self) except -1
+    # The same for a short one, if nobody is at work on the PTE table of ``vpn``.
+    cdef int enter_at(self, uint64_t vpn, bint writes) except -1
+    # Raises what went wrong in an encoding that is written in Python.
+    cdef int leave(self) except -1
+    # The PTE tables of a span. Return what leave_span takes.
+    cdef int enter_span(self, const Span* s, bint writes) except -2
+    cdef int free_range(
+        self, uint64_t first, uint64_t stop, bint writes) noexcept nogil
+    cdef int leave_span(self, int range_) except -1
+    cdef int raise_refusal(self) except -1

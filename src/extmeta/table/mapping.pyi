@@ -1,0 +1,3 @@
+from extmeta.table.snapshot import Snapshots
+
+class Mapping(Snapshots): ...

@@ -1,0 +1,37 @@
+"""Why an operation is refused, and vpns that one finds."""
+from libc.stdint cimport uint64_t
+
+cdef enum:
+    # Why an operation is refused; the first four are what first_unlike asks of
+    # entries.
+    MAPPED, NONE, PRESENT, SWAPPED
+    NO_MEMORY, UNFIT, IN_LEAF, IS_LEAF, CUT, NOT_FIRST
+
+cdef extern from *:
+    """
+    #include <stdint.h>
+    #ifndef EXTMETA_NO
+    #define EXTMETA_NO
+    typedef struct { int why, swapped; uint64_t vpn, word; size_t nbytes; } extmeta_no;
+    #endif
+    """
+    ctypedef struct Refusal "extmeta_no":
+        int why
+        bint swapped
+        uint64_t vpn
+        uint64_t word
+        size_t nbytes
+
+# What this thread's last operation was refused for.
+cdef Refusal* refusal() noexcept nogil
+cdef int refuse_for(int why, uint64_t vpn) noexcept nogil
+cdef int no_memory(size_t nbytes) noexcept nogil
+
+cdef struct Found:
+    # vpns that an operation finds under the lock; free() is the caller's.
+    uint64_t* vpns
+    Py_ssize_t n
+    Py_ssize_t room
+
+# See to it that there is room for as many more. -1 where no memory can be had.
+cdef int room_for(Found* f, Py_ssize_t more) noexcept nogil

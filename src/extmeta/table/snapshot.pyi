@@ -1,0 +1,3 @@
+from extmeta.table.words import Words
+
+class Snapshots(Words): ...

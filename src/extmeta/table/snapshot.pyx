@@ -1,0 +1,185 @@
+"""Entries and their words, seen without a lock."""
+from libc.stdint cimport uint32_t, uint64_t
+from libc.string cimport memcpy, memset
+
+from extmeta.memory.epoch cimport enter_epoch, leave_epoch
+from extmeta.memory.frames cimport Ptdesc
+from extmeta.memory.sync cimport (
+    begin_racy, count_of_changes, end_racy, once, relax, unchanged_since,
+)
+from extmeta.table.encoding cimport ALONE, FLAGGED
+from extmeta.table.pte cimport flag_of
+from extmeta.table.vpns cimport Run, Span, entry_at, next_run, vpn_at
+
+cdef enum:
+    # Entries that a lockless reader looks at before it lets memory be freed again, as
+    # many as take some microseconds; a table on the way counts as some. And how often
+    # it tries before it does so.
+    SEEN_AT_ONCE = 2048
+    SEEN_FOR_A_TABLE = 16
+    TRIES = 8
+    # Up to so many entries of a table are looked at one by one. If the entry tells
+    # enough, the descriptor's cache line is not touched.
+    FEW = 8
+
+
+cdef class Snapshots(Words):
+    """Entries and their words, seen without a lock."""
+
+    cdef uint64_t see_one(self, uint64_t vpn, uint64_t* word) noexcept nogil:
+        cdef uint64_t pte = self.none
+        cdef uint32_t moves
+        cdef const Ptdesc* t
+        cdef bint seen = False
+        cdef int turn = 0
+        cdef int slot
+        while not seen:
+            turn += 1
+            slot = enter_epoch()
+            moves = count_of_changes(&self.moves)
+            begin_racy()
+            t = self.see(vpn)
+            if t is NULL:
+                pte = self.none
+                memset(word, 0, self.encoding.lanes * sizeof(uint64_t))
+                seen = True
+            else:
+                seen = self.see_entry(t, vpn, &pte, word)
+            seen = seen and moves & 1 == 0 and unchanged_since(&self.moves, moves)
+            end_racy()
+            leave_epoch(slot)
+            if not seen:
+                relax(turn)
+        return pte
+
+    cdef bint see_entry(
+            self, const Ptdesc* t, uint64_t vpn, uint64_t* pte,
+            uint64_t* word) noexcept nogil:
+        """Read one entry and its word; False if they changed meanwhile."""
+        cdef uint32_t before
+        cdef Run r
+        r.first = <Py_ssize_t>(vpn & <uint64_t>(self.entries - 1))
+        r.n = 1
+        r.vpns = NULL
+        if self.encoding.reading >= FLAGGED:
+            # No cache line of the descriptor, where the entry tells enough.
+            pte[0] = once(self.pte_at(t, r.first))
+            if self.encoding.reading == ALONE:
+                return self.encoding.see(t, &r, pte, word)
+            if pte[0] & flag_of(&self.pte, pte[0]) == 0:
+                memset(word, 0, self.encoding.lanes * sizeof(uint64_t))
+                return True
+        before = count_of_changes(&t.seq)
+        if before & 1:
+            return False
+        pte[0] = once(self.pte_at(t, r.first))
+        return self.encoding.see(t, &r, pte, word) and unchanged_since(&t.seq, before)
+
+    cdef void see_all(
+            self, const Span* s, uint64_t* ptes, uint64_t* words) noexcept nogil:
+        cdef Py_ssize_t lanes = self.encoding.lanes
+        cdef Py_ssize_t done = 0
+        cdef Py_ssize_t at, i, left
+        cdef uint32_t moves
+        cdef const Ptdesc* t
+        cdef bint seen
+        cdef int slot
+        cdef int turn = 0
+        cdef Run r
+        while done < s.n:
+            at = done
+            slot = enter_epoch()
+            moves = count_of_changes(&self.moves)
+            begin_racy()
+            seen = moves & 1 == 0
+            left = SEEN_AT_ONCE
+            while seen and at < s.n and left > 0:
+                next_run(s, at, self.table_bits, &r)
+                t = self.see(vpn_at(s, at))
+                if t is not NULL:
+                    seen = self.see_run(t, &r, ptes + at, words + at * lanes)
+                else:
+                    for i in range(r.n):
+                        ptes[at + i] = self.none
+                    memset(words + at * lanes, 0, r.n * lanes * sizeof(uint64_t))
+                if seen:
+                    at += r.n
+                    left -= r.n + SEEN_FOR_A_TABLE
+            # What was seen before another table's turn failed is good.
+            if unchanged_since(&self.moves, moves) and moves & 1 == 0:
+                done = at
+            end_racy()
+            leave_epoch(slot)
+            if not seen:
+                turn += 1
+                relax(turn)
+
+    cdef bint see_run(
+            self, const Ptdesc* t, const Run* r, uint64_t* ptes,
+            uint64_t* words) noexcept nogil:
+        """Read entries of a table and their words; False if they keep changing."""
+        cdef bint by_flags = self.encoding.reading == FLAGGED
+        cdef uint32_t before
+        cdef bint good
+        cdef int turn
+        if r.n <= FEW and self.encoding.reading >= FLAGGED:
+            return self.see_each(t, r, ptes, words)
+        for turn in range(TRIES):
+            before = count_of_changes(&t.seq)
+            if before & 1 == 0:
+                self.copy_entries(t, r, ptes)
+                good = True
+                if by_flags and t.flagged == 0:
+                    memset(words, 0, r.n * self.encoding.lanes * sizeof(uint64_t))
+                else:
+                    good = self.encoding.see(t, r, ptes, words)
+                if good and unchanged_since(&t.seq, before):
+                    return True
+            relax(turn + 1)
+        return self.see_each(t, r, ptes, words)
+
+    cdef bint see_each(
+            self, const Ptdesc* t, const Run* r, uint64_t* ptes,
+            uint64_t* words) noexcept nogil:
+        """Read entry by entry: there is time for one between two changes."""
+        cdef Py_ssize_t lanes = self.encoding.lanes
+        cdef Py_ssize_t i, e
+        cdef int turn
+        for i in range(r.n):
+            e = entry_at(r, i, self.entries - 1)
+            for turn in range(TRIES):
+                if self.see_entry(t, <uint64_t>e, ptes + i, words + i * lanes):
+                    break
+                relax(turn + 1)
+            else:
+                return False
+        return True
+
+    cdef void copy_entries(
+            self, const Ptdesc* t, const Run* r, uint64_t* ptes) noexcept nogil:
+        cdef const uint64_t* entry = self.pte_at(t, r.first)
+        cdef Py_ssize_t i
+        if r.vpns is NULL and self.stride == 1:
+            # In any pieces: the count tells if one changed.
+            memcpy(ptes, entry, r.n * sizeof(uint64_t))
+        elif r.vpns is NULL:
+            for i in range(r.n):
+                ptes[i] = entry[2 * i]
+        else:
+            for i in range(r.n):
+                ptes[i] = self.pte_at(
+                    t, entry_at(r, i, self.entries - 1))[0]
+
+    cdef void read_ptes(self, const Span* s, uint64_t* ptes) noexcept nogil:
+        cdef Py_ssize_t at = 0
+        cdef Py_ssize_t i
+        cdef Ptdesc* t
+        cdef Run r
+        while at < s.n:
+            t = self.run_at(s, at, &r)
+            if t is not NULL:
+                self.copy_entries(t, &r, ptes + at)
+            else:
+                for i in range(r.n):
+                    ptes[at + i] = self.none
+            at += r.n

@@ -1,0 +1,50 @@
+"""Words read, written and found, a run of entries at a time."""
+from libc.stdint cimport uint8_t, uint64_t
+
+from extmeta.memory.frames cimport PTE, Ptdesc, entries
+from extmeta.table.encoding cimport Write
+from extmeta.table.locking cimport Locking
+from extmeta.table.pte cimport equal, equal_in_pairs
+from extmeta.table.refusal cimport Found
+from extmeta.table.vpns cimport Run, Span
+
+cdef class Words(Locking):
+    # The entry ``i`` of a PTE table.
+    cdef inline uint64_t* pte_at(
+            self, const Ptdesc* t, Py_ssize_t i) noexcept nogil:
+        return entries(self.frames, t) + i * self.stride
+    # A bit for each of n <= 64 entries from ``i`` on: (pte & mask) == value.
+    cdef inline uint64_t like(
+            self, const uint64_t* entry, Py_ssize_t i, Py_ssize_t n, uint64_t mask,
+            uint64_t value) noexcept nogil:
+        if self.stride == 1:
+            return equal(entry + i, n, mask, value)
+        return equal_in_pairs(entry + 2 * i, 0, n, mask, value)
+    # The table of the span's ``at``-th vpn, and the run of it from there on; NULL
+    # and a run of vpns that have no table.
+    cdef Ptdesc* run_at(self, const Span* s, Py_ssize_t at, Run* r) noexcept nogil
+    cdef Py_ssize_t first_unlike(
+        self, const Ptdesc* t, const Run* r, int wanted) noexcept nogil
+    # These note why an operation is refused, and return -1. What they noted is raised
+    # by raise_refusal when no lock is held any more.
+    cdef int refuse(self, uint64_t vpn, int wanted) noexcept nogil
+    cdef int refuse_word(
+        self, uint64_t vpn, const Write* w, Py_ssize_t i) noexcept nogil
+    cdef int write(
+        self, const Span* s, const Write* w, bint all_mapped) noexcept nogil
+    cdef void begin(self, const Span* s) noexcept nogil
+    cdef void settle(self, const Span* s, Py_ssize_t upto) noexcept nogil
+    cdef void read(self, const Span* s, uint64_t* words) noexcept nogil
+    # 1 where a PTE has a word; `flags` is 0.
+    cdef void read_flags(self, const Span* s, uint8_t* flags) noexcept nogil
+    # The word of a PTE; 0 where there is none. Only the first lane.
+    cdef uint64_t read_word(self, uint64_t vpn) noexcept nogil
+    # Set the word of a mapped PTE, of one lane. -1 where the vpn isn't mapped,
+    # memory can't be had or the entry can't hold the word; nothing has changed
+    # then.
+    cdef int write_word(self, uint64_t vpn, uint64_t word) noexcept nogil
+    cdef int store_run(self, Ptdesc* t, const Run* r, const Write* w) noexcept nogil
+    # Find vpns whose word is as wanted, and the first vpns of the PTE tables.
+    cdef int find_words(
+        self, const Span* s, const uint64_t* mask, const uint64_t* value,
+        Found* found) noexcept nogil

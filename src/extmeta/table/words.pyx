@@ -1,0 +1,264 @@
+"""Words read, written and found, a run of entries at a time."""
+from libc.stdint cimport uint8_t, uint64_t
+from libc.string cimport memset
+
+from extmeta.memory.frames cimport Ptdesc, entries, lock_table, unlock_table
+from extmeta.table.encoding cimport ALWAYS, MAX_LANES, WHEN_ADDING, Write
+from extmeta.table.pte cimport ALL
+from extmeta.table.refusal cimport (
+    Found, MAPPED, NONE, PRESENT, Refusal, UNFIT, no_memory, refusal, refuse_for,
+    room_for,
+)
+from extmeta.table.vpns cimport Run, Span, entry_at, next_run, vpn_at
+
+cdef enum:
+    # Words that lie on the stack at once.
+    WORDS_AT_ONCE = 512
+
+cdef uint64_t[MAX_LANES] ZERO_WORD
+memset(ZERO_WORD, 0, sizeof(ZERO_WORD))
+
+
+cdef class Words(Locking):
+    """Words read, written and found, a run of entries at a time."""
+
+    cdef Ptdesc* run_at(self, const Span* s, Py_ssize_t at, Run* r) noexcept nogil:
+        cdef uint64_t vpn = vpn_at(s, at)
+        cdef Ptdesc* t = self.find(vpn)
+        next_run(s, at, self.table_bits, r)
+        if t is NULL and s.vpns is NULL:
+            # All of the hole at once: ranges may be of the whole address space.
+            self.next_table(&vpn, s.first + <uint64_t>s.n)
+            r.n = min(<Py_ssize_t>(vpn - s.first), s.n) - at
+        return t
+
+    cdef Py_ssize_t first_unlike(
+            self, const Ptdesc* t, const Run* r, int wanted) noexcept nogil:
+        """Return the index in the run of the first entry not as ``wanted``, or -1."""
+        cdef uint64_t none = self.pte.none
+        cdef uint64_t present = self.pte.present
+        cdef Py_ssize_t last_entry = self.entries - 1
+        cdef Py_ssize_t stride = self.stride
+        cdef const uint64_t* entry
+        cdef uint64_t pte
+        cdef Py_ssize_t i = 0
+        if t is NULL:
+            return -1 if wanted == NONE else 0
+        entry = entries(self.frames, t)
+        if r.vpns is NULL and wanted == MAPPED:
+            # Usually all are: 64 at a time.
+            while i < r.n and self.like(
+                    entry, r.first + i, min(64, r.n - i), ALL, none) == 0:
+                i += 64
+        while i < r.n:
+            pte = entry[entry_at(r, i, last_entry) * stride]
+            if not (pte != none if wanted == MAPPED else
+                    pte == none if wanted == NONE else
+                    pte & present != 0 if wanted == PRESENT else
+                    pte & present == 0 and pte != none):
+                return i
+            i += 1
+        return -1
+
+    cdef int refuse(self, uint64_t vpn, int wanted) noexcept nogil:
+        """Refuse the operation: the entry of ``vpn`` is not as ``wanted``."""
+        cdef Ptdesc* t = self.find(vpn)
+        cdef bint mapped = t is not NULL and (
+            self.pte_at(t, vpn - t.vpn)[0] != self.pte.none)
+        return refuse_for(wanted if mapped or wanted == NONE else MAPPED, vpn)
+
+    cdef int refuse_word(
+            self, uint64_t vpn, const Write* w, Py_ssize_t i) noexcept nogil:
+        """Refuse the operation: an entry can't hold the word that it would get."""
+        cdef Refusal* r = refusal()
+        cdef Ptdesc* t = self.find(vpn)
+        cdef uint64_t pte = self.pte_at(t, <Py_ssize_t>(vpn - t.vpn))[0]
+        r.swapped = w is NULL or pte & self.pte.present == 0
+        r.word = self.read_word(vpn)
+        if w is not NULL:
+            r.word = r.word & w.keep[0] | w.add[i * w.step]
+        return refuse_for(UNFIT, vpn)
+
+    cdef int write(
+            self, const Span* s, const Write* w, bint all_mapped) noexcept nogil:
+        cdef bint may_grow = w.step != 0
+        cdef bint asks
+        cdef bint untidy = False
+        cdef Py_ssize_t at = 0
+        cdef Py_ssize_t i
+        cdef Ptdesc* t
+        cdef Run r
+        cdef Write part = w[0]
+        cdef int lane
+        for lane in range(self.encoding.lanes):
+            may_grow |= w.add[lane] != 0
+        asks = self.encoding.asks == ALWAYS or (
+            self.encoding.asks == WHEN_ADDING and may_grow)
+        may_grow |= self.encoding.copies
+        self.begin(s)
+        while at < s.n and (may_grow or all_mapped or asks):
+            t = self.run_at(s, at, &r)
+            if all_mapped:
+                i = self.first_unlike(t, &r, MAPPED)
+                if i >= 0:
+                    self.settle(s, at)
+                    self.encoding.end()
+                    return self.refuse(vpn_at(s, at + i), MAPPED)
+            part.add = w.add + at * w.step
+            if asks and t is not NULL:
+                i = self.encoding.first_unfit(t, &r, &part)
+                if i >= 0:
+                    self.settle(s, at)
+                    self.encoding.end()
+                    return self.refuse_word(vpn_at(s, at + i), &part, i)
+            if may_grow and t is not NULL:
+                if self.encoding.prepare(t, &r, &part) is NULL:
+                    self.settle(s, at)
+                    self.encoding.end()
+                    return no_memory(self.frames.frame_bytes)
+            at += r.n
+        at = 0
+        while at < s.n:
+            t = self.run_at(s, at, &r)
+            if t is not NULL:
+                part.add = w.add + at * w.step
+                lock_table(t)
+                self.encoding.store(t, &r, &part)
+                unlock_table(t)
+                untidy |= t.flagged == 0 or t.next != 0
+                # A later run may be of this table, and room was made for it.
+                if s.vpns is NULL:
+                    self.encoding.settle(t)
+                    if t.next:
+                        self.encoding.trim(t)
+            at += r.n
+        if untidy and s.vpns is not NULL:
+            self.settle(s, s.n)
+        self.encoding.end()
+        return 0
+
+    cdef void begin(self, const Span* s) noexcept nogil:
+        """Tell the encoding of the span, unless its vpns lie in no order."""
+        cdef uint64_t first, last
+        if s.n == 0:
+            return
+        first = vpn_at(s, 0)
+        last = vpn_at(s, s.n - 1)
+        if first <= vpn_at(s, s.n >> 1) <= last:
+            self.encoding.begin(
+                first, last + 1, min(<uint64_t>s.n, self.nr_ptes), False)
+
+    cdef void settle(self, const Span* s, Py_ssize_t upto) noexcept nogil:
+        cdef Py_ssize_t at = 0
+        cdef Ptdesc* t
+        cdef Run r
+        while at < upto:
+            t = self.run_at(s, at, &r)
+            if t is not NULL:
+                self.encoding.settle(t)
+                if t.next:
+                    self.encoding.trim(t)
+            at += r.n
+
+    cdef void read(self, const Span* s, uint64_t* words) noexcept nogil:
+        cdef Py_ssize_t lanes = self.encoding.lanes
+        cdef Py_ssize_t at = 0
+        cdef Ptdesc* t
+        cdef Run r
+        self.begin(s)
+        while at < s.n:
+            t = self.run_at(s, at, &r)
+            if t is NULL:
+                memset(words + at * lanes, 0, r.n * lanes * sizeof(uint64_t))
+            else:
+                self.encoding.load(t, &r, words + at * lanes)
+            at += r.n
+        self.encoding.end()
+
+    cdef void read_flags(self, const Span* s, uint8_t* flags) noexcept nogil:
+        cdef uint64_t[WORDS_AT_ONCE * MAX_LANES] words
+        cdef Py_ssize_t lanes = self.encoding.lanes
+        cdef Py_ssize_t at = 0
+        cdef Py_ssize_t i, n
+        cdef Ptdesc* t
+        cdef Run r
+        self.begin(s)
+        while at < s.n:
+            t = self.run_at(s, at, &r)
+            n = r.n
+            if t is not NULL:
+                n = min(n, WORDS_AT_ONCE)
+                r.n = n
+                self.encoding.load(t, &r, words)
+                for i in range(n * lanes):
+                    flags[at + i // lanes] |= words[i] != 0
+            at += n
+        self.encoding.end()
+
+    cdef uint64_t read_word(self, uint64_t vpn) noexcept nogil:
+        cdef uint64_t[MAX_LANES] word
+        cdef Ptdesc* t = self.find(vpn)
+        cdef Run r
+        if t is NULL:
+            return 0
+        r.first = <Py_ssize_t>(vpn & <uint64_t>(self.entries - 1))
+        r.n = 1
+        r.vpns = NULL
+        self.encoding.load(t, &r, word)
+        return word[0]
+
+    cdef int write_word(self, uint64_t vpn, uint64_t word) noexcept nogil:
+        cdef Ptdesc* t = self.find(vpn)
+        cdef Run r
+        cdef Write w
+        r.first = <Py_ssize_t>(vpn & <uint64_t>(self.entries - 1))
+        r.n = 1
+        r.vpns = NULL
+        if t is NULL or self.pte_at(t, r.first)[0] == self.pte.none:
+            return -1
+        w.keep = ZERO_WORD
+        w.add = &word
+        w.step = 0
+        if self.encoding.asks and self.encoding.first_unfit(t, &r, &w) >= 0:
+            return -1
+        return self.store_run(t, &r, &w)
+
+    cdef int store_run(
+            self, Ptdesc* t, const Run* r, const Write* w) noexcept nogil:
+        t = self.encoding.prepare(t, r, w)
+        if t is NULL:
+            self.encoding.end()
+            return -1
+        lock_table(t)
+        self.encoding.store(t, r, w)
+        unlock_table(t)
+        self.encoding.settle(t)
+        if t.next:
+            self.encoding.trim(t)
+        self.encoding.end()
+        return 0
+
+    cdef int find_words(
+            self, const Span* s, const uint64_t* mask, const uint64_t* value,
+            Found* found) noexcept nogil:
+        cdef Py_ssize_t size = self.entries
+        cdef uint64_t edge = <uint64_t>size - 1
+        cdef uint64_t at = s.first
+        cdef uint64_t stop = s.first + <uint64_t>s.n
+        cdef uint64_t* slot
+        cdef Ptdesc* t
+        cdef int failed = 0
+        self.encoding.begin(at, stop, min(<uint64_t>s.n, self.nr_ptes), False)
+        t = self.next_table(&at, stop)
+        slot = t.parent if t is not NULL else NULL
+        while t is not NULL:
+            failed = room_for(found, size)
+            if failed:
+                break
+            found.n += self.encoding.scan(
+                t, <Py_ssize_t>(at & edge),
+                <Py_ssize_t>min(stop - (at & ~edge), <uint64_t>size), mask, value,
+                found.vpns + found.n)
+            t = self.table_after(&slot, &at, stop)
+        self.encoding.end()
+        return failed
