@@ -1,4 +1,5 @@
 """What an encoding outside this package cimports, under one name each."""
+from extmeta.encodings.side cimport makes_a_word
 from extmeta.memory.frames cimport Frames, Ptdesc, entries
 from extmeta.memory.slabs cimport Slabs
 from extmeta.table.encoding cimport (

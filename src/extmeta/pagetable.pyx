@@ -12,6 +12,7 @@ import numpy as np
 
 from extmeta.edge.words cimport WordMethods
 from extmeta.memory.frames cimport pthread_mutex_t
+from extmeta.memory.slabs cimport Slabs
 from extmeta.table.encoding cimport MAX_LANES, Write
 from extmeta.table.refusal cimport IS_LEAF, NOT_FIRST, no_memory, refuse_for
 from extmeta.table.vpns cimport Vpns, vpn_at
@@ -88,6 +89,8 @@ cdef class PageTable(WordMethods):
         self.pte = self.encoding.pte
         self.entries = self.encoding.entries
         self.next_pfn = 1
+        if self.frames.page_order:
+            self.index = Slabs()
         # Where tables share a page, and its descriptor, they aren't apart.
         self.parallel = self.encoding.parallel and self.frames.page_order == 0
         self.calls_python = self.encoding.calls_python

@@ -6,8 +6,10 @@ from libc.string cimport memcpy, memset
 import numpy as np
 
 from extmeta.memory.frames cimport DEPOSITED, PTE, Ptdesc, UPPER, upper_entry
+from extmeta.table.encoding cimport MAX_LANES
 from extmeta.table.operations cimport Operations
 from extmeta.table.refusal cimport Found
+from extmeta.table.vpns cimport Run
 
 from extmeta.edge.tables import Tables
 from extmeta.memory import Memory
@@ -23,7 +25,7 @@ cdef class Held(Operations):
         self.encoding.reap()
         side = self.encoding.side_bytes()
         slack = self.encoding.held_bytes() - side
-        index = self.encoding.index_bytes()
+        index = self.encoding.index_bytes() + self.index_bytes()
         upper = self.frames.held(UPPER)
         pte = self.frames.held(PTE)
         if self.encoding.sharing():
@@ -166,12 +168,39 @@ cdef class Held(Operations):
             if t.parent[0] != upper_entry(self.frames, t):
                 return b"the upper entry points elsewhere"
             reason = self.encoding.fault(t)
+            if reason is NULL:
+                reason = self.fault_of_words(t)
             if reason is not NULL:
                 return reason
         if ptes != self.nr_ptes:
             return b"count of all PTEs is stale"
         reason = self.fault_of_leaves(vpn)
         return reason if reason is not NULL else self.frames.fault()
+
+    cdef const char* fault_of_words(self, Ptdesc* t) noexcept nogil:
+        """Hold the count of words against what the encoding loads."""
+        cdef uint64_t[64 * MAX_LANES] words
+        cdef Py_ssize_t lanes = self.encoding.lanes
+        cdef unsigned int flagged = 0
+        cdef Py_ssize_t i, lane
+        cdef uint64_t bits
+        cdef Run r
+        if not self.encoding.uses_descriptor:
+            return NULL
+        r.vpns = NULL
+        for r.first in range(0, self.entries, 64):
+            r.n = min(64, self.entries - r.first)
+            self.encoding.load(t, &r, words)
+            for i in range(r.n):
+                bits = 0
+                for lane in range(lanes):
+                    bits |= words[i * lanes + lane]
+                flagged += bits != 0
+        if flagged != t.flagged:
+            return b"count of words is stale"
+        if self.frames.page_order and (flagged != 0) != t.reached:
+            return b"a link that nothing finds, or a place that nothing needs"
+        return NULL
 
     cdef const char* fault_of_leaves(self, uint64_t* at) noexcept nogil:
         cdef uint64_t leaves = 0
@@ -206,6 +235,6 @@ cdef class Held(Operations):
         self.enter()
         pte = self.frames.nr_aside * self.frames.frame_bytes
         side = self.encoding.aside_bytes() + (pte if self.encoding.worded_order else 0)
-        index = self.encoding.index_aside_bytes()
+        index = self.index_aside.n * self.place_bytes()
         self.leave()
         return Memory(upper=0, pte=pte, side=side, index=index, slack=0)

@@ -76,6 +76,7 @@ cdef class Adjacent(Encoding):
         return {"when": self.when}
 
     def hold(self):
+        self.reserves = True
         self.refuse_above(64)
         self.reading = FLAGGED
         self.parallel = True
@@ -98,7 +99,7 @@ cdef class Adjacent(Encoding):
                 # One word for all is for those that are mapped; of others, which have
                 # their own, the entries may be moved here after this.
                 w.step == 0 and not self.any_mapped(t, r)):
-            return self.counted(t, r, w)
+            return t
         pair = self.frames.alloc(1, PTE, False)
         if pair is NULL:
             return NULL
@@ -107,9 +108,6 @@ cdef class Adjacent(Encoding):
         pair.parent = t.parent
         pair.vpn = t.vpn
         pair.used = t.used
-        if not self.reach(pair):
-            self.frames.free(pair)
-            return NULL
         publish(pair.parent, upper_entry(self.frames, pair))
         self.frames.free(t)
         if pair.used:
@@ -124,19 +122,10 @@ cdef class Adjacent(Encoding):
                 return True
         return False
 
-    cdef Ptdesc* counted(
-            self, Ptdesc* t, const Run* r, const Write* w) noexcept nogil:
-        """Return ``t`` with a place for its count of flags, or NULL."""
-        if self.frames.page_order and makes_a_word(w, r.n, 1):
-            return t if self.reach(t) else NULL
-        return t
-
     cdef int fork(
             self, Encoding parent, const Ptdesc* t, Ptdesc* child) noexcept nogil:
         # A table made in a pair from the start is re-pointed by nobody.
         if t.flagged:
-            if not self.reach(child):
-                return -1
             memcpy(self.side(child), (<Adjacent>parent).side(t),
                    self.entries * sizeof(uint64_t))
             child.flagged = t.flagged
@@ -173,11 +162,8 @@ cdef class Adjacent(Encoding):
         side_zap(self, t, first, last)
 
     cdef void settle(self, Ptdesc* t) noexcept nogil:
-        if t.flagged == 0:
-            if self.order == 0 and t.order == 1:
-                self.frames.free_upper_half(t)
-            if t.reached:
-                self.unreach(t)
+        if t.flagged == 0 and self.order == 0 and t.order == 1:
+            self.frames.free_upper_half(t)
 
     cdef size_t side_bytes(self) noexcept nogil:
         return self.frames.held(SIDE)
@@ -187,8 +173,6 @@ cdef class Adjacent(Encoding):
             return b"count of flagged entries is stale"
         if t.flagged and t.order == 0 and not self.inside:
             return b"flag set, but no side page"
-        if (t.flagged != 0) != t.reached and self.frames.page_order:
-            return b"flags that nothing counts"
         if self.order == 0 and t.order == 1 and t.flagged == 0:
             return b"side page without a flagged entry"
         return NULL

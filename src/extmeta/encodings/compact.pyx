@@ -124,6 +124,8 @@ cdef class Compact(Encoding):
         return bound
 
     def hold(self):
+        self.reserves = True
+        self.uses_descriptor = False
         cdef uint64_t[::1] kept
         cdef Py_ssize_t n
         self.refuse_above(64)

@@ -58,6 +58,8 @@ cdef class Hash(Encoding):
         free(self.vpns)
 
     def hold(self):
+        self.reserves = True
+        self.uses_descriptor = False
         self.refuse_above(64)
         self.reading = COUNTED
         self.hash = VpnHash((self.arch.nr_vpns - 1).bit_length(), self.bits)
@@ -135,13 +137,7 @@ cdef class Hash(Encoding):
         return t if self.hash.reserve(self.reserved) == 0 else NULL
 
     cdef bint set_aside(self, size_t n) noexcept nogil:
-        cdef uint64_t before = self.hash.aside
-        if self.hash.set_aside(n * <size_t>self.entries):
-            return False
-        if not Encoding.set_aside(self, n):
-            self.hash.set_aside(before)
-            return False
-        return True
+        return self.hash.set_aside(n * <size_t>self.entries) == 0
 
     cdef size_t aside_bytes(self) noexcept nogil:
         return self.hash.aside_bytes()

@@ -68,6 +68,8 @@ cdef class InPte(Encoding):
     cdef uint64_t swap_bits
 
     def hold(self):
+        self.reserves = True
+        self.uses_descriptor = False
         self.reading = ALONE
         self.parallel = True
         present, swap = places(self.fields, self.arch)

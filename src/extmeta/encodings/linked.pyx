@@ -70,6 +70,7 @@ cdef class Linked(Encoding):
         return {} if self.asked is None else {"bits": self.asked}
 
     def hold(self):
+        self.reserves = True
         self.reading = FLAGGED
         self.parallel = True
         if self.asked is not None:
@@ -93,20 +94,11 @@ cdef class Linked(Encoding):
             page = self.slabs.alloc_or(&self.aside, self.page_bytes())
             if page is NULL:
                 return NULL
-            if not self.reach(t):
-                self.slabs.free(page)
-                return NULL
             t.link = <uintptr_t>page
         return t
 
     cdef bint set_aside(self, size_t n) noexcept nogil:
-        cdef size_t before = self.aside.n
-        if not self.slabs.set_aside(&self.aside, n, self.page_bytes()):
-            return False
-        if not Encoding.set_aside(self, n):
-            self.slabs.set_aside(&self.aside, before, self.page_bytes())
-            return False
-        return True
+        return self.slabs.set_aside(&self.aside, n, self.page_bytes())
 
     cdef size_t aside_bytes(self) noexcept nogil:
         return self.aside.n * self.page_bytes()
@@ -115,7 +107,7 @@ cdef class Linked(Encoding):
             self, Encoding parent, const Ptdesc* t, Ptdesc* child) noexcept nogil:
         if t.flagged:
             child.link = <uintptr_t>self.slabs.alloc(self.page_bytes())
-            if child.link == 0 or not self.reach(child):
+            if child.link == 0:
                 return -1
             memcpy(<void*>child.link, <const void*>t.link, self.page_bytes())
             child.flagged = t.flagged
@@ -265,11 +257,8 @@ cdef class Linked(Encoding):
         if t.link and t.flagged == 0:
             self.slabs.free(<void*>t.link)
             t.link = 0
-            if t.reached:
-                self.unreach(t)
 
     cdef void reap(self) noexcept nogil:
-        Encoding.reap(self)
         self.slabs.reap()
 
     cdef size_t side_bytes(self) noexcept nogil:
@@ -283,8 +272,6 @@ cdef class Linked(Encoding):
             return b"count of flagged entries is stale"
         if t.flagged and t.link == 0:
             return b"flag set, but no side page"
-        if (t.link != 0) != t.reached and self.frames.page_order:
-            return b"a link that nothing finds"
         if t.link and t.flagged == 0:
             return b"side page without a flagged entry"
         return NULL

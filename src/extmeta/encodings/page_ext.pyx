@@ -219,12 +219,12 @@ cdef class PageExt(Encoding):
     cdef uint64_t pfn_mask
 
     def hold(self):
+        self.uses_descriptor = False
         self.refuse_above(64)
         self.reading = COUNTED
         self.by_page = True
         # The kernel has arrays for all pages from boot on. Here an operation may need
         # one for each page.
-        self.reserves = False
         self.asks = WHEN_ADDING
         self.pfn_mask = ((<uint64_t>1) << self.pte.pfn_bits) - 1
         self.join(Pages(self.pte.pfn_bits, 1 if self.bits <= 8 else

@@ -30,9 +30,8 @@ cdef class PythonCalls(Encoding):
     def bind(self, fields, arch, Frames frames not None):
         cdef PythonCalls bound = Encoding.bind(self, fields, arch, frames)
         bound.calls_python = True
-        # What Python objects need is Python's to say.
-        bound.reserves = False
         bound.by_flag = bound.uses_flag
+        bound.uses_descriptor = bound.by_flag
         bound.takes_all = bound.defines("copy_from")
         bound.unmaps = bound.defines("unmap")
         bound.scans = bound.defines("scan")

@@ -28,6 +28,8 @@ cdef class Wide(Encoding):
     """Keep each word in the upper half of a PTE of 16 bytes."""
 
     def hold(self):
+        self.reserves = True
+        self.uses_descriptor = False
         self.refuse_above(64)
         self.reading = COUNTED
         self.parallel = True

@@ -55,6 +55,8 @@ cdef class XArray(Encoding):
     cdef Aside aside                  # words for when no memory can be had
 
     def hold(self):
+        self.reserves = True
+        self.uses_descriptor = False
         self.refuse_above(64)
         self.reading = COUNTED
         self.pages = Frames(4096)
@@ -119,7 +121,6 @@ cdef class XArray(Encoding):
             self.give_node(node)
             node = <Node*>next_unseen(&self.limbo)
         self.slabs.reap()
-        Encoding.reap(self)
 
     cdef void give_node(self, Node* node) noexcept nogil:
         cdef uint32_t frame = frame_of(self.pages, node)
@@ -285,7 +286,7 @@ cdef class XArray(Encoding):
         nodes = (nodes + NODES_A_PAGE - 1) // NODES_A_PAGE
         if self.pages.set_aside(n * nodes, 0, SIDE) and self.slabs.set_aside(
                 &self.aside, n * self.entries if self.bits == 64 else 0,
-                sizeof(uint64_t)) and Encoding.set_aside(self, n):
+                sizeof(uint64_t)):
             return True
         self.pages.set_aside(pages, 0, SIDE)
         self.slabs.set_aside(&self.aside, words, sizeof(uint64_t))
@@ -582,7 +583,8 @@ cdef class XArray(Encoding):
             return reason
         if seen[0] != self.leaves or seen[1] != self.uppers:
             return b"count of nodes is stale"
-        if seen[2] != self.apart or self.apart * 8 != self.slabs.object_bytes:
+        if seen[2] != self.apart or (
+                self.apart + self.aside.n) * 8 != self.slabs.object_bytes:
             return b"count of words apart is stale"
         flagged = 0
         for frame in range(self.frames.top):

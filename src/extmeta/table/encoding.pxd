@@ -16,7 +16,6 @@ from libc.stdint cimport uint64_t
 
 from extmeta.memory.frames cimport Frames, Ptdesc
 from extmeta.table.pte cimport PteLayout
-from extmeta.memory.slabs cimport Aside, Slabs
 from extmeta.table.vpns cimport Run
 
 cdef enum:
@@ -63,10 +62,11 @@ cdef class Encoding:
     # tables that share pages, which takes the place of each one's own.
     cdef readonly bint by_page
     cdef void* family
-    cdef Slabs index              # where tables share a page: their links
-    cdef Aside index_aside
-    # What it may need later can be set aside.
+    # What it may need later can be set aside: it defines set_aside. Off by default.
     cdef readonly bint reserves
+    # A table with words has a link, or a count of flags, in its descriptor. On by
+    # default. If tables share a page, the table charges a place for these.
+    cdef bint uses_descriptor
     # An exception that C could not pass on: the page table raises it when the
     # operation is over. None in an encoding written in C.
     cdef object pending
@@ -93,13 +93,6 @@ cdef class Encoding:
     # what [src, src + n) has. -1 where no memory can be had.
     cdef int follow(self, uint64_t src, uint64_t dst, uint64_t n) noexcept nogil
 
-    # May allocate: see to it that `t` has a place for its link and its count of
-    # flags. `prepare` and `fork` call it for a table that gets its first word,
-    # `settle` calls `unreach` for one that is `reached` and has none. False where
-    # no memory can be had.
-    cdef bint reach(self, Ptdesc* t) noexcept nogil
-    cdef void unreach(self, Ptdesc* t) noexcept nogil
-    cdef Ptdesc* page_of(self, Ptdesc* t) noexcept nogil
     # May allocate: make room for `w` to be stored. Called for every run of an
     # operation, perhaps several of one table, before the first store; room must
     # be left for them all. Returns the table, which may have moved, or NULL
@@ -163,7 +156,6 @@ cdef class Encoding:
     # that, and then as much as before. And how many bytes of side memory that is.
     cdef bint set_aside(self, size_t n) noexcept nogil
     cdef size_t aside_bytes(self) noexcept nogil
-    cdef size_t index_aside_bytes(self) noexcept nogil
 
     # Whether other page tables use this one's side memory. If so, each table's share
     # of it is asked for, and before the page table goes it lets go of each table's,

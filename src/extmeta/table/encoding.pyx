@@ -5,21 +5,15 @@ interface with its promises. This base class holds what an encoding may leave as
 it is: scan, fork and zap in terms of load and store, which are right for all and
 fast for none.
 """
-from libc.stdint cimport uint64_t, uintptr_t
+from libc.stdint cimport uint64_t
 from libc.string cimport memset
 
 from extmeta.memory.frames cimport Frames, Ptdesc, entries
 from extmeta.table.pte cimport flag_of
-from extmeta.memory.slabs cimport Slabs
 from extmeta.table.vpns cimport Run
 
 cdef uint64_t[MAX_LANES] ZERO_WORD
 memset(ZERO_WORD, 0, sizeof(ZERO_WORD))
-
-
-cdef enum:
-    # Of a table that has words: its link and its count of flags.
-    INDEX_BYTES = 16
 
 
 cdef uint64_t mask_of(bits) except? 1:
@@ -116,8 +110,6 @@ cdef class Encoding:
         bound.lanes = (fields.bits + 63) // 64
         bound.entries = arch.ptrs_per_pte
         bound.frames = frames
-        if arch.frame_bytes < arch.page_bytes:
-            bound.index = Slabs()
         bound.pte.none = arch.none
         bound.pte.present = mask_of([arch.present])
         bound.pte.write = mask_of([arch.write])
@@ -134,7 +126,7 @@ cdef class Encoding:
         bound.pte.offset_shift = layout.offset_shift
         bound.pte.offset_bits = layout.offset_bits
         bound.pte.offset_inverted = layout.offset_inverted
-        bound.reserves = True
+        bound.uses_descriptor = True
         bound.hold()
         bound.worded_order = max(bound.worded_order, bound.order)
         return bound
@@ -197,47 +189,11 @@ cdef class Encoding:
         """
         return arch
 
-    cdef bint reach(self, Ptdesc* t) noexcept nogil:
-        # A kernel finds a table's link and count of flags in the struct page of
-        # its page. Where 16 or 256 tables share one, that holds neither for all
-        # of them: they are kept in an array found from it, which the first table
-        # with a word brings and the last one takes away. The array's bytes are
-        # held, and are Memory.index; what is in it is read from Ptdesc, so its
-        # cache line is not touched.
-        cdef Ptdesc* page
-        if self.frames.page_order == 0 or t.reached:
-            return True
-        page = self.page_of(t)
-        if page.users == 0:
-            page.index = <uintptr_t>self.index.alloc_or(
-                &self.index_aside, <size_t>INDEX_BYTES << self.frames.page_order)
-            if page.index == 0:
-                return False
-        page.users += 1
-        t.reached = 1
-        return True
-
     cdef bint set_aside(self, size_t n) noexcept nogil:
-        return self.frames.page_order == 0 or self.index.set_aside(
-            &self.index_aside, n, <size_t>INDEX_BYTES << self.frames.page_order)
+        return True
 
     cdef size_t aside_bytes(self) noexcept nogil:
         return 0
-
-    cdef size_t index_aside_bytes(self) noexcept nogil:
-        return self.index_aside.n * (<size_t>INDEX_BYTES << self.frames.page_order)
-
-    cdef void unreach(self, Ptdesc* t) noexcept nogil:
-        cdef Ptdesc* page = self.page_of(t)
-        t.reached = 0
-        page.users -= 1
-        if page.users == 0:
-            self.index.free(<void*>page.index)
-
-    cdef Ptdesc* page_of(self, Ptdesc* t) noexcept nogil:
-        cdef Py_ssize_t frame = t - self.frames.desc
-        return &self.frames.desc[
-            frame >> self.frames.page_order << self.frames.page_order]
 
     cdef Ptdesc* prepare(
             self, Ptdesc* t, const Run* r, const Write* w) noexcept nogil:
@@ -248,10 +204,15 @@ cdef class Encoding:
         cdef uint64_t[64 * MAX_LANES] words
         cdef Run r
         cdef Write w
+        cdef uint64_t* entry = entries(self.frames, child)
+        cdef Py_ssize_t i
         w.keep = ZERO_WORD
         w.add = words
         w.step = self.lanes
         r.vpns = NULL
+        # The entries were copied with flags that `store` has to set and count.
+        for i in range(self.entries):
+            entry[i] &= ~flag_of(&self.pte, entry[i])
         for r.first in range(0, self.entries, 64):
             r.n = min(64, self.entries - r.first)
             parent.load(t, &r, words)
@@ -346,8 +307,7 @@ cdef class Encoding:
         return to
 
     cdef void reap(self) noexcept nogil:
-        if self.index is not None:
-            self.index.reap()
+        pass
 
     cdef size_t side_bytes(self) noexcept nogil:
         return 0
@@ -356,7 +316,7 @@ cdef class Encoding:
         return self.side_bytes()
 
     cdef size_t index_bytes(self) noexcept nogil:
-        return 0 if self.frames.page_order == 0 else self.index.object_bytes
+        return 0
 
     cdef const char* fault(self, const Ptdesc* t) noexcept nogil:
         return NULL

@@ -156,21 +156,19 @@ cdef class HugePages(Mapping):
         if not worded:
             return t
         # As it is not hooked yet, it stays where it is.
-        if self.encoding.prepare(t, &r, w) is not t:
+        if self.prepare(t, &r, w) is not t:
             self.unmake(t)
             return NULL
         lock_table(t)
         self.encoding.store(t, &r, w)
         unlock_table(t)
-        self.encoding.settle(t)
-        if t.next:
-            self.encoding.trim(t)
+        self.settle(t)
         return t
 
     cdef void unmake(self, Ptdesc* t) noexcept nogil:
         """Free a table that was not hooked, or deposit it again."""
         self.encoding.zap(t, 0, self.entries)
-        self.encoding.settle(t)
+        self.settle(t)
         if t.parent is NULL:
             self.frames.free(t)
             return
@@ -239,9 +237,7 @@ cdef class HugePages(Mapping):
             self.encoding.zap(t, i, end)
             self.clear(t, i, end)
             unlock_table(t)
-            self.encoding.settle(t)
-            if t.next:
-                self.encoding.trim(t)
+            self.settle(t)
             self.prune(t)
         self.encoding.end()
         at = first

@@ -138,9 +138,11 @@ cdef class Mapping(Snapshots):
 
     cdef bint set_aside(self, size_t n) noexcept nogil:
         cdef size_t before = self.frames.nr_aside
+        cdef size_t held = self.index_aside.n
         if not self.frames.set_aside(n, self.encoding.worded_order, PTE):
             return False
-        if not self.encoding.set_aside(n):
+        if not (self.set_index_aside(n) and self.encoding.set_aside(n)):
+            self.set_index_aside(held)
             self.frames.set_aside(before, self.encoding.worded_order, PTE)
             return False
         return True

@@ -43,7 +43,8 @@ cdef class Operations(HugePages):
             memcpy(entries(self.frames, copy), entries(parent.frames, t),
                    self.entries * self.stride * sizeof(uint64_t))
             copy.used = t.used
-            if self.encoding.fork(parent.encoding, t, copy):
+            if self.encoding.fork(parent.encoding, t, copy) or (
+                    t.reached and not self.reach(copy)):
                 return no_memory(self.frames.frame_bytes)
             t = parent.table_after(&slot, &at, parent.nr_vpns)
         self.encoding.end()
@@ -134,7 +135,7 @@ cdef class Operations(HugePages):
             if to is NULL:
                 return -1
             there.first = <Py_ssize_t>(dst - to.vpn)
-            return 0 if self.encoding.prepare(to, &there, &w) is not NULL else -1
+            return 0 if self.prepare(to, &there, &w) is not NULL else -1
         to = self.find(dst)
         there.first = <Py_ssize_t>(dst - to.vpn)
         target = self.pte_at(to, there.first)
@@ -172,9 +173,7 @@ cdef class Operations(HugePages):
             if t is NULL:
                 break
             at = t.vpn + <uint64_t>self.entries
-            self.encoding.settle(t)
-            if t.next:
-                self.encoding.trim(t)
+            self.settle(t)
             self.prune(t)
 
     cdef int swap_entries(

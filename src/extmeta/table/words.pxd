@@ -3,12 +3,12 @@ from libc.stdint cimport uint8_t, uint64_t
 
 from extmeta.memory.frames cimport PTE, Ptdesc, entries
 from extmeta.table.encoding cimport Write
-from extmeta.table.locking cimport Locking
+from extmeta.table.places cimport Places
 from extmeta.table.pte cimport equal, equal_in_pairs
 from extmeta.table.refusal cimport Found
 from extmeta.table.vpns cimport Run, Span
 
-cdef class Words(Locking):
+cdef class Words(Places):
     # The entry ``i`` of a PTE table.
     cdef inline uint64_t* pte_at(
             self, const Ptdesc* t, Py_ssize_t i) noexcept nogil:
@@ -33,7 +33,7 @@ cdef class Words(Locking):
     cdef int write(
         self, const Span* s, const Write* w, bint all_mapped) noexcept nogil
     cdef void begin(self, const Span* s) noexcept nogil
-    cdef void settle(self, const Span* s, Py_ssize_t upto) noexcept nogil
+    cdef void settle_span(self, const Span* s, Py_ssize_t upto) noexcept nogil
     cdef void read(self, const Span* s, uint64_t* words) noexcept nogil
     # 1 where a PTE has a word; `flags` is 0.
     cdef void read_flags(self, const Span* s, uint8_t* flags) noexcept nogil

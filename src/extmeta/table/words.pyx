@@ -19,7 +19,7 @@ cdef uint64_t[MAX_LANES] ZERO_WORD
 memset(ZERO_WORD, 0, sizeof(ZERO_WORD))
 
 
-cdef class Words(Locking):
+cdef class Words(Places):
     """Words read, written and found, a run of entries at a time."""
 
     cdef Ptdesc* run_at(self, const Span* s, Py_ssize_t at, Run* r) noexcept nogil:
@@ -101,19 +101,19 @@ cdef class Words(Locking):
             if all_mapped:
                 i = self.first_unlike(t, &r, MAPPED)
                 if i >= 0:
-                    self.settle(s, at)
+                    self.settle_span(s, at)
                     self.encoding.end()
                     return self.refuse(vpn_at(s, at + i), MAPPED)
             part.add = w.add + at * w.step
             if asks and t is not NULL:
                 i = self.encoding.first_unfit(t, &r, &part)
                 if i >= 0:
-                    self.settle(s, at)
+                    self.settle_span(s, at)
                     self.encoding.end()
                     return self.refuse_word(vpn_at(s, at + i), &part, i)
             if may_grow and t is not NULL:
-                if self.encoding.prepare(t, &r, &part) is NULL:
-                    self.settle(s, at)
+                if self.prepare(t, &r, &part) is NULL:
+                    self.settle_span(s, at)
                     self.encoding.end()
                     return no_memory(self.frames.frame_bytes)
             at += r.n
@@ -128,12 +128,10 @@ cdef class Words(Locking):
                 untidy |= t.flagged == 0 or t.next != 0
                 # A later run may be of this table, and room was made for it.
                 if s.vpns is NULL:
-                    self.encoding.settle(t)
-                    if t.next:
-                        self.encoding.trim(t)
+                    self.settle(t)
             at += r.n
         if untidy and s.vpns is not NULL:
-            self.settle(s, s.n)
+            self.settle_span(s, s.n)
         self.encoding.end()
         return 0
 
@@ -148,16 +146,14 @@ cdef class Words(Locking):
             self.encoding.begin(
                 first, last + 1, min(<uint64_t>s.n, self.nr_ptes), False)
 
-    cdef void settle(self, const Span* s, Py_ssize_t upto) noexcept nogil:
+    cdef void settle_span(self, const Span* s, Py_ssize_t upto) noexcept nogil:
         cdef Py_ssize_t at = 0
         cdef Ptdesc* t
         cdef Run r
         while at < upto:
             t = self.run_at(s, at, &r)
             if t is not NULL:
-                self.encoding.settle(t)
-                if t.next:
-                    self.encoding.trim(t)
+                self.settle(t)
             at += r.n
 
     cdef void read(self, const Span* s, uint64_t* words) noexcept nogil:
@@ -225,16 +221,14 @@ cdef class Words(Locking):
 
     cdef int store_run(
             self, Ptdesc* t, const Run* r, const Write* w) noexcept nogil:
-        t = self.encoding.prepare(t, r, w)
+        t = self.prepare(t, r, w)
         if t is NULL:
             self.encoding.end()
             return -1
         lock_table(t)
         self.encoding.store(t, r, w)
         unlock_table(t)
-        self.encoding.settle(t)
-        if t.next:
-            self.encoding.trim(t)
+        self.settle(t)
         self.encoding.end()
         return 0
 

@@ -12,7 +12,7 @@ from hypothesis.stateful import run_state_machine_as_test
 import extmeta as em
 from extmeta.checks import must, same
 from extmeta.fields import Fields
-from extmeta.memory.frames import fail_after
+from extmeta.memory.frames import fail_after, no_allocation
 from extmeta.pagetable import PageTable
 from extmeta.table.encoding import Encoding
 from extmeta.testing.machine import (
@@ -312,6 +312,24 @@ def memory_that_cannot_be_had(operation, make):
 for _operation in OPERATIONS:
     _body = partial(memory_that_cannot_be_had, _operation)
     CHECKS.append(Check(f"memory_that_cannot_be_had[{_operation}]", _body))
+
+
+@check
+def what_is_reserved_suffices(make):
+    """An encoding that says so sets aside all that a write of each table takes."""
+    table = make()
+    size = table.arch.ptrs_per_pte
+    vpns = [0x40000 * size + n * size for n in range(4)]
+    table.map(vpns)
+    if not table.encoding.reserves:
+        with pytest.raises(ValueError, match="can't tell"):
+            table.reserve(4)
+        return
+    table.reserve(4)
+    with no_allocation():
+        table.store(vpns, 1)
+    same(table.flagged(vpns).tolist(), [True] * 4)
+    table.check()
 
 
 @check

@@ -6,13 +6,10 @@ a table of 512 entries, from its first word to its last.
 """
 from cython cimport final
 from libc.stdint cimport uint8_t, uint64_t, uintptr_t
-from libc.string cimport memcpy, memset
+from libc.string cimport memset
 
-from extmeta.table.encoding cimport Encoding, Write
-from extmeta.encodings.side cimport makes_a_word
-from extmeta.memory.frames cimport Ptdesc, entries
-from extmeta.memory.slabs cimport Slabs
-from extmeta.table.vpns cimport Run, entry_at
+from extmeta.encoding cimport (
+    Encoding, Ptdesc, Run, Slabs, Write, entries, entry_at, makes_a_word)
 
 
 @final
@@ -33,17 +30,6 @@ cdef class Flagless(Encoding):
                 return NULL
             memset(<void*>t.link, 0, self.entries)
         return t
-
-    cdef int fork(
-            self, Encoding parent, const Ptdesc* t, Ptdesc* child) noexcept nogil:
-        if t.link:
-            child.link = <uintptr_t>self.slabs.alloc(self.entries)
-            if child.link == 0:
-                return -1
-            memcpy(<void*>child.link, <const void*>t.link, self.entries)
-            # Entries that have a word, as there are no flags to count.
-            child.flagged = t.flagged
-        return 0
 
     cdef void load(
             self, const Ptdesc* t, const Run* r, uint64_t* words) noexcept nogil:

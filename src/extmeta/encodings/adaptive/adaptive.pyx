@@ -63,6 +63,7 @@ cdef class Adaptive(Encoding):
 
     def hold(self):
         self.refuse_above(64)
+        self.reserves = True
         self.reading = FLAGGED
         self.parallel = True
         if self.entries > MOST:
@@ -127,19 +128,10 @@ cdef class Adaptive(Encoding):
             container.survey_write(&self.g, t.link, entry, r, w, &v)
             # A move clears the words at the source before it stores here.
             surveyed = not adds_nothing(w, 1)
-        if not self.room_for(t, &v):
+        if not make_room(&self.g, self.slabs, &self.reserve, t, &v):
             return False
         expect(t, &v, surveyed)
         return True
-
-    cdef bint room_for(self, Ptdesc* t, const Survey* v) noexcept nogil:
-        if self.frames.page_order and not self.reach(t):
-            return False
-        if make_room(&self.g, self.slabs, &self.reserve, t, v):
-            return True
-        if t.reached and t.flagged == 0 and not pending(t).prepared:
-            self.unreach(t)
-        return False
 
     # -- writing --------------------------------------------------------------
 
@@ -383,8 +375,6 @@ cdef class Adaptive(Encoding):
         if t.flagged == 0:
             self.drop_object(t)
             t.next = 0
-            if t.reached:
-                self.unreach(t)
 
     cdef void trim(self, Ptdesc* t) noexcept nogil:
         cdef uint64_t[MOST] words
@@ -421,8 +411,6 @@ cdef class Adaptive(Encoding):
     cdef int fork(
             self, Encoding parent, const Ptdesc* t, Ptdesc* child) noexcept nogil:
         cdef Ptdesc* whole = <Ptdesc*>t
-        if t.flagged and self.frames.page_order and not self.reach(child):
-            return -1
         if has_object(t.link) and self.slabs is not (<Adaptive>parent).slabs:
             return self.copy_words(<Adaptive>parent, t, child)
         if has_object(t.link):
@@ -440,7 +428,7 @@ cdef class Adaptive(Encoding):
         container.read(
             &parent.g, t.link, entries(parent.frames, t), 0, self.entries, words)
         survey_words(words, self.entries, &v)
-        if not self.room_for(child, &v):
+        if not make_room(&self.g, self.slabs, &self.reserve, child, &v):
             return -1
         write_back(&self.g, self.slabs, child, &v, words, NULL, False)
         child.flagged = t.flagged
@@ -458,13 +446,11 @@ cdef class Adaptive(Encoding):
     # -- what is held ---------------------------------------------------------
 
     cdef void reap(self) noexcept nogil:
-        Encoding.reap(self)
         self.slabs.reap()
 
     cdef bint set_aside(self, size_t n) noexcept nogil:
         cdef Reserve before = self.reserve
-        if reserve.fill(&self.reserve, self.slabs, n, n) and (
-                Encoding.set_aside(self, n)):
+        if reserve.fill(&self.reserve, self.slabs, n, n):
             return True
         reserve.fill(&self.reserve, self.slabs, before.dense.n, before.boxes.n)
         return False
@@ -494,7 +480,7 @@ cdef class Adaptive(Encoding):
         self.slabs.hold()
         nbytes = self.slabs.count_bytes // <size_t>self.slabs.users
         self.slabs.let_go()
-        return Encoding.index_bytes(self) + nbytes
+        return nbytes
 
     cdef const char* fault(self, const Ptdesc* t) noexcept nogil:
         cdef const uint64_t* entry = entries(self.frames, t)

@@ -1,0 +1,22 @@
+"""Where a table's link and its count of flags lie, and how room for words is made."""
+from extmeta.memory.frames cimport Ptdesc
+from extmeta.memory.slabs cimport Aside, Slabs
+from extmeta.table.encoding cimport Write
+from extmeta.table.locking cimport Locking
+from extmeta.table.vpns cimport Run
+
+cdef class Places(Locking):
+    cdef Slabs index                  # if tables share a page: their links; or None
+    cdef Aside index_aside
+    # May allocate: see to it that the encoding has room for `w`, and the table a place
+    # for its link. NULL if no memory can be had; nothing has changed then.
+    cdef Ptdesc* prepare(self, Ptdesc* t, const Run* r, const Write* w) noexcept nogil
+    # Give back what the table's words no longer need.
+    cdef void settle(self, Ptdesc* t) noexcept nogil
+    cdef bint reach(self, Ptdesc* t) noexcept nogil
+    cdef void unreach(self, Ptdesc* t) noexcept nogil
+    cdef Ptdesc* page_of(self, Ptdesc* t) noexcept nogil
+    cdef bint set_index_aside(self, size_t n) noexcept nogil
+    # Bytes of the places, and of one page's.
+    cdef size_t index_bytes(self) noexcept nogil
+    cdef size_t place_bytes(self) noexcept nogil

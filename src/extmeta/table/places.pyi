@@ -1,0 +1,3 @@
+from extmeta.table.locking import Locking
+
+class Places(Locking): ...
