@@ -75,7 +75,7 @@ cdef class Adjacent(Encoding):
     def config(self):
         return {"when": self.when}
 
-    def hold(self):
+    def configure(self):
         self.reserves = True
         self.refuse_above(64)
         self.reading = FLAGGED

@@ -123,7 +123,7 @@ cdef class Compact(Encoding):
             bound.set_spans(self.spans)
         return bound
 
-    def hold(self):
+    def configure(self):
         self.reserves = True
         self.uses_descriptor = False
         cdef uint64_t[::1] kept

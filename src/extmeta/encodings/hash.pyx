@@ -57,7 +57,7 @@ cdef class Hash(Encoding):
     def __dealloc__(self):
         free(self.vpns)
 
-    def hold(self):
+    def configure(self):
         self.reserves = True
         self.uses_descriptor = False
         self.refuse_above(64)

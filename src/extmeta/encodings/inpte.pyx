@@ -67,7 +67,7 @@ cdef class InPte(Encoding):
     # Bits of a word that survive in a swap entry.
     cdef uint64_t swap_bits
 
-    def hold(self):
+    def configure(self):
         self.reserves = True
         self.uses_descriptor = False
         self.reading = ALONE

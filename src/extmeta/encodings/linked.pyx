@@ -69,7 +69,7 @@ cdef class Linked(Encoding):
     def config(self):
         return {} if self.asked is None else {"bits": self.asked}
 
-    def hold(self):
+    def configure(self):
         self.reserves = True
         self.reading = FLAGGED
         self.parallel = True

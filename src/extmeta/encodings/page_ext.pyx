@@ -218,7 +218,7 @@ cdef class PageExt(Encoding):
     cdef Pages pages
     cdef uint64_t pfn_mask
 
-    def hold(self):
+    def configure(self):
         self.uses_descriptor = False
         self.refuse_above(64)
         self.reading = COUNTED

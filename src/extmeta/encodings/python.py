@@ -60,7 +60,7 @@ class PythonEncoding(PythonCalls):
     uses_flag: ClassVar[bool] = True
     max_bits: ClassVar[int] = 64
 
-    def hold(self) -> None:
+    def configure(self) -> None:
         """Refuse fields that this encoding can't hold, and size what holds them.
 
         Called once; ``fields``, ``bits``, ``lanes`` and ``arch`` are known then.

@@ -27,7 +27,7 @@ cdef enum:
 cdef class Wide(Encoding):
     """Keep each word in the upper half of a PTE of 16 bytes."""
 
-    def hold(self):
+    def configure(self):
         self.reserves = True
         self.uses_descriptor = False
         self.refuse_above(64)

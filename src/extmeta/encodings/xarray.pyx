@@ -54,7 +54,7 @@ cdef class XArray(Encoding):
     cdef Limbo limbo                  # nodes that readers may still see
     cdef Aside aside                  # words for when no memory can be had
 
-    def hold(self):
+    def configure(self):
         self.reserves = True
         self.uses_descriptor = False
         self.refuse_above(64)

@@ -53,13 +53,13 @@ cdef class Slabs:
     cdef void join(self) noexcept nogil
     cdef void part(self) noexcept nogil
     # Between them nobody else allocates, frees or shares.
-    cdef inline void hold(self) noexcept nogil:
+    cdef inline void take_lock(self) noexcept nogil:
         cdef int turn = 0
         while not try_take(&self.lock):
             turn += 1
             relax(turn)
 
-    cdef inline void let_go(self) noexcept nogil:
+    cdef inline void give_lock(self) noexcept nogil:
         give_back(&self.lock)
 
     # One reference more, for another user. False where no memory can be had for the

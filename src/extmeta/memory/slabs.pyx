@@ -84,11 +84,11 @@ cdef class Slabs:
         cdef void* p
         if not may_allocate():
             return NULL
-        self.hold()
+        self.take_lock()
         if self.limbo.count:
             self.reap_held()
         p = self.take(nbytes)
-        self.let_go()
+        self.give_lock()
         return p
 
     cdef bint set_aside(self, Aside* a, size_t n, size_t nbytes) noexcept nogil:
@@ -110,7 +110,7 @@ cdef class Slabs:
 
     cdef void free(self, void* p) noexcept nogil:
         cdef void* old
-        self.hold()
+        self.take_lock()
         if self.limbo.count:
             self.reap_held()
         if not self.drop_share(p):
@@ -121,12 +121,12 @@ cdef class Slabs:
                 put_off(&self.limbo, p)
             else:
                 self.give(p)
-        self.let_go()
+        self.give_lock()
 
     cdef void reap(self) noexcept nogil:
-        self.hold()
+        self.take_lock()
         self.reap_held()
-        self.let_go()
+        self.give_lock()
 
     cdef void reap_held(self) noexcept nogil:
         cdef void* p = next_unseen(&self.limbo)
@@ -237,14 +237,14 @@ cdef class Slabs:
     # -- sharing --------------------------------------------------------------
 
     cdef void join(self) noexcept nogil:
-        self.hold()
+        self.take_lock()
         self.users += 1
-        self.let_go()
+        self.give_lock()
 
     cdef void part(self) noexcept nogil:
-        self.hold()
+        self.take_lock()
         self.users -= 1
-        self.let_go()
+        self.give_lock()
 
     cdef bint is_object(self, int size_class) noexcept nogil:
         """Return whether slabs of this class are one object each."""
@@ -269,9 +269,9 @@ cdef class Slabs:
 
     cdef bint share(self, const void* p) noexcept nogil:
         cdef bint shared
-        self.hold()
+        self.take_lock()
         shared = self.share_held(p)
-        self.let_go()
+        self.give_lock()
         return shared
 
     cdef bint share_held(self, const void* p) noexcept nogil:
@@ -295,19 +295,19 @@ cdef class Slabs:
     cdef uint32_t others(self, const void* p) noexcept nogil:
         cdef uint32_t* shared
         cdef uint32_t n = 0
-        self.hold()
+        self.take_lock()
         # The last user's references are all there are.
         if self.users > 1:
             shared = self.count_of(self.slab_of(p), p)
             n = shared[0] if shared is not NULL else 0
-        self.let_go()
+        self.give_lock()
         return n
 
     cdef bint is_shared(self) noexcept nogil:
         cdef bint shared
-        self.hold()
+        self.take_lock()
         shared = self.users > 1
-        self.let_go()
+        self.give_lock()
         return shared
 
     cdef size_t proportion(self, const void* p) noexcept nogil:
@@ -316,9 +316,9 @@ cdef class Slabs:
         cdef size_t nbytes = <size_t>PAGE << d.order
         if d.level < NR_CLASSES:
             nbytes = class_bytes(d.level)
-        self.hold()
+        self.take_lock()
         shared = self.count_of(d, p)
         if shared is not NULL:
             nbytes /= 1 + shared[0]
-        self.let_go()
+        self.give_lock()
         return nbytes

@@ -127,11 +127,11 @@ cdef class Encoding:
         bound.pte.offset_bits = layout.offset_bits
         bound.pte.offset_inverted = layout.offset_inverted
         bound.uses_descriptor = True
-        bound.hold()
+        bound.configure()
         bound.worded_order = max(bound.worded_order, bound.order)
         return bound
 
-    def hold(self):
+    def configure(self):
         """Refuse fields that this encoding can't hold, and size what holds them.
 
         Called once, when ``fields`` and ``arch`` are known.
@@ -295,7 +295,7 @@ cdef class Encoding:
     cdef size_t table_bytes(self, const Ptdesc* t) noexcept nogil:
         return 0
 
-    cdef void leave(self, Ptdesc* t) noexcept nogil:
+    cdef void unshare(self, Ptdesc* t) noexcept nogil:
         pass
 
     cdef void retire(self) noexcept nogil:

@@ -49,7 +49,7 @@ cdef class Locking(Radix):
             t = self.next_table(&at, self.nr_vpns)
             if t is NULL:
                 break
-            self.encoding.leave(t)
+            self.encoding.unshare(t)
             at = t.vpn + <uint64_t>self.entries
         self.encoding.retire()
 

@@ -18,7 +18,7 @@ cdef class Flagless(Encoding):
 
     cdef Slabs slabs
 
-    def hold(self):
+    def configure(self):
         self.refuse_above(8)
         self.slabs = Slabs()
 

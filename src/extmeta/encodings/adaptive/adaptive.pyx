@@ -61,7 +61,7 @@ cdef class Adaptive(Encoding):
     cdef Geometry g
     cdef Reserve reserve
 
-    def hold(self):
+    def configure(self):
         self.refuse_above(64)
         self.reserves = True
         self.reading = FLAGGED
@@ -437,7 +437,7 @@ cdef class Adaptive(Encoding):
     cdef bint sharing(self) noexcept nogil:
         return self.slabs is not None and self.slabs.is_shared()
 
-    cdef void leave(self, Ptdesc* t) noexcept nogil:
+    cdef void unshare(self, Ptdesc* t) noexcept nogil:
         self.drop_object(t)
 
     cdef void retire(self) noexcept nogil:
@@ -468,18 +468,18 @@ cdef class Adaptive(Encoding):
 
     cdef size_t held_bytes(self) noexcept nogil:
         cdef size_t nbytes
-        self.slabs.hold()
+        self.slabs.take_lock()
         nbytes = self.slabs.object_bytes + (
             self.slabs.page_bytes() - self.slabs.object_bytes
             - self.slabs.count_bytes) // <size_t>self.slabs.users
-        self.slabs.let_go()
+        self.slabs.give_lock()
         return nbytes
 
     cdef size_t index_bytes(self) noexcept nogil:
         cdef size_t nbytes
-        self.slabs.hold()
+        self.slabs.take_lock()
         nbytes = self.slabs.count_bytes // <size_t>self.slabs.users
-        self.slabs.let_go()
+        self.slabs.give_lock()
         return nbytes
 
     cdef const char* fault(self, const Ptdesc* t) noexcept nogil:
