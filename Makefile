@@ -8,7 +8,7 @@ PIP := $(PY) -m pip install --quiet --disable-pip-version-check
 JOBS ?= $(shell nproc)
 BUILD_NEEDS := "cython>=3.1" "setuptools>=77" "numpy>=2.0"
 
-.PHONY: compare test smoke check bench lint sanitize tsan snapshots build captures oracle models clean
+.PHONY: compare test smoke check hunt bench lint sanitize tsan snapshots build captures oracle models clean
 
 compare: build
 	@$(PY) -m extmeta compare $(ARGS)
@@ -30,6 +30,12 @@ SMOKE := --ignore tests/kernel --ignore tests/kernel_cases --ignore tests/test_c
 check: test
 	EXTMETA_TESTS=full $(PYTEST) tests -q -m slow --cov --cov-append \
 		--cov-report=term:skip-covered --cov-fail-under=97 $(ARGS)
+
+# Random operations that no run has drawn before, on every encoding.
+hunt: build $(VENV)/test-ready
+	EXTMETA_TESTS=hunt $(PYTEST) -q -m "not slow" $(HUNT) $(ARGS)
+
+HUNT := tests/test_conformance.py tests/test_addressspace_machine.py -k "against_dict or show_the_same"
 
 bench: build $(VENV)/test-ready
 	$(PY) -m pytest benchmarks $(ARGS)

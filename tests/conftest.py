@@ -10,13 +10,22 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     # Started in the background of a shell: what tests start would inherit it.
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
-# `make check` asks for "full". `make test` and the sanitized builds, which are ten
-# times slower, make do with "brief".
+# `make check` asks for "full", `make hunt` for examples that nobody has drawn yet.
+# `make test` and the sanitized builds, which are ten times slower, make do with "brief":
+# few examples, and the same ones each time.
 settings.register_profile(
     "full", deadline=None, print_blob=True, max_examples=30, stateful_step_count=40
 )
 settings.register_profile(
-    "brief", settings.get_profile("full"), max_examples=8, stateful_step_count=30
+    "hunt", settings.get_profile("full"), max_examples=300, derandomize=False
+)
+settings.register_profile(
+    "brief",
+    settings.get_profile("full"),
+    max_examples=8,
+    stateful_step_count=30,
+    derandomize=True,
+    database=None,
 )
 settings.register_profile("smoke", settings.get_profile("brief"), max_examples=3)
 settings.load_profile(os.environ.get("EXTMETA_TESTS", "brief"))
