@@ -814,3 +814,13 @@ def test_save_to_a_folder(cap, tmp_path):
 def test_save_into_no_folder(cap, tmp_path):
     with pytest.raises(FileNotFoundError):
         cap.save(tmp_path / "none" / "file")
+
+
+def test_a_shipped_capture_is_loaded_by_its_name(tmp_path, monkeypatch):
+    name, path = next(iter(shipped().items()))
+    assert repr(load_capture(name)) == repr(load_capture(path))
+    # A file of that name comes first.
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / name).write_bytes(b"no capture")
+    with pytest.raises(CaptureError, match=name):
+        load_capture(name)

@@ -417,6 +417,7 @@ def load_capture(path: str | os.PathLike[str]) -> Capture:
     Parameters
     ----------
     path : path-like
+        If there is no such file: the name of a capture of `shipped`.
 
     Returns
     -------
@@ -431,6 +432,8 @@ def load_capture(path: str | os.PathLike[str]) -> Capture:
         If it can't be read; FileNotFoundError if it is not there.
     """
     path = os.fsdecode(path)
+    if not os.path.exists(path):
+        path = os.fsdecode(shipped().get(path, path))
     try:
         arrays = npz.read(path)
         values: dict[str, Any] = {

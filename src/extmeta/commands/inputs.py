@@ -22,17 +22,13 @@ def capture_of(given: str) -> tuple[Capture, str]:
     BadInputError
         If there is none, or it is damaged.
     """
-    path = given
-    if given not in (STANDARD, "") and not os.path.exists(given):
-        if given in shipped():
-            path = str(shipped()[given])
-        elif os.path.basename(given) == given:
-            raise BadInputError(
-                f"{given}: No such file or directory, and "
-                f"{unknown('shipped capture', given, shipped())}"
-            )
-    found, name = loaded(path, load_capture)
-    return found, name if path == given else given
+    plain = given not in (STANDARD, "") and os.path.basename(given) == given
+    if plain and given not in shipped() and not os.path.exists(given):
+        raise BadInputError(
+            f"{given}: No such file or directory, and "
+            f"{unknown('shipped capture', given, shipped())}"
+        )
+    return loaded(given, load_capture)
 
 
 def loaded(given: str, load: Callable[[str], Loaded]) -> tuple[Loaded, str]:
