@@ -212,7 +212,7 @@ cdef class PageTable(WordMethods):
         vpn : int
             First of the huge page.
         word : int, default 0
-            Of each PTE.
+            The word of each PTE.
         pfns : (n,) array_like of int, optional
             By default those that the huge page has.
         writable : bool, default True

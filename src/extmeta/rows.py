@@ -34,7 +34,7 @@ class Point:
     Attributes
     ----------
     fraction : float
-        Of all PTEs, in [0, 1].
+        Share of all PTEs, in [0, 1].
     placement : str
         One of `PLACEMENTS`, or `EACH`; "" where it makes no difference: at 0 and 1.
     """
@@ -53,7 +53,7 @@ class Subject:
     Attributes
     ----------
     name, sha256 : str
-        Of the capture.
+        The capture's name.
     arch : str
     nr_ptes, nr_tables : int
         PTEs, swap entries included; PTE tables.
@@ -178,7 +178,7 @@ class Cpu:
     ratio, low, high : float
         Median of the pairs' ratios and its 95 % interval.
     baseline_ns : float
-        Of one PTE in the baseline: the median sample.
+        Time of one PTE in the baseline: the median sample.
     pairs, repeat : int
         Pairs of samples; operations in each sample.
     """
@@ -297,7 +297,7 @@ class Load:
     process, sha256, arch : str
     nr_pages, nr_vmas : int
     counts : dict of str to list of int
-        Of each round that has the count.
+        The count of each round that has it.
     calls, ptes, words_made, faults : int
         See `play.Result`.
     phase_calls, phase_ptes : dict of str to int

@@ -65,7 +65,7 @@ class Key(NamedTuple):
         Strictly, so that it can't deflate by more than `MAX_RATIO`.
     required : bool
     columns : int
-        Of a two-dimensional array, `limit` being its rows; 0 if it is none.
+        Columns of an array of at most `limit` rows; 0 if it has one dimension.
     """
 
     kind: str
@@ -352,7 +352,7 @@ def read(path: str, grammar: Grammar = CAPTURE) -> dict[str, Array]:
     ----------
     path : str
     grammar : Grammar, optional
-        Of another kind of file.
+        The grammar of another kind of file.
 
     Returns
     -------

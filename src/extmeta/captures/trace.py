@@ -102,7 +102,7 @@ class Trace:
     comm : str
         The process's name.
     release : str
-        Of the kernel that it was recorded on.
+        Release of the kernel that it was recorded on.
     how : {"WP_ASYNC", "soft-dirty"}
         The tracker that told.
 

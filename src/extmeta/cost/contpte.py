@@ -48,7 +48,7 @@ def blocks(vpns: U64, prot: U64, size: int, pfns: U64 | None = None) -> int:
     Parameters
     ----------
     vpns : (n,) uint64 ndarray
-        Of present PTEs, ascending.
+        vpns of present PTEs, ascending.
     prot : (n, k) uint64 ndarray
         What is the same in all PTEs of a block.
     size : int

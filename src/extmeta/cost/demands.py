@@ -63,7 +63,7 @@ class Given:
         self.table.store(self.everything, self.words)
 
     def all_alike(self) -> None:
-        # Of two bits, so that with one less it is another word, not none.
+        # A word of two bits: with one less it is another word, not none.
         two = min(3, (1 << self.table.fields.bits) - 1)
         self.table.store(self.everything, two)
 
@@ -174,7 +174,7 @@ def demands(
     ----------
     encoding : str or Encoding
     name : str
-        Of the encoding, in the rows.
+        What the rows call the encoding.
     fields : Fields
     arch : Arch
     kind : str
@@ -190,7 +190,7 @@ def demands(
     """
     table = given_to(encoding, fields, arch, kind).table
     reserves = table.encoding.reserves
-    # Of half as many entries each, there are twice as many (`wide`).
+    # `wide` has twice as many tables, of half as many entries each.
     nr_tables = TABLES * (table.huge_ptes() // table.arch.ptrs_per_pte)
     if reserves:
         table.reserve(nr_tables)

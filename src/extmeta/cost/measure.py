@@ -96,7 +96,7 @@ class Paired:
     ratio, low, high : float
         Other to baseline: median and interval.
     baseline_ns : float
-        Of one run of the baseline: the median sample.
+        The time of one run of the baseline: the median sample.
     pairs, repeat : int
     """
 
@@ -204,12 +204,12 @@ def paired(
     ----------
     baseline, other : Task
     rounds : int
-        Of four samples, A B B A.
+        Each has four samples, A B B A.
     sample_ns, budget_ns : int
         How long a sample is to last, and how long all of them together, before
         it stops at fewer rounds: at `MIN_ROUNDS` or later.
     seed : int
-        Of the bootstrap.
+        Seed of the bootstrap.
     clock : callable
         Returns ns.
     """

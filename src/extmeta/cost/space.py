@@ -38,7 +38,7 @@ class Space:
         Whether some PTEs are swap entries or markers.
     arch : str
     sha256 : str
-        Of the capture; empty for synthetic tables.
+        The capture's name; empty for synthetic tables.
     build : callable
         ``build(encoding, fields)`` returns the PageTable.
     note : str

@@ -86,7 +86,7 @@ def workloads(
     ----------
     space : Space
     fields : Fields
-        Of the words.
+        The fields of the words.
     kept : Fields
         What the baseline has of them; or, if it can hold none of them, a tracker of
         its own, set where a PTE is flagged: it stands for the lowest bit, which
@@ -159,7 +159,7 @@ class Filled:
 
     def fill(self, table: PageTable) -> None:
         """Store the words in a table that has none."""
-        # Of the flagged PTEs only, so that no other asks for memory.
+        # Only the flagged PTEs, so that no other asks for memory.
         table.store(self.load.flagged_vpns, self.load.flagged_words)
 
     def empty(self, table: PageTable) -> None:

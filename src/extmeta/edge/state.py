@@ -25,7 +25,7 @@ class State(NamedTuple):
     fields : Fields
     arch : str
     vpns : (n,) uint64 ndarray
-        Of the PTEs, ascending.
+        vpns of the PTEs, ascending.
     values : (n,) uint64 ndarray
         The pfn of a present PTE, the swap slot of a swapped one.
     present, writable : (n,) bool ndarray

@@ -195,7 +195,7 @@ cdef class WordMethods(Held):
         Returns
         -------
         int or (n,) uint64 ndarray
-            0 where a PTE has no word or there is no PTE. Of shape (n, lanes)
+            0 if a PTE has no word, or there is no PTE. The shape is (n, lanes)
             where the words, or the field, are wider than 64 bits.
 
         Raises

@@ -258,7 +258,7 @@ def plan(
     fields : Fields
     arch : str or Arch, default "x86_64"
     excludes : iterable of groups of names
-        Of each group at most one field is non-zero in a PTE.
+        At most one field of each group is non-zero in a PTE.
     implies : iterable of pairs of names
         (a, b): where a is non-zero, b is.
     per_vma : iterable of groups of names

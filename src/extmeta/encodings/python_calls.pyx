@@ -225,7 +225,7 @@ cdef class PythonCalls(Encoding):
         add = numbers(w.add, lanes * (r.n if w.step else 1)).reshape(-1, lanes)
         add = np.broadcast_to(add, (r.n, lanes))
         if r.vpns is not NULL:
-            # Of duplicates the last one wins.
+            # The last one of duplicates wins.
             index, at = np.unique(index[::-1], return_index=True)
             add = add[::-1][at]
         if not with_none:

@@ -126,9 +126,9 @@ cdef class VpnHash:
     Parameters
     ----------
     key_bits : int
-        Of a vpn, 2 to 53.
+        Bits of a vpn, 2 to 53.
     word_bits : int
-        Of a word, 1 to 64.
+        Bits of a word, 1 to 64.
     """
 
     def __cinit__(self, int key_bits, int word_bits):

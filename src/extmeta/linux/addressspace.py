@@ -64,7 +64,7 @@ class AddressSpace(Uffdio, Pagemap):
         Huge pages go to swap whole, as with THP_SWAP and swap on a solid-state
         device; else they are split, and what of them is all zeros is freed.
     release : str, default "6.18"
-        Of the kernel, from 6.7 to 6.19, where they differ.
+        The kernel's release, from 6.7 to 6.19.
 
     Attributes
     ----------

@@ -46,7 +46,7 @@ def move(
         raise OSError(errno.ENOENT, f"nothing mapped at vpn {src:#x}")
     _validate(uffd, to, of, dst, src, count)
     done = 0
-    # Of ranges that overlap, what was moved may be moved again.
+    # If ranges overlap, what was moved may be moved again.
     longest = 1 if abs(dst - src) < count else mm.pages_per_leaf
     while done < count:
         moved, error = _step(

@@ -62,7 +62,7 @@ class UserFault(Exception):
     Attributes
     ----------
     address : int
-        Of the page, in bytes.
+        Address of the page, in bytes.
     missing : bool
         The page is not there; else it is write-protected.
     """

@@ -17,7 +17,7 @@ cdef void forget_readers() noexcept nogil
 
 # Whether a reader may see what was unlinked before this call.
 cdef bint any_reader() noexcept nogil
-# Of what was unlinked before this call: when that was.
+# The epoch of what is unlinked before this call.
 cdef uint64_t unlinked_now() noexcept nogil
 # Whether all readers of that time are gone.
 cdef bint readers_gone(uint64_t since) noexcept nogil

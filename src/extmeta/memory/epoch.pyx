@@ -96,7 +96,7 @@ cdef extern from *:
     void lock_blocks() noexcept nogil
     void unlock_blocks() noexcept nogil
 
-# Of malloc's blocks; under `lock_blocks`.
+# malloc's blocks that readers may still see; under `lock_blocks`.
 cdef Limbo blocks
 blocks.first = blocks.count = 0
 

@@ -37,7 +37,7 @@ cdef struct Ptdesc:
     uint8_t dirty         # has been used before, so is not known to be zero
     uint8_t pool          # FREE, or the kind whose tables share this page
     uint8_t reached       # counted among its page's `users`
-    # Of a page's first frame: links and counts of the tables in it, and how many
+    # In a page's first frame: links and counts of the tables in it, and how many
     # tables need them.
     uintptr_t index
     uint32_t users

@@ -32,7 +32,7 @@ cdef extern from *:
 cdef enum:
     # Levels of cgroups; deeper ones are not looked at.
     LEVELS = 16
-    # Of memory.stat, about 3 KiB; what is asked for is in it.
+    # Bytes read of a file. memory.stat, the longest, has about 3 KiB.
     FILE_BYTES = 16384
     # Left for what is not table memory: results, and Python's own.
     MARGIN = 4 << 20
@@ -54,7 +54,7 @@ cdef list texts = []
 cdef int64_t number_in(const char* path, const char* key) noexcept nogil:
     """Return the number behind ``key`` at the start of a line, or -1.
 
-    Of the whole file, where the key is empty. A cgroup without a limit says "max".
+    If the key is empty, the number is all of the file. A cgroup without a limit says "max".
     """
     cdef char[FILE_BYTES] text
     cdef char* at

@@ -9,7 +9,7 @@ cdef enum:
     NR_CLASSES = 56
     LARGEST = 4096        # bytes; above it, whole pages
     LARGEST_EIGHTHS = 512
-    # Of a handle's bits: 64 GiB of side memory in units of 8 bytes.
+    # Bits of a handle: 64 GiB of side memory in units of 8 bytes.
     HANDLE_BITS = 33
 
 cdef struct Aside:

@@ -22,7 +22,7 @@ class Stage:
     subject : int
         Which subject it is about, counted from 0.
     name : str
-        Of the subject.
+        The subject's name.
     what : Point or str
         A point, the name of an encoding, `rows.DEMANDS` or `WHOLE`.
     """
@@ -38,7 +38,7 @@ def missing(rows: Iterable[object], stages: Sequence[Stage]) -> list[str]:
     Returns
     -------
     list of str
-        A line for each subject. Of the last stage that has rows some may be missing.
+        A line for each subject. The last stage that has rows may lack some.
     """
     begun: set[tuple[int, Point | str]] = set()
     refused: set[tuple[int, Point | str]] = set()

@@ -30,7 +30,7 @@ class Vmas:
     name : str
     count : int
     nbytes : int
-        Of address space.
+        Bytes of address space.
     entries : int
     """
 
@@ -47,7 +47,7 @@ class Summary:
     Attributes
     ----------
     name : str
-        Of the file.
+        Name of the file.
     comm, kernel, sha256 : str
     settled, has_pfns : bool
     vmas : tuple of Vmas

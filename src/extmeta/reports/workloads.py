@@ -35,7 +35,7 @@ FORMAT = "extmeta workload 1"
 
 KINDS: dict[str, type] = {kind.__name__: kind for kind in (Load, Peak, Refused, Cpu)}
 
-# Of a count's rounds, as many as stand in a line.
+# Rounds of a count that stand in a line.
 ROUNDS_SHOWN = 12
 
 NOT_MODELLED = (

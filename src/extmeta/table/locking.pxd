@@ -25,7 +25,7 @@ cdef struct Range:
 cdef class Locking(Radix):
     cdef readonly Encoding encoding
     cdef readonly object fields
-    # Of a PTE, and of a PTE table.
+    # The layout of a PTE, and the number of entries of a PTE table.
     cdef PteLayout pte
     cdef Py_ssize_t entries
     cdef uint64_t nr_ptes

@@ -29,7 +29,7 @@ cdef class Locking(Radix):
         pthread_mutex_init(&self.lock, NULL)
         pthread_cond_init(&self.gone, NULL)
         self.mutex = &self.lock
-        # Of a table that __init__ was not called for: nothing.
+        # A table that __init__ was not called for has an encoding that keeps nothing.
         self.encoding = Encoding.__new__(Encoding)
 
     def __dealloc__(self):

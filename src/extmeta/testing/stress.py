@@ -15,7 +15,7 @@ from extmeta.pagetable import PageTable
 from extmeta.table.encoding import Encoding
 from extmeta.testing.torn import Watch, words_of
 
-# Of each writer: PTEs that always have a word, room that they move to, and PTEs that
+# Each writer has PTEs that always have a word, room that they move to, and PTEs that
 # come and go; several PTE tables of each.
 LASTING = COMING = 1536
 FIRST = 0x40000

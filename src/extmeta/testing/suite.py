@@ -87,7 +87,7 @@ def conformance(
         Makes an :class:`Encoding` when called without arguments; or is one, or
         the name of one.
     fields : Fields, optional
-        Of the words. By default of three bits: every encoding can hold them, in
+        The fields of the words. By default three bits: every encoding can hold them, in
         swap entries too.
     arch : str, default "x86_64"
 

@@ -53,7 +53,7 @@ def words_of(pages, generation, int bits):
     generation : int
         Not a multiple of ``2**(bits // 2)``: then a word is never 0.
     bits : int
-        Of a word, 2 to 64.
+        Bits of a word, 2 to 64.
 
     Returns
     -------

@@ -24,7 +24,7 @@ from extmeta.workloads.trackers import NONE
 
 MAX_BITS = 16
 
-# Of the pages, protected by a userfaultfd that the ages must not disturb.
+# Share of the pages that a userfaultfd protects and the ages must not disturb.
 PROTECTED = Point(0.1, "clustered")
 
 
@@ -40,7 +40,7 @@ def blocks(least: int, end: int, bits: int) -> list[tuple[int, int]]:
     end : int
         A power of two, 2**bits at most.
     bits : int
-        Of a value.
+        Bits of a value.
 
     Examples
     --------
@@ -64,13 +64,13 @@ class Ages(Workload):
     ----------
     intervals : int
     bits : int
-        Of an age.
+        Bits of an age.
     limit : int
         Intervals without access after which a page is demoted, below 2**bits.
     hot : float
-        Of the pages, in runs: each interval accesses most of them.
+        Share of the pages, in runs: each interval accesses most of them.
     busy : float
-        Of the hot pages, those that an interval accesses; of the others a
+        Share of the hot pages that an interval accesses; of the others a
         twentieth of that.
     """
 

@@ -40,7 +40,7 @@ class Player:
     Parameters
     ----------
     name : str
-        Of the workload.
+        Name of the workload.
     workload : Workload
     process : Process
     progress : callable, optional
@@ -203,7 +203,7 @@ def compare(
     Parameters
     ----------
     name : str
-        Of the workload.
+        Name of the workload.
     workload : Workload
     process : Process
     forms : sequence of str

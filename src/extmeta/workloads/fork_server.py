@@ -30,7 +30,7 @@ class ForkServer(Workload):
     ----------
     inputs : int
     dirty : float
-        Of the pages, written by each input.
+        Share of the pages that each input writes.
     placement : str
         How these lie: see `placement.flags`.
     how : {"fork", "WP_ASYNC", "soft-dirty"}

@@ -52,7 +52,7 @@ class Workload:
 
     # In a line: what it asks.
     question: ClassVar[str]
-    # Of a parameter that is text: what it may be.
+    # What a parameter that is text may be.
     choices: ClassVar[Mapping[str, tuple[str, ...]]] = {"placement": PLACEMENTS}
     # Forms of encodings that are of interest beside the usual ones.
     forms: ClassVar[Mapping[str, Encoding]] = {}

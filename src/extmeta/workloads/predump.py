@@ -26,7 +26,7 @@ class Predump(Workload):
     rounds : int
         After the first, which dumps all.
     dirty : float
-        Of the pages, written between two rounds.
+        Share of the pages that is written between two rounds.
     placement : str
         How these lie: see `placement.flags`.
     how : {"WP_ASYNC", "soft-dirty"}

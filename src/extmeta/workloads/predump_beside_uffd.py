@@ -35,11 +35,11 @@ class PredumpBesideUffd(Workload):
     rounds : int
         After the first, which dumps all.
     share : float
-        Of the pages, from the lowest: those the application may protect.
+        Share of the pages, from the lowest, that the application may protect.
     protected : float
-        Of these, protected anew in each round, after the writes.
+        Share of these that is protected anew in each round, after the writes.
     dirty : float
-        Of all pages, written between two rounds.
+        Share of all pages that is written between two rounds.
     placement : str
         How both lie: see `placement.flags`.
     """

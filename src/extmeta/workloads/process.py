@@ -45,7 +45,7 @@ class Process:
         Ascending vpns of the pages that are there at the beginning.
     arch : str
     sha256 : str
-        Of a capture; else empty.
+        The capture's name; else empty.
     trace : tuple of uint64 ndarray, optional
         The vpns written in each round, where that was recorded.
     """
@@ -63,7 +63,7 @@ class Process:
         Parameters
         ----------
         number : int
-            Of the round; of a trace what was recorded, whatever else is given.
+            Number of the round; a trace has what was recorded, whatever else is given.
         fraction : float
             Of `pages`.
         placement : str

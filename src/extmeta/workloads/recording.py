@@ -52,7 +52,7 @@ class Recording:
     ----------
     operations : list of Operation
     phase : str
-        Of what is noted next.
+        The phase of what is noted next.
     nr_tables : int
     ptes : Counter
         By phase: PTEs that operations were about; of a range those that hold

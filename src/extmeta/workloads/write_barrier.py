@@ -64,11 +64,11 @@ class WriteBarrier(Workload):
     ----------
     collections : int
     nursery : float
-        Of the pages, all of them written between two collections; the rest is old.
+        Share of the pages that is written whole between two collections; the rest is old.
     dirty : float
-        Of the old pages, written by the mutator between two collections.
+        Share of the old pages that the mutator writes between two collections.
     survivors : float
-        Of the nursery's pages, copied to old ones by each collection.
+        Share of the nursery's pages that each collection copies to old ones.
     placement : str
         How the old pages written lie: see `placement.flags`.
     how : {"WP_ASYNC", "handler"}

@@ -22,10 +22,10 @@ from typing import Any
 FORMAT = "extmeta calibration 1"
 FILE = "calibration.json"
 
-# Of the file's parts.
+# The file's parts.
 UNITS = {"host": "ns", "guest": "instructions"}
 
-# Of a median's interval: 1.96 standard deviations of a binomial count.
+# For a median's interval: 1.96 standard deviations of a binomial count.
 SIGMAS = 1.96
 
 # Against a file that is no calibration, before it is read whole.
@@ -45,7 +45,7 @@ class Cost:
     operation : str
         As timing.c names it.
     median, low, high : float
-        Of the rounds; the 95 % interval of the median.
+        The median of the rounds, and its 95 % interval.
     """
 
     operation: str

@@ -201,7 +201,7 @@ def boot(
     Parameters
     ----------
     image : Path
-        Of a kernel.
+        A kernel's image.
     init : bytes
     text : str
         What /init reads.
