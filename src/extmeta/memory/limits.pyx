@@ -54,7 +54,8 @@ cdef list texts = []
 cdef int64_t number_in(const char* path, const char* key) noexcept nogil:
     """Return the number behind ``key`` at the start of a line, or -1.
 
-    If the key is empty, the number is all of the file. A cgroup without a limit says "max".
+    If the key is empty, the number is all of the file. A cgroup without a limit says
+    "max".
     """
     cdef char[FILE_BYTES] text
     cdef char* at

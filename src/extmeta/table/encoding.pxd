@@ -4,11 +4,11 @@ The table owns PTEs, descriptors and places for links; an encoding owns words. T
 calls it with a descriptor and a run of entries, so that the loop is inside. A word is
 `lanes` uint64 long. An entry that holds nothing (`pte.none`) has no word.
 
-A write is always word = (word & keep) | add. `keep` is one word for the whole run. `add`
-has a word for each entry, `step` = lanes apart, or one for all with `step` = 0.
+A write is always word = (word & keep) | add. `keep` is one word for the whole run.
+`add` has a word for each entry, `step` = lanes apart, or one for all with `step` = 0.
 
-Required are `configure`, `prepare`, `load`, `store` and `side_bytes`. The defaults of what
-follows them are right for every encoding that has these; most are slow. Then come
+Required are `configure`, `prepare`, `load`, `store` and `side_bytes`. The defaults of
+what follows them are right for every encoding that has these; most are slow. Then come
 capabilities, each off by default. CONTRIBUTING.md leads through the stages.
 """
 from libc.stdint cimport uint64_t
@@ -50,10 +50,10 @@ cdef class Encoding:
     # -- required --------------------------------------------------------------
     # `configure`, in Python: refuse fields that don't fit, and size what holds words.
 
-    # May allocate: make room for `w` to be stored. Called for every run of an operation,
-    # perhaps several of one table, before the first store; room must be left for them
-    # all. Returns the table, which may have moved, or NULL if no memory can be had; then
-    # nothing has changed.
+    # May allocate: make room for `w` to be stored. Called for every run of an
+    # operation, perhaps several of one table, before the first store; room must be left
+    # for them all. Returns the table, which may have moved, or NULL if no memory can be
+    # had; then nothing has changed.
     cdef Ptdesc* prepare(
         self, Ptdesc* t, const Run* r, const Write* w) noexcept nogil
     # These two run under the table's lock: they don't fail, and allocate nothing. If a
@@ -147,7 +147,7 @@ cdef class Encoding:
     # [src, src + n) has. -1 if no memory can be had.
     cdef int follow(self, uint64_t src, uint64_t dst, uint64_t n) noexcept nogil
 
-    # -- reservable: memory set aside for when none can be had --------------------------
+    # -- reservable: memory set aside for when none can be had ---------------------
 
     # It defines set_aside.
     cdef readonly bint reserves
@@ -158,8 +158,8 @@ cdef class Encoding:
 
     # -- shared on fork ------------------------------------------------------------
 
-    # A copy of a page table is made of `parent`, with which it may share memory if it is
-    # a fork. begin_fork is called before the parent is locked and may make Python
+    # A copy of a page table is made of `parent`, with which it may share memory if it
+    # is a fork. begin_fork is called before the parent is locked and may make Python
     # objects; by default it calls `start`, which is called if there is no parent.
     # copy_all is called under the lock, and returns -1 if no memory can be had. Then
     # `fork` is called for each table, and end_fork in any case.
