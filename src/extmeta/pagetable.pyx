@@ -310,19 +310,31 @@ cdef class PageTable(WordMethods):
             If a vpn is no integer, negative or out of range, or a huge page is cut;
             nothing is dropped.
         """
+        cdef Vpns v
         cdef const uint64_t[:, ::1] runs
+        cdef uint64_t[2] all_of_it
+        cdef const uint64_t* run = all_of_it
+        cdef Py_ssize_t n = 1
         cdef Py_ssize_t i
         cdef int failed = 0
         if refused:
             raise TypeError("unmap(vpns) takes vpns alone, as in "
                             f"unmap({as_slice(vpns, refused[0])})")
-        runs = self.runs_of(self.named(vpns))
+        v = self.named(vpns)
+        if v.span.n == 0:
+            return
+        all_of_it[0] = v.span.first
+        all_of_it[1] = v.span.first + <uint64_t>v.span.n
+        if v.span.vpns is not NULL:
+            runs = self.runs_of(v)
+            run = &runs[0, 0]
+            n = runs.shape[0]
         self.enter()
         with nogil:
-            for i in range(runs.shape[0]):
-                failed |= self.cuts_leaf(runs[i, 0]) or self.cuts_leaf(runs[i, 1])
-            for i in range(0 if failed else runs.shape[0]):
-                self.drop(runs[i, 0], runs[i, 1])
+            for i in range(2 * n):
+                failed |= self.cuts_leaf(run[i])
+            for i in range(0 if failed else n):
+                self.drop(run[2 * i], run[2 * i + 1])
         self.leave()
         if failed:
             self.raise_refusal()
@@ -404,13 +416,16 @@ cdef class PageTable(WordMethods):
         MemoryError
             If a table or side memory can't be had. In every case nothing is moved.
         """
-        cdef uint64_t from_, to, n, at
+        cdef uint64_t from_, to, n, at, stop
         cdef int failed
+        cdef Vpns v
         if refused:
             raise TypeError("move(src, dst) takes src as a range, as in "
                             f"move({as_slice(src, refused[0])}, {dst!r})")
-        from_, stop = self.range_of("src", src)
-        n = stop - from_
+        v = self.range_of("src", src)
+        from_ = v.span.first
+        n = <uint64_t>v.span.n
+        stop = from_ + n
         to, stop_dst = self.bounds(dst, n)
         if n and from_ < stop_dst and to < stop:
             raise ValueError(f"[{from_:#x}, {stop:#x}) and [{to:#x}, {stop_dst:#x}) "

@@ -7,7 +7,7 @@ from extmeta.table.vpns cimport Vpns
 cdef class WordMethods(Held):
     cdef int refuse_result(self, Vpns v, size_t nbytes) except -1
     cdef Vpns named(self, vpns)
-    cdef range_of(self, name, vpns)
+    cdef Vpns range_of(self, name, vpns)
     cdef runs_of(self, Vpns v)
     cdef bounds(self, first, count)
     cdef fitting(self, name, value)

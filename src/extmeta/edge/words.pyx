@@ -34,21 +34,18 @@ cdef class WordMethods(Held):
                              f"[0, {self.nr_vpns:#x})")
         return first, stop
 
-    cdef range_of(self, name, vpns):
-        """Return the first vpn of a range or slice, and the one after its last."""
+    cdef Vpns range_of(self, name, vpns):
+        """Return the vpns of a range or slice without gaps."""
         cdef Vpns v
         if not isinstance(vpns, (range, slice)):
             raise TypeError(f"{name}: {vpns!r} is no range or slice")
         v = self.named(vpns)
         if v.span.vpns is not NULL:
             raise ValueError(f"{name}: {vpns!r} has gaps")
-        return v.span.first, v.span.first + <uint64_t>v.span.n
+        return v
 
     cdef runs_of(self, Vpns v):
-        """Return vpns as (n, 2) uint64: the first of each run, and the one after."""
-        if v.span.vpns is NULL:
-            stop = v.span.first + <uint64_t>v.span.n
-            return np.array([[v.span.first, stop]], np.uint64)
+        """Return vpns in any order as (n, 2) uint64: each run, [first, stop)."""
         vpns = np.unique(np.asarray(<uint64_t[:v.span.n]>v.span.vpns))
         starts = np.diff(vpns, prepend=vpns[:1] - np.uint64(2)) != 1
         firsts = np.flatnonzero(starts)
@@ -430,11 +427,10 @@ cdef class WordMethods(Held):
         cdef int failed = 0
         cdef bint clears = False
         limit = 1 << <object>(64 * self.encoding.lanes)
-        if is_whole(vpns):
+        if type(vpns) is int:
             raise TypeError("scan(vpns, mask, value) takes vpns as a range, as in "
                             f"scan(slice({vpns!r}, {mask!r}), ...)")
-        first, stop = self.range_of("vpns", vpns)
-        v = self.named(slice(first, stop))
+        v = self.range_of("vpns", vpns)
         mask = whole("mask", mask, limit)
         value = mask if value is None else whole("value", value, limit)
         if refused:
