@@ -307,7 +307,7 @@ def test_narrow_words_are_never_larger_than_linked(bits, seed):
 
 
 def test_no_memory_leaves_what_is_shared_as_it_was():
-    from extmeta.memory.frames import fail_after
+    from extmeta.memory.allowance import fail_after
 
     t = table(CONTENTS["ranked"])
     child = t.fork()

@@ -13,7 +13,7 @@ from hypothesis.stateful import run_state_machine_as_test
 
 import extmeta as em
 from extmeta.arch import ALIASES, ARCHES, arch_named, arch_of
-from extmeta.memory.frames import fail_after
+from extmeta.memory.allowance import fail_after
 from extmeta.testing.machine import AgainstDict, dump
 
 arches = pytest.mark.parametrize("arch", ARCHES.values(), ids=list(ARCHES))

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 import extmeta as em
 from extmeta.arch import ARCHES
-from extmeta.memory.frames import fail_after
+from extmeta.memory.allowance import fail_after
 from extmeta.testing.machine import dump, legal
 
 X86 = ARCHES["x86_64"]

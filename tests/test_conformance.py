@@ -3,7 +3,7 @@
 import pytest
 
 import extmeta as em
-from extmeta.memory.frames import fail_after
+from extmeta.memory.allowance import fail_after
 from extmeta.testing import checks
 from extmeta.testing.suite import Form, rounds_leak_nothing
 

@@ -5,7 +5,7 @@ import pytest
 
 import extmeta as em
 from extmeta.arch import ARCHES
-from extmeta.memory.frames import fail_after
+from extmeta.memory.allowance import fail_after
 from extmeta.testing.machine import dump
 
 FIRST = 0x80000

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import extmeta as em
-from extmeta.memory.frames import fail_after
+from extmeta.memory.allowance import fail_after
 
 SMALL = em.Fields(uffd_wp=1, soft_dirty=1, age=2)
 FORMS = {

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 import extmeta as em
-from extmeta.memory.frames import fail_after
+from extmeta.memory.allowance import fail_after
 
 
 def made(nr_words, bits=64, nr_ptes=1 << 14, seed=1):

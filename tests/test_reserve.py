@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import rule, run_state_machine_as_test
 
 import extmeta as em
-from extmeta.memory.frames import fail_after
+from extmeta.memory.allowance import fail_after
 from extmeta.testing.machine import REFUSED, AgainstDict, dump, ranges, seeds, vpn, vpns
 
 NARROW = em.Fields(uffd_wp=1, soft_dirty=1, age=2)

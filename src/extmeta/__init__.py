@@ -29,7 +29,7 @@ from extmeta.encodings.xarray import XArray
 from extmeta.fields import Fields
 from extmeta.linux import AddressSpace, Refused, UffdEvent, UserFault
 from extmeta.memory import Memory
-from extmeta.memory.frames import no_allocation
+from extmeta.memory.allowance import no_allocation
 from extmeta.pagetable import PageTable
 
 __version__ = "0.1.0"

@@ -29,7 +29,7 @@ from extmeta.table.at_fork import register
 from extmeta.table.vpns import as_slice, one_each
 
 cdef enum:
-    # A look at what the machine has precedes so many tables: 256 MiB.
+    # So many tables, 256 MiB, and more are held against the memory that there is.
     ASK_FROM = 65536
 
 
@@ -101,6 +101,7 @@ cdef class PageTable(WordMethods):
         return 0
 
     def __repr__(self):
+        self.must_be_made()
         return (f"<PageTable {self.encoding!r} {self.fields!r} on {self.arch.name}, "
                 f"{self.nr_ptes} PTEs>")
 
@@ -286,6 +287,7 @@ cdef class PageTable(WordMethods):
         """
         cdef size_t n = whole("tables", tables, 1 << 32)
         cdef bint done
+        self.must_be_made()
         if not self.encoding.reserves:
             raise ValueError(f"{self.encoding!r} can't tell what it will need")
         refuse_hopeless(n * self.frames.frame_bytes, "PTE tables to be set aside")
@@ -368,6 +370,7 @@ cdef class PageTable(WordMethods):
     cdef PageTable copied(self, bint shared):
         cdef PageTable child = PageTable.__new__(PageTable)
         cdef int failed
+        self.must_be_made()
         child.make_root(self.arch)
         child.bind_encoding(self.encoding, self.fields)
         child.encoding.begin_fork(self.encoding, shared)
@@ -393,6 +396,7 @@ cdef class PageTable(WordMethods):
         return self.copy()
 
     def __reduce__(self):
+        self.must_be_made()
         return rebuilt, state_of(self), self.next_pfn
 
     def __setstate__(self, next_pfn):

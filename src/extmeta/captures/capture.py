@@ -435,11 +435,7 @@ def load_capture(path: str | os.PathLike[str]) -> Capture:
     if not os.path.exists(path):
         path = os.fsdecode(shipped().get(path, path))
     try:
-        arrays = npz.read(path)
-        values: dict[str, Any] = {
-            key: array if array.ndim else array.item() for key, array in arrays.items()
-        }
-        return Capture(**values)
+        return Capture(**npz.values(path))
     except (npz.DamagedFileError, CaptureError) as error:
         raise CaptureError(f"{path}: {error}") from None
 

@@ -380,6 +380,12 @@ def read(path: str, grammar: Grammar = CAPTURE) -> dict[str, Array]:
             return _read_arrays(file, found.st_size, grammar)
 
 
+def values(path: str, grammar: Grammar = CAPTURE) -> dict[str, Any]:
+    """Return what `read` does, with scalars as Python has them."""
+    arrays = read(path, grammar)
+    return {k: array if array.ndim else array.item() for k, array in arrays.items()}
+
+
 def write(path: str, arrays: Mapping[str, Any]) -> None:
     """Write a capture file: all of it, or nothing.
 

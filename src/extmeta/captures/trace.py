@@ -258,10 +258,7 @@ def load_trace(path: str | os.PathLike[str]) -> Trace:
     """
     path = os.fsdecode(path)
     try:
-        arrays = npz.read(path, GRAMMAR)
-        values: dict[str, Any] = {
-            key: array if array.ndim else array.item() for key, array in arrays.items()
-        }
+        values = npz.values(path, GRAMMAR)
         if (version := values.pop("version")) != VERSION:
             raise CaptureError(f"version: {version} is not {VERSION}")
         return Trace(**values)

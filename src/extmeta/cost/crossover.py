@@ -8,7 +8,8 @@ from extmeta.cost.sweep import Held
 from extmeta.fields import Fields
 from extmeta.rows import EACH, Blocks, Point, Ram, Refused, Row, smallest
 
-# So many full tables that a table's share of a slab or a hash table is told.
+# Full tables to compare. With this many a table bears its share of a slab, or of a
+# hash table.
 CROSSOVER_TABLES = 256
 
 

@@ -16,7 +16,7 @@ from extmeta.cost import placement
 from extmeta.cost.forms import fitting, form, left_out
 from extmeta.cost.space import Space
 from extmeta.fields import Fields
-from extmeta.memory.frames import no_allocation
+from extmeta.memory.allowance import no_allocation
 from extmeta.pagetable import PageTable
 from extmeta.rows import BASELINE, DEMANDS, SET_ASIDE, Demand, Refused, Split
 from extmeta.table.encoding import Encoding

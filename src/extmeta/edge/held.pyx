@@ -56,16 +56,9 @@ cdef class Held(Operations):
         """
         return Tables(self)
 
-    def table_vpns(self):
-        """Return the first vpn of each PTE table, ascending, as uint64."""
-        cdef Found found
+    cdef results(self, Found* found, int failed):
+        """Return what an operation found, as an array, or raise its refusal."""
         cdef uint64_t[::1] out
-        cdef int failed
-        memset(&found, 0, sizeof(found))
-        self.enter()
-        with nogil:
-            failed = self.find_tables(&found)
-        self.leave()
         try:
             if failed:
                 self.raise_refusal()
@@ -76,6 +69,17 @@ cdef class Held(Operations):
             return vpns
         finally:
             free(found.vpns)
+
+    def table_vpns(self):
+        """Return the first vpn of each PTE table, ascending, as uint64."""
+        cdef Found found
+        cdef int failed
+        memset(&found, 0, sizeof(found))
+        self.enter()
+        with nogil:
+            failed = self.find_tables(&found)
+        self.leave()
+        return self.results(&found, failed)
 
     def leaves(self):
         """Return the huge pages.
@@ -89,23 +93,14 @@ cdef class Held(Operations):
             Whether a PTE table is deposited with it.
         """
         cdef Found found
-        cdef uint64_t[:, ::1] out
         cdef int failed
         memset(&found, 0, sizeof(found))
         self.enter()
         with nogil:
             failed = self.find_leaves(&found)
         self.leave()
-        try:
-            if failed:
-                self.raise_refusal()
-            rows = np.empty((found.n // 3, 3), np.uint64)
-            if found.n:
-                out = rows
-                memcpy(&out[0, 0], found.vpns, found.n * sizeof(uint64_t))
-            return rows[:, 0].copy(), rows[:, 1].copy(), rows[:, 2] != 0
-        finally:
-            free(found.vpns)
+        vpns, pfns, deposited = self.results(&found, failed).reshape(-1, 3).T.copy()
+        return vpns, pfns, deposited != 0
 
     def table_at(self, vpn):
         """Return the PTE table whose first vpn this is, as a view, or None."""

@@ -1,7 +1,7 @@
 """The methods about words: arguments are checked and converted, then locks taken."""
 from libc.stdint cimport uint8_t, uint64_t
 from libc.stdlib cimport free
-from libc.string cimport memcpy, memset
+from libc.string cimport memset
 
 import numpy as np
 
@@ -15,7 +15,7 @@ from extmeta.memory.available import refuse_hopeless
 from extmeta.table.vpns import as_words, fields_as_words, one_each
 
 cdef enum:
-    # A look at what the machine has precedes results of 2**22 vpns and more.
+    # Results of 2**22 vpns and more are held against the memory that there is.
     RESULT_SHIFT = 22
 
 
@@ -23,6 +23,7 @@ cdef class WordMethods(Held):
     """The methods about words: arguments are checked, then locks are taken."""
 
     cdef Vpns named(self, vpns):
+        self.must_be_made()
         return Vpns(vpns, self.nr_vpns, self.arch.name)
 
     cdef bounds(self, first, count):
@@ -418,7 +419,6 @@ cdef class WordMethods(Held):
         cdef uint64_t[MAX_LANES] wanted
         cdef uint64_t[MAX_LANES] keep
         cdef uint64_t[MAX_LANES] add
-        cdef uint64_t[::1] out
         cdef Found found
         cdef Span s
         cdef Write w
@@ -459,15 +459,10 @@ cdef class WordMethods(Held):
                 failed = self.write(&s, &w, False)
         try:
             self.leave_span(range_)
-            if failed:
-                self.raise_refusal()
-            vpns = np.empty(found.n, np.uint64)
-            if found.n:
-                out = vpns
-                memcpy(&out[0], found.vpns, found.n * sizeof(uint64_t))
-            return vpns
-        finally:
+        except BaseException:
             free(found.vpns)
+            raise
+        return self.results(&found, failed)
 
     def vpns(self, within=None):
         """Return the vpns of all PTEs, present and swapped.

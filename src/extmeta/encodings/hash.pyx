@@ -21,7 +21,8 @@ from libc.string cimport memset
 
 from extmeta.table.encoding cimport COUNTED, Encoding, Write
 from extmeta.encodings.side cimport FEW, adds_nothing
-from extmeta.memory.frames cimport PTE, Ptdesc, entries, may_allocate
+from extmeta.memory.allowance cimport may_allocate
+from extmeta.memory.frames cimport PTE, Ptdesc, entries
 from extmeta.table.pte cimport ALL, equal, lowest
 from extmeta.encodings.vpnhash cimport VpnHash, expect, find, key_of
 from extmeta.table.vpns cimport Run, entry_at

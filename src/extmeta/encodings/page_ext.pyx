@@ -26,7 +26,8 @@ from libc.string cimport memset
 from extmeta.table.encoding cimport COUNTED, WHEN_ADDING, Encoding, Write
 from extmeta.encodings.side cimport adds_nothing
 from extmeta.memory.epoch cimport free_unseen
-from extmeta.memory.frames cimport PTE, Ptdesc, entries, may_allocate, pthread_mutex_t
+from extmeta.memory.allowance cimport may_allocate
+from extmeta.memory.frames cimport PTE, Ptdesc, entries, pthread_mutex_t
 from extmeta.memory.sync cimport acquire, once, publish
 from extmeta.encodings.vpnhash cimport VpnHash, find, key_of
 from extmeta.table.vpns cimport Run, entry_at

@@ -11,7 +11,8 @@ from libc.string cimport memset
 import numpy as np
 
 from extmeta.table.encoding cimport Encoding, Write
-from extmeta.memory.frames cimport Frames, Ptdesc, entries, may_allocate
+from extmeta.memory.allowance cimport may_allocate
+from extmeta.memory.frames cimport Frames, Ptdesc, entries
 from extmeta.table.vpns cimport Run, entry_at
 
 

@@ -17,7 +17,7 @@ from libc.string cimport memcpy, memset
 import numpy as np
 
 from extmeta.memory.epoch cimport free_unseen
-from extmeta.memory.frames cimport may_allocate
+from extmeta.memory.allowance cimport may_allocate
 from extmeta.memory.sync cimport (
     begin_change, count_of_changes, end_change, unchanged_since)
 from extmeta.table.vpns import row

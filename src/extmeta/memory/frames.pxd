@@ -1,6 +1,7 @@
 """Table memory: frames of one reserved mapping, and a descriptor for each."""
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t, uintptr_t
 
+from extmeta.memory.allowance cimport IS_DEBUG, note_locked
 from extmeta.memory.epoch cimport Limbo
 from extmeta.memory.sync cimport lock_count, unlock_count
 
@@ -127,23 +128,6 @@ cdef enum:
 cdef inline uint64_t upper_entry(Frames f, const Ptdesc* d) noexcept nogil:
     """Return the upper entry that points to the table ``d``."""
     return page_offset(f, d) | TABLE_BITS
-
-
-# Whether tests and `no_allocation` let it; aborts in a build for tests if the caller
-# has a table locked.
-cdef bint may_allocate() noexcept nogil
-
-cdef extern from *:
-    """
-    #ifdef EXTMETA_DEBUG
-    #define EXTMETA_IS_DEBUG 1
-    #else
-    #define EXTMETA_IS_DEBUG 0
-    #endif
-    """
-    const bint IS_DEBUG "EXTMETA_IS_DEBUG"
-
-cdef void note_locked(int more) noexcept nogil
 
 
 # Around changes to the entries and words of a PTE table: nothing is allocated

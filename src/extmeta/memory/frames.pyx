@@ -21,15 +21,18 @@ EXTMETA_THP=0 for 4 KiB pages: random look-ups in `adjacent` then pay TLB misses
 that a kernel would not have.
 """
 import os
-from contextlib import contextmanager
 
 from cpython.buffer cimport PyBUF_WRITABLE, Py_buffer
-from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t, uintptr_t
+from libc.stdint cimport uint8_t, uint32_t, uintptr_t
 from libc.string cimport memset
 
+from extmeta.memory.address_space cimport (
+    MADV_HUGEPAGE, PROT_READ, PROT_WRITE, extend, madvise, mprotect, munmap, reserve,
+    reserve_apart,
+)
+from extmeta.memory.allowance cimport may_allocate
 from extmeta.memory.epoch cimport any_reader, next_unseen, put_off, room_for_one
 from extmeta.memory.limits cimport affordable
-from extmeta.memory.sync cimport one_of, publish
 
 cdef extern from "pthread.h" nogil:
     int pthread_mutex_init(pthread_mutex_t*, void*)
@@ -43,21 +46,8 @@ cdef extern from *:
     #ifndef MADV_POPULATE_WRITE
     #define MADV_POPULATE_WRITE 23 /* include/uapi/asm-generic/mman-common.h, v5.14 */
     #endif
-    #ifndef MAP_FIXED_NOREPLACE
-    #define MAP_FIXED_NOREPLACE 0x100000
-    #endif
     """
-
-cdef extern from "sys/mman.h" nogil:
-    void* mmap(void*, size_t, int, int, int, long)
-    int munmap(void*, size_t)
-    int mprotect(void*, size_t, int)
-    int madvise(void*, size_t, int)
-    const int PROT_NONE, PROT_READ, PROT_WRITE
-    const int MAP_PRIVATE, MAP_ANONYMOUS, MAP_NORESERVE, MAP_FIXED_NOREPLACE
-    const int MADV_HUGEPAGE
     const int MADV_POPULATE_WRITE
-    void* MAP_FAILED
 
 cdef enum:
     BLOCK = 1 << MAX_ORDER
@@ -71,15 +61,6 @@ cdef size_t FIRST_BYTES = <size_t>32 << 20
 # 32 TiB.
 cdef size_t RESERVE_BYTES = <size_t>64 << 30
 cdef size_t LEAST_BYTES = <size_t>4 << 20
-
-cdef enum:
-    # Places for mappings, 1 GiB apart: below where Linux puts programs and what is
-    # mapped without an address, and off the round addresses that tests like to use.
-    PLACE_BITS = 15
-    PLACE_SHIFT = 30
-    PLACES_TRIED = 64
-cdef uintptr_t FIRST_PLACE = <uintptr_t>0x2a8 << 36
-cdef uint32_t next_place = 0
 
 cdef enum:
     # Mappings kept without a user: a fork and its parent, a few times over.
@@ -107,124 +88,6 @@ cdef extern from *:
     """
     void lock_idle() nogil
     void unlock_idle() nogil
-
-cdef extern from *:
-    """
-    #include <stdio.h>
-    #include <stdlib.h>
-    /* Not allocated when a thread first asks: that is late, and a race by
-       ThreadSanitizer's reading. */
-    #define OF_A_THREAD static __thread __attribute__((tls_model("initial-exec")))
-    /* Tables that this thread has locked. */
-    OF_A_THREAD int extmeta_locked;
-    #define note_locked_here(more) (extmeta_locked += (more))
-    /* How often it has said that it may not allocate. */
-    OF_A_THREAD int extmeta_forbidden;
-    #define forbid_here(more) (extmeta_forbidden += (more))
-    #define is_forbidden() (extmeta_forbidden != 0)
-    static void abort_if_locked(void)
-    {
-        if (extmeta_locked) {
-            fputs("extmeta: allocation under the lock of a page table\\n", stderr);
-            abort();
-        }
-    }
-    """
-    void note_locked_here(int more) noexcept nogil
-    void abort_if_locked() noexcept nogil
-    void forbid_here(int more) noexcept nogil
-    bint is_forbidden() noexcept nogil
-
-
-cdef void note_locked(int more) noexcept nogil:
-    note_locked_here(more)
-
-
-# Allocations that still succeed; below 0 there is no limit.
-cdef int64_t allowance = -1
-
-
-def fail_after(n=None):
-    """Let the next ``n`` allocations succeed and all later ones fail.
-
-    For tests of what happens when memory runs out. ``None`` lifts the limit.
-    Counts blocks of table memory and objects of side memory, of all threads.
-    """
-    cdef int64_t left = -1 if n is None else n
-    publish(<uint64_t*>&allowance, <uint64_t>left)
-
-
-@contextmanager
-def no_allocation():
-    """Let this thread's operations on page tables allocate nothing.
-
-    As under the kernel's page-table lock. What they need they take from what
-    :meth:`PageTable.reserve` has set aside; where that is too little they raise
-    MemoryError, and the table is as it was. What is only worth while, as a smaller
-    container, is left for later.
-    """
-    forbid_here(1)
-    try:
-        yield
-    finally:
-        forbid_here(-1)
-
-
-cdef bint may_allocate() noexcept nogil:
-    if is_forbidden():
-        return False
-    if IS_DEBUG:
-        abort_if_locked()
-    return one_of(&allowance)
-
-
-cdef void* reserve(size_t nbytes) noexcept nogil:
-    cdef void* p = mmap(
-        NULL, nbytes, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0)
-    return NULL if p == MAP_FAILED else p
-
-
-cdef void* reserve_apart(size_t nbytes) noexcept nogil:
-    """Reserve address space with room behind it; NULL where there is none.
-
-    The places are taken in the order of their numbers' bits reversed: the first ones
-    are terabytes apart.
-    """
-    global next_place
-    cdef uint32_t number, place
-    cdef void* wanted
-    cdef void* p
-    cdef int bit, _
-    for _ in range(PLACES_TRIED):
-        lock_idle()
-        number = next_place
-        next_place = (next_place + 1) % (1 << PLACE_BITS)
-        unlock_idle()
-        place = 0
-        for bit in range(PLACE_BITS):
-            place = place << 1 | (number >> bit & 1)
-        wanted = <void*>(FIRST_PLACE + (<uintptr_t>place << PLACE_SHIFT))
-        p = mmap(wanted, nbytes, PROT_NONE,
-                 MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0)
-        if p == wanted:
-            return p
-        if p != MAP_FAILED:
-            munmap(p, nbytes)
-    return NULL
-
-
-cdef bint extend(char* end, size_t nbytes) noexcept nogil:
-    """Reserve what follows a mapping, if nothing else is there."""
-    cdef void* p = mmap(
-        end, nbytes, PROT_NONE,
-        MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED_NOREPLACE, -1, 0)
-    if p == MAP_FAILED:
-        return False
-    if p != <void*>end:
-        # Before Linux 4.17 the address is a wish.
-        munmap(p, nbytes)
-        return False
-    return True
 
 
 cdef class Frames:

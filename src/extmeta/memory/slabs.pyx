@@ -17,6 +17,7 @@ from libc.stdint cimport uint8_t, uint32_t, uintptr_t
 from libc.string cimport memset
 
 from extmeta.memory.epoch cimport any_reader, next_unseen, put_off, room_for_one
+from extmeta.memory.allowance cimport may_allocate
 from extmeta.memory.frames cimport (
     MAX_ORDER,
     NO_FRAME,
@@ -25,7 +26,6 @@ from extmeta.memory.frames cimport (
     Ptdesc,
     entries,
     frame_of,
-    may_allocate,
 )
 
 cdef enum:

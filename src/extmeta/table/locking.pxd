@@ -1,7 +1,7 @@
 """Who may work on a page table: one operation on all of it, or some on ranges apart."""
 from libc.stdint cimport uint32_t, uint64_t
 
-from extmeta.memory.frames cimport PTE, entries, pthread_mutex_t
+from extmeta.memory.frames cimport pthread_mutex_t
 from extmeta.table.encoding cimport Encoding
 from extmeta.table.pte cimport PteLayout
 from extmeta.table.radix cimport Radix
@@ -49,6 +49,11 @@ cdef class Locking(Radix):
     # A move is under way: odd. An entry may be seen without its word then.
     cdef uint32_t moves
     cdef void abandon(self) noexcept nogil
+    # Raises RuntimeError if __init__ has not been called.
+    cdef inline int must_be_made(self) except -1:
+        return self.refuse_unmade() if self.root is NULL else 0
+
+    cdef int refuse_unmade(self) except -1
     cdef int take_mutex(self) except -1
     cdef void give_mutex(self) noexcept nogil
     # All of the page table, for one operation.

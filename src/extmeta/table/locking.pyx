@@ -53,10 +53,11 @@ cdef class Locking(Radix):
             at = t.vpn + <uint64_t>self.entries
         self.encoding.retire()
 
+    cdef int refuse_unmade(self) except -1:
+        raise RuntimeError(f"a {type(self).__name__} that __init__ was not called for")
+
     cdef int take_mutex(self) except -1:
-        if self.root is NULL:
-            raise RuntimeError(
-                f"a {type(self).__name__} that __init__ was not called for")
+        self.must_be_made()
         if pthread_mutex_trylock(self.mutex):
             if self.calls_python and self.owner == this_thread():
                 raise RuntimeError(

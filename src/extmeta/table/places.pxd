@@ -8,11 +8,25 @@ from extmeta.table.vpns cimport Run
 cdef class Places(Locking):
     cdef Slabs index                  # if tables share a page: their links; or None
     cdef Aside index_aside
-    # May allocate: see to it that the encoding has room for `w`, and the table a place
+    # May allocate: make sure that the encoding has room for `w`, and the table a place
     # for its link. NULL if no memory can be had; nothing has changed then.
-    cdef Ptdesc* prepare(self, Ptdesc* t, const Run* r, const Write* w) noexcept nogil
+    cdef inline Ptdesc* prepare(
+            self, Ptdesc* t, const Run* r, const Write* w) noexcept nogil:
+        t = self.encoding.prepare(t, r, w)
+        if self.frames.page_order and t is not NULL and t.reached == 0 and (
+                self.encoding.uses_descriptor):
+            return self.placed(t, r, w)
+        return t
+
     # Give back what the table's words no longer need.
-    cdef void settle(self, Ptdesc* t) noexcept nogil
+    cdef inline void settle(self, Ptdesc* t) noexcept nogil:
+        self.encoding.settle(t)
+        if t.next:
+            self.encoding.trim(t)
+        if t.reached and t.flagged == 0:
+            self.unreach(t)
+
+    cdef Ptdesc* placed(self, Ptdesc* t, const Run* r, const Write* w) noexcept nogil
     cdef bint reach(self, Ptdesc* t) noexcept nogil
     cdef void unreach(self, Ptdesc* t) noexcept nogil
     cdef Ptdesc* page_of(self, Ptdesc* t) noexcept nogil

@@ -19,26 +19,16 @@ cdef enum:
 cdef class Places(Locking):
     """Where a table's link and its count of flags lie."""
 
-    cdef Ptdesc* prepare(self, Ptdesc* t, const Run* r, const Write* w) noexcept nogil:
+    cdef Ptdesc* placed(self, Ptdesc* t, const Run* r, const Write* w) noexcept nogil:
+        """Return a table that has a place if the write gives it a word, or NULL."""
         cdef uint64_t bits = 0
         cdef Py_ssize_t i
-        t = self.encoding.prepare(t, r, w)
-        if t is NULL or self.frames.page_order == 0 or t.reached or (
-                not self.encoding.uses_descriptor):
-            return t
         for i in range(r.n * self.encoding.lanes if w.step else self.encoding.lanes):
             bits |= w.add[i]
         if bits and not self.reach(t):
             self.settle(t)
             return NULL
         return t
-
-    cdef void settle(self, Ptdesc* t) noexcept nogil:
-        self.encoding.settle(t)
-        if t.next:
-            self.encoding.trim(t)
-        if t.reached and t.flagged == 0:
-            self.unreach(t)
 
     cdef bint reach(self, Ptdesc* t) noexcept nogil:
         cdef Ptdesc* page

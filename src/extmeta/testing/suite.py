@@ -12,7 +12,7 @@ from hypothesis.stateful import run_state_machine_as_test
 import extmeta as em
 from extmeta.checks import must, same
 from extmeta.fields import Fields
-from extmeta.memory.frames import fail_after, no_allocation
+from extmeta.memory.allowance import fail_after, no_allocation
 from extmeta.pagetable import PageTable
 from extmeta.table.encoding import Encoding
 from extmeta.testing.machine import (
