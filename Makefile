@@ -23,7 +23,7 @@ test: build $(VENV)/test-ready
 smoke: build $(VENV)/test-ready
 	EXTMETA_TESTS=smoke $(PYTEST) -q -m "not slow" tests $(SMOKE) $(ARGS)
 
-SMOKE := --ignore tests/kernel --ignore tests/kernel_cases --ignore tests/test_cli.py
+SMOKE := --ignore tests/kernel --ignore tests/kernel_cases --ignore tests/commands
 
 # `test`, then the long campaigns: the kernel as oracle, a guest, instruction counts,
 # packages. Together they have to cover the Python code.
@@ -35,7 +35,7 @@ check: test
 hunt: build $(VENV)/test-ready
 	EXTMETA_TESTS=hunt $(PYTEST) -q -m "not slow" $(HUNT) $(ARGS)
 
-HUNT := tests/test_conformance.py tests/test_addressspace_machine.py -k "against_dict or show_the_same"
+HUNT := tests/encodings/test_conformance.py tests/linux/test_addressspace_machine.py -k "against_dict or show_the_same"
 
 bench: build $(VENV)/test-ready
 	$(PY) -m pytest benchmarks $(ARGS)
@@ -58,11 +58,11 @@ sanitize: $(VENV)/test-ready
 	LD_PRELOAD="$$($(CC) -print-file-name=libasan.so) $$($(CC) -print-file-name=libubsan.so)" \
 	ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 \
 	PYTHONMALLOC=malloc PYTHONPATH=$(SANITIZED) EXTMETA_TESTS=brief \
-	$(PY) -m pytest -q -n $(JOBS) --dist loadfile -p no:cacheprovider -m "not slow" tests/test_sanitized.py tests/test_conformance.py \
-		tests/test_pagetable.py tests/test_encodings.py tests/test_python_encoding.py tests/test_fields.py \
-		tests/test_vpnhash.py tests/test_page_ext.py tests/test_xarray.py tests/test_hash.py \
-		tests/test_adaptive.py tests/test_compact.py tests/test_arch.py tests/test_snapshot.py \
-		tests/test_threads.py tests/test_faults.py $(ARGS)
+	$(PYTEST) -q -p no:cacheprovider -m "not slow" $(CORE) $(ARGS)
+
+# The tests of compiled code, but for those that take the command line.
+CORE := tests/test_sanitized.py tests/test_fields.py tests/test_arch.py tests/memory tests/table tests/encodings \
+	--ignore tests/encodings/test_plan.py --ignore tests/encodings/test_plugins.py
 
 # The extension with ThreadSanitizer, likewise.
 TSANNED := build/tsanned
@@ -70,7 +70,8 @@ tsan: $(VENV)/test-ready
 	EXTMETA_DEBUG=thread $(PY) setup.py -q build --build-base build/tsan --build-lib $(TSANNED)
 	LD_PRELOAD="$$($(CC) -print-file-name=libtsan.so)" TSAN_OPTIONS=halt_on_error=1:history_size=4 \
 	PYTHONPATH=$(TSANNED) EXTMETA_TESTS=brief \
-	$(PY) -m pytest -q -p no:cacheprovider --capture=sys tests/test_sanitized.py tests/test_threads.py tests/test_snapshot.py tests/test_faults.py $(ARGS)
+	$(PY) -m pytest -q -p no:cacheprovider --capture=sys tests/test_sanitized.py tests/memory \
+		tests/table/test_threads.py tests/table/test_snapshot.py $(ARGS)
 
 # Snapshots against two writers, N of them; goes on where it was stopped.
 snapshots: build

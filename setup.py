@@ -28,6 +28,8 @@ CFLAGS = os.environ.get("CFLAGS", "").split()
 OPTIMIZE = [] if any(flag.startswith("-O") for flag in CFLAGS) else ["-O3"]
 OPTIMIZE += [] if any(flag.startswith("-g") for flag in CFLAGS) else ["-g0"]
 SRC = Path("src")
+# What the tests compile against the core's .pxd files. No wheel has it.
+OF_TESTS = Path("tests/table/torn.pyx")
 JOBS = os.cpu_count() or 1
 
 Options.warning_errors = DEBUG
@@ -49,7 +51,8 @@ class BuildExt(build_ext):
 
 
 def extension(pyx: Path) -> Extension:
-    name = ".".join(pyx.relative_to(SRC).with_suffix("").parts)
+    inside = pyx.relative_to(SRC) if pyx.is_relative_to(SRC) else Path(pyx.name)
+    name = ".".join(inside.with_suffix("").parts)
     flags = ["-O1", "-g1", f"-fsanitize={SANITIZERS}"] if DEBUG else OPTIMIZE
     return Extension(
         name,
@@ -64,6 +67,8 @@ def extension(pyx: Path) -> Extension:
 def extensions() -> list[Extension]:
     # The largest come first, so that no processor ends up with one of them alone.
     sources = sorted(SRC.rglob("*.pyx"), key=lambda pyx: -pyx.stat().st_size)
+    if DEBUG or "--inplace" in sys.argv:
+        sources.append(OF_TESTS)
     return cythonize(
         [extension(pyx) for pyx in sources],
         # The two kinds of build differ in what the generated C checks.

@@ -23,7 +23,9 @@ from rich.progress import (
 import extmeta as em
 from extmeta.captures.whole_file import replace
 from extmeta.cost.forms import form
-from extmeta.testing.stress import Stress
+
+sys.path.append(str(Path(__file__).parents[1] / "tests" / "table"))
+from stress import Stress
 
 # Between two tables: a new one has other seeds and other memory.
 AT_A_TIME = 5_000_000

@@ -192,7 +192,10 @@ def test_the_example_is_in_every_list(extended):
     for name in ("flagless", "runs"):
         assert any(line.split()[:1] == [name] for line in report.splitlines())
     collect = ("-m", "pytest", "--collect-only", "-q", "-p", "no:cacheprovider")
-    for tests, at_least in (("benchmarks", 10), ("tests/test_conformance.py", 10)):
+    for tests, at_least in (
+        ("benchmarks", 10),
+        ("tests/encodings/test_conformance.py", 10),
+    ):
         collected = extended(*collect, tests, cwd=ROOT).splitlines()
         for name in ("flagless", "runs"):
             assert sum(f"{name}-" in line for line in collected) >= at_least

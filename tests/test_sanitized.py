@@ -30,7 +30,7 @@ def test_modules_are_those_with_threadsanitizer():
 
 
 ALLOCATES = """
-from extmeta.testing.torn import allocate_under_lock
+from torn import allocate_under_lock
 allocate_under_lock()
 """
 

@@ -1,7 +1,7 @@
-"""Run every method of a page table while hooks use it; python tests/reentry.py.
+"""Run every method of a page table while hooks use it; python tests/table/reentry.py.
 
 A hook that finds a lock held would wait for ever, since its own thread holds it.
-tests/test_reentry.py runs this in a process that it can kill.
+tests/table/test_reentry.py runs this in a process that it can kill.
 """
 
 import contextlib

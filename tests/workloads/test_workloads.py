@@ -248,7 +248,7 @@ def test_examples():
     for module in (workloads, workloads.ages):
         found = doctest.testmod(module)
         assert (found.attempted > 0, found.failed) == (True, 0)
-    path = Path(__file__).parents[1] / "docs" / "workloads.md"
+    path = Path(__file__).parents[2] / "docs" / "workloads.md"
     assert doctest.testfile(str(path), module_relative=False).failed == 0
 
 

@@ -9,11 +9,11 @@ import threading
 from collections.abc import Iterator
 
 import numpy as np
+from torn import Watch, words_of
 
 from extmeta.fields import Fields
 from extmeta.pagetable import PageTable
 from extmeta.table.encoding import Encoding
-from extmeta.testing.torn import Watch, words_of
 
 # Each writer has PTEs that always have a word, room that they move to, and PTEs that
 # come and go; several PTE tables of each.

@@ -6,9 +6,9 @@ import time
 
 import numpy as np
 import pytest
+from histories import Operation, explained
 
 import extmeta as em
-from extmeta.testing.histories import Operation, explained
 
 ENCODINGS = [*em.encodings(), em.Adjacent(when="needed")]
 # A field for each of three threads.

@@ -28,7 +28,7 @@ LEAF = 512
 NOBODY = 65534
 
 # Captures made elsewhere, where a checkout has them beside it.
-OTHERS = sorted((Path(__file__).parents[2] / "shared" / "captures").glob("*.npz"))
+OTHERS = sorted((Path(__file__).parents[3] / "shared" / "captures").glob("*.npz"))
 
 # The two libc calls that the mmap module has no constants for, and the address.
 PREAMBLE = """

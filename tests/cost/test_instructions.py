@@ -8,7 +8,7 @@ import pytest
 
 from extmeta.cost.instructions import FUNCTIONS
 
-SCRIPT = Path(__file__).parents[1] / "benchmarks" / "instructions.py"
+SCRIPT = Path(__file__).parents[2] / "benchmarks" / "instructions.py"
 
 pytestmark = [
     pytest.mark.slow,

@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from stress import Stress
+from torn import Watch, words_of
 
 import extmeta as em
-from extmeta.testing.stress import Stress
 from extmeta.testing.suite import Form, filled
-from extmeta.testing.torn import Watch, words_of
 
 ENCODINGS = [*em.encodings(), em.Adjacent(when="needed")]
 SMALL = em.Fields(uffd_wp=1, soft_dirty=1, age=1)

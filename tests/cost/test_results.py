@@ -16,7 +16,7 @@ from extmeta import cli
 from extmeta.checks import CheckError, must, same
 from extmeta.commands import arguments
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 SECONDS = 120
 QUICK = ("--quick", "--encodings", "inpte,linked", "--fractions", "1")
 
