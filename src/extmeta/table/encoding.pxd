@@ -14,6 +14,7 @@ capabilities, each off by default. CONTRIBUTING.md leads through the stages.
 from libc.stdint cimport uint64_t
 
 from extmeta.memory.frames cimport Frames, Ptdesc
+from extmeta.memory.slabs cimport Slabs
 from extmeta.table.pte cimport PteLayout
 from extmeta.table.vpns cimport Run
 
@@ -43,6 +44,9 @@ cdef class Encoding:
     cdef PteLayout pte
     cdef Py_ssize_t entries       # of a PTE table
     cdef Frames frames            # of the page table that this one serves
+    # Side memory. If configure() makes it, each table's link is NULL or an object of it,
+    # which the default `settle` frees once the table has no word.
+    cdef Slabs objects
     # An exception that C could not pass on: the page table raises it when the operation
     # is over. None in an encoding written in C.
     cdef object pending

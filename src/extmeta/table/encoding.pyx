@@ -284,7 +284,9 @@ cdef class Encoding:
         self.store(t, &r, &w)
 
     cdef void settle(self, Ptdesc* t) noexcept nogil:
-        pass
+        if self.objects is not None and t.link and t.flagged == 0:
+            self.objects.free(<void*>t.link)
+            t.link = 0
 
     cdef void trim(self, Ptdesc* t) noexcept nogil:
         pass
@@ -313,6 +315,8 @@ cdef class Encoding:
         return 0
 
     cdef size_t held_bytes(self) noexcept nogil:
+        if self.objects is not None:
+            return self.objects.page_bytes()
         return self.side_bytes()
 
     cdef size_t index_bytes(self) noexcept nogil:

@@ -2,7 +2,8 @@
 
 A byte of 0 says that there is no word, so no bit of the PTE is spent; but a lookup
 reads the array of a table that has words even where the PTE has none. 512 bytes for
-a table of 512 entries, from its first word to its last.
+a table of 512 entries, from its first word to its last. These are the five required
+methods and no more.
 """
 from cython cimport final
 from libc.stdint cimport uint8_t, uint64_t, uintptr_t
@@ -16,16 +17,14 @@ from extmeta.encoding cimport (
 cdef class Flagless(Encoding):
     """Keep words of up to 8 bits in an array linked from the table's descriptor."""
 
-    cdef Slabs slabs
-
     def configure(self):
         self.refuse_above(8)
-        self.slabs = Slabs()
+        self.objects = Slabs()
 
     cdef Ptdesc* prepare(
             self, Ptdesc* t, const Run* r, const Write* w) noexcept nogil:
         if t.link == 0 and makes_a_word(w, r.n, 1):
-            t.link = <uintptr_t>self.slabs.alloc(self.entries)
+            t.link = <uintptr_t>self.objects.alloc(self.entries)
             if t.link == 0:
                 return NULL
             memset(<void*>t.link, 0, self.entries)
@@ -53,37 +52,5 @@ cdef class Flagless(Encoding):
                 t.flagged -= <unsigned int>(side[e] != 0)
                 side[e] = word
 
-    cdef void zap(
-            self, Ptdesc* t, Py_ssize_t first, Py_ssize_t last) noexcept nogil:
-        cdef uint8_t* side = <uint8_t*>t.link
-        cdef Py_ssize_t e
-        if side is not NULL:
-            for e in range(first, last):
-                t.flagged -= <unsigned int>(side[e] != 0)
-                side[e] = 0
-
-    cdef void settle(self, Ptdesc* t) noexcept nogil:
-        if t.link and t.flagged == 0:
-            self.slabs.free(<void*>t.link)
-            t.link = 0
-
-    cdef uint64_t carry(self, uint64_t pte, uint64_t to) noexcept nogil:
-        return to
-
     cdef size_t side_bytes(self) noexcept nogil:
-        return self.slabs.object_bytes
-
-    cdef size_t held_bytes(self) noexcept nogil:
-        return self.slabs.page_bytes()
-
-    cdef const char* fault(self, const Ptdesc* t) noexcept nogil:
-        cdef const uint8_t* side = <const uint8_t*>t.link
-        cdef unsigned int words = 0
-        cdef Py_ssize_t e
-        for e in range(self.entries if side else 0):
-            words += side[e] != 0
-            if side[e] and entries(self.frames, t)[e] == self.pte.none:
-                return b"a word without a PTE"
-        if words != t.flagged:
-            return b"count of words is stale"
-        return NULL
+        return self.objects.object_bytes
