@@ -14,18 +14,10 @@
 from extmeta.captures.capture import Capture, CaptureError, load_capture, shipped
 from extmeta.captures.process import capture
 from extmeta.captures.trace import Trace, load_trace
-from extmeta.encodings import encodings, register
-from extmeta.encodings.adaptive import Adaptive
-from extmeta.encodings.adjacent import Adjacent
-from extmeta.encodings.compact import Compact
-from extmeta.encodings.hash import Hash
-from extmeta.encodings.inpte import InPte
-from extmeta.encodings.linked import Linked
-from extmeta.encodings.page_ext import PageExt
+from extmeta.encodings import classes, encodings, register
+from extmeta.encodings.classes import *
 from extmeta.encodings.plan import Plan, PlanConflict, plan
 from extmeta.encodings.python import PythonEncoding
-from extmeta.encodings.wide import Wide
-from extmeta.encodings.xarray import XArray
 from extmeta.fields import Fields
 from extmeta.linux import AddressSpace, Refused, UffdEvent, UserFault
 from extmeta.memory import Memory
@@ -34,19 +26,13 @@ from extmeta.pagetable import PageTable
 
 __version__ = "0.1.0"
 
-__all__ = [
-    "Adaptive",
+__all__ = [  # noqa: PLE0604
+    *(name for name in vars(classes) if name[0].isupper()),
     "AddressSpace",
-    "Adjacent",
     "Capture",
     "CaptureError",
-    "Compact",
     "Fields",
-    "Hash",
-    "InPte",
-    "Linked",
     "Memory",
-    "PageExt",
     "PageTable",
     "Plan",
     "PlanConflict",
@@ -55,8 +41,6 @@ __all__ = [
     "Trace",
     "UffdEvent",
     "UserFault",
-    "Wide",
-    "XArray",
     "__version__",
     "capture",
     "encodings",

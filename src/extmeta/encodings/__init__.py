@@ -1,4 +1,4 @@
-"""The encodings by name. A new one is its own module and one line here.
+"""The encodings by name; those of this package are in `classes`.
 
 Other packages add theirs as entry points of the group `extmeta.encodings`. These
 are listed without being imported; an encoding is imported when it is first used.
@@ -10,32 +10,17 @@ from collections.abc import Callable
 from functools import cache
 from typing import TYPE_CHECKING
 
-from extmeta.encodings.adaptive import Adaptive
-from extmeta.encodings.adjacent import Adjacent
-from extmeta.encodings.compact import Compact
-from extmeta.encodings.hash import Hash
-from extmeta.encodings.inpte import InPte
-from extmeta.encodings.linked import Linked
-from extmeta.encodings.page_ext import PageExt
-from extmeta.encodings.wide import Wide
-from extmeta.encodings.xarray import XArray
+from extmeta.encodings import classes
 from extmeta.names import unknown
 from extmeta.table.encoding import Encoding
 
 if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
 
-# In the order of the reports: the baseline first.
 _factories: dict[str, Callable[[], Encoding]] = {
-    "inpte": InPte,
-    "compact": Compact,
-    "adjacent": Adjacent,
-    "linked": Linked,
-    "adaptive": Adaptive,
-    "wide": Wide,
-    "page_ext": PageExt,
-    "xarray": XArray,
-    "hash": Hash,
+    made.__module__.split(".")[2]: made
+    for made in vars(classes).values()
+    if isinstance(made, type)
 }
 
 _BUILT_IN = tuple(_factories)
