@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from stress import Stress
-from torn import Watch, words_of
+from torn import Meddling, Watch, words_of
 
 import extmeta as em
 from extmeta.testing.suite import Form, filled
@@ -206,6 +206,28 @@ def test_a_reader_that_is_interrupted_notices(encoding):
     assert watch.torn == 1
     assert watch.example == (0, pte, word)
     assert table.snapshot(0)[0] != pte
+    table.check()
+
+
+@pytest.mark.parametrize(
+    "vpns", [5, [5], range(2, 8), range(100), np.arange(99, -1, -1)], ids=repr
+)
+def test_a_pair_is_read_again_if_its_table_changes(vpns):
+    """One PTE, some, and as many as are copied at once; a change in between."""
+    table = em.PageTable(Meddling())
+    table.map(range(200), pfns=range(1000, 1200))
+    table.store(range(200), range(1000, 1200))
+
+    def change():
+        table.unmap(slice(0, 100))
+        table.map(range(100), pfns=range(2000, 2100))
+        table.store(range(100), range(2000, 2100))
+
+    table.encoding.change = change
+    ptes, words = table.snapshot(vpns)
+    assert table.encoding.change is None
+    assert np.array_equal(np.asarray(ptes) >> 12 & 0xFFFF, words)
+    assert np.min(words) >= 2000
     table.check()
 
 

@@ -5,13 +5,15 @@ generation, and of the page's number. So a word that was seen beside another PTE
 entry, or half of one beside half of another, is found out, and so is the absence of a
 word where there always was one. A swap entry's slot is the number of its page.
 """
-from libc.stdint cimport uint32_t, uint64_t
+from libc.stdint cimport uint32_t, uint64_t, uintptr_t
+from libc.string cimport memset
 
 import numpy as np
 
-from extmeta.table.encoding cimport LOCKED
+from extmeta.encoding cimport (
+    COUNTED, Encoding, LOCKED, Slabs, Write, entry_at, makes_a_word)
 from extmeta.memory.epoch cimport enter_epoch, leave_epoch
-from extmeta.memory.frames cimport PTE, Ptdesc, lock_table, unlock_table
+from extmeta.memory.frames cimport PTE, Ptdesc, entries, lock_table, unlock_table
 from extmeta.pagetable cimport PageTable
 from extmeta.table.pte cimport PteLayout
 from extmeta.memory.sync cimport (
@@ -257,6 +259,66 @@ cdef class Watch:
             self.found[0] = vpn
             self.found[1] = pte
             self.found[2] = word
+
+
+cdef class Meddling(Encoding):
+    """An array a table, which a lockless reader reads after ``change`` was called once.
+
+    So what is seen of the PTEs and what is seen of the words are of two moments.
+
+    Attributes
+    ----------
+    change : callable or None
+    seen : int
+        How often words were read without a lock.
+    """
+
+    cdef public object change
+    cdef readonly int seen
+
+    def configure(self):
+        self.objects = Slabs()
+        self.reading = COUNTED
+
+    cdef Ptdesc* prepare(
+            self, Ptdesc* t, const Run* r, const Write* w) noexcept nogil:
+        if t.link == 0 and makes_a_word(w, r.n, 1):
+            t.link = <uintptr_t>self.objects.alloc(self.entries * sizeof(uint64_t))
+            if t.link == 0:
+                return NULL
+            memset(<void*>t.link, 0, self.entries * sizeof(uint64_t))
+        return t
+
+    cdef void load(
+            self, const Ptdesc* t, const Run* r, uint64_t* words) noexcept nogil:
+        cdef const uint64_t* side = <const uint64_t*>t.link
+        cdef Py_ssize_t i
+        for i in range(r.n):
+            words[i] = side[entry_at(r, i, self.entries - 1)] if side else 0
+
+    cdef void store(self, Ptdesc* t, const Run* r, const Write* w) noexcept nogil:
+        cdef uint64_t* side = <uint64_t*>t.link
+        cdef Py_ssize_t i, e
+        for i in range(r.n if side else 0):
+            e = entry_at(r, i, self.entries - 1)
+            if entries(self.frames, t)[e] != self.pte.none:
+                t.flagged -= <unsigned int>(side[e] != 0)
+                side[e] = side[e] & w.keep[0] | w.add[i * w.step]
+                t.flagged += <unsigned int>(side[e] != 0)
+
+    cdef bint see(
+            self, const Ptdesc* t, const Run* r, const uint64_t* ptes,
+            uint64_t* words) noexcept nogil:
+        with gil:
+            change, self.change = self.change, None
+            self.seen += 1
+            if change is not None:
+                change()
+        self.load(t, r, words)
+        return True
+
+    cdef size_t side_bytes(self) noexcept nogil:
+        return self.objects.object_bytes
 
 
 def allocate_under_lock():
