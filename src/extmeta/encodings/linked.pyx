@@ -23,9 +23,9 @@ from extmeta.encodings.side cimport (
     side_zap,
 )
 from extmeta.memory.frames cimport Ptdesc, entries
-from extmeta.table.pte cimport PteLayout, flag_of
+from extmeta.table.pte cimport PteLayout, flag_of, lowest
 from extmeta.memory.slabs cimport Aside, Slabs
-from extmeta.memory.sync cimport once, publish
+from extmeta.memory.sync cimport once, prefetch, publish
 from extmeta.table.vpns cimport Run, entry_at
 
 
@@ -248,6 +248,24 @@ cdef class Linked(Encoding):
                 memcpy(side + e * stride, add, lanes * sizeof(uint64_t))
                 publish(&entry[e], pte | flag)
                 t.flagged += 1
+
+    cdef void fetch(
+            self, Ptdesc** tables, const uint64_t* vpns, Py_ssize_t n) noexcept nogil:
+        cdef uint64_t last_entry = <uint64_t>self.entries - 1
+        cdef uint64_t some = 0
+        cdef uint64_t pte
+        cdef Py_ssize_t i
+        for i in range(n):
+            if tables[i] is not NULL:
+                pte = entries(self.frames, tables[i])[vpns[i] & last_entry]
+                if pte & flag_of(&self.pte, pte):
+                    some |= <uint64_t>1 << i
+                    prefetch(tables[i])
+        while some:
+            i = lowest(some)
+            some &= some - 1
+            prefetch(<const char*>tables[i].link + (
+                (vpns[i] & last_entry) * self.width >> 3))
 
     cdef void zap(
             self, Ptdesc* t, Py_ssize_t first, Py_ssize_t last) noexcept nogil:

@@ -1,6 +1,7 @@
 """A hash table of metadata words by vpn: what is done for each lookup."""
 from libc.stdint cimport uint32_t, uint64_t
 
+from extmeta.memory.sync cimport prefetch
 from extmeta.table.pte cimport lowest
 
 cdef extern from *:
@@ -11,10 +12,8 @@ cdef extern from *:
     {
         return (uint64_t)(((unsigned __int128)x * n) >> 64);
     }
-    #define extmeta_prefetch(p) __builtin_prefetch(p)
     """
     uint64_t scale "extmeta_scale"(uint64_t x, uint64_t n) noexcept nogil
-    void prefetch "extmeta_prefetch"(const void* p) noexcept nogil
 
 cdef enum:
     LINE = 8              # uint64s of a group: one cache line

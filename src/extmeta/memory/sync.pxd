@@ -42,6 +42,7 @@ cdef extern from *:
     #define extmeta_store_fence() __atomic_thread_fence(__ATOMIC_RELEASE)
     #endif
 
+    #define extmeta_prefetch(p) __builtin_prefetch(p)
     #define extmeta_once(p) __atomic_load_n((p), __ATOMIC_RELAXED)
     #define extmeta_acquire(p) __atomic_load_n((p), __ATOMIC_ACQUIRE)
     #define extmeta_publish(p, v) __atomic_store_n((p), (v), __ATOMIC_RELEASE)
@@ -121,6 +122,8 @@ cdef extern from *:
     }
     #endif
     """
+    # Ask for a cache line that is read soon.
+    void prefetch "extmeta_prefetch"(const void* p) noexcept nogil
     # An aligned load that is done once, as READ_ONCE().
     uint64_t once "extmeta_once"(const uint64_t* p) noexcept nogil
     # What is read after it was there when this was.

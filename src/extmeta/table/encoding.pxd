@@ -101,6 +101,10 @@ cdef class Encoding:
     # Return `to`, the entry without metadata that replaces `pte`, with what it must
     # carry: its flag, or its word. If `by_page`, `pte` may be none as well.
     cdef uint64_t carry(self, uint64_t pte, uint64_t to) noexcept nogil
+    # Ask for the cache lines that `load` and `store` of vpns[i] will read of tables[i],
+    # or of none if that is NULL: lines of the words; the entries are on their way.
+    cdef void fetch(
+        self, Ptdesc** tables, const uint64_t* vpns, Py_ssize_t n) noexcept nogil
     # Free what no reader without a lock can see any more.
     cdef void reap(self) noexcept nogil
     # Bytes of the pages that side memory lies in, and of what finds the words if the

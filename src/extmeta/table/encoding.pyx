@@ -283,6 +283,10 @@ cdef class Encoding:
         w.step = 0
         self.store(t, &r, &w)
 
+    cdef void fetch(
+            self, Ptdesc** tables, const uint64_t* vpns, Py_ssize_t n) noexcept nogil:
+        pass
+
     cdef void settle(self, Ptdesc* t) noexcept nogil:
         if self.objects is not None and t.link and t.flagged == 0:
             self.objects.free(<void*>t.link)

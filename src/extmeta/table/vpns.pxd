@@ -62,6 +62,13 @@ cdef inline Py_ssize_t next_run(
     r.n = i - at
     return r.n
 
+cdef inline bint scattered(
+        const Span* s, Py_ssize_t at, int table_bits) noexcept nogil:
+    """Return whether the next two vpns are of different PTE tables."""
+    return s.vpns is not NULL and at + 1 < s.n and (
+        s.vpns[at] ^ s.vpns[at + 1]) >> table_bits != 0
+
+
 cdef class Vpns:
     # Holds the array that `span` points into.
     cdef Span span

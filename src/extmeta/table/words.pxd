@@ -6,7 +6,18 @@ from extmeta.table.encoding cimport Write
 from extmeta.table.places cimport Places
 from extmeta.table.pte cimport equal, equal_in_pairs
 from extmeta.table.refusal cimport Found
-from extmeta.table.vpns cimport Run, Span
+from extmeta.table.vpns cimport Run, Span, scattered
+
+cdef enum:
+    # Vpns in no order that are looked up together, so that their cache misses overlap.
+    TOGETHER = 16
+
+cdef struct Group:
+    # The tables of [first, first + n) of a span.
+    Ptdesc* tables[TOGETHER]
+    Py_ssize_t first
+    Py_ssize_t n
+    bint described        # descriptors are read, too
 
 cdef class Words(Places):
     # The entry ``i`` of a PTE table.
@@ -23,6 +34,20 @@ cdef class Words(Places):
     # The table of the span's ``at``-th vpn, and the run of it from there on; NULL
     # and a run of vpns that have no table.
     cdef Ptdesc* run_at(self, const Span* s, Py_ssize_t at, Run* r) noexcept nogil
+    # As run_at; but vpns that lie in no order are looked up together, and come one at a
+    # time. `g` is what was looked up: its `n` is 0 at first, and after a table moved.
+    cdef inline Ptdesc* next_at(
+            self, const Span* s, Py_ssize_t at, Run* r, Group* g) noexcept nogil:
+        if at >= g.first + g.n:
+            if not scattered(s, at, self.table_bits):
+                return self.run_at(s, at, r)
+            self.look_up(s, at, g)
+        r.first = <Py_ssize_t>(s.vpns[at] & <uint64_t>(self.entries - 1))
+        r.n = 1
+        r.vpns = NULL
+        return g.tables[at - g.first]
+
+    cdef void look_up(self, const Span* s, Py_ssize_t at, Group* g) noexcept nogil
     cdef Py_ssize_t first_unlike(
         self, const Ptdesc* t, const Run* r, int wanted) noexcept nogil
     # These note why an operation is refused, and return -1. What they noted is raised

@@ -3,13 +3,14 @@ from libc.stdint cimport uint8_t, uint64_t
 from libc.string cimport memset
 
 from extmeta.memory.frames cimport Ptdesc, entries, lock_table, unlock_table
+from extmeta.memory.sync cimport prefetch
 from extmeta.table.encoding cimport ALWAYS, MAX_LANES, WHEN_ADDING, Write
 from extmeta.table.pte cimport ALL
 from extmeta.table.refusal cimport (
     Found, MAPPED, NONE, PRESENT, Refusal, UNFIT, no_memory, refusal, refuse_for,
     room_for,
 )
-from extmeta.table.vpns cimport Run, Span, entry_at, next_run, vpn_at
+from extmeta.table.vpns cimport Run, Span, entry_at, next_run, scattered, vpn_at
 
 cdef enum:
     # Words that lie on the stack at once.
@@ -31,6 +32,20 @@ cdef class Words(Places):
             self.next_table(&vpn, s.first + <uint64_t>s.n)
             r.n = min(<Py_ssize_t>(vpn - s.first), s.n) - at
         return t
+
+    cdef void look_up(self, const Span* s, Py_ssize_t at, Group* g) noexcept nogil:
+        """Look up vpns from ``at`` on, and ask for the cache lines to be read."""
+        cdef Py_ssize_t i
+        g.first = at
+        g.n = min(<Py_ssize_t>TOGETHER, s.n - at)
+        for i in range(g.n):
+            g.tables[i] = self.find(s.vpns[at + i])
+            if g.tables[i] is not NULL:
+                prefetch(self.pte_at(g.tables[i], <Py_ssize_t>(
+                    s.vpns[at + i] & <uint64_t>(self.entries - 1))))
+                if g.described:
+                    prefetch(g.tables[i])
+        self.encoding.fetch(g.tables, s.vpns + at, g.n)
 
     cdef Py_ssize_t first_unlike(
             self, const Ptdesc* t, const Run* r, int wanted) noexcept nogil:
@@ -84,9 +99,12 @@ cdef class Words(Places):
         cdef bint may_grow = w.step != 0
         cdef bint asks
         cdef bint untidy = False
+        cdef bint settles = self.encoding.uses_descriptor
         cdef Py_ssize_t at = 0
         cdef Py_ssize_t i
         cdef Ptdesc* t
+        cdef Ptdesc* made
+        cdef Group g
         cdef Run r
         cdef Write part = w[0]
         cdef int lane
@@ -96,8 +114,10 @@ cdef class Words(Places):
             self.encoding.asks == WHEN_ADDING and may_grow)
         may_grow |= self.encoding.copies
         self.begin(s)
+        g.first = g.n = 0
+        g.described = True
         while at < s.n and (may_grow or all_mapped or asks):
-            t = self.run_at(s, at, &r)
+            t = self.next_at(s, at, &r, &g)
             if all_mapped:
                 i = self.first_unlike(t, &r, MAPPED)
                 if i >= 0:
@@ -112,20 +132,23 @@ cdef class Words(Places):
                     self.encoding.end()
                     return self.refuse_word(vpn_at(s, at + i), &part, i)
             if may_grow and t is not NULL:
-                if self.prepare(t, &r, &part) is NULL:
+                made = self.prepare(t, &r, &part)
+                if made is NULL:
                     self.settle_span(s, at)
                     self.encoding.end()
                     return no_memory(self.frames.frame_bytes)
+                if made is not t:
+                    g.first = g.n = 0
             at += r.n
-        at = 0
+        at = g.first = g.n = 0
         while at < s.n:
-            t = self.run_at(s, at, &r)
+            t = self.next_at(s, at, &r, &g)
             if t is not NULL:
                 part.add = w.add + at * w.step
                 lock_table(t)
                 self.encoding.store(t, &r, &part)
                 unlock_table(t)
-                untidy |= t.flagged == 0 or t.next != 0
+                untidy |= t.next != 0 or settles and t.flagged == 0
                 # A later run may be of this table, and room was made for it.
                 if s.vpns is NULL:
                     self.settle(t)
@@ -160,10 +183,13 @@ cdef class Words(Places):
         cdef Py_ssize_t lanes = self.encoding.lanes
         cdef Py_ssize_t at = 0
         cdef Ptdesc* t
+        cdef Group g
         cdef Run r
         self.begin(s)
+        g.first = g.n = 0
+        g.described = False
         while at < s.n:
-            t = self.run_at(s, at, &r)
+            t = self.next_at(s, at, &r, &g)
             if t is NULL:
                 memset(words + at * lanes, 0, r.n * lanes * sizeof(uint64_t))
             else:
@@ -177,10 +203,13 @@ cdef class Words(Places):
         cdef Py_ssize_t at = 0
         cdef Py_ssize_t i, n
         cdef Ptdesc* t
+        cdef Group g
         cdef Run r
         self.begin(s)
+        g.first = g.n = 0
+        g.described = False
         while at < s.n:
-            t = self.run_at(s, at, &r)
+            t = self.next_at(s, at, &r, &g)
             n = r.n
             if t is not NULL:
                 n = min(n, WORDS_AT_ONCE)
