@@ -63,9 +63,9 @@ cdef class Locking(Radix):
     cdef int leave(self) except -1
     # Unlock; if the operation failed, raise its refusal.
     cdef int leave_after(self, int failed) except -1
-    # Lock the PTE tables of a span. Return what leave_span takes.
+    # Lock the PTE tables of a span; return an argument for leave_span.
     cdef int enter_span(self, const Span* s, bint writes) except -2
     cdef int free_range(
         self, uint64_t first, uint64_t stop, bint writes) noexcept nogil
-    cdef int leave_span(self, int range_) except -1
+    cdef int leave_span(self, int range_, int failed) except -1
     cdef int raise_refusal(self) except -1

@@ -165,16 +165,16 @@ cdef class Locking(Radix):
                 return -1
         return found
 
-    cdef int leave_span(self, int range_) except -1:
+    cdef int leave_span(self, int range_, int failed) except -1:
         if range_ < 0:
-            return self.leave()
+            return self.leave_after(failed)
         self.take_mutex()
         self.ranges[range_].stop = 0
         self.nr_ranges -= 1
         if self.nr_waiting or self.nr_waiting_for_all:
             pthread_cond_broadcast(&self.gone)
         self.give_mutex()
-        return 0
+        return self.raise_refusal() if failed else 0
 
     cdef int raise_refusal(self) except -1:
         """Raise the refusal that `refuse_for` noted. The caller holds no lock."""
