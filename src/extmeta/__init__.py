@@ -1,4 +1,4 @@
-"""Metadata words beside page-table entries: build, operate, measure.
+"""Metadata words beside page-table entries: build tables, operate, measure.
 
 >>> import extmeta as em
 >>> fields = em.Fields(uffd_wp=1, soft_dirty=1, age=8)

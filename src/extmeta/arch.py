@@ -1,33 +1,33 @@
-"""What an architecture's page-table entries look like and leave to software.
+"""Page-table formats of architectures, and the bits that they leave to software.
 
-Facts as data: a row an architecture, bit numbers from 0 at the least significant
-end, each row with its source and with what is *unverified* in it. Nothing here
-computes more than a sum; :mod:`extmeta.table.encoding` turns a row into masks, and
-:mod:`extmeta.reports.ruler` prints it. `tests/test_linux_source.py` holds the rows against a
-kernel's source.
+Facts as data: a row for each architecture, with its source and its *unverified* facts.
+Bit numbers begin with 0 at the least significant end. :mod:`extmeta.table.encoding`
+turns a row into masks, and :mod:`extmeta.reports.ruler` prints it.
+`tests/test_linux_source.py` compares the rows with a kernel's source.
 
-The rows are those of the default release. :func:`arch_named` makes the row of another
-release from them: up to 6.16 Linux has DEVMAP in a bit that is free since.
+The rows are of the default release. :func:`arch_named` makes the row of another release
+from them: up to 6.16 Linux has DEVMAP in a bit that is free since.
 
-Three kinds of entry must be told apart by two questions, as the core asks them:
-``pte & present`` and ``pte == none``. A swap entry answers no to both.
+Two tests tell the three kinds of entry apart, as in the kernel: ``pte & present`` and
+``pte == none``. Both are false for a swap entry.
 """
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 
+from extmeta.names import unknown
 from extmeta.release import DEFAULT, release_named, release_text
 
-# The first and the last release whose headers were read; and the release that is taken
-# for the one in which DEVMAP went.
+# The first and the last release whose headers were read.
 FIRST = (6, 12)
 LAST = (7, 3)
+# The first release without DEVMAP, by inference: see `_DEVMAP_GONE`.
 DEVMAP_GONE = (6, 17)
 
 
 @dataclass(frozen=True)
 class Bits:
-    """A run of bits of an entry and what it is for.
+    """A run of an entry's bits, and its purpose.
 
     Attributes
     ----------
@@ -35,7 +35,7 @@ class Bits:
         The run's lowest and highest bit.
     name : str
     by : str
-        "hardware" gives it its meaning, or "Linux" does.
+        Who gives it its meaning: "hardware" or "Linux".
     """
 
     first: int
@@ -63,16 +63,16 @@ class SwapEntry:
     offset_shift, offset_bits : int
         The page's place on that device.
     offset_inverted : bool
-        The offset is kept bit-inverted, against L1TF.
+        The offset is stored bit-inverted, against L1TF.
     exclusive : int
-        Bit that says the page was mapped once. The model keeps there whether
+        Bit that says that the page was mapped once. The model stores there whether
         the PTE was writable, so that swap-in restores it.
     free : tuple of int
         Bits that neither hardware nor Linux uses.
     always : tuple of int
         Bits set in every swap entry.
     others : tuple of Bits
-        What the rest is for: bits that are set in all, or have to be 0.
+        All other bits: they are always set, or have to be 0.
     """
 
     type_shift: int
@@ -100,40 +100,40 @@ class Arch:
     table_bytes : tuple of int
         What Linux allocates for a table of each level.
     rest : str
-        What lies behind the entries in the memory of a PTE table: "" where they
-        fill it, "idle" where nothing does, else the name of its use.
+        What lies behind the entries in the memory of a PTE table: "" if they fill it,
+        "idle" if it is unused, else the name of its use.
     none : int
         An entry that holds nothing.
     present, write, user, accessed, dirty : int
-        Bit numbers in a present PTE; those Linux looks at, where hardware has
-        another. `user` is -1 where no bit says so.
+        Bit numbers in a present PTE; if hardware and Linux differ, Linux's. `user` is
+        -1 if there is no bit.
     base, writable, readonly : tuple of int
         Bits set in every present PTE that the model makes; in a writable one
         (dirty too), in a read-only one.
     pfn_shift, pfn_bits : int
-        Where the page frame number is, and how wide.
+        The page frame number's lowest bit, and its width.
     free : tuple of int
         Software bits of a present PTE that Linux leaves unused.
     owned : dict of str to (int, int)
         Bits that Linux already gives to a tracker of that name: in a present
         PTE, in a swap entry.
     flag, swap_flag : int
-        The bits repurposed by the side encodings to say "this PTE has a metadata
-        word": free ones, but for `flag_from`.
+        The bits that side encodings use to say "this PTE has a metadata word". They
+        are free ones, unless `flag_from` names another owner.
     flag_from : str
-        What owned `flag`, if no bit was free: a tracker, or "DEVMAP". Side
-        encodings keep it in the word.
+        The owner of `flag`, if no bit was free: a tracker, or "DEVMAP". Side
+        encodings keep its bit in the word.
     devmap : int
         The bit that Linux has for DEVMAP up to 6.16, in `free` since; -1 if none.
     cleared : tuple of int
-        Those of `free` that pte_modify() clears, as mprotect and NUMA balancing call
+        Bits of `free` that pte_modify() clears, as mprotect and NUMA balancing call
         it: _PAGE_CHG_MASK lacks them.
     unflushed : tuple of int
-        Software bits that pte_needs_flush() ignores: when mprotect changes them
-        alone, the TLB is not flushed.
+        Software bits that pte_needs_flush() ignores: if mprotect changes no others,
+        the TLB is not flushed.
     unflushed_last : tuple of int
-        `unflushed` in the last release that was read, if it has more there; since which
-        release is not known, so the row of that one alone has them.
+        `unflushed` in the last release that was read, if it has more there. It is not
+        known since when, so only the row of that release has them.
     flush : str
         What a change of another software bit does there.
     moves_tables : bool
@@ -145,16 +145,16 @@ class Arch:
     notes : tuple of str
         What the model leaves out, in sentences.
     release : str
-        The Linux release that the row is of.
+        The row's Linux release.
     leaf_ptes : int
         PTEs that a huge page stands for, if an encoding has changed the tables; else
-        0, and they are those of a PTE table.
+        0, and the number is `ptrs_per_pte`.
     uses : tuple of Bits
         Every other bit of a present PTE.
     swap : SwapEntry
     source : str
     unverified : str
-        What in the row rests on memory or inference.
+        Facts of the row that rest on memory or inference.
     entry_bytes : int
     """
 
@@ -212,17 +212,17 @@ class Arch:
 
     @property
     def nr_vpns(self) -> int:
-        """How many virtual pages the table can index."""
+        """Virtual pages that the page table can map."""
         return 1 << sum(self.level_bits)
 
     @property
     def nr_slots(self) -> int:
-        """How many swap slots an entry can name."""
+        """Swap slots that an entry can name."""
         return 1 << self.swap.type_bits + self.swap.offset_bits
 
     @property
     def first_slot(self) -> int:
-        """1 where the entry of slot 0 would be `none`, else 0.
+        """1 if the entry of slot 0 would be `none`, else 0.
 
         The first page of a swap device holds its header, so Linux never makes
         that entry.
@@ -231,6 +231,14 @@ class Arch:
 
 
 _DEVMAP_GONE = "that DEVMAP went in 6.17: 6.12 has it, 7.3 has not"
+
+
+def _with_levels(arch: Arch, name: str, levels: int) -> Arch:
+    """Return ``arch`` with this number of levels of 512 entries."""
+    return replace(
+        arch, name=name, level_bits=(9,) * levels, table_bytes=(4096,) * levels
+    )
+
 
 # -- x86-64 -------------------------------------------------------------------
 
@@ -309,13 +317,6 @@ _X86_64 = Arch(
     ),
 )
 
-_X86_64_LA57 = replace(
-    _X86_64,
-    name="x86_64_la57",
-    level_bits=(9,) * 5,
-    table_bytes=(4096,) * 5,
-)
-
 # -- arm64 --------------------------------------------------------------------
 
 _LPA2 = ", or address bits with 52 bits"
@@ -336,8 +337,8 @@ _ARM64_4K = Arch(
     level_bits=(9, 9, 9, 9),
     table_bytes=(4096,) * 4,
     present=0,
-    # PTE_WRITE is the hardware's DBM; what a store may do is said by RDONLY, the
-    # inverse, which Linux keeps set in a writable PTE that is clean.
+    # PTE_WRITE is the hardware's DBM. Hardware allows a store if RDONLY is clear; Linux
+    # keeps it set in a writable PTE that is clean.
     write=51,
     user=6,
     accessed=10,
@@ -514,20 +515,14 @@ _SVRSW = replace(
 )
 
 
-def _sv(arch: Arch, name: str, levels: int) -> Arch:
-    return replace(
-        arch, name=name, level_bits=(9,) * levels, table_bytes=(4096,) * levels
-    )
-
-
 # -- s390x --------------------------------------------------------------------
 
 _S390X = Arch(
     name="s390x",
     page_shift=12,
     level_bits=(11, 11, 8),
-    # A PTE table of 2 KiB gets a page whose other half holds nothing, unless KVM
-    # keeps its PGSTEs there.
+    # A PTE table of 2 KiB gets a page. Its other half is unused, unless KVM has its
+    # PGSTEs there.
     table_bytes=(16384, 16384, 4096),
     rest="idle",
     none=1 << 10,
@@ -538,7 +533,7 @@ _S390X = Arch(
     dirty=3,
     base=(0, 2, 4),
     writable=(5, 3),
-    # A writable dirty young PTE alone has PROTECT and INVALID clear.
+    # Only a writable dirty young PTE has PROTECT and INVALID clear.
     readonly=(9,),
     pfn_shift=12,
     pfn_bits=52,
@@ -588,6 +583,18 @@ _S390X = Arch(
 
 # -- ppc64 --------------------------------------------------------------------
 
+_PPC64_USES = (
+    _hw(0, "EXEC"),
+    _hw(1, "WRITE"),
+    _hw(2, "READ"),
+    _hw(3, "PRIVILEGED"),
+    _hw(4, "cache attributes", 5),
+    _hw(7, "C: DIRTY"),
+    _hw(8, "R: ACCESSED"),
+    _sw(10, "SPECIAL"),
+    _sw(61, "INVALID, where PRESENT is clear"),
+)
+
 _PPC64_RADIX_4K = Arch(
     name="ppc64_radix_4k",
     page_shift=12,
@@ -613,18 +620,10 @@ _PPC64_RADIX_4K = Arch(
     flag=11,
     swap_flag=11,
     uses=(
-        _hw(0, "EXEC"),
-        _hw(1, "WRITE"),
-        _hw(2, "READ"),
-        _hw(3, "PRIVILEGED"),
-        _hw(4, "cache attributes", 5),
+        *_PPC64_USES,
         _hw(6, "RSV1"),
-        _hw(7, "C: DIRTY"),
-        _hw(8, "R: ACCESSED"),
-        _sw(10, "SPECIAL"),
         _hw(53, "0: more of the address, unused by Linux", 55),
         _hw(56, "reserved; hash's protection key", 60),
-        _sw(61, "INVALID, where PRESENT is clear"),
         _hw(62, "PTE: a leaf"),
         _hw(63, "PRESENT"),
     ),
@@ -674,8 +673,8 @@ _PPC64_HASH_64K = replace(
     _PPC64_RADIX_64K,
     name="ppc64_hash_64k",
     level_bits=(8, 10, 10, 8),
-    # A PTE table's second half is hidx, 16 hash slots a PTE; the two levels above
-    # are doubled too, for huge pages. 16 PTE tables share a page.
+    # The second half of a PTE table is hidx, 16 hash slots a PTE. The tables of the two
+    # levels above are doubled too, for huge pages. 16 PTE tables share a page.
     table_bytes=(2048, 16384, 16384, 4096),
     rest="hidx",
     # Hardware reads the hash table, never this word.
@@ -683,20 +682,12 @@ _PPC64_HASH_64K = replace(
     cleared=(11, 14, 15, 53, 54),
     moves_tables=False,
     uses=(
-        _hw(0, "EXEC"),
-        _hw(1, "WRITE"),
-        _hw(2, "READ"),
-        _hw(3, "PRIVILEGED"),
-        _hw(4, "cache attributes", 5),
+        *_PPC64_USES,
         _sw(6, "H_PAGE_BUSY: the entry's lock"),
-        _hw(7, "C: DIRTY"),
-        _hw(8, "R: ACCESSED"),
-        _sw(10, "SPECIAL"),
         _sw(12, "H_PAGE_COMBO"),
         _sw(13, "H_PAGE_4K_PFN, H_PAGE_THP_HUGE"),
         _sw(55, "H_PAGE_HASHPTE"),
         _hw(56, "protection key", 60),
-        _sw(61, "INVALID, where PRESENT is clear"),
         _sw(62, "PTE: a leaf"),
         _sw(63, "PRESENT"),
     ),
@@ -790,16 +781,16 @@ ARCHES: dict[str, Arch] = {
     arch.name: arch
     for arch in (
         _X86_64,
-        _X86_64_LA57,
+        _with_levels(_X86_64, "x86_64_la57", 5),
         _ARM64_4K,
         _ARM64_16K,
         _ARM64_64K,
         _SV39,
-        _sv(_SV39, "riscv64_sv48", 4),
-        _sv(_SV39, "riscv64_sv57", 5),
-        _sv(_SVRSW, "riscv64_sv39_svrsw60t59b", 3),
-        _sv(_SVRSW, "riscv64_sv48_svrsw60t59b", 4),
-        _sv(_SVRSW, "riscv64_sv57_svrsw60t59b", 5),
+        _with_levels(_SV39, "riscv64_sv48", 4),
+        _with_levels(_SV39, "riscv64_sv57", 5),
+        _with_levels(_SVRSW, "riscv64_sv39_svrsw60t59b", 3),
+        _with_levels(_SVRSW, "riscv64_sv48_svrsw60t59b", 4),
+        _with_levels(_SVRSW, "riscv64_sv57_svrsw60t59b", 5),
         _S390X,
         _PPC64_RADIX_4K,
         _PPC64_RADIX_64K,
@@ -808,8 +799,8 @@ ARCHES: dict[str, Arch] = {
     )
 }
 
-# Plain names: of several page sizes 4K, of several depths 48 bits. ppc64 has none:
-# its two formats differ in more than that.
+# Plain names stand for 4K pages and 48 bits. ppc64 has none: its two formats differ in
+# more than page size and depth.
 ALIASES = {"arm64": "arm64_4k", "riscv64": "riscv64_sv48"}
 
 
@@ -820,14 +811,14 @@ def arch_named(name: str, release: str | None = None) -> Arch:
     ----------
     name : str
         One of `ARCHES`, or a plain name of `ALIASES`. "NAME@6.12" names the release
-        too: that is the `Arch.name` of a row that is not of the default release.
+        too; it is the `Arch.name` of a row of another release than the default.
     release : str, optional
-        Such as "6.12" or "6.12.117", from 6.12 to 7.3; by default 6.18.
+        For instance "6.12" or "6.12.117", from 6.12 to 7.3; by default 6.18.
 
     Raises
     ------
     KeyError
-        If there is none; the message lists those there are.
+        If there is none; the message lists all names.
     TypeError
         If the name or the release is no text.
     ValueError
@@ -838,8 +829,7 @@ def arch_named(name: str, release: str | None = None) -> Arch:
     plain, at, named = name.partition("@")
     plain = ALIASES.get(plain, plain)
     if plain not in ARCHES:
-        there = ", ".join([*ARCHES, *ALIASES])
-        raise KeyError(f"no architecture named {name!r}; there are {there}")
+        raise KeyError(unknown("architecture named", name, [*ARCHES, *ALIASES]))
     given = [text for text in (release, named if at else None) if text is not None]
     asked = {release_named(text, FIRST, LAST) for text in given}
     if len(asked) > 1:
@@ -848,12 +838,12 @@ def arch_named(name: str, release: str | None = None) -> Arch:
 
 
 def arch_of(arch: str | Arch, release: str | None = None) -> Arch:
-    """Return an Arch as it is, or the one of that name in a Linux release.
+    """Return an Arch unchanged, or the one of that name in a Linux release.
 
     Raises
     ------
     KeyError, TypeError, ValueError
-        As :func:`arch_named`; if a release is named besides an Arch.
+        As :func:`arch_named`; ValueError also if a release is given with an Arch.
     """
     if not isinstance(arch, Arch):
         return arch_named(arch, release)
@@ -882,15 +872,14 @@ def _in_release(arch: Arch, release: tuple[int, int]) -> Arch:
     elif arch.owned:
         flag_from = next(iter(arch.owned))
         flag = arch.owned[flag_from][0]
+    taken = () if flag_from == "DEVMAP" else (_sw(arch.devmap, "DEVMAP"),)
     return replace(
         arch,
         free=free,
         cleared=tuple(bit for bit in arch.cleared if bit in free),
         flag=flag,
         flag_from=flag_from,
-        uses=arch.uses
-        if flag_from == "DEVMAP"
-        else (*arch.uses, _sw(arch.devmap, "DEVMAP")),
+        uses=arch.uses + taken,
     )
 
 

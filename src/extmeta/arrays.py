@@ -1,4 +1,4 @@
-"""Array types; arrays of public objects, which stay read-only if these are copied."""
+"""Array types, and read-only arrays for copies of public objects."""
 
 from typing import Any
 
@@ -10,14 +10,7 @@ Bools = npt.NDArray[np.bool_]
 
 
 def restore(made: object, state: dict[str, Any]) -> None:
-    """Give a frozen object its attributes, after pickle or copy has made it.
-
-    Parameters
-    ----------
-    made : object
-    state : dict
-        Its attributes by name. Arrays become read-only.
-    """
+    """Set a frozen object's attributes, for pickle and copy. Arrays become read-only."""
     for name, value in state.items():
         if isinstance(value, np.ndarray):
             value.flags.writeable = False

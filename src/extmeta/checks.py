@@ -1,4 +1,4 @@
-"""Checks of results: they raise, also under ``python -O``, which drops assertions."""
+"""Checks of results, which raise also under ``python -O``: assert would not."""
 
 import reprlib
 from collections.abc import Sequence
@@ -8,24 +8,17 @@ import numpy as np
 
 
 class CheckError(AssertionError):
-    """A result is not what it has to be."""
+    """A result is wrong."""
 
 
 def must(holds: Any, why: str) -> None:
-    """Raise CheckError with the reason unless something holds.
-
-    Parameters
-    ----------
-    holds : bool
-    why : str
-        What is wrong if it does not.
-    """
+    """Raise CheckError(why) unless ``holds`` is true."""
     if not holds:
         raise CheckError(why)
 
 
 def same(found: Any, wanted: Any, what: str = "") -> None:
-    """Raise CheckError with the values that differ unless two are equal.
+    """Raise CheckError with the values that differ, unless both are equal.
 
     Parameters
     ----------
@@ -42,18 +35,18 @@ def same(found: Any, wanted: Any, what: str = "") -> None:
 
 
 def _difference(found: Any, wanted: Any) -> str:
-    """Return both, or of two sequences how many values differ and the first that do."""
+    """Say how two values differ; of two sequences, how many items, and the first."""
     if not all(isinstance(side, list | tuple | np.ndarray) for side in (found, wanted)):
         return f"{reprlib.repr(found)} is not {reprlib.repr(wanted)}"
-    sides: list[Sequence[Any]] = [
-        side.tolist() if isinstance(side, np.ndarray) else side
-        for side in (found, wanted)
-    ]
-    lengths = [len(side) for side in sides]
-    if lengths[0] != lengths[1]:
-        return f"{lengths[0]:,} values are not {lengths[1]:,}"
-    differ = [at for at in range(lengths[0]) if sides[0][at] != sides[1][at]]
+    a: Sequence[Any] = found.tolist() if isinstance(found, np.ndarray) else found
+    b: Sequence[Any] = wanted.tolist() if isinstance(wanted, np.ndarray) else wanted
+    if len(a) != len(b):
+        return f"{len(a):,} values are not {len(b):,}"
+    differ = [at for at in range(len(a)) if a[at] != b[at]]
     if not differ:
         return f"{type(found).__name__} is not {type(wanted).__name__}"
-    a, b = (reprlib.repr(side[differ[0]]) for side in sides)
-    return f"{len(differ):,} of {lengths[0]:,} differ, at {differ[0]:,}: {a} is not {b}"
+    first = differ[0]
+    return (
+        f"{len(differ):,} of {len(a):,} differ, at {first:,}: "
+        f"{reprlib.repr(a[first])} is not {reprlib.repr(b[first])}"
+    )

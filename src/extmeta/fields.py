@@ -35,7 +35,7 @@ class Fields(Mapping[str, int]):
 
     __slots__ = ("_shifts", "_widths", "bits")
 
-    # Parameter names of PageTable.store, which takes fields by keyword.
+    # PageTable.store() has parameters of these names, and takes fields by keyword.
     _TAKEN = ("vpns", "words")
 
     bits: int
@@ -76,7 +76,7 @@ class Fields(Mapping[str, int]):
         return hash(tuple(self._widths.items()))
 
     def __eq__(self, other: object) -> bool:
-        # In order: the same names elsewhere in the word are another layout.
+        # In order, unlike dicts: the order is the layout.
         if not isinstance(other, Fields):
             return NotImplemented
         return list(self.items()) == list(other.items())
@@ -94,7 +94,7 @@ class Fields(Mapping[str, int]):
         return ((1 << self[name]) - 1) << self._shifts[name]
 
     def pack(self, **values: SupportsIndex) -> int:
-        """Return the word that holds these values, other fields being 0.
+        """Return the word with these values; other fields are 0.
 
         Raises
         ------
@@ -142,7 +142,7 @@ class Fields(Mapping[str, int]):
         Returns
         -------
         (n,) uint64 ndarray
-            Or (n, k), k = ceil(width / 64), where the field is wider than 64.
+            Or (n, k), k = ceil(width / 64), if the field is wider than 64.
         """
         width = self[name]
         first, shift = divmod(self._shifts[name], 64)
@@ -159,7 +159,7 @@ class Fields(Mapping[str, int]):
     def deposit(
         self, values: NDArray[np.uint64], name: str, words: NDArray[np.uint64]
     ) -> None:
-        """Or one field's values into words in which it is 0.
+        """Write one field's values into words in which it is 0.
 
         Parameters
         ----------
@@ -167,7 +167,7 @@ class Fields(Mapping[str, int]):
             k = ceil(width / 64); none wider than the field.
         name : str
         words : (n, lanes) uint64 ndarray
-            Changed.
+            Changed in place.
         """
         first, shift = divmod(self._shifts[name], 64)
         for lane in range(values.shape[1]):

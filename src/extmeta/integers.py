@@ -1,7 +1,7 @@
-"""Integers that callers pass: one table of what is taken, and what is refused.
+"""Integers that callers pass: which are taken, and which are refused.
 
-Every vpn, pfn, swap slot, word, mask and field value goes through `whole`, if it is
-one, or `uint64s`, if they are several.
+Every vpn, pfn, swap slot, word, mask and field value goes through `whole`, or through
+`uint64s` if there are several.
 
 ==========================================  =======================================
 taken                                       refused, by TypeError
@@ -31,7 +31,7 @@ _UNORDERED = (str, bytes, bytearray, AbstractSet, Mapping)
 
 
 def is_whole(value: object) -> bool:
-    """Return whether ``value`` is one integer, as opposed to several or none."""
+    """Return whether ``value`` is one integer."""
     if isinstance(value, (bool, np.bool_)):
         return False
     try:
@@ -48,7 +48,7 @@ def whole(name: str, value: Any, limit: int = 2**64) -> int:
     ----------
     name : str
         What it is, for messages.
-    value : int or what has ``__index__``
+    value : int or object with ``__index__``
     limit : int, default 2**64
 
     Raises
@@ -58,9 +58,9 @@ def whole(name: str, value: Any, limit: int = 2**64) -> int:
     ValueError
         If it is outside [0, limit).
     """
-    if isinstance(value, (bool, np.bool_)):
-        raise TypeError(f"{name}: {value!r} is not an integer")
     try:
+        if isinstance(value, (bool, np.bool_)):
+            raise TypeError
         number = operator.index(value)
     except TypeError:
         raise TypeError(f"{name}: {value!r} is not an integer") from None
@@ -72,7 +72,7 @@ def whole(name: str, value: Any, limit: int = 2**64) -> int:
 
 
 def listed(name: str, values: Any) -> list[Any]:
-    """Return the items of what has an order, or refuse it."""
+    """Return the items of an iterable, or refuse one that has no order."""
     if isinstance(values, _UNORDERED) or not hasattr(values, "__iter__"):
         raise TypeError(f"{name}: {values!r} is not an integer, nor several")
     return list(values)
@@ -94,7 +94,7 @@ def uint64s(name: str, values: Any) -> NDArray[np.uint64]:
     ValueError
         If a value is outside [0, 2**64).
     MemoryError
-        If a range is too long for the memory there is.
+        If a range is too long.
     """
     if isinstance(values, range):
         return _of_range(name, values)
@@ -109,11 +109,10 @@ def uint64s(name: str, values: Any) -> NDArray[np.uint64]:
         if values.dtype.kind == "i" and values.size and (low := values.min()) < 0:
             raise ValueError(f"{name}: {low} is negative")
         return np.ascontiguousarray(values, np.uint64)
-    if isinstance(values, np.ndarray) and values.ndim != 1:
-        whole_ones = [whole(name, value) for value in values.flat]
-        return np.array(whole_ones, np.uint64).reshape(values.shape)
+    shape = values.shape if isinstance(values, np.ndarray) else -1
+    items = values.flat if isinstance(values, np.ndarray) else listed(name, values)
     # Not asarray(): it makes floats of [1, 2**63].
-    return np.array([whole(name, value) for value in listed(name, values)], np.uint64)
+    return np.array([whole(name, item) for item in items], np.uint64).reshape(shape)
 
 
 def _of_range(name: str, values: range) -> NDArray[np.uint64]:
@@ -125,7 +124,7 @@ def _of_range(name: str, values: range) -> NDArray[np.uint64]:
         found = np.arange(len(values), dtype=np.uint64)
     except OverflowError:
         raise MemoryError(f"{name}: {values} is too long") from None
-    # Modulo 2**64, so a step below 0 counts down.
+    # Modulo 2**64, so that a negative step counts down.
     found *= np.uint64(values.step % 2**64)
     found += np.uint64(first)
     return found
@@ -143,7 +142,7 @@ def lanes_of(name: str, words: Any, lanes: int) -> NDArray[np.uint64]:
     Raises
     ------
     TypeError, ValueError
-        If a word is neither.
+        If a word is neither, or negative or too wide.
     """
     if isinstance(words, np.ndarray) and words.dtype.kind != "O":
         return uint64s(name, words)

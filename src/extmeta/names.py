@@ -1,11 +1,11 @@
-"""What is said of a name that nothing has."""
+"""The message for an unknown name."""
 
 import difflib
 from collections.abc import Iterable
 
 
 def unknown(what: str, name: str, known: Iterable[str]) -> str:
-    """Return a message with the known names, and the one that was probably meant.
+    """Return a message with the known names, and the likely one.
 
     Examples
     --------

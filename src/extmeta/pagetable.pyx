@@ -1,19 +1,18 @@
 """PageTable: PTEs over an encoding of their metadata words.
 
-Here is the edge: what callers pass is converted and checked, and the lock taken
-that makes each method one step for other threads. The work is done in
-`extmeta.table`, without the GIL.
+Its methods check and convert arguments, and take a lock, so that each is one step for
+other threads. The work is done in `extmeta.table`, without the GIL.
 """
 from cython cimport no_gc_clear
 from libc.stdint cimport uint64_t
-from libc.string cimport memset
 
 import numpy as np
 
 from extmeta.edge.words cimport WordMethods
 from extmeta.memory.frames cimport pthread_mutex_t
 from extmeta.memory.slabs cimport Slabs
-from extmeta.table.encoding cimport MAX_LANES, Write
+from extmeta.table.encoding cimport MAX_LANES, ZERO_WORD, Write
+from extmeta.table.pte cimport present_bits
 from extmeta.table.refusal cimport IS_LEAF, NOT_FIRST, no_memory, refuse_for
 from extmeta.table.vpns cimport Vpns, vpn_at
 
@@ -29,18 +28,22 @@ from extmeta.table.at_fork import register
 from extmeta.table.vpns import as_slice, one_each
 
 cdef enum:
-    # So many tables, 256 MiB, and more are held against the memory that there is.
+    # map() of so many tables, 256 MiB, or more is refused if too little is available.
     ASK_FROM = 65536
+
+
+cdef inline const uint64_t* data_of(const uint64_t[::1] values) noexcept nogil:
+    """Return the first element's address; NULL for None or an empty array."""
+    return &values[0] if values is not None and values.shape[0] else NULL
 
 
 @no_gc_clear
 cdef class PageTable(WordMethods):
     """Page tables of one address space, with a metadata word for each PTE.
 
-    vpns are an int, an array of ints in any order (of duplicates the last one
-    wins), a range, or ``slice(first, stop)``. An int in gives an int or bool
-    out, anything else an array in the order given. A word of 0 and no word are
-    the same.
+    vpns are an int, an array of ints in any order (the last of duplicates wins), a
+    range, or ``slice(first, stop)``. For an int a method returns an int or bool, else
+    an array in the order given. A word of 0 and no word are equal.
 
     Every method may be called from several threads; each call is one step.
 
@@ -48,13 +51,13 @@ cdef class PageTable(WordMethods):
     ----------
     encoding : str or Encoding, default "linked"
         A name from :func:`extmeta.encodings`, perhaps with an argument as in
-        "linked:16", or an instance such as ``Adjacent(when="needed")``.
+        "linked:16", or an instance as ``Adjacent(when="needed")``.
     fields : Fields, optional
-        The named parts of a word. By default ``Fields(meta=64)``, or as wide as
-        the encoding was asked to be.
+        The named parts of a word. By default ``Fields(meta=64)``, or the width in the
+        encoding's argument.
     arch : str or Arch, default "x86_64"
-        A name from :data:`extmeta.arch.ARCHES`, or a plain one such as "arm64";
-        "arm64@6.12" is that of another Linux release.
+        A name from :data:`extmeta.arch.ARCHES`, or a plain one as "arm64";
+        "arm64@6.12" is for another Linux release.
 
     Raises
     ------
@@ -91,7 +94,7 @@ cdef class PageTable(WordMethods):
         self.next_pfn = 1
         if self.frames.page_order:
             self.index = Slabs()
-        # Where tables share a page, and its descriptor, they aren't apart.
+        # Tables that share a page share its descriptor.
         self.parallel = self.encoding.parallel and self.frames.page_order == 0
         self.calls_python = self.encoding.calls_python
         self.leaf_ptes = self.huge_ptes()
@@ -108,6 +111,12 @@ cdef class PageTable(WordMethods):
     def __len__(self):
         """Return the number of mapped and swapped PTEs."""
         return self.nr_ptes
+
+    cdef pfns_of(self, pfns, Vpns v):
+        """Return a pfn for each vpn as a uint64 array, or None for None."""
+        if pfns is None:
+            return None
+        return one_each("pfns", pfns, v, 1 << <object>self.arch.pfn_bits)
 
     def map(self, vpns, pfns=None, writable=True):
         """Make present PTEs.
@@ -127,38 +136,30 @@ cdef class PageTable(WordMethods):
             If a table can't be had. In every case nothing is mapped.
         """
         cdef Vpns v = self.named(vpns)
-        cdef uint64_t bits = self.pte.base
-        cdef const uint64_t[::1] numbers
-        cdef const uint64_t* first = NULL
+        cdef uint64_t bits = present_bits(&self.pte, writable)
+        cdef const uint64_t[::1] numbers = self.pfns_of(pfns, v)
         cdef int failed
-        bits |= self.pte.writable if writable else self.pte.readonly
-        if pfns is not None:
-            numbers = one_each("pfns", pfns, v, 1 << <object>self.arch.pfn_bits)
-            if v.span.n:
-                first = &numbers[0]
         if v.span.vpns is NULL and v.span.n >> self.table_bits >= ASK_FROM:
             refuse_hopeless((v.span.n >> self.table_bits) * self.frames.frame_bytes,
                             f"PTE tables for {v.span.n} vpns")
         self.enter()
         with nogil:
-            failed = self.put(&v.span, first, bits)
-        self.leave()
-        if failed:
-            self.raise_refusal()
+            failed = self.put(&v.span, data_of(numbers), bits)
+        self.leave_after(failed)
 
     def map_huge(self, vpns, pfns=None, deposit=False):
         """Map huge pages: leaves one level above the PTE tables.
 
-        They have no PTE, so no metadata word, and don't count in ``len``.
+        They have no PTE, so no metadata word, and ``len`` does not count them.
 
         Parameters
         ----------
         vpns : int or (n,) array_like of int
-            First vpn of each, a multiple of the entries that the architecture's
-            PTE table has. Where `wide` halves that, a huge page takes two leaves.
+            First vpn of each, a multiple of the entries of the architecture's PTE
+            table. If `wide` halves that number, a huge page takes two leaves.
         pfns : int or (n,) array_like of int, optional
         deposit : bool, default False
-            Keep a PTE table for each leaf, as Linux does for anonymous memory
+            Deposit a PTE table with each leaf, as Linux does for anonymous memory
             (pgtable_trans_huge_deposit(), mm/huge_memory.c, v6.12). ``memory().pte``
             counts it, `split_huge` uses it, `unmap` frees it, and a child or copy
             gets its own.
@@ -172,14 +173,12 @@ cdef class PageTable(WordMethods):
         """
         cdef Vpns v = self.named(vpns)
         cdef const uint64_t[::1] numbers
-        cdef const uint64_t* first = NULL
         cdef Py_ssize_t i
         cdef uint64_t size = self.huge_ptes()
         cdef uint64_t vpn
         cdef int failed
         cdef bint keeps = deposit
-        if pfns is not None:
-            pfns = one_each("pfns", pfns, v, 1 << <object>self.arch.pfn_bits)
+        pfns = self.pfns_of(pfns, v)
         for i in range(v.span.n):
             vpn = vpn_at(&v.span, i)
             if vpn & (size - 1):
@@ -190,23 +189,19 @@ cdef class PageTable(WordMethods):
             v = self.named(np.ravel(vpns).astype(np.uint64))
             if pfns is not None:
                 pfns = np.add.outer(pfns, parts).ravel()
-        if pfns is not None and v.span.n:
-            numbers = pfns
-            first = &numbers[0]
+        numbers = pfns
         self.enter()
         with nogil:
-            failed = self.put_leaves(&v.span, first, keeps)
-        self.leave()
-        if failed:
-            self.raise_refusal()
+            failed = self.put_leaves(&v.span, data_of(numbers), keeps)
+        self.leave_after(failed)
 
     def split_huge(self, vpn, word=0, pfns=None, writable=True):
-        """Let PTEs map what a huge page did, all with one word.
+        """Split a huge page into PTEs, all with one word.
 
         As a kernel does it under the page-table lock (mm/huge_memory.c,
-        __split_huge_pmd_locked(), v6.12): the PTE table is the one that `map_huge`
-        deposited, if it did. No other memory is needed after ``reserve(1)``, or
-        ``reserve(2)`` with `wide`, which has two tables for a huge page.
+        __split_huge_pmd_locked(), v6.12): if `map_huge` deposited a PTE table, it is
+        used. After ``reserve(1)``, or ``reserve(2)`` with `wide`, which has two tables
+        for a huge page, nothing is allocated.
 
         Parameters
         ----------
@@ -215,7 +210,7 @@ cdef class PageTable(WordMethods):
         word : int, default 0
             The word of each PTE.
         pfns : (n,) array_like of int, optional
-            By default those that the huge page has.
+            By default those of the huge page.
         writable : bool, default True
 
         Raises
@@ -226,56 +221,43 @@ cdef class PageTable(WordMethods):
         MemoryError
             If memory can't be had. In every case nothing has changed.
         """
-        cdef uint64_t[MAX_LANES] keep
         cdef uint64_t[MAX_LANES] add
-        cdef const uint64_t[::1] numbers
-        cdef const uint64_t* first_pfn = NULL
-        cdef uint64_t bits = self.pte.base
-        cdef uint64_t first, at, size
+        cdef const uint64_t[::1] numbers = None
+        cdef uint64_t bits = present_bits(&self.pte, writable)
+        cdef uint64_t first, size
         cdef int failed
-        cdef Write w
-        bits |= self.pte.writable if writable else self.pte.readonly
+        cdef Write w = Write(ZERO_WORD, &add[0], 0)
         first, _stop = self.bounds(vpn, 1)
         size = self.huge_ptes()
         word = self.fitting("word", word)
         self.spread(add, word)
-        memset(keep, 0, sizeof(keep))
-        w.keep = keep
-        w.add = add
-        w.step = 0
         if pfns is not None:
-            numbers = one_each(
-                "pfns", pfns, self.named(slice(vpn, vpn + <object>size)),
-                1 << <object>self.arch.pfn_bits)
-            first_pfn = &numbers[0]
+            numbers = self.pfns_of(pfns, self.named(slice(vpn, vpn + <object>size)))
         why = self.encoding.unfit(vpn, word, False) if self.encoding.asks else None
         if why is not None:
             raise ValueError(f"vpn {vpn:#x}: {self.encoding!r}: {why}")
         self.enter()
         with nogil:
-            at = first
-            if first & (size - 1) or self.next_leaf(&at, first + 1) is NULL:
+            if first & (size - 1) or not self.in_leaf(first):
                 failed = refuse_for(NOT_FIRST, first)
             else:
-                failed = self.split(first, size, first_pfn, &w, bits)
-        self.leave()
-        if failed:
-            self.raise_refusal()
+                failed = self.split(first, size, data_of(numbers), &w, bits)
+        self.leave_after(failed)
 
     def reserve(self, tables):
-        """Have memory set aside for operations that may not allocate.
+        """Set memory aside for operations that may not allocate.
 
-        It is taken from when memory can't be had otherwise, above all within
-        :func:`extmeta.no_allocation`, by each of split_huge, store, update,
-        scan(clear=), swap_out, swap_in and unmap. As a kernel deposits a PTE table
-        with a huge page (pgtable_trans_huge_deposit()), or fills a cache before it
-        takes a lock (kvm_mmu_topup_memory_cache()). A fork or copy has none of it.
+        split_huge, store, update, scan(clear=), swap_out, swap_in and unmap use it if
+        memory can't be had otherwise, above all within :func:`extmeta.no_allocation`.
+        As a kernel deposits a PTE table with a huge page
+        (pgtable_trans_huge_deposit()), or fills a cache before it takes a lock
+        (kvm_mmu_topup_memory_cache()). A fork or copy has none of it.
 
         Parameters
         ----------
         tables : int
-            One operation on each of so many PTE tables, or one on all of them,
-            finds what it needs. What is there already counts; 0 gives it back.
+            The memory is enough for one operation on each of ``tables`` PTE tables, or
+            one on all of them. Memory set aside before counts; 0 frees it.
 
         Raises
         ------
@@ -283,7 +265,7 @@ cdef class PageTable(WordMethods):
             If it is no integer or below 0, or the encoding can't tell what it will
             need: one in Python, or `page_ext`.
         MemoryError
-            If there is not so much memory; then as much is set aside as before.
+            If the memory can't be had; then as much is set aside as before.
         """
         cdef size_t n = whole("tables", tables, 1 << 32)
         cdef bint done
@@ -299,18 +281,18 @@ cdef class PageTable(WordMethods):
             raise MemoryError(f"memory for {tables} tables to be set aside")
 
     def unmap(self, vpns, *refused):
-        """Drop PTEs and their words.
+        """Unmap PTEs, and drop their words.
 
         Parameters
         ----------
         vpns : int, (n,) array_like, range or slice
-            Those not mapped are passed over. A huge page must be named whole.
+            Those not mapped are ignored. A huge page can only be unmapped whole.
 
         Raises
         ------
         TypeError, ValueError
-            If a vpn is no integer, negative or out of range, or a huge page is cut;
-            nothing is dropped.
+            If a vpn is no integer, negative or out of range, or vpns are a part of a
+            huge page; then nothing is unmapped.
         """
         cdef Vpns v
         cdef const uint64_t[:, ::1] runs
@@ -337,15 +319,13 @@ cdef class PageTable(WordMethods):
                 failed |= self.cuts_leaf(run[i])
             for i in range(0 if failed else n):
                 self.drop(run[2 * i], run[2 * i + 1])
-        self.leave()
-        if failed:
-            self.raise_refusal()
+        self.leave_after(failed)
 
     def fork(self):
         """Return a PageTable with equal content.
 
-        Later writes to one never reach the other. The model copies PTEs as they
-        are; the kernel also write-protects private ones and counts references.
+        A later write to one does not change the other. PTEs are copied unchanged; the
+        kernel also write-protects private ones and counts references.
 
         Raises
         ------
@@ -355,10 +335,10 @@ cdef class PageTable(WordMethods):
         return self.copied(True)
 
     def copy(self):
-        """Return a PageTable with equal content that shares nothing with this.
+        """Return a PageTable with equal content that shares no memory with this one.
 
-        As fork, but without what is put off until one of them writes. Where words
-        belong to pages (``page_ext``) the copy has pages of its own.
+        Unlike a fork, nothing is copied on a later write. If words belong to pages
+        (``page_ext``) the copy has pages of its own.
 
         Raises
         ------
@@ -410,7 +390,7 @@ cdef class PageTable(WordMethods):
         src : range or slice
             It may have holes, which stay holes.
         dst : int
-            Its new first vpn.
+            The new first vpn.
 
         Raises
         ------
@@ -443,9 +423,7 @@ cdef class PageTable(WordMethods):
                 failed = self.refuse_used(to, to + n)
             if not failed:
                 failed = self.move_tables(from_, to, n)
-        self.leave()
-        if failed:
-            self.raise_refusal()
+        self.leave_after(failed)
 
     def swap_out(self, vpns, slots):
         """Turn present PTEs into swap entries; their words stay.
@@ -454,9 +432,9 @@ cdef class PageTable(WordMethods):
         ----------
         vpns : int, (n,) array_like, range or slice
         slots : int or (n,) array_like of int
-            type << offset_bits | offset, as the kernel's swp_entry_t has them;
-            on x86-64 the offset has 50 bits and the type 5, so a small int is a
-            slot of the first swap device. Type 31 is a PTE marker.
+            type << offset_bits | offset, as in the kernel's swp_entry_t; on x86-64
+            the offset has 50 bits and the type 5, so a small int is a slot of the
+            first swap device. Type 31 is a PTE marker.
 
         Raises
         ------
@@ -498,7 +476,4 @@ cdef class PageTable(WordMethods):
         range_ = self.enter_span(&v.span, True)
         with nogil:
             failed = self.swap_entries(&v.span, &to[0], out)
-        self.leave_span(range_)
-        if failed:
-            self.raise_refusal()
-        return 0
+        return self.leave_span(range_, failed)

@@ -1,8 +1,8 @@
-"""Linux releases: which ones the facts are known for, and how their names are read.
+"""Linux releases that facts are known for, and how their names are read.
 
 The semantics of :mod:`extmeta.linux` and the rows of :mod:`extmeta.arch` depend on
-the release. Linux 6.12.117 and 7.3.4 were read, 6.18.44 was observed. What differs
-between them is known by the change that made it.
+the release. Linux 6.12.117 and 7.3.4 were read, 6.18.44 was observed. Each difference
+between them is dated by the commit that made it.
 """
 
 import re
@@ -10,13 +10,12 @@ from typing import Any
 
 Release = tuple[int, int]
 
-# From PAGEMAP_SCAN, by which pages are read, to the last one that was looked at.
+# From the first with PAGEMAP_SCAN to the last that was read.
 RELEASES: tuple[Release, ...] = (
     *((6, minor) for minor in range(7, 20)),
     *((7, minor) for minor in range(4)),
 )
 
-# The release that is meant if none is named.
 DEFAULT = "6.18"
 
 
@@ -29,14 +28,14 @@ def release_named(
     ----------
     name : str
     first, last : (int, int)
-        The releases for which it is known what is asked about.
+        The releases that the caller has facts for.
 
     Raises
     ------
     TypeError
         If it is no string.
     ValueError
-        If it is no release, or one that is not known; the message says which are.
+        If it is no release, or one without facts; the message has those with facts.
     """
     if not isinstance(name, str):
         raise TypeError(f"release: {name!r} is not text such as {DEFAULT!r}")

@@ -1,1 +1,1 @@
-"""The edge: what callers pass is checked, locks are taken, results are made."""
+"""The edge: check arguments, take locks, make results."""

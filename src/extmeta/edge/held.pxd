@@ -1,4 +1,4 @@
-"""What a page table holds."""
+"""A page table's memory, tables and invariants."""
 from libc.stdint cimport uint64_t
 
 from extmeta.memory.frames cimport Ptdesc

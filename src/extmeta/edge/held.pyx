@@ -1,7 +1,7 @@
-"""What a page table holds: its memory, its tables, its invariants."""
+"""A page table's memory, tables and invariants."""
 from libc.stdint cimport uint64_t
 from libc.stdlib cimport free
-from libc.string cimport memcpy, memset
+from libc.string cimport memcpy
 
 import numpy as np
 
@@ -9,13 +9,12 @@ from extmeta.memory.frames cimport DEPOSITED, PTE, Ptdesc, UPPER, upper_entry
 from extmeta.table.encoding cimport MAX_LANES
 from extmeta.table.operations cimport Operations
 from extmeta.table.refusal cimport Found
-from extmeta.table.vpns cimport Run
+from extmeta.table.vpns cimport Run, run_of
 
 from extmeta.edge.tables import Tables
 from extmeta.memory import Memory
 
 cdef class Held(Operations):
-    """What a page table holds: its memory, its tables, its invariants."""
 
     def memory(self):
         """Return the bytes held now, as a :class:`Memory`."""
@@ -34,30 +33,27 @@ cdef class Held(Operations):
         return Memory(upper=upper, pte=pte, side=side, index=index, slack=slack)
 
     cdef size_t share_of_side(self) noexcept nogil:
-        """Return each object's bytes over the page tables that share it, added up."""
+        """Return the bytes of side memory, shared objects in proportion."""
         cdef uint64_t at = 0
         cdef size_t nbytes = 0
         cdef Ptdesc* t
-        while True:
-            t = self.next_table(&at, self.nr_vpns)
-            if t is NULL:
-                return nbytes
+        while (t := self.next_table(&at, self.nr_vpns)) is not NULL:
             nbytes += self.encoding.table_bytes(t)
             at = t.vpn + <uint64_t>self.entries
+        return nbytes
 
     @property
     def tables(self):
         """The PTE tables: first vpn -> (entries,) uint64 read-only view.
 
-        A view shows the live entries, without a copy (with steps, where each has
-        its word beside it), until its table is freed
-        or moved (``Adjacent(when="needed")``); after that it shows whatever uses
-        the memory next.
+        A view shows the live entries, without a copy (with a stride, if each has its
+        word beside it), until its table is freed or moved
+        (``Adjacent(when="needed")``). Then it shows whatever uses the memory next.
         """
         return Tables(self)
 
     cdef results(self, Found* found, int failed):
-        """Return what an operation found, as an array, or raise its refusal."""
+        """Return the vpns that an operation found as an array, or raise its refusal."""
         cdef uint64_t[::1] out
         try:
             if failed:
@@ -72,9 +68,8 @@ cdef class Held(Operations):
 
     def table_vpns(self):
         """Return the first vpn of each PTE table, ascending, as uint64."""
-        cdef Found found
+        cdef Found found = Found(NULL, 0, 0)
         cdef int failed
-        memset(&found, 0, sizeof(found))
         self.enter()
         with nogil:
             failed = self.find_tables(&found)
@@ -87,14 +82,13 @@ cdef class Held(Operations):
         Returns
         -------
         vpns, pfns : (n,) uint64 ndarray
-            First vpn, ascending, and first page frame number of each leaf. Where
-            `wide` halves a PTE table's entries, a huge page has two leaves.
+            First vpn, ascending, and first page frame number of each leaf. With `wide`,
+            which may halve a PTE table's entries, a huge page may have two leaves.
         deposited : (n,) bool ndarray
             Whether a PTE table is deposited with it.
         """
-        cdef Found found
+        cdef Found found = Found(NULL, 0, 0)
         cdef int failed
-        memset(&found, 0, sizeof(found))
         self.enter()
         with nogil:
             failed = self.find_leaves(&found)
@@ -103,7 +97,7 @@ cdef class Held(Operations):
         return vpns, pfns, deposited != 0
 
     def table_at(self, vpn):
-        """Return the PTE table whose first vpn this is, as a view, or None."""
+        """Return the PTE table that starts at ``vpn``, as a view, or None."""
         cdef Ptdesc* t
         cdef uint64_t first
         if not isinstance(vpn, (int, np.integer)) or not 0 <= vpn < self.nr_vpns:
@@ -118,10 +112,7 @@ cdef class Held(Operations):
             t - self.frames.desc, :self.entries * self.stride:self.stride]
 
     def frames_view(self):
-        """Return the mapping that all tables lie in, (pages, words) uint64.
-
-        Read-only, without a copy, of the pages there are now.
-        """
+        """Return a read-only view of all tables' memory now, (frames, words) uint64."""
         return np.asarray(self.frames)
 
     def huge_ptes(self):
@@ -129,7 +120,7 @@ cdef class Held(Operations):
         return self.arch.leaf_ptes or self.arch.ptrs_per_pte
 
     def check(self):
-        """Raise AssertionError with the reason if an invariant is broken."""
+        """Raise AssertionError, with the reason, if an invariant is broken."""
         cdef const char* reason
         cdef uint64_t vpn = 0
         self.enter()
@@ -141,17 +132,14 @@ cdef class Held(Operations):
                 f"table at vpn {vpn:#x}: {self.encoding!r}: {reason.decode()}")
 
     cdef const char* fault(self, uint64_t* vpn) noexcept nogil:
-        """Return the broken invariant, or NULL; ``vpn`` is where it is."""
+        """Return the broken invariant, or NULL; set ``vpn`` to its table's."""
         cdef const char* reason
         cdef uint64_t at = 0
         cdef uint64_t ptes = 0
         cdef unsigned int used
         cdef Py_ssize_t i
         cdef Ptdesc* t
-        while True:
-            t = self.next_table(&at, self.nr_vpns)
-            if t is NULL:
-                break
+        while (t := self.next_table(&at, self.nr_vpns)) is not NULL:
             vpn[0] = t.vpn
             at = t.vpn + <uint64_t>self.entries
             used = 0
@@ -173,18 +161,17 @@ cdef class Held(Operations):
         return reason if reason is not NULL else self.frames.fault()
 
     cdef const char* fault_of_words(self, Ptdesc* t) noexcept nogil:
-        """Hold the count of words against what the encoding loads."""
+        """Compare the count of words with the words that the encoding loads."""
         cdef uint64_t[64 * MAX_LANES] words
         cdef Py_ssize_t lanes = self.encoding.lanes
         cdef unsigned int flagged = 0
-        cdef Py_ssize_t i, lane
+        cdef Py_ssize_t at, i, lane
         cdef uint64_t bits
         cdef Run r
         if not self.encoding.uses_descriptor:
             return NULL
-        r.vpns = NULL
-        for r.first in range(0, self.entries, 64):
-            r.n = min(64, self.entries - r.first)
+        for at in range(0, self.entries, 64):
+            r = run_of(at, min(64, self.entries - at))
             self.encoding.load(t, &r, words)
             for i in range(r.n):
                 bits = 0
@@ -225,7 +212,7 @@ cdef class Held(Operations):
 
     @property
     def reserved(self):
-        """What is set aside, as a :class:`Memory`; :meth:`memory` has it too."""
+        """Memory set aside, as a :class:`Memory`; :meth:`memory` includes it."""
         cdef size_t pte, side, index
         self.enter()
         pte = self.frames.nr_aside * self.frames.frame_bytes

@@ -5,18 +5,17 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
+
+from extmeta.arrays import U64, Bools
 
 if TYPE_CHECKING:
     from extmeta.fields import Fields
     from extmeta.pagetable import PageTable
     from extmeta.table.encoding import Encoding
 
-U64 = NDArray[np.uint64]
-
 
 class State(NamedTuple):
-    """What makes an equal page table.
+    """All that is needed to make an equal page table.
 
     Attributes
     ----------
@@ -39,12 +38,12 @@ class State(NamedTuple):
     arch: str
     vpns: U64
     values: U64
-    present: NDArray[np.bool_]
-    writable: NDArray[np.bool_]
+    present: Bools
+    writable: Bools
     words: U64
     leaf_vpns: U64
     leaf_pfns: U64
-    deposited: NDArray[np.bool_]
+    deposited: Bools
 
 
 def _bits(raw: U64, shift: int, width: int) -> U64:
@@ -52,7 +51,7 @@ def _bits(raw: U64, shift: int, width: int) -> U64:
 
 
 def state_of(table: PageTable) -> State:
-    """Return what is in a page table. No other thread may change it meanwhile."""
+    """Return a page table's content. No other thread may change it meanwhile."""
     arch, swap = table.arch, table.arch.swap
     vpns, entries = [np.empty(0, np.uint64)], [np.empty(0, np.uint64)]
     for first, view in table.tables.items():
@@ -68,29 +67,26 @@ def state_of(table: PageTable) -> State:
     pfn = _bits(raw, arch.pfn_shift, arch.pfn_bits)
     write = np.where(present, _bits(raw, arch.write, 1), _bits(raw, swap.exclusive, 1))
     named = np.concatenate(vpns)
-    leaf_vpns, leaf_pfns, deposited = table.leaves()
     return State(
-        encoding=table.encoding,
-        fields=table.fields,
-        arch=f"{arch.name}@{arch.release}",
-        vpns=named,
-        values=np.where(present, pfn, kind | offset),
-        present=present,
-        writable=write != 0,
-        words=table.load(named),
-        leaf_vpns=leaf_vpns,
-        leaf_pfns=leaf_pfns,
-        deposited=deposited,
+        table.encoding,
+        table.fields,
+        f"{arch.name}@{arch.release}",
+        named,
+        np.where(present, pfn, kind | offset),
+        present,
+        write != 0,
+        table.load(named),
+        *table.leaves(),
     )
 
 
 def rebuilt(*state: Any) -> PageTable:
-    """Return a page table with this content, a State's."""
+    """Return a page table with the content of ``State(*state)``."""
     from extmeta.pagetable import PageTable
 
     s = State(*state)
     table = PageTable(s.encoding, s.fields, s.arch)
-    # Swapped ones come first: the pfns that they are mapped with are free again then.
+    # Swap entries first: they are mapped with pfns that swap_out() frees again.
     for may_write in (False, True):
         table.map(s.vpns[~s.present & (s.writable == may_write)], writable=may_write)
     table.swap_out(s.vpns[~s.present], s.values[~s.present])

@@ -1,4 +1,4 @@
-"""The PTE tables of a page table, seen as numpy arrays."""
+"""The PTE tables of a page table as numpy arrays."""
 
 from __future__ import annotations
 

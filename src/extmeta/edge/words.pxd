@@ -2,10 +2,15 @@
 from libc.stdint cimport uint64_t
 
 from extmeta.edge.held cimport Held
+from extmeta.table.encoding cimport Write
 from extmeta.table.vpns cimport Vpns
 
 cdef class WordMethods(Held):
     cdef int refuse_result(self, Vpns v, size_t nbytes) except -1
+    # Lock the span, write or read, and unlock; raise the refusal of a write.
+    cdef int write_locked(self, Vpns v, const Write* w, bint all_mapped) except -1
+    cdef int read_locked(
+        self, Vpns v, uint64_t[::1] ptes, uint64_t[::1] words) except -1
     cdef Vpns named(self, vpns)
     cdef Vpns range_of(self, name, vpns)
     cdef runs_of(self, Vpns v)

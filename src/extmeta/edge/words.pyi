@@ -6,9 +6,9 @@ from numpy.typing import ArrayLike, NDArray
 
 from extmeta.edge.held import Held
 
-# _Several vpns; NDArray comes first below, since an array has __index__ too.
+# Overloads with _Several come first, since an array has __index__ too.
 _Several: TypeAlias = NDArray[Any] | Sequence[SupportsIndex] | slice
-# What may name vpns: SupportsIndex covers int and numpy's integers.
+# SupportsIndex covers int and numpy's integers.
 _VpnsLike: TypeAlias = SupportsIndex | ArrayLike | range | slice
 
 class WordMethods(Held):

@@ -1,4 +1,4 @@
-"""The methods about words: arguments are checked and converted, then locks taken."""
+"""The methods about words: check and convert arguments, then take locks."""
 from libc.stdint cimport uint8_t, uint64_t
 from libc.stdlib cimport free
 from libc.string cimport memset
@@ -6,7 +6,7 @@ from libc.string cimport memset
 import numpy as np
 
 from extmeta.edge.held cimport Held
-from extmeta.table.encoding cimport LOCKED, MAX_LANES, Write
+from extmeta.table.encoding cimport LOCKED, MAX_LANES, ZERO_WORD, Write
 from extmeta.table.refusal cimport Found
 from extmeta.table.vpns cimport Span, Vpns
 
@@ -15,12 +15,11 @@ from extmeta.memory.available import refuse_hopeless
 from extmeta.table.vpns import as_words, fields_as_words, one_each
 
 cdef enum:
-    # Results of 2**22 vpns and more are held against the memory that there is.
+    # A result for 2**22 vpns or more is refused if too little memory is available.
     RESULT_SHIFT = 22
 
 
 cdef class WordMethods(Held):
-    """The methods about words: arguments are checked, then locks are taken."""
 
     cdef Vpns named(self, vpns):
         self.must_be_made()
@@ -29,14 +28,11 @@ cdef class WordMethods(Held):
     cdef bounds(self, first, count):
         """Return [first, first + count) as two ints inside the table."""
         first = whole("vpn", first)
-        stop = first + whole("count", count)
-        if stop > self.nr_vpns:
-            raise ValueError(f"vpns [{first:#x}, {stop:#x}) leave {self.arch.name}'s "
-                             f"[0, {self.nr_vpns:#x})")
-        return first, stop
+        self.named(slice(first, first + count))
+        return first, first + count
 
     cdef Vpns range_of(self, name, vpns):
-        """Return the vpns of a range or slice without gaps."""
+        """Return the vpns of a range or slice; refuse one with gaps."""
         cdef Vpns v
         if not isinstance(vpns, (range, slice)):
             raise TypeError(f"{name}: {vpns!r} is no range or slice")
@@ -46,7 +42,7 @@ cdef class WordMethods(Held):
         return v
 
     cdef runs_of(self, Vpns v):
-        """Return vpns in any order as (n, 2) uint64: each run, [first, stop)."""
+        """Return vpns in any order as ranges [first, stop), (n, 2) uint64."""
         vpns = np.unique(np.asarray(<uint64_t[:v.span.n]>v.span.vpns))
         starts = np.diff(vpns, prepend=vpns[:1] - np.uint64(2)) != 1
         firsts = np.flatnonzero(starts)
@@ -62,17 +58,35 @@ cdef class WordMethods(Held):
         return value
 
     cdef int spread(self, uint64_t* lanes, value) except -1:
-        """Write an int as a word of several lanes."""
+        """Write an int, which may be negative, as MAX_LANES lanes."""
         for lane in range(MAX_LANES):
             lanes[lane] = value >> 64 * lane & 0xffffffffffffffff
         return 0
 
     cdef int refuse_result(self, Vpns v, size_t nbytes) except -1:
-        """Refuse a result of so many bytes a vpn, if there is no memory for it."""
+        """Refuse a result of ``nbytes`` a vpn, if there is no memory for it."""
         if v.span.n >> RESULT_SHIFT:
             refuse_hopeless(v.span.n * nbytes, f"a result for {v.span.n} vpns; vpns() "
                             "returns those that are mapped, scan() those with a word")
         return 0
+
+    cdef int write_locked(self, Vpns v, const Write* w, bint all_mapped) except -1:
+        cdef int failed
+        cdef int range_ = self.enter_span(&v.span, True)
+        with nogil:
+            failed = self.write(&v.span, w, all_mapped)
+        return self.leave_span(range_, failed)
+
+    cdef int read_locked(
+            self, Vpns v, uint64_t[::1] ptes, uint64_t[::1] words) except -1:
+        cdef int range_
+        if v.span.n == 0:
+            return 0
+        range_ = self.enter_span(&v.span, False)
+        with nogil:
+            self.read_ptes(&v.span, &ptes[0])
+            self.read(&v.span, &words[0])
+        return self.leave_span(range_, 0)
 
     def store(self, vpns, words=None, **values):
         """Set words, or fields of them, of mapped PTEs.
@@ -81,9 +95,9 @@ cdef class WordMethods(Held):
         ----------
         vpns : int, (n,) array_like, range or slice
         words : int, or (n,) array_like of int
-            Whole words; (n, lanes) where words are wider than 64 bits.
+            Whole words; (n, lanes) if words are wider than 64 bits.
         **values : int, or (n,) array_like of int
-            Instead of whole words: fields by name. The others are kept.
+            Instead of whole words: fields by name. Other fields are kept.
 
         Raises
         ------
@@ -102,7 +116,7 @@ cdef class WordMethods(Held):
         cdef Vpns v
         cdef const uint64_t[::1] add
         cdef Write w
-        cdef int lane, range_, failed
+        cdef int lane
         if type(vpns) is int and type(words) is int and not values:
             if self.stored_one(vpns, words):
                 return
@@ -122,15 +136,10 @@ cdef class WordMethods(Held):
             return
         w.keep = keep
         w.add = &add[0]
-        range_ = self.enter_span(&v.span, True)
-        with nogil:
-            failed = self.write(&v.span, &w, True)
-        self.leave_span(range_)
-        if failed:
-            self.raise_refusal()
+        self.write_locked(v, &w, True)
 
     cdef bint stored_one(self, vpn, word):
-        """Store one word the short way; False where there is anything to refuse."""
+        """Try to store one word on the fast path; False if anything is refused."""
         cdef int done
         cdef uint64_t at, value
         if self.encoding.lanes > 1 or not (
@@ -149,7 +158,7 @@ cdef class WordMethods(Held):
         Parameters
         ----------
         vpns : int, (n,) array_like, range or slice
-            Those not mapped are passed over.
+            Those not mapped are ignored.
         clear, set : int, default 0
             Bits of a word.
 
@@ -164,23 +173,12 @@ cdef class WordMethods(Held):
         cdef uint64_t[MAX_LANES] keep
         cdef uint64_t[MAX_LANES] add
         cdef Vpns v = self.named(vpns)
-        cdef Write w
-        cdef int range_, failed
-        # Wider than the fields is fine: nothing is there to clear.
-        self.spread(keep, whole(
+        cdef Write w = Write(&keep[0], &add[0], 0)
+        # It may be wider than the fields, whose further bits are clear.
+        self.spread(keep, ~whole(
             "clear", clear, 1 << <object>(64 * self.encoding.lanes)))
         self.spread(add, self.fitting("set", set))
-        for lane in range(MAX_LANES):
-            keep[lane] = ~keep[lane]
-        w.keep = keep
-        w.add = add
-        w.step = 0
-        range_ = self.enter_span(&v.span, True)
-        with nogil:
-            failed = self.write(&v.span, &w, False)
-        self.leave_span(range_)
-        if failed:
-            self.raise_refusal()
+        self.write_locked(v, &w, False)
 
     def load(self, vpns, field=None):
         """Return words, or one field of them.
@@ -194,7 +192,7 @@ cdef class WordMethods(Held):
         -------
         int or (n,) uint64 ndarray
             0 if a PTE has no word, or there is no PTE. The shape is (n, lanes)
-            where the words, or the field, are wider than 64 bits.
+            if the words, or the field, are wider than 64 bits.
 
         Raises
         ------
@@ -226,7 +224,7 @@ cdef class WordMethods(Held):
             range_ = self.enter_span(&v.span, False)
             with nogil:
                 self.read(&v.span, &out[0])
-            self.leave_span(range_)
+            self.leave_span(range_, 0)
         if v.single:
             word_of = sum(int(lane) << 64 * i for i, lane in enumerate(words[0]))
             return word_of if field is None else self.fields.unpack(word_of)[field]
@@ -237,10 +235,9 @@ cdef class WordMethods(Held):
     def snapshot(self, vpns):
         """Return PTEs and their words, each pair as it was at one moment.
 
-        No lock is taken, and no other thread is kept waiting: where a pair changes
-        while it is read, it is read again. Pairs may be of different moments of the
-        call. (An encoding in Python, and ``Compact`` with ``per_vma``, are read under
-        the lock.)
+        No lock is taken, and no other thread has to wait: a pair that changes while it
+        is read is read again. Pairs may be of different moments of the call. (An
+        encoding in Python, and ``Compact`` with ``per_vma``, are read under the lock.)
 
         Parameters
         ----------
@@ -249,8 +246,8 @@ cdef class WordMethods(Held):
         Returns
         -------
         ptes : int or (n,) uint64 ndarray
-            The raw entries; where nothing is mapped, what the architecture has for
-            that (0 on most).
+            The raw entries; the architecture's ``none`` (0 on most) if nothing is
+            mapped.
         words : int or (n,) uint64 ndarray
             As `load` returns them.
 
@@ -261,7 +258,7 @@ cdef class WordMethods(Held):
 
         See Also
         --------
-        unchanged : Whether they are still so.
+        unchanged : Whether they have changed since.
 
         Examples
         --------
@@ -286,18 +283,13 @@ cdef class WordMethods(Held):
         self.refuse_result(v, 8 + 8 * self.encoding.lanes)
         ptes = np.empty(v.span.n, np.uint64)
         words = np.empty((v.span.n, self.encoding.lanes), np.uint64)
-        if v.span.n:
+        if self.encoding.reading == LOCKED:
+            self.read_locked(v, ptes, words.reshape(-1))
+        elif v.span.n:
             to_ptes = ptes
             to_words = words.reshape(-1)
-            if self.encoding.reading == LOCKED:
-                self.enter()
-                with nogil:
-                    self.read_ptes(&v.span, &to_ptes[0])
-                    self.read(&v.span, &to_words[0])
-                self.leave()
-            else:
-                with nogil:
-                    self.see_all(&v.span, &to_ptes[0], &to_words[0])
+            with nogil:
+                self.see_all(&v.span, &to_ptes[0], &to_words[0])
         if v.single:
             return int(ptes[0]), sum(
                 int(lane) << 64 * i for i, lane in enumerate(words[0]))
@@ -306,9 +298,9 @@ cdef class WordMethods(Held):
     def unchanged(self, vpns, ptes, words):
         """Return whether PTEs and their words are those that `snapshot` returned.
 
-        One step, under the lock. What a kernel does with pte_same() before it acts
-        on what it read without the lock; but a word may change beside a PTE that
-        stays the same, so both are compared.
+        One step, under the lock. A kernel calls pte_same() before it acts on a PTE that
+        it has read without the lock. But a word can change while its PTE doesn't, so
+        both are compared.
 
         Parameters
         ----------
@@ -326,28 +318,18 @@ cdef class WordMethods(Held):
             If a number is no integer or out of range, or shapes differ.
         """
         cdef Vpns v = self.named(vpns)
-        cdef uint64_t[::1] to_ptes
-        cdef uint64_t[::1] to_words
-        cdef int range_
         lanes = self.encoding.lanes
         self.refuse_result(v, 9 + 8 * lanes)
         expected = one_each("ptes", ptes, v, 2**64)
         flat, _step = as_words("words", words, v, 64 * lanes, lanes)
         here = np.empty(v.span.n, np.uint64)
         found = np.empty((v.span.n, lanes), np.uint64)
-        if v.span.n:
-            to_ptes = here
-            to_words = found.reshape(-1)
-            range_ = self.enter_span(&v.span, False)
-            with nogil:
-                self.read_ptes(&v.span, &to_ptes[0])
-                self.read(&v.span, &to_words[0])
-            self.leave_span(range_)
+        self.read_locked(v, here, found.reshape(-1))
         same = (here == expected) & (found == flat.reshape(-1, lanes)).all(axis=1)
         return bool(same[0]) if v.single else same
 
     def flagged(self, vpns):
-        """Return whether PTEs have a word, that is one that is not 0.
+        """Return whether PTEs have a word, which is not 0.
 
         Parameters
         ----------
@@ -356,7 +338,7 @@ cdef class WordMethods(Held):
         Returns
         -------
         bool or (n,) bool ndarray
-            False where there is no PTE.
+            False if there is no PTE.
 
         Raises
         ------
@@ -375,7 +357,7 @@ cdef class WordMethods(Held):
             range_ = self.enter_span(&v.span, False)
             with nogil:
                 self.read_flags(&v.span, &out[0])
-            self.leave_span(range_)
+            self.leave_span(range_, 0)
         return bool(found[0]) if v.single else found.view(np.bool_)
 
     def __getitem__(self, vpns):
@@ -388,7 +370,7 @@ cdef class WordMethods(Held):
             self.snapshot(vpn)[0] != self.none)
 
     def scan(self, vpns, mask, value=None, clear=0, *refused):
-        """Return the vpns whose word has these bits; perhaps clear some, in one step.
+        """Return the vpns whose word has given bits; clear some bits in the same step.
 
         Parameters
         ----------
@@ -398,13 +380,13 @@ cdef class WordMethods(Held):
         value : int, optional
             By default all bits of ``mask``.
         clear : int, default 0
-            Bits to clear in the words found. No other thread's store comes in
-            between: as PAGEMAP_SCAN with PM_SCAN_WP_MATCHING.
+            Bits to clear in the words found. No other thread can store in between, as
+            with PM_SCAN_WP_MATCHING of PAGEMAP_SCAN.
 
         Returns
         -------
         (n,) uint64 ndarray
-            Ascending vpns of the mapped or swapped PTEs where
+            Ascending vpns of the mapped or swapped PTEs with
             ``word & mask == value``. A PTE without a word has the word 0.
 
         Raises
@@ -418,12 +400,11 @@ cdef class WordMethods(Held):
         cdef uint64_t[MAX_LANES] bits
         cdef uint64_t[MAX_LANES] wanted
         cdef uint64_t[MAX_LANES] keep
-        cdef uint64_t[MAX_LANES] add
-        cdef Found found
+        cdef Found found = Found(NULL, 0, 0)
+        cdef Write w = Write(&keep[0], ZERO_WORD, 0)
         cdef Span s
-        cdef Write w
         cdef Vpns v
-        cdef int lane, range_
+        cdef int range_
         cdef int failed = 0
         cdef bint clears = False
         limit = 1 << <object>(64 * self.encoding.lanes)
@@ -437,28 +418,19 @@ cdef class WordMethods(Held):
             raise TypeError(f"scan(vpns, mask, value, clear), and not {refused[0]!r}")
         if clear:
             clears = True
-            self.spread(keep, whole("clear", clear, limit))
-            memset(add, 0, sizeof(add))
-            for lane in range(MAX_LANES):
-                keep[lane] = ~keep[lane]
-            w.keep = keep
-            w.add = add
-            w.step = 0
+            self.spread(keep, ~whole("clear", clear, limit))
         if value & ~mask:
             return np.empty(0, np.uint64)
         self.spread(bits, mask)
         self.spread(wanted, value)
-        memset(&found, 0, sizeof(found))
         range_ = self.enter_span(&v.span, clears)
         with nogil:
             failed = self.find_words(&v.span, bits, wanted, &found)
             if clears and found.n and not failed:
-                s.vpns = found.vpns
-                s.first = found.vpns[0]
-                s.n = found.n
+                s = Span(found.vpns[0], found.n, found.vpns)
                 failed = self.write(&s, &w, False)
         try:
-            self.leave_span(range_)
+            self.leave_span(range_, 0)
         except BaseException:
             free(found.vpns)
             raise

@@ -12,22 +12,22 @@ class Memory:
     upper : int
         Pages of tables above the PTE tables, the root included.
     pte : int
-        Pages of PTE tables; one that several share is counted once.
+        Pages of PTE tables; a page that several tables share is counted once.
     side : int
-        Memory that holds metadata words beside the PTE tables, as rounded up to
-        the sizes that are allocated. What PTE tables hold anyway is not counted.
+        Memory for metadata words beside the PTE tables, rounded up to the sizes that
+        are allocated. Words inside PTE tables are not counted.
     index : int
-        Memory that finds the words, where the page table does not.
+        Memory that finds the words, if the page table does not.
     slack : int
-        Room for further objects in the pages that `side` lies in; not in
-        `total`, since it serves what is allocated next.
+        Room for further objects in the pages of `side`; not in `total`, since the
+        next objects use it.
 
     Notes
     -----
-    A table's descriptor (link, count of flags) is not counted: it fits words of
-    the kernel's struct ptdesc that a PTE table leaves unused. Where several tables
-    share one (ppc64 with 64K pages), theirs are in `index`. The model leaves
-    out struct page itself, memory cgroup accounting and per-CPU lists.
+    A table's link and count of flags are not counted: they fit words of the kernel's
+    struct ptdesc that a PTE table leaves unused. If several tables share one (ppc64
+    with 64K pages), they are in `index`. The model leaves out struct page itself,
+    memory cgroup accounting and per-CPU lists.
     """
 
     upper: int

@@ -10,8 +10,8 @@ cdef extern from "sys/mman.h" nogil:
     const int MADV_HUGEPAGE
     void* MAP_FAILED
 
-# Reserve address space anywhere; NULL if there is none.
+# Reserve address space; NULL if there is none. What `reserve_apart` returns has free
+# addresses behind it, so that `extend` can make it grow.
 cdef void* reserve(size_t nbytes) noexcept nogil
-# Reserve it with room behind it, so that `extend` can make it grow.
 cdef void* reserve_apart(size_t nbytes) noexcept nogil
 cdef bint extend(char* end, size_t nbytes) noexcept nogil

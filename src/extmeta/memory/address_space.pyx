@@ -1,4 +1,4 @@
-"""Address space reserved for mappings that grow in place, and no memory yet."""
+"""Reserve address space, without memory yet, for mappings that grow in place."""
 from libc.stdint cimport uint32_t, uintptr_t
 
 cdef extern from *:
@@ -16,8 +16,8 @@ cdef extern from *:
     const int MAP_FIXED_NOREPLACE
 
 cdef enum:
-    # Places for mappings, 1 GiB apart: below where Linux puts programs and what is
-    # mapped without an address, and off the round addresses that tests like to use.
+    # Places for mappings, 1 GiB apart. They lie below programs and what mmap(NULL)
+    # returns, and avoid the round addresses that tests like to use.
     PLACE_BITS = 15
     PLACE_SHIFT = 30
     PLACES_TRIED = 64
@@ -31,11 +31,7 @@ cdef void* reserve(size_t nbytes) noexcept nogil:
 
 
 cdef void* reserve_apart(size_t nbytes) noexcept nogil:
-    """Reserve address space with room behind it; NULL where there is none.
-
-    The places are taken in the order of their numbers' bits reversed: the first ones
-    are terabytes apart.
-    """
+    # A place is the bits of a counter in reverse: the first ones are terabytes apart.
     cdef uint32_t number, place
     cdef void* wanted
     cdef void* p
@@ -56,14 +52,14 @@ cdef void* reserve_apart(size_t nbytes) noexcept nogil:
 
 
 cdef bint extend(char* end, size_t nbytes) noexcept nogil:
-    """Reserve what follows a mapping, if nothing else is there."""
+    """Reserve the addresses behind a mapping; False if they are not free."""
     cdef void* p = mmap(
         end, nbytes, PROT_NONE,
         MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED_NOREPLACE, -1, 0)
     if p == MAP_FAILED:
         return False
     if p != <void*>end:
-        # Before Linux 4.17 the address is a wish.
+        # Before Linux 4.17 the flag is ignored, and the address is a hint.
         munmap(p, nbytes)
         return False
     return True

@@ -1,7 +1,7 @@
 """Whether memory may be allocated."""
 
-# Whether tests and `no_allocation` let it; aborts in a build for tests if the caller
-# has a table locked.
+# False in `no_allocation`, or if the limit of `fail_after` is reached. A build for
+# tests aborts if the caller has a table locked.
 cdef bint may_allocate() noexcept nogil
 
 cdef extern from *:

@@ -12,13 +12,12 @@ cdef extern from *:
     """
     #include <stdio.h>
     #include <stdlib.h>
-    /* Not allocated when a thread first asks: that is late, and a race by
-       ThreadSanitizer's reading. */
+    /* Else a thread's first access allocates it, which ThreadSanitizer reports. */
     #define OF_A_THREAD static __thread __attribute__((tls_model("initial-exec")))
     /* Tables that this thread has locked. */
     OF_A_THREAD int extmeta_locked;
     #define note_locked_here(more) (extmeta_locked += (more))
-    /* How often it has said that it may not allocate. */
+    /* How many `no_allocation` blocks it is in. */
     OF_A_THREAD int extmeta_forbidden;
     #define forbid_here(more) (extmeta_forbidden += (more))
     #define is_forbidden() (extmeta_forbidden != 0)
@@ -56,12 +55,11 @@ def fail_after(n=None):
 
 @contextmanager
 def no_allocation():
-    """Let this thread's operations on page tables allocate nothing.
+    """Forbid this thread's operations on page tables to allocate.
 
-    As under the kernel's page-table lock. What they need they take from what
-    :meth:`PageTable.reserve` has set aside; where that is too little they raise
-    MemoryError, and the table is as it was. What is only worth while, as a smaller
-    container, is left for later.
+    As under the kernel's page-table lock. They use the memory that
+    :meth:`PageTable.reserve` has set aside. If it is too little they raise
+    MemoryError, and the table is as it was. Compacting, which is optional, is put off.
     """
     forbid_here(1)
     try:

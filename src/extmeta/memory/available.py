@@ -6,7 +6,7 @@ from extmeta.memory import limits
 
 
 def available_bytes() -> int | None:
-    """Return what this process can still get, or None if nothing tells.
+    """Return how many bytes this process can still get, or None if that is unknown.
 
     The least of what the machine has (MemAvailable of /proc/meminfo), what its
     cgroups leave, and what RLIMIT_AS and RLIMIT_DATA leave (man 2 getrlimit).
@@ -23,15 +23,9 @@ def available_bytes() -> int | None:
 
 
 def refuse_hopeless(nbytes: int, what: str) -> None:
-    """Raise MemoryError if there is not so much memory.
+    """Raise MemoryError, with ``what`` in the message, if ``nbytes`` are too many.
 
-    Linux grants memory before it has it and kills whoever then uses it.
-
-    Parameters
-    ----------
-    nbytes : int
-    what : str
-        What it is needed for, for the message.
+    Linux overcommits memory, and kills the process that then uses it.
     """
     have = available_bytes()
     if have is not None and nbytes > have:

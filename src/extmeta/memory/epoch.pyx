@@ -1,15 +1,15 @@
-"""Readers without a lock, and what waits until they are gone.
+"""Lockless readers, and memory that is freed when they are gone.
 
 As the kernel frees page tables only once no lockless walker can see them
-(mmu_gather's RCU table freeing, mm/mmu_gather.c, v6.12). Each reader says in a slot of
-its own, a cache line, at which epoch it came. Who unlinks something looks at the
-slots: if no reader is there it frees it at once, else it puts it off, with the
-epoch, and frees it when all who came up to then are gone. Nothing is allocated for
-that: what waits lies in rings of a fixed size (`Limbo`), and a full one waits.
+(mmu_gather's RCU table freeing, mm/mmu_gather.c, v6.12). A reader has a slot, a cache
+line, with the epoch at which it came. A writer that unlinks memory frees it at once if
+no slot is taken. Else it puts the memory off, with the epoch, until all readers that
+came up to then are gone. That allocates nothing: the memory waits in rings of a fixed
+size (`Limbo`), and a full ring makes the writer wait.
 
-One for the whole process: page tables share side memory with their forks.
+The process has one set of slots: page tables share side memory with their forks.
 """
-from libc.stdint cimport uint64_t
+from libc.stdint cimport UINT64_MAX, uint64_t
 from libc.stdlib cimport free
 
 
@@ -50,7 +50,7 @@ cdef extern from *:
         }
         extmeta_last = i;
     #if !defined(__x86_64__)
-        /* On x86 the exchange is one: no later load comes before it. */
+        /* On x86 the exchange is a full fence itself. */
         extmeta_full_fence();
     #endif
         return i;
@@ -73,26 +73,15 @@ cdef extern from *:
         return 0;
     }
 
-    /* Either the reader's slot is seen here, or the reader sees what was unlinked. */
-    static inline int extmeta_any(void)
-    {
-        extmeta_full_fence();
-        return extmeta_any_since(UINT64_MAX);
-    }
-    static inline void extmeta_forget(void)
-    {
-        for (uint32_t i = 0; i < EXTMETA_SLOTS; i++)
-            __atomic_store_n(&extmeta_slots[i].since, 0, __ATOMIC_RELEASE);
-    }
     #define extmeta_next() \
         __atomic_fetch_add(&extmeta_now, 1, __ATOMIC_SEQ_CST)
     """
+    const int SLOTS "EXTMETA_SLOTS"
     int extmeta_enter() noexcept nogil
     void extmeta_leave(int slot) noexcept nogil
-    bint extmeta_any() noexcept nogil
     bint extmeta_any_since(uint64_t most) noexcept nogil
     uint64_t extmeta_next() noexcept nogil
-    void extmeta_forget() noexcept nogil
+    void extmeta_full_fence() noexcept nogil
     void lock_blocks() noexcept nogil
     void unlock_blocks() noexcept nogil
 
@@ -110,11 +99,15 @@ cdef void leave_epoch(int slot) noexcept nogil:
 
 
 cdef bint any_reader() noexcept nogil:
-    return extmeta_any()
+    # Either the reader's slot is seen here, or the reader sees what was unlinked.
+    extmeta_full_fence()
+    return extmeta_any_since(UINT64_MAX)
 
 
 cdef void forget_readers() noexcept nogil:
-    extmeta_forget()
+    cdef int slot
+    for slot in range(SLOTS):
+        extmeta_leave(slot)
 
 
 cdef uint64_t unlinked_now() noexcept nogil:
@@ -130,10 +123,7 @@ cdef void free_unseen(void* p) noexcept nogil:
     if p is NULL:
         return
     lock_blocks()
-    while True:
-        old = next_unseen(&blocks)
-        if old is NULL:
-            break
+    while (old := next_unseen(&blocks)) is not NULL:
         free(old)
     if any_reader():
         free(room_for_one(&blocks))

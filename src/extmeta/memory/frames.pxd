@@ -18,31 +18,31 @@ cdef enum Kind:
     FREE, UPPER, PTE, SIDE, NR_KINDS
 
 cdef struct Ptdesc:
-    # As the kernel's struct ptdesc: found from the frame's number. `link`,
-    # `flagged` and `vpn` fit words that struct ptdesc has and x86 leaves unused
-    # below the root (__page_mapping, pt_index), so they are not counted as RAM.
-    # Where several tables share a page, and its struct ptdesc, they don't fit:
-    # see Encoding.reach. `link` of a PMD table starts its list of deposited PTE tables,
-    # and `link` of a deposited table is the next one.
+    # As the kernel's struct ptdesc: found from the frame's number. `link`, `flagged`
+    # and `vpn` fit words of struct ptdesc that x86 leaves unused below the root
+    # (__page_mapping, pt_index), so they are not counted as RAM. If several tables
+    # share a page, and its struct ptdesc, they don't fit: see `Places`.
     uint64_t* parent      # the upper entry that points here
-    uintptr_t link        # the word that belongs to the encoding
+    # The encoding's word. Of a PMD table: its first deposited PTE table; of a deposited
+    # table: the next one.
+    uintptr_t link
     uint64_t vpn          # of entry 0
     uint32_t seq          # lock and count of changes of a PTE table: see sync.pxd
-    uint16_t flagged      # entries whose flag is set
-    uint16_t used         # entries that are not none
-    uint32_t next         # neighbours in a list of blocks; the encoding's, like
-    uint32_t prev         # `spare`, while an operation is at work on a PTE table
+    uint16_t flagged      # entries whose flag is set; in a slab: objects handed out yet
+    uint16_t used         # entries that are not none; in a slab: objects in use
+    uint32_t next         # neighbours in a list of blocks. The encoding may use these
+    uint32_t prev         # and `spare` during an operation on a PTE table.
     uint8_t kind
-    uint8_t level         # 0: a PTE table
+    uint8_t level         # 0: a PTE table; in a slab: size class
     uint8_t order         # frames in the block: 2**order
-    uint8_t dirty         # has been used before, so is not known to be zero
+    uint8_t dirty         # was used before, so may not be zero
     uint8_t pool          # FREE, or the kind whose tables share this page
     uint8_t reached       # counted among its page's `users`
-    # In a page's first frame: links and counts of the tables in it, and how many
-    # tables need them.
+    # In a page's first frame: places of its tables, see `Places`, and how many tables
+    # need one. In a slab: see Slabs.count_of.
     uintptr_t index
     uint32_t users
-    uint32_t spare        # to 64 bytes, as struct page: a shift finds it
+    uint32_t spare        # to 64 bytes, as struct page, so that a shift finds it
 
 cdef class Frames:
     cdef readonly size_t page_bytes
@@ -53,37 +53,34 @@ cdef class Frames:
     cdef uint32_t committed       # frames that may be touched
     cdef uint32_t top             # frames from here on were never handed out
     cdef size_t[NR_KINDS] pages   # frames in use, by kind
-    cdef size_t[NR_KINDS] idle    # not in use, in pages that have others of a kind
-    # A smaller block than a page is taken from pages of its kind, on a list of
-    # its own.
+    cdef size_t[NR_KINDS] idle    # free fragments of pages that have used ones
+    # By pool: a block smaller than a page comes from a page of its kind.
     cdef uint32_t[NR_KINDS][MAX_ORDER + 1] free_list
     cdef int frame_shift
     cdef int page_order           # frames of a page: 2**page_order
     cdef bint huge
-    # Operations on tables that are not neighbours allocate and free at a time.
-    cdef bint locked
+    cdef bint locked              # threads may allocate and free side by side
     cdef pthread_mutex_t lock
     cdef Limbo limbo              # descriptors of blocks that readers may still see
-    # Blocks set aside, all of one order and kind, each with the next one's number.
+    # Blocks set aside, all of one order and kind: a list by `next`.
     cdef uint32_t aside
     cdef size_t nr_aside
 
-    # Return the first frame's descriptor, or NULL where no memory can be had.
-    # The block is aligned to its size. A block of kind PTE is a PTE table and,
-    # at order 1, its side page; `zero` clears the table only.
+    # Return the first frame's descriptor, or NULL if no memory can be had. The block is
+    # aligned to its size. A block of kind PTE is a PTE table and, at order 1, its side
+    # page; `zero` clears the table only.
     cdef Ptdesc* alloc(self, int order, Kind kind, bint zero) noexcept nogil
-    # Freed when no reader without a lock can see it any more.
+    # Free a block when no lockless reader can see it any more; or at once.
     cdef void free(self, Ptdesc* d) noexcept nogil
-    # Freed at once.
     cdef void free_now(self, Ptdesc* d) noexcept nogil
-    # Free what no reader can see any more.
+    # Free the blocks that no reader can see any more.
     cdef void reap(self) noexcept nogil
-    # Have n blocks set aside, for when no memory can be had; False where there is
-    # none for that, and then as many as before. Always of the same order and kind.
+    # Set n blocks aside, for when no memory can be had. False if it can't be had now;
+    # then as many are set aside as before. Order and kind are always the same.
     cdef bint set_aside(self, size_t n, int order, Kind kind) noexcept nogil
     cdef Ptdesc* from_aside(self, int order, Kind kind, bint zero) noexcept nogil
     cdef Ptdesc* take(self, int order, Kind kind, bint zero) noexcept nogil
-    # Give the upper half of an order-1 block back, likewise; the lower half stays.
+    # Free the upper half of an order-1 block as `free` does; the lower half stays.
     cdef void free_upper_half(self, Ptdesc* d) noexcept nogil
     cdef Ptdesc* halve(self, Ptdesc* d) noexcept nogil
     cdef bint grow(self) noexcept nogil
@@ -98,7 +95,7 @@ cdef class Frames:
     cdef inline uint32_t join(
         self, uint32_t frame, int* order, int most) noexcept nogil
     cdef int pool_of(self, int order, Kind kind) noexcept nogil
-    # Bytes of the pages held for a kind of table; of SIDE, of the frames.
+    # Bytes of the pages held for a kind of table; for SIDE, of its frames.
     cdef size_t held(self, Kind kind) noexcept nogil
     cdef const char* fault(self) noexcept nogil
 
@@ -107,12 +104,11 @@ cdef inline uint32_t frame_of(Frames f, const void* p) noexcept nogil:
     return <uint32_t>((<char*>p - f.base) >> f.frame_shift)
 
 cdef inline size_t page_offset(Frames f, const Ptdesc* d) noexcept nogil:
-    """Return where the frame is in the mapping: its physical address, so to speak."""
+    """Return the frame's offset in the mapping, the model's physical address."""
     return <size_t>(d - f.desc) << f.frame_shift
 
-
 cdef inline uint64_t* entries(Frames f, const Ptdesc* d) noexcept nogil:
-    """Return the frame: found by arithmetic, without reading the descriptor."""
+    """Return the frame, by arithmetic: the descriptor's cache line is not read."""
     return <uint64_t*>(f.base + page_offset(f, d))
 
 
@@ -121,8 +117,26 @@ cdef enum:
     # is at least 256 bytes, so they are below its address.
     TABLE_BITS = 0x67     # present, writable, user, accessed, dirty
     LEAF = 0x80           # _PAGE_PSE: maps a huge page, has no table below
-    DEPOSITED = 0x08      # the model's own: a PTE table is kept for when it is split
+    DEPOSITED = 0x08      # the model's own: a PTE table is deposited for a split
     ENTRY_BITS = 0xff
+
+
+# A doubly linked list of blocks, by frame number; `head` is NO_FRAME if it is empty.
+cdef inline void list_add(Ptdesc* desc, uint32_t* head, Ptdesc* d) noexcept nogil:
+    d.prev = NO_FRAME
+    d.next = head[0]
+    head[0] = <uint32_t>(d - desc)
+    if d.next != NO_FRAME:
+        desc[d.next].prev = head[0]
+
+
+cdef inline void list_del(Ptdesc* desc, uint32_t* head, Ptdesc* d) noexcept nogil:
+    if d.next != NO_FRAME:
+        desc[d.next].prev = d.prev
+    if d.prev != NO_FRAME:
+        desc[d.prev].next = d.next
+    else:
+        head[0] = d.next
 
 
 cdef inline uint64_t upper_entry(Frames f, const Ptdesc* d) noexcept nogil:
@@ -130,8 +144,8 @@ cdef inline uint64_t upper_entry(Frames f, const Ptdesc* d) noexcept nogil:
     return page_offset(f, d) | TABLE_BITS
 
 
-# Around changes to the entries and words of a PTE table: nothing is allocated
-# between them.
+# Around changes to the entries and words of a PTE table. Between them nothing may be
+# allocated.
 cdef inline void lock_table(Ptdesc* t) noexcept nogil:
     lock_count(&t.seq)
     if IS_DEBUG:

@@ -2,27 +2,24 @@
 
 A frame is what the architecture's kernel allocates for a PTE table: a page, but
 on ppc64 with 64K pages a fragment of one. The mapping grows in place, so a frame never
-moves and a pointer to it stays valid. A
-buddy allocator hands out blocks of 2**order frames aligned to their size, as the
-kernel's does; what is freed joins its buddy and can be had again at any order.
+moves and a pointer to it stays valid. A buddy allocator hands out blocks of 2**order
+frames aligned to their size, as the kernel's does; a freed block joins its buddy.
 
-Fragments of a page are all for tables of one kind: a page is taken when its first
-is needed and goes back with its last, as ppc64's kernel does it. `held` counts
-whole pages.
+All fragments of a page are for tables of one kind: the page is taken for the first
+and freed with the last, as ppc64's kernel does it. `held` counts whole pages.
 
-A mapping whose last user is gone is kept for the next one, with the pages it has,
-as the kernel's freed pages are: so a fork's cost is that of its tables, zeroed
-and filled, and not of the host's page faults. `IDLE` and `IDLE_BYTES` bound what is
-kept.
+A mapping without users is kept for the next one, with its pages, as the kernel keeps
+freed pages. So a fork costs what its tables cost, zeroed and filled, without the
+host's page faults. `IDLE` and `IDLE_BYTES` limit what is kept.
 
-Like the kernel's direct map, the memory is backed by huge pages where the host
-allows (all but the first 2 MiB, so that a small table stays small). Set
-EXTMETA_THP=0 for 4 KiB pages: random look-ups in `adjacent` then pay TLB misses
-that a kernel would not have.
+Like the kernel's direct map, the memory is backed by huge pages if the host allows
+(all but the first 2 MiB, so that a small table stays small). Set EXTMETA_THP=0 for
+4 KiB pages: random look-ups in `adjacent` then have TLB misses that a kernel has not.
 """
 import os
 
 from cpython.buffer cimport PyBUF_WRITABLE, Py_buffer
+from cpython.mem cimport PyMem_Free, PyMem_Malloc
 from libc.stdint cimport uint8_t, uint32_t, uintptr_t
 from libc.string cimport memset
 
@@ -53,19 +50,19 @@ cdef enum:
     BLOCK = 1 << MAX_ORDER
     HUGE_BYTES = 2 << 20
 
-# Address space, not memory. A mapping begins small, since a process may have thousands,
-# and ulimit -v counts them. It is put far from all others, so that it can grow.
+# Address space, not memory. A mapping begins small, since a process may have thousands
+# and ulimit -v counts them, and far from all others, so that it can grow.
 cdef size_t FIRST_BYTES = <size_t>32 << 20
-# Where it can't be put there (sanitizers have the place), it can't grow: then it is as
-# large as the host grants, half of this or half of that: 64 GiB of page tables map
-# 32 TiB.
+# If there is no such place (sanitizers use the addresses), a mapping can't grow. Then
+# its size is the first that the host grants of RESERVE_BYTES (64 GiB of page tables map
+# 32 TiB), half of that, and so on down to LEAST_BYTES.
 cdef size_t RESERVE_BYTES = <size_t>64 << 30
 cdef size_t LEAST_BYTES = <size_t>4 << 20
 
 cdef enum:
     # Mappings kept without a user: a fork and its parent, a few times over.
     IDLE = 4
-# The most pages of one that is kept.
+# A mapping that has more memory is not kept.
 cdef size_t IDLE_BYTES = <size_t>128 << 20
 
 cdef struct Mapping:
@@ -78,16 +75,8 @@ cdef struct Mapping:
 
 cdef Mapping[IDLE] idle
 cdef int nr_idle = 0
-
-cdef extern from *:
-    """
-    #include <pthread.h>
-    static pthread_mutex_t extmeta_idle = PTHREAD_MUTEX_INITIALIZER;
-    #define lock_idle() pthread_mutex_lock(&extmeta_idle)
-    #define unlock_idle() pthread_mutex_unlock(&extmeta_idle)
-    """
-    void lock_idle() nogil
-    void unlock_idle() nogil
+cdef pthread_mutex_t idle_lock
+pthread_mutex_init(&idle_lock, NULL)
 
 
 cdef class Frames:
@@ -101,8 +90,8 @@ cdef class Frames:
     page_bytes : int
         A power of two from 4096 to 2 MiB.
     frame_bytes : int, optional
-        A power of two from 256 to ``page_bytes``, which it is by default; a
-        page has 256 frames at most.
+        A power of two from ``page_bytes`` / 256, at least 256, to ``page_bytes``,
+        which is the default.
 
     Raises
     ------
@@ -136,15 +125,10 @@ cdef class Frames:
                 self.free_list[pool][order] = NO_FRAME
         if not may_allocate():
             raise MemoryError(f"{LEAST_BYTES} bytes of address space")
-        if self.take_idle():
+        if self.take_idle() or self.reserve_small():
             return
-        if self.reserve_small():
-            return
-        while True:
-            # One block more, to align the base to it.
-            p = <char*>reserve(nbytes + BLOCK * frame_bytes)
-            if p is not NULL:
-                break
+        # One block more, to align the base to it.
+        while (p := <char*>reserve(nbytes + BLOCK * frame_bytes)) is NULL:
             nbytes >>= 1
             if nbytes < LEAST_BYTES:
                 raise MemoryError(f"{2 * nbytes} bytes of address space")
@@ -158,7 +142,7 @@ cdef class Frames:
                 f"{self.reserved * sizeof(Ptdesc)} bytes of address space")
 
     cdef bint reserve_small(self) noexcept nogil:
-        """Reserve what can grow; False where that can't be had."""
+        """Reserve a small mapping that can grow; False if there is no place for it."""
         cdef size_t nbytes = max(FIRST_BYTES, 2 * BLOCK * self.frame_bytes)
         cdef size_t of_desc = (nbytes >> self.frame_shift) * sizeof(Ptdesc)
         cdef char* p = <char*>reserve_apart(nbytes)
@@ -175,7 +159,7 @@ cdef class Frames:
         return True
 
     cdef bint extend_to(self, uint32_t reserved) noexcept nogil:
-        """Have address space for so many frames, without moving any."""
+        """Grow the address space to ``reserved`` frames in place; False if it can't."""
         cdef size_t more = <size_t>(reserved - self.reserved) << self.frame_shift
         cdef size_t of_desc = (reserved - self.reserved) * sizeof(Ptdesc)
         cdef char* end = self.base + (<size_t>self.reserved << self.frame_shift)
@@ -194,12 +178,12 @@ cdef class Frames:
         pthread_mutex_destroy(&self.lock)
 
     cdef bint take_idle(self) noexcept nogil:
-        """Take over a mapping that is kept; False if there is none that fits."""
+        """Take over a mapping that is kept; False if none fits."""
         global nr_idle
         cdef bint found = False
         cdef Mapping m
         cdef int i
-        lock_idle()
+        pthread_mutex_lock(&idle_lock)
         for i in range(nr_idle):
             m = idle[i]
             found = m.frame_shift == self.frame_shift and m.huge == self.huge
@@ -207,7 +191,7 @@ cdef class Frames:
                 nr_idle -= 1
                 idle[i] = idle[nr_idle]
                 break
-        unlock_idle()
+        pthread_mutex_unlock(&idle_lock)
         if found:
             self.base = m.base
             self.desc = m.desc
@@ -217,25 +201,22 @@ cdef class Frames:
         return found
 
     cdef bint leave_idle(self) noexcept nogil:
-        """Keep the mapping for another; False if it is too large or one too many."""
+        """Keep the mapping for a next user; False if it is large or enough are kept."""
         global nr_idle
-        cdef bint kept = False
+        cdef bint kept
         cdef uint32_t frame
         if <size_t>self.committed << self.frame_shift > IDLE_BYTES:
             return False
         for frame in range(self.top):
             self.desc[frame].kind = FREE
-        lock_idle()
-        if nr_idle < IDLE:
-            idle[nr_idle].base = self.base
-            idle[nr_idle].desc = self.desc
-            idle[nr_idle].reserved = self.reserved
-            idle[nr_idle].committed = self.committed
-            idle[nr_idle].frame_shift = self.frame_shift
-            idle[nr_idle].huge = self.huge
+        pthread_mutex_lock(&idle_lock)
+        kept = nr_idle < IDLE
+        if kept:
+            idle[nr_idle] = Mapping(
+                self.base, self.desc, self.reserved, self.committed, self.frame_shift,
+                self.huge)
             nr_idle += 1
-            kept = True
-        unlock_idle()
+        pthread_mutex_unlock(&idle_lock)
         return kept
 
     cdef void free_from(self, uint32_t first, uint32_t stop) noexcept nogil:
@@ -245,7 +226,7 @@ cdef class Frames:
             self.push(stop, MAX_ORDER, FREE)
 
     cdef int pool_of(self, int order, Kind kind) noexcept nogil:
-        """Return the list of free blocks that one of this kind is taken from."""
+        """Return the pool that a block of this kind is taken from."""
         if order >= self.page_order:
             return FREE
         return UPPER if kind == UPPER else PTE
@@ -336,7 +317,7 @@ cdef class Frames:
         return done
 
     cdef Ptdesc* from_aside(self, int order, Kind kind, bint zero) noexcept nogil:
-        """Return a block that was set aside, NULL if there is none that fits."""
+        """Return a block that was set aside, or NULL if none fits."""
         cdef Ptdesc* d = &self.desc[self.aside]
         if self.nr_aside == 0 or d.kind != kind or d.order < order:
             return NULL
@@ -366,10 +347,9 @@ cdef class Frames:
             pthread_mutex_unlock(&self.lock)
 
     cdef void reap(self) noexcept nogil:
-        cdef Ptdesc* d = <Ptdesc*>next_unseen(&self.limbo)
-        while d is not NULL:
+        cdef Ptdesc* d
+        while (d := <Ptdesc*>next_unseen(&self.limbo)) is not NULL:
             self.free_now(d)
-            d = <Ptdesc*>next_unseen(&self.limbo)
 
     cdef void free_now(self, Ptdesc* d) noexcept nogil:
         cdef uint32_t i
@@ -383,7 +363,7 @@ cdef class Frames:
 
     cdef Ptdesc* halve(self, Ptdesc* d) noexcept nogil:
         d.order = 0
-        # What was a whole page is shared from now on, if a page has two frames.
+        # If a page has two frames, this whole page becomes two fragments.
         d.pool = <uint8_t>self.pool_of(0, <Kind>d.kind)
         d[1].order = 0
         d[1].pool = d.pool
@@ -416,25 +396,15 @@ cdef class Frames:
 
     cdef void push(self, uint32_t frame, int order, int pool) noexcept nogil:
         cdef Ptdesc* d = &self.desc[frame]
-        cdef uint32_t head = self.free_list[pool][order]
         d.kind = FREE
         d.order = <uint8_t>order
         d.pool = <uint8_t>pool
-        d.prev = NO_FRAME
-        d.next = head
-        if head != NO_FRAME:
-            self.desc[head].prev = frame
-        self.free_list[pool][order] = frame
+        list_add(self.desc, &self.free_list[pool][order], d)
 
     cdef void unlink(self, uint32_t frame) noexcept nogil:
         cdef Ptdesc* d = &self.desc[frame]
-        if d.next != NO_FRAME:
-            self.desc[d.next].prev = d.prev
-        if d.prev != NO_FRAME:
-            self.desc[d.prev].next = d.next
-        else:
-            self.free_list[d.pool][d.order] = d.next
-        # Inside a larger block this is no head: a buddy must not match it.
+        list_del(self.desc, &self.free_list[d.pool][d.order], d)
+        # The frame may become part of a larger block: a buddy must not match it.
         d.order = MAX_ORDER + 1
 
     cdef bint grow(self) noexcept nogil:
@@ -457,19 +427,19 @@ cdef class Frames:
                     PROT_READ | PROT_WRITE):
             return False
         if self.huge and frame:
-            # Advice: where it is refused the pages are small, nothing else.
+            # If this is refused the pages are small, nothing else.
             madvise(p, <size_t>more << self.frame_shift, MADV_HUGEPAGE)
         if frame:
-            # Charged now, since an operation allocates all before it uses any: else
-            # the next look at what a cgroup has left would not see it. Before Linux
-            # 5.14 there is no such advice.
+            # Charge the cgroup now, so that the next call of `affordable` sees it: an
+            # operation allocates all memory before it uses any. Linux before 5.14
+            # refuses this advice.
             madvise(p, <size_t>more << self.frame_shift, MADV_POPULATE_WRITE)
         self.committed = frame + more
         self.free_from(frame, frame + more)
         return True
 
     cdef const char* fault(self) noexcept nogil:
-        """Return what is wrong with the free lists, or NULL."""
+        """Return the broken invariant of the free lists, or NULL."""
         cdef size_t free_frames = 0
         cdef size_t in_use = 0
         cdef size_t idle
@@ -525,11 +495,6 @@ cdef class Frames:
 
     def __releasebuffer__(self, Py_buffer* view):
         PyMem_Free(view.internal)
-
-
-cdef extern from "Python.h":
-    void* PyMem_Malloc(size_t)
-    void PyMem_Free(void*)
 
 
 cdef inline size_t align(size_t n, size_t to) noexcept nogil:

@@ -1,7 +1,7 @@
 """How much memory this process may still get from the machine and its cgroups."""
 from libc.stdint cimport int64_t
 
-# Bytes; below 0 where nothing tells.
+# In bytes; below 0 if it is unknown.
 cdef int64_t available() noexcept nogil
-# Whether so much more may be used. It is taken as used from then on.
+# Whether nbytes more may be used. If so, they count as used from now on.
 cdef bint affordable(size_t nbytes) noexcept nogil

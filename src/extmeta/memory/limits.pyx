@@ -1,8 +1,8 @@
 """How much memory this process may still get from the machine and its cgroups.
 
-Linux grants memory before it has it, and kills whoever then uses it. So table memory
-asks here before it grows. What RLIMIT_AS and RLIMIT_DATA refuse, mmap(2) and
-mprotect(2) refuse by themselves.
+Linux overcommits memory, and kills the process that then uses it. So table memory asks
+here before it grows. RLIMIT_AS and RLIMIT_DATA need no question: mmap(2) and
+mprotect(2) fail.
 
 Nothing here runs Python: table memory grows under a page table's lock.
 """
@@ -30,32 +30,35 @@ cdef extern from *:
     void grant "extmeta_grant"(int64_t nbytes) noexcept nogil
 
 cdef enum:
-    # Levels of cgroups; deeper ones are not looked at.
+    # Levels of cgroups; deeper ones are ignored.
     LEVELS = 16
     # Bytes read of a file. memory.stat, the longest, has about 3 KiB.
     FILE_BYTES = 16384
-    # Left for what is not table memory: results, and Python's own.
+    # Left for other memory than tables: results, and Python's own.
     MARGIN = 4 << 20
 
 cdef struct Level:
-    # Files of a cgroup, and what memory.stat calls the page cache.
+    # Files of a cgroup, and the names of the page cache's two lists in memory.stat.
     const char* limit
     const char* usage
     const char* stat
     const char* inactive
     const char* active
 
+V1 = (b"memory.limit_in_bytes", b"memory.usage_in_bytes",
+      (b"total_inactive_file ", b"total_active_file "))
+V2 = b"memory.max", b"memory.current", (b"inactive_file ", b"active_file ")
+
 cdef Level[LEVELS] levels
 cdef int nr_levels = 0
-# Keeps the texts that `levels` points to.
+# Keeps the strings that `levels` points to.
 cdef list texts = []
 
 
 cdef int64_t number_in(const char* path, const char* key) noexcept nogil:
     """Return the number behind ``key`` at the start of a line, or -1.
 
-    If the key is empty, the number is all of the file. A cgroup without a limit says
-    "max".
+    The key may be empty. A cgroup without a limit has "max", so -1.
     """
     cdef char[FILE_BYTES] text
     cdef char* at
@@ -93,7 +96,7 @@ cdef int64_t available() noexcept nogil:
         usage = number_in(level.usage, b"")
         if limit < 0 or usage < 0:
             continue
-        # The kernel takes the page cache back before it kills.
+        # The kernel reclaims the page cache before it kills.
         cache = max(0, number_in(level.stat, level.inactive))
         cache += max(0, number_in(level.stat, level.active))
         limit = max(0, limit - usage + min(cache, usage))
@@ -105,7 +108,7 @@ cdef bint affordable(size_t nbytes) noexcept nogil:
     cdef int64_t have
     if spend(<int64_t>nbytes):
         return True
-    # An eighth is spent before it is looked at again.
+    # The files are read again when an eighth of what they allowed is spent.
     have = available()
     if have >= 0 and <int64_t>nbytes + MARGIN > have:
         grant(0)
@@ -115,7 +118,7 @@ cdef bint affordable(size_t nbytes) noexcept nogil:
 
 
 def available_now():
-    """Return the bytes that machine and cgroups can still give, or None if untold.
+    """Return the bytes that machine and cgroups have left, or None if unknown.
 
     Linux Documentation/filesystems/proc.rst, MemAvailable;
     Documentation/admin-guide/cgroup-v2.rst, memory.max, and cgroup-v1/memory.rst.
@@ -126,7 +129,7 @@ def available_now():
 
 
 def watch():
-    """Look up which cgroups this process is in, now."""
+    """Look up the cgroups that this process is in."""
     global nr_levels
     found = list(cgroup_files())[:LEVELS]
     nr_levels = 0
@@ -138,7 +141,7 @@ def watch():
 
 
 def lines_of(path):
-    """Return the lines of a file of /proc; none if it can't be read."""
+    """Return the lines of a file; none if it can't be read."""
     try:
         with io.open(path, "rb") as file:
             return file.read().split(b"\n")
@@ -147,9 +150,9 @@ def lines_of(path):
 
 
 def cgroup_files():
-    """Yield the files of each cgroup of this process that may limit its memory.
+    """Yield a `Level` for each cgroup that may limit this process's memory.
 
-    From its own one to the root of what is mounted (man 7 cgroups).
+    From its own one up to the root of what is mounted (man 7 cgroups).
     """
     mine = {}
     for line in lines_of("/proc/self/cgroup"):
@@ -169,17 +172,14 @@ def cgroup_files():
             continue
         root, folder = map(unescaped, mount[3:5])
         if path != root and not path.startswith(root.rstrip(b"/") + b"/"):
-            # It lies outside of what is mounted: a container sees its own as "/".
+            # It is not mounted: a container sees its own cgroup as "/".
             path = root
-        names = ((b"memory.max", b"memory.current", b"memory.stat")
-                 if v2 else (b"memory.limit_in_bytes", b"memory.usage_in_bytes",
-                             b"memory.stat"))
-        prefix = b"" if v2 else b"total_"
+        limit, usage, cache = V2 if v2 else V1
         below = path[len(root.rstrip(b"/")):].strip(b"/")
         while True:
             here = os.path.join(folder, below)
-            yield (*(os.path.join(here, name) for name in names),
-                   prefix + b"inactive_file ", prefix + b"active_file ")
+            yield (os.path.join(here, limit), os.path.join(here, usage),
+                   os.path.join(here, b"memory.stat"), *cache)
             if not below:
                 break
             below = os.path.dirname(below)

@@ -13,8 +13,8 @@ cdef enum:
     HANDLE_BITS = 33
 
 cdef struct Aside:
-    # Objects for when no memory can be had, all of one size; each begins with where
-    # the next one is.
+    # Objects set aside for when no memory can be had, all of one size: a list. Each
+    # one begins with a pointer to the next.
     void* first
     size_t n
 
@@ -27,32 +27,32 @@ cdef class Slabs:
     cdef uint8_t[LARGEST_EIGHTHS + 1] class_of
     cdef uint32_t[NR_CLASSES] per_slab  # objects
     cdef uint8_t[NR_CLASSES] order      # pages of a slab: 2**order
-    cdef uint32_t lock                  # for a moment, in each call
+    cdef uint32_t lock                  # a spinlock, taken by each call
     cdef Limbo limbo                    # objects that readers may still see
 
-    # NULL where no memory can be had. What the object holds is undefined.
+    # NULL if no memory can be had. The object is not zeroed.
     cdef void* alloc(self, size_t nbytes) noexcept nogil
-    # Have n objects set aside; False where there is no memory for that, and then as
-    # many as before.
+    # Set n objects aside. False if no memory can be had; then as many are set aside as
+    # before.
     cdef bint set_aside(self, Aside* a, size_t n, size_t nbytes) noexcept nogil
-    # The same as `alloc`, but from there where no memory can be had.
+    # Allocate; if no memory can be had, use an object that was set aside.
     cdef inline void* alloc_or(self, Aside* a, size_t nbytes) noexcept nogil:
         cdef void* p = self.alloc(nbytes)
         return p if p is not NULL else from_aside(a)
-    # One reference less; the object goes with its last one, once no reader without
-    # a lock can see it any more.
+    # Drop a reference. The object of the last one is freed when no lockless reader can
+    # see it any more.
     cdef void free(self, void* p) noexcept nogil
-    # Free what no reader can see any more.
+    # Free the objects that no reader can see any more.
     cdef void reap(self) noexcept nogil
     # Bytes of the pages that hold the objects.
     cdef size_t page_bytes(self) noexcept nogil
     # The size class that holds nbytes, in 6 bits.
     cdef int class_for(self, size_t nbytes) noexcept nogil
 
-    # Another page table uses these slabs; one less.
+    # One page table more uses these slabs, or one less.
     cdef void join(self) noexcept nogil
     cdef void part(self) noexcept nogil
-    # Between them nobody else allocates, frees or shares.
+    # Keep other threads from allocating, freeing and sharing.
     cdef inline void take_lock(self) noexcept nogil:
         cdef int turn = 0
         while not try_take(&self.lock):
@@ -62,14 +62,13 @@ cdef class Slabs:
     cdef inline void give_lock(self) noexcept nogil:
         give_back(&self.lock)
 
-    # One reference more, for another user. False where no memory can be had for the
-    # count, or the count is full.
+    # Add a reference, for another user. False if no memory can be had for the count.
     cdef bint share(self, const void* p) noexcept nogil
-    # Whether there is another user.
+    # Whether several page tables use these slabs.
     cdef bint is_shared(self) noexcept nogil
     # References beside the caller's own.
     cdef uint32_t others(self, const void* p) noexcept nogil
-    # The object's bytes over its references.
+    # The object's bytes, divided by the number of its references.
     cdef size_t proportion(self, const void* p) noexcept nogil
 
     cdef void move_bytes(self, int size_class, bint to_counts) noexcept nogil
@@ -81,8 +80,6 @@ cdef class Slabs:
     cdef Ptdesc* slab_of(self, const void* p) noexcept nogil
     cdef bint is_object(self, int size_class) noexcept nogil
     cdef uint32_t* count_of(self, Ptdesc* d, const void* p) noexcept nogil
-    cdef void list_slab(self, Ptdesc* d, int size_class) noexcept nogil
-    cdef void unlist_slab(self, Ptdesc* d, int size_class) noexcept nogil
 
 
 cdef inline void* from_aside(Aside* a) noexcept nogil:

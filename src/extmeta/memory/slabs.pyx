@@ -1,13 +1,13 @@
 """Side memory: objects of a few sizes, packed into pages, perhaps shared.
 
-As the kernel's slab allocator: a slab holds objects of one size, eight sizes to
-each doubling, so rounding up costs at most an eighth. A slab has as many pages as it
-takes to waste at most a sixteenth of them, and goes back with its last object. An
+As the kernel's slab allocator: a slab holds objects of one size class, eight classes
+to each doubling, so rounding up costs at most an eighth. A slab has as many pages as it
+takes to waste at most a sixteenth of them, and is freed with its last object. An
 object above 4 KiB is a block of whole pages.
 
 After a fork two page tables use the same slabs, and an object may have several
-references. Only then are they counted: a slab with shared objects has an array of
-counts, made with the first and freed with the last of them.
+references. Only then are they counted: a slab has an array of counts while one of its
+objects is shared.
 
 `object_bytes` counts objects as rounded up; `page_bytes` counts the pages that
 hold them. The difference is room for more objects.
@@ -16,23 +16,17 @@ from cython cimport no_gc_clear
 from libc.stdint cimport uint8_t, uint32_t, uintptr_t
 from libc.string cimport memset
 
-from extmeta.memory.epoch cimport any_reader, next_unseen, put_off, room_for_one
 from extmeta.memory.allowance cimport may_allocate
+from extmeta.memory.epoch cimport any_reader, next_unseen, put_off, room_for_one
 from extmeta.memory.frames cimport (
-    MAX_ORDER,
-    NO_FRAME,
-    SIDE,
-    Frames,
-    Ptdesc,
-    entries,
-    frame_of,
+    MAX_ORDER, NO_FRAME, SIDE, Frames, Ptdesc, entries, frame_of, list_add, list_del,
 )
 
 cdef enum:
     PAGE = 4096
 
 
-# Else the collector would take `pages` away before the last object is freed.
+# Else the garbage collector would clear `pages` before the last object is freed.
 @no_gc_clear
 cdef class Slabs:
     """Objects of side memory.
@@ -42,9 +36,9 @@ cdef class Slabs:
     object_bytes : int
         Bytes of the objects in use.
     count_bytes : int
-        Bytes of the counts of who shares them.
+        Bytes of the arrays that count references.
     users : int
-        Page tables that use them.
+        Page tables that use these slabs.
     """
 
     def __cinit__(self):
@@ -129,10 +123,9 @@ cdef class Slabs:
         self.give_lock()
 
     cdef void reap_held(self) noexcept nogil:
-        cdef void* p = next_unseen(&self.limbo)
-        while p is not NULL:
+        cdef void* p
+        while (p := next_unseen(&self.limbo)) is not NULL:
             self.give(p)
-            p = next_unseen(&self.limbo)
 
     cdef void* take(self, size_t nbytes) noexcept nogil:
         cdef int size_class, order, i
@@ -160,29 +153,26 @@ cdef class Slabs:
             for i in range(1 << order):
                 d[i].level = <uint8_t>size_class
             d.index = d.users = 0
-            self.list_slab(d, size_class)
+            list_add(self.pages.desc, &self.partial[size_class], d)
         p = <char*>d.link
         if p is not NULL:
             d.link = (<uintptr_t*>p)[0]
         else:
-            # `flagged` of a slab: objects that were ever handed out.
             p = <char*>entries(self.pages, d) + d.flagged * class_bytes(size_class)
             d.flagged += 1
         d.used += 1
         if d.used == self.per_slab[size_class]:
-            self.unlist_slab(d, size_class)
+            list_del(self.pages.desc, &self.partial[size_class], d)
         self.object_bytes += class_bytes(size_class)
         return p
 
     cdef bint drop_share(self, void* p) noexcept nogil:
-        """Count one reference less; False if it is the last."""
+        """Drop a reference; False if it is the last."""
         cdef Ptdesc* d = self.slab_of(p)
         cdef uint32_t* shared = self.count_of(d, p)
         if shared is NULL or shared[0] == 0:
             return False
         shared[0] -= 1
-        # `users` of a slab: the sum of the counts in the array at `index`. Where
-        # it is one object, it is the count.
         if not self.is_object(d.level):
             d.users -= 1
             if d.users == 0:
@@ -193,7 +183,7 @@ cdef class Slabs:
         return True
 
     cdef void give(self, void* p) noexcept nogil:
-        """Free an object that nobody refers to."""
+        """Free an object without references, at once."""
         cdef Ptdesc* d = self.slab_of(p)
         cdef int size_class = d.level
         if size_class == NR_CLASSES:
@@ -201,13 +191,13 @@ cdef class Slabs:
             self.pages.free_now(d)
             return
         if d.used == self.per_slab[size_class]:
-            self.list_slab(d, size_class)
+            list_add(self.pages.desc, &self.partial[size_class], d)
         (<uintptr_t*>p)[0] = d.link
         d.link = <uintptr_t>p
         d.used -= 1
         self.object_bytes -= class_bytes(size_class)
         if d.used == 0:
-            self.unlist_slab(d, size_class)
+            list_del(self.pages.desc, &self.partial[size_class], d)
             self.pages.free_now(d)
 
     cdef Ptdesc* slab_of(self, const void* p) noexcept nogil:
@@ -216,23 +206,6 @@ cdef class Slabs:
         if size_class < NR_CLASSES:
             frame &= ~((<uint32_t>1 << self.order[size_class]) - 1)
         return &self.pages.desc[frame]
-
-    cdef void list_slab(self, Ptdesc* d, int size_class) noexcept nogil:
-        cdef uint32_t frame = <uint32_t>(d - self.pages.desc)
-        cdef uint32_t head = self.partial[size_class]
-        d.prev = NO_FRAME
-        d.next = head
-        if head != NO_FRAME:
-            self.pages.desc[head].prev = frame
-        self.partial[size_class] = frame
-
-    cdef void unlist_slab(self, Ptdesc* d, int size_class) noexcept nogil:
-        if d.next != NO_FRAME:
-            self.pages.desc[d.next].prev = d.prev
-        if d.prev != NO_FRAME:
-            self.pages.desc[d.prev].next = d.next
-        else:
-            self.partial[size_class] = d.next
 
     # -- sharing --------------------------------------------------------------
 
@@ -247,11 +220,15 @@ cdef class Slabs:
         self.give_lock()
 
     cdef bint is_object(self, int size_class) noexcept nogil:
-        """Return whether slabs of this class are one object each."""
+        """Return whether a slab of this class is one object."""
         return size_class == NR_CLASSES or self.per_slab[size_class] == 1
 
     cdef uint32_t* count_of(self, Ptdesc* d, const void* p) noexcept nogil:
-        """Return where the object's further references are counted, or NULL."""
+        """Return where the object's further references are counted, or NULL.
+
+        If a slab is one object, `users` is the count. Else `index` is an array with a
+        count for each object, and `users` is their sum.
+        """
         cdef size_t offset
         if self.is_object(d.level):
             return &d.users
@@ -261,7 +238,7 @@ cdef class Slabs:
         return <uint32_t*>d.index + offset / class_bytes(d.level)
 
     cdef void move_bytes(self, int size_class, bint to_counts) noexcept nogil:
-        """Count an array of counts as such, or as an object."""
+        """Move the bytes of an array of counts from `object_bytes`, or back."""
         cdef size_t nbytes = class_bytes(self.class_for(
             self.per_slab[size_class] * sizeof(uint32_t)))
         self.count_bytes += nbytes if to_counts else 0 - nbytes
@@ -296,7 +273,7 @@ cdef class Slabs:
         cdef uint32_t* shared
         cdef uint32_t n = 0
         self.take_lock()
-        # The last user's references are all there are.
+        # If there is one user, each reference is the caller's own.
         if self.users > 1:
             shared = self.count_of(self.slab_of(p), p)
             n = shared[0] if shared is not NULL else 0

@@ -1,9 +1,9 @@
 """Atomic loads and stores, and a table's lock: what `docs/concurrency.md` is about.
 
-A lock is a 32-bit count of changes, odd while one is being made: who changes it from
-even to odd holds the lock, and who only reads sees by it whether what was read is of
-one moment. In a kernel these are two words, a spinlock and a seqcount; here they are
-one, so that the descriptor has room for it.
+A lock is a 32-bit count of changes, odd during a change. A writer that changes it from
+even to odd holds the lock. A reader compares the count before and after: if it is equal
+and even, what was read is of one moment. A kernel has two words, a spinlock and a
+seqcount; they are one here, so that the descriptor has room.
 """
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 
@@ -22,13 +22,13 @@ cdef extern from *:
     #endif
 
     #ifdef __SANITIZE_THREAD__
-    /* What a reader finds between them is checked by a count of changes, not by
-       the order of accesses, as KCSAN treats the kernel's seqcount readers. */
+    /* Reads between them race by design: a count of changes checks them, as KCSAN
+       treats the kernel's seqcount readers. */
     void AnnotateIgnoreReadsBegin(const char *file, int line);
     void AnnotateIgnoreReadsEnd(const char *file, int line);
     #define extmeta_begin_racy() AnnotateIgnoreReadsBegin(__FILE__, __LINE__)
     #define extmeta_end_racy() AnnotateIgnoreReadsEnd(__FILE__, __LINE__)
-    /* It knows no fences; nor are they needed for what it does know. */
+    /* ThreadSanitizer knows no fences: an atomic operation is the full one. */
     static uint32_t extmeta_everyone __attribute__((unused));
     #define extmeta_full_fence() \
         ((void)__atomic_fetch_add(&extmeta_everyone, 0, __ATOMIC_SEQ_CST))
@@ -47,7 +47,7 @@ cdef extern from *:
     #define extmeta_acquire(p) __atomic_load_n((p), __ATOMIC_ACQUIRE)
     #define extmeta_publish(p, v) __atomic_store_n((p), (v), __ATOMIC_RELEASE)
 
-    /* Let another thread run now and then: the lock's holder may have no CPU. */
+    /* Yield now and then: the lock's holder may have no CPU. */
     EXTMETA_INLINE void extmeta_relax(int turn)
     {
         if (turn & 63)
@@ -57,7 +57,7 @@ cdef extern from *:
     }
 
     #ifdef EXTMETA_UNLOCKED
-    /* What locks cost one thread: benchmarks/locking.py. */
+    /* For benchmarks/locking.py: what locks cost one thread. */
     #define extmeta_lock(seq) ((void)(seq))
     #define extmeta_unlock(seq) ((void)(seq))
     #define extmeta_begin_change(seq) ((void)(seq))
@@ -80,7 +80,7 @@ cdef extern from *:
         __atomic_store_n(seq, extmeta_once(seq) + 1, __ATOMIC_RELEASE);
     }
 
-    /* As the two above, of a count whose writers another lock keeps apart. */
+    /* As extmeta_lock(), for a count whose writers hold another lock. */
     EXTMETA_INLINE void extmeta_begin_change(uint32_t *seq)
     {
         __atomic_store_n(seq, extmeta_once(seq) + 1, __ATOMIC_RELAXED);
@@ -96,7 +96,7 @@ cdef extern from *:
     }
     #define extmeta_give_back(taken) __atomic_store_n((taken), 0, __ATOMIC_RELEASE)
 
-    /* One less, unless there is none left; below 0 there is no limit. */
+    /* Count down, unless it is 0; below 0 there is no limit. */
     EXTMETA_INLINE int extmeta_one_of(int64_t *left)
     {
         int64_t n = extmeta_once(left);
@@ -112,7 +112,7 @@ cdef extern from *:
         return extmeta_once(seq) == before;
     }
 
-    /* Each entry by one store of 8 bytes: those of memset may be of any size. */
+    /* Readers must not see half an entry: memset() may store less than 8 bytes. */
     __attribute__((unused, noinline, optimize("no-tree-loop-distribute-patterns")))
     static void extmeta_fill_each(uint64_t *to, ptrdiff_t n, uint64_t value)
     {
@@ -124,13 +124,10 @@ cdef extern from *:
     """
     # Ask for a cache line that is read soon.
     void prefetch "extmeta_prefetch"(const void* p) noexcept nogil
-    # An aligned load that is done once, as READ_ONCE().
+    # READ_ONCE(), smp_load_acquire(), smp_store_release() and smp_wmb().
     uint64_t once "extmeta_once"(const uint64_t* p) noexcept nogil
-    # What is read after it was there when this was.
     uint64_t acquire "extmeta_acquire"(const uint64_t* p) noexcept nogil
-    # Store with release order: what was written before is seen before.
     void publish "extmeta_publish"(uint64_t* p, uint64_t v) noexcept nogil
-    # What was written before is seen before what is written from here on.
     void release_fence "extmeta_store_fence"() noexcept nogil
     void relax "extmeta_relax"(int turn) noexcept nogil
     void fill_each "extmeta_fill_each"(
@@ -140,17 +137,17 @@ cdef extern from *:
     void unlock_count "extmeta_unlock"(uint32_t* seq) noexcept nogil
     void begin_change "extmeta_begin_change"(uint32_t* seq) noexcept nogil
     void end_change "extmeta_unlock"(uint32_t* seq) noexcept nogil
-    # Have something that nobody waits for; False if another has it.
+    # A trylock; False if it is taken.
     bint try_take "extmeta_try"(uint32_t* taken) noexcept nogil
     void give_back "extmeta_give_back"(uint32_t* taken) noexcept nogil
-    # Take one of what is left for all threads; False if none is. No limit below 0.
+    # Count down for all threads; False if it is 0. Below 0 there is no limit.
     bint one_of "extmeta_one_of"(int64_t* left) noexcept nogil
-    # The count, odd while a change is being made; what is read after it was there
-    # then. And whether no change was begun since, so that it was there all the time.
+    # read_seqcount: the count before reading, odd during a change; and whether no
+    # change has begun since.
     uint32_t count_of_changes "extmeta_acquire"(const uint32_t* seq) noexcept nogil
     bint unchanged_since "extmeta_same"(
         const uint32_t* seq, uint32_t before) noexcept nogil
 
-    # Around reads of what changes meanwhile, for ThreadSanitizer.
+    # Around reads that race by design, for ThreadSanitizer.
     void begin_racy "extmeta_begin_racy"() noexcept nogil
     void end_racy "extmeta_end_racy"() noexcept nogil

@@ -1,1 +1,1 @@
-"""PTE tables: entries, descriptors, locks, and what operations do to them."""
+"""PTE tables: entries, descriptors, locks, operations."""

@@ -1,10 +1,10 @@
-"""fork(2) of this process: its page tables go on in both.
+"""fork(2) of this process: its page tables stay usable in parent and child.
 
-The child has one thread, and a copy of every lock as some other thread left it. So
-os.fork() waits until nobody is at work on a page table and holds them all meanwhile.
-Lockless readers need no wait: they change nothing, and the child forgets them.
+The child has one thread, and copies of locks that other threads may have held. So
+os.fork() locks all page tables meanwhile. Lockless readers need no wait: they change
+nothing, and the child forgets them.
 
-A fork that Python does not make, by C code that calls fork(2), is not seen here.
+A fork by C code that calls fork(2) itself is not covered.
 """
 import os
 import threading
@@ -30,7 +30,7 @@ cdef extern from "pthread.h" nogil:
     uint64_t this_thread "pthread_self"()
 
 
-# How long an encoding in Python gets to end what it is doing.
+# Between two attempts, so that an encoding in Python can end its operation.
 PAUSE_SECONDS = 0.0005
 
 tables = WeakSet()
@@ -41,11 +41,6 @@ held = []
 def register(table):
     """Have forks of the process wait for operations on a page table."""
     tables.add(table)
-
-
-cdef bint take_python(Locking t):
-    """Lock a page table that runs Python under its lock, if nobody else has it."""
-    return pthread_mutex_trylock(t.mutex) == 0
 
 
 def release():
@@ -59,18 +54,18 @@ def take_all():
     """Lock all page tables; return False if it has to be tried again."""
     cdef Locking t
     found = list(tables)
-    # Whoever runs Python under a lock may want any other one. So these come first,
-    # and are not waited for with a lock held.
+    # An encoding in Python may take any other lock. So lock these first, and don't
+    # wait for one with others held.
     for t in found:
         if t.calls_python and t.owner != this_thread():
-            if not take_python(t):
+            if pthread_mutex_trylock(t.mutex):
                 return False
             held.append(t)
     for t in found:
         if not t.calls_python:
             t.enter()
             held.append(t)
-    # Other threads ran while this one waited, and may have made some.
+    # Other threads ran while this one waited, and may have made page tables.
     return tables <= set(found)
 
 
@@ -94,10 +89,10 @@ def in_child():
     pthread_mutexattr_settype(&kind, PTHREAD_MUTEX_RECURSIVE)
     while held:
         t = held.pop()
-        # Whoever waited for it is not here.
+        # The child has none of the threads that waited.
         t.nr_waiting = t.nr_waiting_for_all = 0
         pthread_cond_init(&t.gone, NULL)
-        # That of page tables which share pages is recursive, and names its thread.
+        # The mutex of page tables that share pages is recursive: it names its thread.
         pthread_mutex_init(t.mutex, NULL if t.mutex == &t.lock else &kind)
     pthread_mutexattr_destroy(&kind)
     one_fork.release()

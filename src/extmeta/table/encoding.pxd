@@ -1,15 +1,15 @@
-"""The waist: what an encoding of the words of PTE tables promises the page table.
+"""The waist: the interface between a page table and an encoding of its words.
 
-The table owns PTEs, descriptors and places for links; an encoding owns words. The table
-calls it with a descriptor and a run of entries, so that the loop is inside. A word is
-`lanes` uint64 long. An entry that holds nothing (`pte.none`) has no word.
+The page table owns PTEs, descriptors and places for links; an encoding owns words. It
+is called with a descriptor and a run of entries, so that the loop is in the encoding. A
+word is `lanes` uint64 long. An entry that is `pte.none` has no word.
 
 A write is always word = (word & keep) | add. `keep` is one word for the whole run.
 `add` has a word for each entry, `step` = lanes apart, or one for all with `step` = 0.
 
-Required are `configure`, `prepare`, `load`, `store` and `side_bytes`. The defaults of
-what follows them are right for every encoding that has these; most are slow. Then come
-capabilities, each off by default. CONTRIBUTING.md leads through the stages.
+`configure`, `prepare`, `load`, `store` and `side_bytes` are required. The defaults of
+the next methods are right for every encoding that has these five; most are slow. Then
+come capabilities, each off by default. CONTRIBUTING.md leads through the stages.
 """
 from libc.stdint cimport uint64_t
 
@@ -22,14 +22,23 @@ cdef enum:
     MAX_LANES = 8         # words of up to 512 bits
 
 cdef enum:
-    # When an encoding has to be asked whether entries can hold their words.
+    # Which writes need a question whether entries can hold their words.
     NEVER, WHEN_ADDING, ALWAYS
 
 cdef enum Reading:
-    # How a lockless reader gets words: not at all, or `see` without a lock. Then its
-    # count of changes tells whether a table stayed as it was; a clear flag alone tells
-    # that there is no word; or the entry alone tells the word.
+    # How a lockless reader gets words. LOCKED: not at all. The others: by `see`.
+    # COUNTED: the table's count of changes must be equal before and after. FLAGGED: as
+    # COUNTED, but a clear flag is enough to say that there is no word. ALONE: the entry
+    # is enough.
     LOCKED, COUNTED, FLAGGED, ALONE
+
+cdef extern from *:
+    """
+    #include <stdint.h>
+    /* MAX_LANES long. */
+    static const uint64_t extmeta_zero_word[8] __attribute__((unused));
+    """
+    const uint64_t* ZERO_WORD "extmeta_zero_word"
 
 cdef struct Write:
     const uint64_t* keep
@@ -47,22 +56,22 @@ cdef class Encoding:
     # Side memory. If configure() makes it, each table's link is NULL or an object of it,
     # which the default `settle` frees once the table has no word.
     cdef Slabs objects
-    # An exception that C could not pass on: the page table raises it when the operation
-    # is over. None in an encoding written in C.
+    # An exception of an encoding in Python, else None. The page table raises it when
+    # the operation is over.
     cdef object pending
 
     # -- required --------------------------------------------------------------
-    # `configure`, in Python: refuse fields that don't fit, and size what holds words.
+    # `configure`, in Python: refuse fields that don't fit, and set sizes.
 
-    # May allocate: make room for `w` to be stored. Called for every run of an
-    # operation, perhaps several of one table, before the first store; room must be left
-    # for them all. Returns the table, which may have moved, or NULL if no memory can be
-    # had; then nothing has changed.
+    # May allocate: make room for `w`. Called for every run of an operation before the
+    # first store. Several runs may be of one table: there must be room for all. Returns
+    # the table, which may have moved, or NULL if no memory can be had; then nothing has
+    # changed.
     cdef Ptdesc* prepare(
         self, Ptdesc* t, const Run* r, const Write* w) noexcept nogil
-    # These two run under the table's lock: they don't fail, and allocate nothing. If a
-    # table with words has a link or sets flags, `store` counts the entries that have a
-    # word in `t.flagged`.
+    # These two run under the table's lock: they can't fail, and allocate nothing. If
+    # the encoding uses links or flags, `store` keeps the number of entries with a word
+    # in `t.flagged`.
     cdef void load(
         self, const Ptdesc* t, const Run* r, uint64_t* words) noexcept nogil
     cdef void store(self, Ptdesc* t, const Run* r, const Write* w) noexcept nogil
@@ -72,111 +81,112 @@ cdef class Encoding:
     # -- defaults that are right -------------------------------------------------
 
     # A table with words has a link, or a count of flags, in its descriptor. On by
-    # default. If tables share a page, the table charges a place for these.
+    # default. If tables share a page, the page table accounts for a place for these.
     cdef bint uses_descriptor
-    # A write that only clears may need memory too, so `prepare` is called for it.
+    # A write that only clears bits may need memory too, so `prepare` is called for it.
     cdef bint copies
     # Pages of a new PTE table, 2**order, and of one that has words.
     cdef readonly int order
     cdef int worded_order
-    # How often an upper entry that led to a table in use was made to lead to another.
+    # How often an upper entry of a table in use was changed to point to another table.
     cdef readonly size_t repointings
-    # Give back what the table's words no longer need. A table whose `next` is not 0, or
-    # that has no word left, is settled before the operation ends.
+    # Free memory that the table's words no longer need. Called before the operation
+    # ends for each table whose `next` is not 0, or that has no word left.
     cdef void settle(self, Ptdesc* t) noexcept nogil
-    # May allocate: let the words have less memory, if that is worth it. Called after
-    # `settle` if `next` is not 0.
+    # May allocate: compact the words, if that is worth it. Called after `settle` if
+    # `next` is not 0.
     cdef void trim(self, Ptdesc* t) noexcept nogil
     # Forget the words of [first, last); the entries are cleared next.
     cdef void zap(self, Ptdesc* t, Py_ssize_t first, Py_ssize_t last) noexcept nogil
     # Write the vpns of [first, last) with (word & mask) == value to `vpns`, ascending;
-    # return how many they are. value & ~mask is 0.
+    # return their number. value & ~mask is 0.
     cdef Py_ssize_t scan(
         self, const Ptdesc* t, Py_ssize_t first, Py_ssize_t last,
         const uint64_t* mask, const uint64_t* value, uint64_t* vpns) noexcept nogil
-    # May allocate: give `child`, a copy of the entries of `t` that `self` serves, the
-    # words of `t`, which `parent` serves. -1 if no memory can be had.
+    # May allocate: copy the words of `t`, a table of `parent`, to `child`, a table of
+    # `self` that has a copy of the entries. -1 if no memory can be had.
     cdef int fork(
         self, Encoding parent, const Ptdesc* t, Ptdesc* child) noexcept nogil
-    # Return `to`, the entry without metadata that replaces `pte`, with what it must
-    # carry: its flag, or its word. If `by_page`, `pte` may be none as well.
+    # Return `to`, the entry without metadata that replaces `pte`, with the flag or the
+    # word of `pte`. If `by_page`, `pte` may be none as well.
     cdef uint64_t carry(self, uint64_t pte, uint64_t to) noexcept nogil
-    # Ask for the cache lines that `load` and `store` of vpns[i] will read of tables[i],
-    # or of none if that is NULL: lines of the words; the entries are on their way.
+    # Ask for the cache lines of words that `load` or `store` of vpns[i] in tables[i] will
+    # use. A table may be NULL. The table asked for the entries already.
     cdef void fetch(
         self, Ptdesc** tables, const uint64_t* vpns, Py_ssize_t n) noexcept nogil
-    # Free what no reader without a lock can see any more.
+    # Free the memory that no lockless reader can see any more.
     cdef void reap(self) noexcept nogil
-    # Bytes of the pages that side memory lies in, and of what finds the words if the
-    # page table does not.
+    # Bytes of the pages that side memory lies in, and of the index that finds the words
+    # if the page table does not.
     cdef size_t held_bytes(self) noexcept nogil
     cdef size_t index_bytes(self) noexcept nogil
-    # Return the broken invariant, or NULL. The table checks its own: entries, links,
+    # Return the broken invariant, or NULL. The page table itself checks entries, links
     # and the count of words.
     cdef const char* fault(self, const Ptdesc* t) noexcept nogil
 
     # -- lockless readers, and operations side by side -----------------------------
 
-    # What `snapshot` does. To be set by configure().
+    # How `snapshot` reads words. Set it in configure().
     cdef Reading reading
-    # The words of the run's entries, as `ptes` has them; 0 if an entry is none. The
-    # table and what its link leads to may change meanwhile: read each link once, and
-    # stay in what it named. What can be seen is not freed. Return False if what was
-    # found can't be of one moment; only the table's own count need not be looked at.
-    # Only asked if `reading` is not LOCKED.
+    # Read the words of the run's entries, whose values are `ptes`; 0 if an entry is
+    # none. The table and the memory behind its link may change meanwhile: read each
+    # link once, and stay in the memory that it points to, which is not freed. Return
+    # False if the words can't be of one moment; the page table checks `t.seq`. Only
+    # called if `reading` is not LOCKED.
     cdef bint see(
         self, const Ptdesc* t, const Run* r, const uint64_t* ptes,
         uint64_t* words) noexcept nogil
-    # Operations on different tables may be at work at a time: nothing that they change
-    # is shared, or it has a lock. To be set by configure().
+    # Operations on different tables may run side by side: they change no shared memory,
+    # or lock it. Set it in configure().
     cdef readonly bint parallel
 
     # -- words that not every entry can hold ---------------------------------------
 
-    # NEVER, or before which writes, and swap-outs then, to ask first_unfit.
+    # Which writes call first_unfit before; unless NEVER, swap-outs do so too.
     cdef int asks
-    # Return the index in the run of the first entry that can't hold what `w` would make
-    # of its word, or its word itself once it is swapped out if `w` is NULL; -1 if there
-    # is none. What is refused is said by `unfit`, in Python.
+    # Return the index in the run of the first entry that can't hold the word that `w`
+    # would make or, if `w` is NULL, can't hold its word once it is swapped out; -1 if
+    # all can. `unfit`, in Python, returns the reason.
     cdef Py_ssize_t first_unfit(
         self, const Ptdesc* t, const Run* r, const Write* w) noexcept nogil
 
     # -- batched: work for an operation as a whole ------------------------------------
 
-    # May allocate, and do without: an operation on [first, stop) follows, which has at
-    # most `nr_ptes` entries; `dying`: all are zapped.
+    # May allocate, but must not need to: an operation on [first, stop) follows, which
+    # has at most `nr_ptes` entries. `dying`: all of them are zapped.
     cdef void begin(
         self, uint64_t first, uint64_t stop, uint64_t nr_ptes,
         bint dying) noexcept nogil
-    # May allocate, and do without: an operation is over, done or failed; give back what
-    # it needed and what words that are gone leave unused.
+    # May allocate, but must not need to: an operation is over, done or failed. Free the
+    # memory that it used, and memory that no word uses any more.
     cdef void end(self) noexcept nogil
-    # May allocate: [dst, dst + n), where nothing is mapped, is about to take over what
-    # [src, src + n) has. -1 if no memory can be had.
+    # May allocate: the words of [src, src + n) are about to move to [dst, dst + n),
+    # where nothing is mapped. -1 if no memory can be had.
     cdef int follow(self, uint64_t src, uint64_t dst, uint64_t n) noexcept nogil
 
     # -- reservable: memory set aside for when none can be had ---------------------
 
-    # It defines set_aside.
+    # Whether set_aside is defined.
     cdef readonly bint reserves
-    # May allocate: set aside, PTE tables apart, what one operation on each of n tables
-    # may need; False if there is no memory for that, and then as much as before.
+    # May allocate: preallocate side memory for one operation on each of n tables. PTE
+    # tables are reserved separately. False if no memory can be had; then as much is set
+    # aside as before.
     cdef bint set_aside(self, size_t n) noexcept nogil
     cdef size_t aside_bytes(self) noexcept nogil
 
     # -- shared on fork ------------------------------------------------------------
 
-    # A copy of a page table is made of `parent`, with which it may share memory if it
-    # is a fork. begin_fork is called before the parent is locked and may make Python
-    # objects; by default it calls `start`, which is called if there is no parent.
-    # copy_all is called under the lock, and returns -1 if no memory can be had. Then
-    # `fork` is called for each table, and end_fork in any case.
+    # For a copy of `parent`'s page table; `shared`: it may share memory. begin_fork is
+    # called before the parent is locked and may make Python objects; by default it
+    # calls `start`, as a page table without parent does. copy_all is called under the
+    # lock, and returns -1 if no memory can be had. Then `fork` is called for each
+    # table, and end_fork in any case.
     cdef int begin_fork(self, Encoding parent, bint shared) except -1
     cdef int copy_all(self, Encoding parent) noexcept nogil
     cdef void end_fork(self) noexcept nogil
-    # Whether other page tables use this one's side memory. If so, each table's share of
-    # it is asked for, and before the page table goes it gives up each table's, and then
-    # all.
+    # Whether other page tables use this one's side memory. If so, table_bytes returns a
+    # table's share of it. When the page table is freed, `unshare` drops each table's
+    # references, and then `retire` the page table's own.
     cdef bint sharing(self) noexcept nogil
     cdef size_t table_bytes(self, const Ptdesc* t) noexcept nogil
     cdef void unshare(self, Ptdesc* t) noexcept nogil
@@ -184,21 +194,21 @@ cdef class Encoding:
 
     # -- words that belong to pages ---------------------------------------------------
 
-    # PTEs of the same pfn share one. Then `carry` is told of every entry that is made,
-    # and `family` is the pthread_mutex_t of all page tables that share pages, which
-    # takes the place of each one's own.
+    # PTEs of one pfn share a word. Then `carry` is called for every entry that is made,
+    # and all page tables that share pages use one pthread_mutex_t, `family`, instead of
+    # their own.
     cdef readonly bint by_page
     cdef void* family
-    # May allocate: entries follow that map n pfns, from `first` on if `pfns` is NULL.
-    # -1 if no memory can be had.
+    # May allocate: n entries follow that map `pfns`, or [first, first + n) if it is
+    # NULL. -1 if no memory can be had.
     cdef int admit(
         self, const uint64_t* pfns, uint64_t first, Py_ssize_t n) noexcept nogil
-    # The first of n pfns that are of no page yet; this page table has used those below
+    # The first of n pfns that no page table has used; this one has used those below
     # `next_`.
     cdef uint64_t fresh_pfns(self, uint64_t next_, uint64_t n) noexcept nogil
 
     # -- written in Python -----------------------------------------------------------
 
-    # Its methods run Python while the page table is locked, so they can be called again
-    # by what they run. The page table refuses that.
+    # Its methods run Python while the page table is locked. That Python code can't use
+    # the page table, which raises RuntimeError.
     cdef readonly bint calls_python

@@ -1,19 +1,14 @@
-"""What an encoding is.
+"""The base class of encodings, which keep the metadata words of PTE tables.
 
-An encoding keeps the metadata words of PTE tables. `encoding.pxd` is the
-interface with its promises. This base class holds what an encoding may leave as
-it is: scan, fork and zap in terms of load and store, which are right for all and
-fast for none.
+`encoding.pxd` is the interface. Here are its defaults: scan, fork and zap in terms of
+load and store are right for each encoding, and slow.
 """
 from libc.stdint cimport uint64_t
 from libc.string cimport memset
 
 from extmeta.memory.frames cimport Frames, Ptdesc, entries
 from extmeta.table.pte cimport flag_of
-from extmeta.table.vpns cimport Run
-
-cdef uint64_t[MAX_LANES] ZERO_WORD
-memset(ZERO_WORD, 0, sizeof(ZERO_WORD))
+from extmeta.table.vpns cimport Run, run_of
 
 
 cdef uint64_t mask_of(bits) except? 1:
@@ -28,8 +23,7 @@ def again(cls, config):
 cdef class Encoding:
     """One way to keep the metadata words of a page table's PTEs.
 
-    An instance made by the caller is a recipe; each page table binds a fresh
-    copy of it.
+    An instance made by the caller is a recipe; each page table binds a copy of it.
 
     Attributes
     ----------
@@ -40,26 +34,25 @@ cdef class Encoding:
     lanes : int
         uint64s of a word.
     by_page : bool
-        Whether PTEs that map the same page share its word.
+        Whether PTEs that map one page share its word.
     parallel : bool
-        Whether operations on ranges apart run at a time in several threads.
+        Whether several threads can operate on separate ranges side by side.
     reserves : bool
-        Whether :meth:`PageTable.reserve` can set aside what it may need.
+        Whether :meth:`PageTable.reserve` can preallocate memory for it.
     repointings : int
-        How often an upper entry that led to a PTE table in use was made to lead to
-        another. Each time a kernel has to flush the TLB besides what the operation
-        needs anyway: the table is unhooked first, so that hardware neither walks it
-        from a cached upper entry nor sets accessed and dirty bits in it after it was
-        copied. Bits that only software reads change without a flush.
+        How often an upper entry of a PTE table in use was changed to point to another.
+        Each time a kernel has to flush the TLB once more than the operation needs
+        anyway: the table is unhooked first, so that hardware neither walks it from a
+        cached upper entry nor sets accessed and dirty bits in it after it was copied.
+        Bits that only software reads change without a flush.
     """
 
-    # Arguments, as text, of forms that a comparison has by default beside the
-    # plain one.
+    # Arguments, as text, of further forms that a comparison has by default.
     forms = ()
 
     @classmethod
     def from_text(cls, argument):
-        """Return the recipe that NAME:ARGUMENT names, as in "linked:16".
+        """Return the recipe for NAME:ARGUMENT, as in "linked:16".
 
         Parameters
         ----------
@@ -83,7 +76,7 @@ cdef class Encoding:
         return f"{type(self).__name__}({arguments})"
 
     def __reduce__(self):
-        # What a page table has of it is its own: a copy is a recipe.
+        # A copy is a recipe, without the words of a page table.
         return again, (type(self), self.config)
 
     def bind(self, fields, arch, Frames frames not None):
@@ -99,8 +92,7 @@ cdef class Encoding:
         Raises
         ------
         ValueError
-            If the fields are wider than the encoding can hold; the message has
-            the bits needed and the bits there are.
+            If the fields are wider than the encoding can hold.
         """
         cdef Encoding bound = type(self)(**self.config)
         layout = arch.swap
@@ -132,14 +124,14 @@ cdef class Encoding:
         return bound
 
     def configure(self):
-        """Refuse fields that this encoding can't hold, and size what holds them.
+        """Refuse fields that this encoding can't hold, and set sizes.
 
         Called once, when ``fields`` and ``arch`` are known.
         """
         self.refuse_above(64)
 
     def start(self):
-        """Make side memory of its own. Called once, unless this is a fork's child."""
+        """Make side memory. Called once, unless this serves a fork's child."""
 
     def refuse_above(self, available):
         """Raise ValueError if the fields need more than ``available`` bits."""
@@ -185,7 +177,7 @@ cdef class Encoding:
         Returns
         -------
         Arch
-            ``arch`` itself, unless entries are wider than the architecture's.
+            ``arch`` itself, unless the encoding needs wider entries.
         """
         return arch
 
@@ -203,23 +195,19 @@ cdef class Encoding:
             self, Encoding parent, const Ptdesc* t, Ptdesc* child) noexcept nogil:
         cdef uint64_t[64 * MAX_LANES] words
         cdef Run r
-        cdef Write w
+        cdef Write w = Write(ZERO_WORD, &words[0], self.lanes)
         cdef uint64_t* entry = entries(self.frames, child)
         cdef Py_ssize_t i
-        w.keep = ZERO_WORD
-        w.add = words
-        w.step = self.lanes
-        r.vpns = NULL
-        # The entries were copied with flags that `store` has to set and count.
+        # `store` sets and counts the flags again.
         for i in range(self.entries):
             entry[i] &= ~flag_of(&self.pte, entry[i])
-        for r.first in range(0, self.entries, 64):
-            r.n = min(64, self.entries - r.first)
+        for i in range(0, self.entries, 64):
+            r = run_of(i, min(64, self.entries - i))
             parent.load(t, &r, words)
             if self.prepare(child, &r, &w) is not child:
                 return -1
-        for r.first in range(0, self.entries, 64):
-            r.n = min(64, self.entries - r.first)
+        for i in range(0, self.entries, 64):
+            r = run_of(i, min(64, self.entries - i))
             parent.load(t, &r, words)
             self.store(child, &r, &w)
         return 0
@@ -257,12 +245,11 @@ cdef class Encoding:
             uint64_t* vpns) noexcept nogil:
         cdef uint64_t[64 * MAX_LANES] words
         cdef Py_ssize_t found = 0
-        cdef Py_ssize_t i, lane
+        cdef Py_ssize_t at, i, lane
         cdef bint same
         cdef Run r
-        r.vpns = NULL
-        for r.first in range(first, last, 64):
-            r.n = min(64, last - r.first)
+        for at in range(first, last, 64):
+            r = run_of(at, min(64, last - at))
             self.load(t, &r, words)
             for i in range(r.n):
                 same = entries(self.frames, t)[r.first + i] != self.pte.none
@@ -274,13 +261,8 @@ cdef class Encoding:
 
     cdef void zap(
             self, Ptdesc* t, Py_ssize_t first, Py_ssize_t last) noexcept nogil:
-        cdef Run r
-        cdef Write w
-        r.vpns = NULL
-        r.first = first
-        r.n = last - first
-        w.keep = w.add = ZERO_WORD
-        w.step = 0
+        cdef Run r = run_of(first, last - first)
+        cdef Write w = Write(ZERO_WORD, ZERO_WORD, 0)
         self.store(t, &r, &w)
 
     cdef void fetch(

@@ -10,13 +10,13 @@ from extmeta.table.vpns cimport Span
 cdef class HugePages(Mapping):
     cdef int put_leaves(
         self, const Span* s, const uint64_t* pfns, bint deposit) noexcept nogil
-    # Map a huge page at ``vpn``, where nothing is mapped or a huge page that was named
-    # before; False if no memory can be had.
+    # Map a huge page at ``vpn``, where nothing is mapped, or the operation has mapped a
+    # huge page already. False if no memory can be had.
     cdef bint put_leaf(self, uint64_t vpn, uint64_t pfn, bint deposit) noexcept nogil
     cdef bint deposit_one(self, uint64_t* slot) noexcept nogil
     cdef void clear_leaf(self, uint64_t* slot) noexcept nogil
-    # Let PTE tables map what the huge leaves of n vpns do, all with one word; pfns as
-    # the leaves say where `pfns` is NULL.
+    # Replace the huge leaves of n vpns by PTE tables, all PTEs with one word. If `pfns`
+    # is NULL, the leaves' pfns stay.
     cdef int split(
         self, uint64_t first, uint64_t n, const uint64_t* pfns, const Write* w,
         uint64_t bits) noexcept nogil
@@ -26,8 +26,7 @@ cdef class HugePages(Mapping):
     cdef void unmake(self, Ptdesc* t) noexcept nogil
     # First vpn and pfn of each leaf, and whether it has a deposited table.
     cdef int find_leaves(self, Found* found) noexcept nogil
-    # An edge inside a huge page; anything that is mapped in [first, end).
     cdef int cuts_leaf(self, uint64_t edge) noexcept nogil
     cdef int refuse_used(self, uint64_t first, uint64_t end) noexcept nogil
-    # Drop what is mapped in [first, stop); no huge leaf may be cut.
+    # Unmap all of [first, stop); no huge leaf may be cut.
     cdef void drop(self, uint64_t first, uint64_t stop) noexcept nogil

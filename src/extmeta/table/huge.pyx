@@ -13,7 +13,7 @@ from extmeta.table.pte cimport PteLayout
 from extmeta.table.refusal cimport (
     CUT, Found, IN_LEAF, NONE, no_memory, refuse_for, room_for,
 )
-from extmeta.table.vpns cimport Run, Span, vpn_at
+from extmeta.table.vpns cimport Run, Span, run_of, vpn_at
 
 cdef enum:
     # Leaves of one huge page: two, if `wide` halves a PTE table's entries.
@@ -21,7 +21,6 @@ cdef enum:
 
 
 cdef class HugePages(Mapping):
-    """Huge pages: leaves above the PTE tables, made, split and dropped."""
 
     cdef int put_leaves(
             self, const Span* s, const uint64_t* pfns, bint deposit) noexcept nogil:
@@ -44,7 +43,6 @@ cdef class HugePages(Mapping):
 
     cdef bint put_leaf(self, uint64_t vpn, uint64_t pfn, bint deposit) noexcept nogil:
         cdef uint64_t* slot = self.leaf_slot(vpn, True)
-        cdef uint64_t kept = 0
         cdef Ptdesc* t
         if slot is NULL:
             return False
@@ -55,8 +53,8 @@ cdef class HugePages(Mapping):
                 return False
             self.nr_leaves += 1
             t.used += 1
-        kept = slot[0] & DEPOSITED
-        publish(slot, pfn << self.pte.pfn_shift | TABLE_BITS | LEAF | kept)
+        publish(slot, pfn << self.pte.pfn_shift | TABLE_BITS | LEAF
+                | slot[0] & DEPOSITED)
         return True
 
     cdef bint deposit_one(self, uint64_t* slot) noexcept nogil:
@@ -99,7 +97,7 @@ cdef class HugePages(Mapping):
                 return no_memory(self.frames.frame_bytes)
             nr += 1
             at += size
-        # Readers without a lock see the leaf until they see a table with its words.
+        # Lockless readers see the leaf until they see a table with its words.
         for i in range(nr):
             slot = self.leaf_slot(made[i].vpn, False)
             unused = self.withdraw(slot)
@@ -115,7 +113,7 @@ cdef class HugePages(Mapping):
     cdef Ptdesc* split_one(
             self, uint64_t vpn, uint64_t* slot, const uint64_t* pfns, const Write* w,
             uint64_t bits) noexcept nogil:
-        """Return a PTE table for what a leaf maps, not hooked yet, or NULL."""
+        """Return a PTE table that maps a leaf's pages, not hooked yet, or NULL."""
         cdef const PteLayout* a = &self.pte
         cdef Py_ssize_t last_entry = self.entries - 1
         cdef uint64_t pfn_mask = (<uint64_t>1 << a.pfn_bits) - 1
@@ -133,16 +131,14 @@ cdef class HugePages(Mapping):
             self.deposit(slot, t)
             t = NULL
         if t is not NULL:
-            # For `unmake`: where it belongs.
+            # `unmake` deposits it there again.
             t.parent = slot
         else:
             t = self.new_table(order)
         if t is NULL:
             return NULL
         t.vpn = vpn
-        r.first = 0
-        r.n = self.entries
-        r.vpns = NULL
+        r = run_of(0, self.entries)
         entry = entries(self.frames, t)
         if self.encoding.by_page:
             if self.encoding.admit(pfns, pfn, r.n):
@@ -155,7 +151,7 @@ cdef class HugePages(Mapping):
         t.used = <unsigned int>r.n
         if not worded:
             return t
-        # As it is not hooked yet, it stays where it is.
+        # A table that is not hooked does not move.
         if self.prepare(t, &r, w) is not t:
             self.unmake(t)
             return NULL
@@ -181,10 +177,8 @@ cdef class HugePages(Mapping):
         cdef uint64_t mask = (<uint64_t>1 << self.pte.pfn_bits) - 1
         cdef uint64_t at = 0
         cdef uint64_t* slot
-        while self.nr_leaves:
-            slot = self.next_leaf(&at, self.nr_vpns)
-            if slot is NULL:
-                break
+        while self.nr_leaves and (
+                slot := self.next_leaf(&at, self.nr_vpns)) is not NULL:
             if room_for(found, 3):
                 return -1
             found.vpns[found.n] = at
@@ -195,10 +189,8 @@ cdef class HugePages(Mapping):
         return 0
 
     cdef int cuts_leaf(self, uint64_t edge) noexcept nogil:
-        """Refuse an edge that is inside a huge page."""
-        cdef uint64_t at = edge
-        if self.nr_leaves and edge & (self.leaf_ptes - 1) and edge < self.nr_vpns and (
-                self.next_leaf(&at, edge + 1) is not NULL):
+        """Refuse a range that ends or begins inside a huge page."""
+        if edge & (self.leaf_ptes - 1) and edge < self.nr_vpns and self.in_leaf(edge):
             return refuse_for(CUT, edge)
         return 0
 
@@ -210,15 +202,13 @@ cdef class HugePages(Mapping):
         cdef Py_ssize_t i
         if self.next_leaf(&leaf, end) is not NULL:
             return refuse_for(IN_LEAF, leaf)
-        while True:
-            t = self.next_table(&at, end)
-            if t is NULL:
-                return 0
+        while (t := self.next_table(&at, end)) is not NULL:
             for i in range(<Py_ssize_t>(at - t.vpn), <Py_ssize_t>min(
                     end - t.vpn, <uint64_t>self.entries)):
                 if self.pte_at(t, i)[0] != self.pte.none:
                     return refuse_for(NONE, t.vpn + <uint64_t>i)
             at = t.vpn + <uint64_t>self.entries
+        return 0
 
     cdef void drop(self, uint64_t first, uint64_t stop) noexcept nogil:
         cdef uint64_t at = first
@@ -226,10 +216,7 @@ cdef class HugePages(Mapping):
         cdef Ptdesc* t
         cdef Py_ssize_t i, end
         self.encoding.begin(first, stop, min(stop - first, self.nr_ptes), True)
-        while True:
-            t = self.next_table(&at, stop)
-            if t is NULL:
-                break
+        while (t := self.next_table(&at, stop)) is not NULL:
             i = <Py_ssize_t>(at - t.vpn)
             end = <Py_ssize_t>min(stop - t.vpn, <uint64_t>self.entries)
             at = t.vpn + <uint64_t>end
@@ -241,8 +228,5 @@ cdef class HugePages(Mapping):
             self.prune(t)
         self.encoding.end()
         at = first
-        while self.nr_leaves:
-            slot = self.next_leaf(&at, stop)
-            if slot is NULL:
-                break
+        while self.nr_leaves and (slot := self.next_leaf(&at, stop)) is not NULL:
             self.clear_leaf(slot)

@@ -1,4 +1,4 @@
-"""Who may work on a page table: one operation on all of it, or some on ranges apart."""
+"""A page table's lock: one operation on all of it, or some on separate ranges."""
 from libc.stdint cimport uint32_t, uint64_t
 
 from extmeta.memory.frames cimport pthread_mutex_t
@@ -13,11 +13,11 @@ cdef extern from "pthread.h" nogil:
     int pthread_cond_init(pthread_cond_t*, void*)
 
 cdef enum:
-    # Operations at work on ranges of one page table at a time.
+    # Operations on ranges of one page table that can run side by side.
     NR_RANGES = 16
 
 cdef struct Range:
-    # vpns [first, stop); empty: nobody's.
+    # vpns [first, stop) that an operation has locked; unused if `stop` is 0.
     uint64_t first
     uint64_t stop
     bint writes
@@ -25,28 +25,27 @@ cdef struct Range:
 cdef class Locking(Radix):
     cdef readonly Encoding encoding
     cdef readonly object fields
-    # The layout of a PTE, and the number of entries of a PTE table.
     cdef PteLayout pte
-    cdef Py_ssize_t entries
+    cdef Py_ssize_t entries           # of a PTE table
     cdef uint64_t nr_ptes
     cdef uint64_t nr_leaves
     cdef uint64_t leaf_ptes           # that a huge page stands for
     cdef uint64_t next_pfn
     cdef pthread_mutex_t lock
-    cdef pthread_mutex_t* mutex       # that is taken: `lock`, or the family's
-    # Ranges that operations are at work on, which don't change the tree, where the
-    # encoding is `parallel`. Whoever holds the mutex while there are none has all.
+    cdef pthread_mutex_t* mutex       # the one in use: `lock`, or the family's
+    # If the encoding is `parallel`: operations that don't change the tree lock ranges.
+    # A thread that holds the mutex while there are no ranges has all.
     cdef bint parallel
-    # The encoding runs Python under the mutex, and the thread that it does so in.
+    # The encoding runs Python under the mutex, in the thread `owner`.
     cdef bint calls_python
     cdef uint64_t owner
     cdef object __weakref__
     cdef Range[NR_RANGES] ranges
     cdef int nr_ranges
-    cdef int nr_waiting               # for ranges to go
+    cdef int nr_waiting               # for ranges to be unlocked
     cdef int nr_waiting_for_all
     cdef pthread_cond_t gone
-    # A move is under way: odd. An entry may be seen without its word then.
+    # Odd during a move: a lockless reader may see an entry without its word.
     cdef uint32_t moves
     cdef void abandon(self) noexcept nogil
     # Raises RuntimeError if __init__ has not been called.
@@ -56,15 +55,17 @@ cdef class Locking(Radix):
     cdef int refuse_unmade(self) except -1
     cdef int take_mutex(self) except -1
     cdef void give_mutex(self) noexcept nogil
-    # All of the page table, for one operation.
+    # Lock all of the page table, for one operation.
     cdef int enter(self) except -1
-    # The same for a short one, if nobody is at work on the PTE table of ``vpn``.
+    # For a short one: wait only for operations on the PTE table of ``vpn``.
     cdef int enter_at(self, uint64_t vpn, bint writes) except -1
-    # Raises what went wrong in an encoding that is written in Python.
+    # Unlock, and raise the exception of an encoding in Python.
     cdef int leave(self) except -1
-    # The PTE tables of a span. Return what leave_span takes.
+    # Unlock; if the operation failed, raise its refusal.
+    cdef int leave_after(self, int failed) except -1
+    # Lock the PTE tables of a span; return an argument for leave_span.
     cdef int enter_span(self, const Span* s, bint writes) except -2
     cdef int free_range(
         self, uint64_t first, uint64_t stop, bint writes) noexcept nogil
-    cdef int leave_span(self, int range_) except -1
+    cdef int leave_span(self, int range_, int failed) except -1
     cdef int raise_refusal(self) except -1

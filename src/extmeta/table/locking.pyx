@@ -1,4 +1,4 @@
-"""Who may work on a page table: one operation on all of it, or some on ranges apart."""
+"""A page table's lock: one operation on all of it, or some on separate ranges."""
 from cython cimport no_gc_clear
 from libc.stdint cimport uint64_t
 
@@ -23,13 +23,12 @@ cdef extern from "pthread.h" nogil:
 
 @no_gc_clear
 cdef class Locking(Radix):
-    """Who may work on a page table."""
 
     def __cinit__(self):
         pthread_mutex_init(&self.lock, NULL)
         pthread_cond_init(&self.gone, NULL)
         self.mutex = &self.lock
-        # A table that __init__ was not called for has an encoding that keeps nothing.
+        # Until __init__ is called: an encoding that keeps nothing.
         self.encoding = Encoding.__new__(Encoding)
 
     def __dealloc__(self):
@@ -39,16 +38,13 @@ cdef class Locking(Radix):
         pthread_mutex_destroy(&self.lock)
 
     cdef void abandon(self) noexcept nogil:
-        """Let go of side memory that other page tables use too."""
+        """Drop the references to side memory that other page tables use too."""
         cdef uint64_t at = 0
         cdef Ptdesc* t
         if not self.encoding.sharing():
             return
         self.encoding.set_aside(0)
-        while True:
-            t = self.next_table(&at, self.nr_vpns)
-            if t is NULL:
-                break
+        while (t := self.next_table(&at, self.nr_vpns)) is not NULL:
             self.encoding.unshare(t)
             at = t.vpn + <uint64_t>self.entries
         self.encoding.retire()
@@ -63,7 +59,7 @@ cdef class Locking(Radix):
                 raise RuntimeError(
                     f"{self.encoding!r} is at work on this page table, in this thread: "
                     "what it calls can't use the page table")
-            # Whoever has it may need the GIL.
+            # The owner may need the GIL.
             with nogil:
                 pthread_mutex_lock(self.mutex)
         if self.calls_python:
@@ -79,7 +75,7 @@ cdef class Locking(Radix):
         if self.nr_ranges == 0:
             return 0
         with nogil:
-            # None is begun any more, so that this one's turn comes.
+            # No further range is locked meanwhile, so that this wait ends.
             self.nr_waiting_for_all += 1
             while self.nr_ranges:
                 pthread_cond_wait(&self.gone, self.mutex)
@@ -100,7 +96,7 @@ cdef class Locking(Radix):
     cdef int leave(self) except -1:
         cdef object error
         if self.nr_waiting:
-            # They waited for all, too.
+            # Threads that want a range have waited for this operation, too.
             pthread_cond_broadcast(&self.gone)
         if self.encoding.pending is None:
             self.give_mutex()
@@ -108,8 +104,12 @@ cdef class Locking(Radix):
         error = self.encoding.pending
         self.encoding.pending = None
         self.give_mutex()
-        # Its own cause, and not the MemoryError that a NULL was taken for.
+        # Keep its own cause: the operation may have failed with MemoryError since.
         raise error from error.__cause__
+
+    cdef int leave_after(self, int failed) except -1:
+        self.leave()
+        return self.raise_refusal() if failed else 0
 
     cdef int enter_span(self, const Span* s, bint writes) except -2:
         cdef uint64_t first = s.first
@@ -117,8 +117,7 @@ cdef class Locking(Radix):
         cdef Py_ssize_t i
         cdef int range_
         if not self.parallel or s.n == 0:
-            if self.enter() < 0:
-                return -2
+            self.enter()
             return -1
         if s.vpns is not NULL:
             first = last = s.vpns[0]
@@ -148,16 +147,15 @@ cdef class Locking(Radix):
 
     cdef int free_range(
             self, uint64_t first, uint64_t stop, bint writes) noexcept nogil:
-        """Return an element of `ranges` that is free; -1 if it is too soon.
+        """Return the index of an unused range; -1 if there is none, or a conflict.
 
-        Those who read may be many.
+        Only reads may overlap.
         """
-        cdef int found = 0
+        cdef int found = -1
         cdef const Range* other
         cdef int i
         if self.nr_ranges == 0:
             return 0
-        found = -1
         for i in range(NR_RANGES):
             other = &self.ranges[i]
             if other.stop == 0:
@@ -167,19 +165,19 @@ cdef class Locking(Radix):
                 return -1
         return found
 
-    cdef int leave_span(self, int range_) except -1:
+    cdef int leave_span(self, int range_, int failed) except -1:
         if range_ < 0:
-            return self.leave()
+            return self.leave_after(failed)
         self.take_mutex()
         self.ranges[range_].stop = 0
         self.nr_ranges -= 1
         if self.nr_waiting or self.nr_waiting_for_all:
             pthread_cond_broadcast(&self.gone)
         self.give_mutex()
-        return 0
+        return self.raise_refusal() if failed else 0
 
     cdef int raise_refusal(self) except -1:
-        """Raise what `refuse_for` noted. The caller holds no lock."""
+        """Raise the refusal that `refuse_for` noted. The caller holds no lock."""
         cdef Refusal r = refusal()[0]
         vpn = f"vpn {r.vpn:#x}"
         if r.why == NO_MEMORY:

@@ -1,4 +1,4 @@
-"""PTEs made and cleared, and the tables that they lie in."""
+"""Make and clear PTEs, and the tables that they lie in."""
 from libc.stdint cimport uint64_t
 
 from extmeta.memory.frames cimport PTE, Ptdesc, entries, lock_table, unlock_table
@@ -9,7 +9,6 @@ from extmeta.table.vpns cimport Run, Span, entry_at, next_run, vpn_at
 
 
 cdef class Mapping(Snapshots):
-    """PTEs made and cleared, and the tables that they lie in."""
 
     cdef int put(
             self, const Span* s, const uint64_t* pfns, uint64_t bits) noexcept nogil:
@@ -20,7 +19,7 @@ cdef class Mapping(Snapshots):
         cdef Py_ssize_t at = 0
         cdef const uint64_t* some
         cdef uint64_t* entry
-        cdef uint64_t made
+        cdef uint64_t made, pfn
         cdef Py_ssize_t i
         cdef bint by_page = self.encoding.by_page
         cdef uint64_t first_pfn = self.next_pfn
@@ -33,7 +32,7 @@ cdef class Mapping(Snapshots):
             t = self.make(vpn_at(s, at), self.encoding.order)
             if t is NULL:
                 self.drop_empty(s, at)
-                if self.nr_leaves and self.in_leaf(vpn_at(s, at)):
+                if self.in_leaf(vpn_at(s, at)):
                     return refuse_for(IN_LEAF, vpn_at(s, at))
                 return no_memory(self.frames.frame_bytes)
             i = self.first_unlike(t, &r, NONE)
@@ -52,17 +51,16 @@ cdef class Mapping(Snapshots):
             entry = entries(self.frames, t)
             lock_table(t)
             some = &pfns[at] if pfns is not NULL else NULL
-            # Twice, so that each loop knows its stride.
+            pfn = first_pfn + <uint64_t>at
+            # Inlined twice, so that each loop has a constant stride.
             if by_page:
-                made = self.make_pages(entry, &r, some, first_pfn + <uint64_t>at, bits)
+                made = self.make_pages(entry, &r, some, pfn, bits)
             elif self.stride == 1:
-                made = make_present(entry, &r, last_entry, none, some,
-                                    first_pfn + <uint64_t>at, pfn_mask, shift,
-                                    bits, 1)
+                made = make_present(entry, &r, last_entry, none, some, pfn, pfn_mask,
+                                    shift, bits, 1)
             else:
-                made = make_present(entry, &r, last_entry, none, some,
-                                    first_pfn + <uint64_t>at, pfn_mask, shift,
-                                    bits, 2)
+                made = make_present(entry, &r, last_entry, none, some, pfn, pfn_mask,
+                                    shift, bits, 2)
             t.used += <unsigned int>made
             unlock_table(t)
             self.nr_ptes += made
@@ -76,7 +74,7 @@ cdef class Mapping(Snapshots):
     cdef uint64_t make_pages(
             self, uint64_t* entry, const Run* r, const uint64_t* pfns,
             uint64_t next_pfn, uint64_t bits) noexcept nogil:
-        """The same as make_present, where the encoding is told of every page."""
+        """Make present PTEs as make_present does, and call `carry` for each."""
         cdef const PteLayout* a = &self.pte
         cdef uint64_t made = 0
         cdef uint64_t pte
@@ -93,7 +91,7 @@ cdef class Mapping(Snapshots):
         return made
 
     cdef void drop_empty(self, const Span* s, Py_ssize_t upto) noexcept nogil:
-        """Free tables that the span's first ``upto`` vpns made and don't use."""
+        """Free the empty tables of the span's first ``upto`` vpns."""
         cdef Py_ssize_t at = 0
         cdef Ptdesc* t
         cdef Run r
@@ -112,11 +110,11 @@ cdef class Mapping(Snapshots):
     cdef bint in_leaf(self, uint64_t vpn) noexcept nogil:
         """Return whether ``vpn`` lies in a huge page."""
         cdef uint64_t at = vpn
-        return self.next_leaf(&at, vpn + 1) is not NULL
+        return self.nr_leaves and self.next_leaf(&at, vpn + 1) is not NULL
 
     cdef void clear(
             self, Ptdesc* t, Py_ssize_t first, Py_ssize_t last) noexcept nogil:
-        """Empty entries [first, last) and count them out."""
+        """Make entries [first, last) none, and subtract them from the counts."""
         cdef uint64_t none = self.pte.none
         cdef uint64_t* entry = entries(self.frames, t)
         cdef uint64_t held = 0
@@ -150,12 +148,10 @@ cdef class Mapping(Snapshots):
     cdef int find_tables(self, Found* found) noexcept nogil:
         cdef uint64_t at = 0
         cdef Ptdesc* t
-        while True:
-            t = self.next_table(&at, self.nr_vpns)
-            if t is NULL:
-                return 0
+        while (t := self.next_table(&at, self.nr_vpns)) is not NULL:
             if room_for(found, 1):
                 return -1
             found.vpns[found.n] = t.vpn
             found.n += 1
             at = t.vpn + <uint64_t>self.entries
+        return 0

@@ -1,4 +1,4 @@
-"""What is done to tables as a whole: copied, moved, swapped."""
+"""Copy page tables; move, swap out and swap in PTEs."""
 from libc.stdint cimport uint64_t
 
 from extmeta.table.huge cimport HugePages
@@ -8,8 +8,7 @@ cdef class Operations(HugePages):
     cdef int copy_tables(self, Operations parent) noexcept nogil
     # Move n PTEs; nothing may be mapped at ``dst``.
     cdef int move_tables(self, uint64_t src, uint64_t dst, uint64_t n) noexcept nogil
-    cdef uint64_t next_moved(
-        self, uint64_t at, uint64_t stop) noexcept nogil
+    cdef uint64_t next_moved(self, uint64_t at, uint64_t stop) noexcept nogil
     cdef uint64_t chunk(
         self, uint64_t src, uint64_t stop, uint64_t dst) noexcept nogil
     cdef int move_run(

@@ -1,31 +1,26 @@
-"""What is done to PTEs and their words, in C: from a span of vpns to whole tables.
+"""Copy page tables; move, swap out and swap in PTEs.
 
-An operation walks once per table and hands the encoding a run of entries. One
-that may allocate has two passes: the first looks at everything that could be
-refused and makes room, the second changes entries and can't fail. So an error
-leaves the table as it was. Arguments are trusted: :mod:`extmeta.pagetable`
-checks them.
+An operation of `extmeta.table` walks once per table and hands the encoding a run of
+entries. If it may allocate it has two passes: the first makes every check and
+allocation, the second changes entries and can't fail. So an error leaves the table as
+it was. Arguments are trusted: :mod:`extmeta.pagetable` checks them.
 """
 from libc.stdint cimport uint64_t
-from libc.string cimport memcpy, memset
+from libc.string cimport memcpy
 
 from extmeta.memory.frames cimport DEPOSITED, Ptdesc, entries, lock_table, unlock_table
 from extmeta.memory.sync cimport begin_change, end_change
-from extmeta.table.encoding cimport MAX_LANES, Write
-from extmeta.table.pte cimport PteLayout, swap_entry
+from extmeta.table.encoding cimport MAX_LANES, ZERO_WORD, Write
+from extmeta.table.pte cimport PteLayout, present_bits, swap_entry
 from extmeta.table.refusal cimport PRESENT, SWAPPED, no_memory
-from extmeta.table.vpns cimport Run, Span, entry_at, vpn_at
+from extmeta.table.vpns cimport Run, Span, entry_at, run_of, vpn_at
 
 cdef enum:
     # Entries that a move handles at once; their words lie on the stack.
     MOVE_AT_ONCE = 512
 
-cdef uint64_t[MAX_LANES] ZERO_WORD
-memset(ZERO_WORD, 0, sizeof(ZERO_WORD))
-
 
 cdef class Operations(HugePages):
-    """What is done to tables as a whole: copied, moved, swapped."""
 
     cdef int copy_tables(self, Operations parent) noexcept nogil:
         """Copy all of ``parent`` into this table, which is empty."""
@@ -58,7 +53,7 @@ cdef class Operations(HugePages):
             t = self.holder(slot, self.levels - 2)
             t.used += 1
             self.nr_leaves += 1
-            # The kernel deposits a table of the child's own: copy_huge_pmd().
+            # The child gets a table of its own, as in the kernel's copy_huge_pmd().
             if leaf[0] & DEPOSITED and not self.deposit_one(slot):
                 return no_memory(self.frames.frame_bytes << self.encoding.order)
             at = (at | <uint64_t>(self.entries - 1)) + 1
@@ -70,14 +65,12 @@ cdef class Operations(HugePages):
         cdef uint64_t stop = src + n
         cdef uint64_t at = self.next_moved(src, stop)
         cdef uint64_t step
-        while at < stop:
+        cdef bint failed = False
+        while at < stop and not failed:
             step = self.chunk(at, stop, dst + (at - src))
-            if self.move_run(at, dst + (at - src), <Py_ssize_t>step, True):
-                self.tidy(dst, dst + n)
-                self.encoding.end()
-                return no_memory(self.frames.frame_bytes)
+            failed = self.move_run(at, dst + (at - src), <Py_ssize_t>step, True) != 0
             at = self.next_moved(at + step, stop)
-        if self.encoding.follow(src, dst, n):
+        if failed or self.encoding.follow(src, dst, n):
             self.tidy(dst, dst + n)
             self.encoding.end()
             return no_memory(self.frames.frame_bytes)
@@ -112,52 +105,42 @@ cdef class Operations(HugePages):
         cdef uint64_t none = self.pte.none
         cdef Ptdesc* t = self.find(src)
         cdef Ptdesc* to
-        cdef Run here, there
-        cdef Write w
-        cdef uint64_t* source = self.pte_at(t, <Py_ssize_t>(src - t.vpn))
+        cdef Run here = run_of(<Py_ssize_t>(src - t.vpn), n)
+        cdef Run there
+        cdef Write add = Write(ZERO_WORD, &words[0], self.encoding.lanes)
+        cdef Write clear = Write(ZERO_WORD, ZERO_WORD, 0)
+        cdef uint64_t* source = self.pte_at(t, here.first)
         cdef uint64_t* target
         cdef Py_ssize_t stride = self.stride
         cdef Py_ssize_t i
         cdef unsigned int moved = 0
-        here.first = <Py_ssize_t>(src - t.vpn)
-        here.n = there.n = n
-        here.vpns = there.vpns = NULL
         for i in range(n):
             moved += source[i * stride] != none
         if moved == 0:
             return 0
         self.encoding.load(t, &here, words)
-        w.keep = ZERO_WORD
-        w.add = words
-        w.step = self.encoding.lanes
+        to = self.make(dst, self.encoding.order) if prepare else self.find(dst)
+        if to is NULL:
+            return -1
+        there = run_of(<Py_ssize_t>(dst - to.vpn), n)
         if prepare:
-            to = self.make(dst, self.encoding.order)
-            if to is NULL:
-                return -1
-            there.first = <Py_ssize_t>(dst - to.vpn)
-            return 0 if self.prepare(to, &there, &w) is not NULL else -1
-        to = self.find(dst)
-        there.first = <Py_ssize_t>(dst - to.vpn)
+            return 0 if self.prepare(to, &there, &add) is not NULL else -1
         target = self.pte_at(to, there.first)
-        w.add = ZERO_WORD
-        w.step = 0
         begin_change(&self.moves)
         lock_table(t)
         if to is not t:
             lock_table(to)
-        # Without its word an entry is bare, and moves as it is. A word that belongs to
-        # the page is not touched.
+        # Without its word an entry moves as it is. A word that belongs to the page is
+        # not touched.
         if not self.encoding.by_page:
-            self.encoding.store(t, &here, &w)
+            self.encoding.store(t, &here, &clear)
         for i in range(n):
             target[i * stride] = source[i * stride]
             source[i * stride] = none
         to.used += moved
         t.used -= moved
-        w.add = words
-        w.step = self.encoding.lanes
         if not self.encoding.by_page:
-            self.encoding.store(to, &there, &w)
+            self.encoding.store(to, &there, &add)
         if to is not t:
             unlock_table(to)
         unlock_table(t)
@@ -165,13 +148,10 @@ cdef class Operations(HugePages):
         return 0
 
     cdef void tidy(self, uint64_t first, uint64_t stop) noexcept nogil:
-        """Give back what the tables of [first, stop) hold and don't need."""
+        """Free memory that the tables of [first, stop) don't need, and empty tables."""
         cdef uint64_t at = first
         cdef Ptdesc* t
-        while True:
-            t = self.next_table(&at, stop)
-            if t is NULL:
-                break
+        while (t := self.next_table(&at, stop)) is not NULL:
             at = t.vpn + <uint64_t>self.entries
             self.settle(t)
             self.prune(t)
@@ -208,14 +188,13 @@ cdef class Operations(HugePages):
             for i in range(r.n):
                 entry = self.pte_at(t, entry_at(&r, i, last_entry))
                 pte = entry[0]
-                # Named twice, an entry is of the new kind at its second turn.
+                # A vpn may be named twice: then its entry is of the new kind already.
                 writable = pte & (a.write if pte & a.present else a.swap_write) != 0
                 if out:
                     bare = swap_entry(a, to[at + i])
                     bare |= a.swap_write if writable else 0
                 else:
-                    bare = to[at + i] << a.pfn_shift | a.base
-                    bare |= a.writable if writable else a.readonly
+                    bare = to[at + i] << a.pfn_shift | present_bits(a, writable)
                 entry[0] = self.encoding.carry(pte, bare)
             unlock_table(t)
             at += r.n

@@ -1,4 +1,4 @@
-"""Where a table's link and its count of flags lie, and how room for words is made."""
+"""A table's place for its link and count of flags; make room for words."""
 from extmeta.memory.frames cimport Ptdesc
 from extmeta.memory.slabs cimport Aside, Slabs
 from extmeta.table.encoding cimport Write
@@ -6,10 +6,10 @@ from extmeta.table.locking cimport Locking
 from extmeta.table.vpns cimport Run
 
 cdef class Places(Locking):
-    cdef Slabs index                  # if tables share a page: their links; or None
+    cdef Slabs index                  # places, if tables share a page; else None
     cdef Aside index_aside
-    # May allocate: make sure that the encoding has room for `w`, and the table a place
-    # for its link. NULL if no memory can be had; nothing has changed then.
+    # May allocate: make room for `w` in the encoding, and a place for the table's link.
+    # NULL if no memory can be had; nothing has changed then.
     cdef inline Ptdesc* prepare(
             self, Ptdesc* t, const Run* r, const Write* w) noexcept nogil:
         t = self.encoding.prepare(t, r, w)
@@ -18,7 +18,7 @@ cdef class Places(Locking):
             return self.placed(t, r, w)
         return t
 
-    # Give back what the table's words no longer need.
+    # Free memory that the table's words no longer need.
     cdef inline void settle(self, Ptdesc* t) noexcept nogil:
         self.encoding.settle(t)
         if t.next:
@@ -31,6 +31,6 @@ cdef class Places(Locking):
     cdef void unreach(self, Ptdesc* t) noexcept nogil
     cdef Ptdesc* page_of(self, Ptdesc* t) noexcept nogil
     cdef bint set_index_aside(self, size_t n) noexcept nogil
-    # Bytes of the places, and of one page's.
+    # Bytes of all places, and of those of one page.
     cdef size_t index_bytes(self) noexcept nogil
     cdef size_t place_bytes(self) noexcept nogil

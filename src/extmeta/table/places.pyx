@@ -1,9 +1,9 @@
-"""Where a table's link and its count of flags lie, and how room for words is made.
+"""A table's place for its link and count of flags; make room for words.
 
-A kernel finds both in the struct page of a table's page. If 16 or 256 tables share one,
-it can't hold them for all: they are kept in an array that is found from it. The first
-table with a word brings the array, the last one takes it away. Its bytes are held, and
-are Memory.index; what is in it is read from Ptdesc, so its cache line is not touched.
+A kernel has both in the struct page of a table's page. If 16 or 256 tables share the
+page, there is no room for all: the struct page points to an array of places, which is
+allocated for the first table with a word and freed with the last. The model allocates
+it, for Memory.index, but keeps its content in Ptdesc: its cache line is not touched.
 """
 from libc.stdint cimport uint64_t, uintptr_t
 
@@ -12,15 +12,14 @@ from extmeta.table.encoding cimport Write
 from extmeta.table.vpns cimport Run
 
 cdef enum:
-    # A table's link and its count of flags.
+    # A link and a count of flags.
     PLACE_BYTES = 16
 
 
 cdef class Places(Locking):
-    """Where a table's link and its count of flags lie."""
 
     cdef Ptdesc* placed(self, Ptdesc* t, const Run* r, const Write* w) noexcept nogil:
-        """Return a table that has a place if the write gives it a word, or NULL."""
+        """Make a place for the table if the write gives it a word; NULL if it can't."""
         cdef uint64_t bits = 0
         cdef Py_ssize_t i
         for i in range(r.n * self.encoding.lanes if w.step else self.encoding.lanes):

@@ -1,9 +1,9 @@
-"""Entries of a PTE table: their bits, and questions asked of 64 at a time.
+"""Entries of a PTE table: their bits, and comparisons of 64 at a time.
 
-A question over entries answers with a bit each, so a loop visits only the
-entries that match. Scans are bound by memory bandwidth only if the comparing is
-SIMD (`pytest benchmarks/bench_scan.py`), and gcc does not vectorise a
-loop that collects bits; hence the intrinsics, chosen by what the processor has.
+A comparison returns a bit for each entry, so that a loop visits only the entries that
+match. Scans are bound by memory bandwidth only if the comparison is SIMD
+(`pytest benchmarks/bench_scan.py`), and gcc does not vectorise a loop that collects
+bits; hence the intrinsics, chosen by the processor's features.
 """
 from libc.stdint cimport uint64_t
 
@@ -130,7 +130,7 @@ cdef extern from *:
             __m256i x = lane ? _mm256_unpackhi_epi64(a, b)
                              : _mm256_unpacklo_epi64(a, b);
             x = _mm256_cmpeq_epi64(_mm256_and_si256(x, m), v);
-            /* From the order that unpack leaves: 0 2 1 3. */
+            /* Unpack returns the order 0 2 1 3. */
             x = _mm256_permute4x64_epi64(x, 0xd8);
             bits |= (uint64_t)_mm256_movemask_pd(_mm256_castsi256_pd(x)) << i;
         }
@@ -236,15 +236,15 @@ cdef extern from *:
     #define extmeta_lowest(bits) __builtin_ctzll(bits)
     #define extmeta_count(bits) __builtin_popcountll(bits)
     """
-    # Bit i of the answer: (e[i] & mask) == value. n <= 64.
+    # Bit i of the result: (e[i] & mask) == value. n <= 64.
     uint64_t equal "extmeta_equal"(
         const uint64_t* e, Py_ssize_t n, uint64_t mask, uint64_t value) noexcept nogil
-    # The same of pairs: of e[0], e[2] ... (`lane` 0) or e[1], e[3] ... (1).
+    # Compare every second one: e[0], e[2] ... (`lane` 0) or e[1], e[3] ... (1).
     uint64_t equal_in_pairs "extmeta_equal2"(
         const uint64_t* e, int lane, Py_ssize_t n, uint64_t mask,
         uint64_t value) noexcept nogil
-    # `equal` with (ma, va) where e[i] has the bit ``present``, else (mb, vb); of
-    # any number of entries, 64 to an element of ``bits``.
+    # Compare with (ma, va) if e[i] has the bit ``present``, else with (mb, vb). Any
+    # number of entries, 64 to an element of ``bits``.
     void match "extmeta_match"(
         const uint64_t* e, Py_ssize_t n, uint64_t present,
         uint64_t ma, uint64_t va, uint64_t mb, uint64_t vb,
@@ -259,12 +259,12 @@ cdef struct PteLayout:
     uint64_t none         # an entry that holds nothing
     uint64_t present
     uint64_t write
-    uint64_t base         # bits of every present PTE we make
-    uint64_t writable     # bits of a writable one on top
-    uint64_t readonly     # bits of one that isn't
+    uint64_t base         # bits of every present PTE that we make
+    uint64_t writable     # further bits of a writable one
+    uint64_t readonly     # further bits of a read-only one
     uint64_t swap_base    # bits of every swap entry
     uint64_t flag         # "has a word", in a present PTE
-    uint64_t swap_flag    # the same, in a swap entry
+    uint64_t swap_flag    # "has a word", in a swap entry
     uint64_t swap_write   # a swap entry's record of `write`
     int pfn_shift
     int pfn_bits
@@ -279,6 +279,11 @@ cdef inline uint64_t flag_of(const PteLayout* a, uint64_t pte) noexcept nogil:
     return a.flag if pte & a.present else a.swap_flag
 
 
+cdef inline uint64_t present_bits(const PteLayout* a, bint writable) noexcept nogil:
+    """Return a present PTE without its pfn."""
+    return a.base | (a.writable if writable else a.readonly)
+
+
 cdef inline uint64_t flags(
         const uint64_t* e, Py_ssize_t n, const PteLayout* a) noexcept nogil:
     """Return a bit for each entry whose flag is set. n <= 64."""
@@ -290,7 +295,7 @@ cdef inline uint64_t flags(
 cdef inline void many_flags(
         const uint64_t* e, Py_ssize_t n, const PteLayout* a,
         uint64_t* bits) noexcept nogil:
-    """Fill ``bits``, 64 entries to an element, likewise."""
+    """Fill ``bits``, 64 entries to an element, with a bit for each flag."""
     match(e, n, a.present, a.flag, a.flag, a.swap_flag, a.swap_flag, bits)
 
 

@@ -2,13 +2,7 @@
 from libc.stdint cimport uint32_t, uint64_t
 
 from extmeta.memory.frames cimport (
-    ENTRY_BITS,
-    LEAF,
-    TABLE_BITS,
-    Frames,
-    Ptdesc,
-    entries,
-    frame_of,
+    ENTRY_BITS, LEAF, TABLE_BITS, Frames, Ptdesc, entries, frame_of,
 )
 from extmeta.memory.sync cimport acquire
 
@@ -25,7 +19,7 @@ cdef class Radix:
     cdef int stride                   # uint64s of an entry: 1, or 2 with its word
     cdef uint64_t none                # a PTE that holds nothing
     cdef int[MAX_LEVELS] shift        # of the index in a vpn, the root first
-    # The index times the stride is vpn >> slot_shift & last.
+    # An entry's offset in uint64s, index * stride, is vpn >> slot_shift & last.
     cdef int[MAX_LEVELS] slot_shift
     cdef uint64_t[MAX_LEVELS] last
     cdef int[MAX_LEVELS] table_order  # frames of a table: 2**table_order
@@ -51,8 +45,8 @@ cdef class Radix:
             entry = <uint64_t*>(base + (upper & ~<uint64_t>ENTRY_BITS))
         return &self.frames.desc[upper >> self.frames.frame_shift]
 
-    # The same for a reader without a lock: a table that is unlinked meanwhile stays
-    # as it is until the reader leaves the epoch.
+    # `find` for lockless readers. A table that is unlinked meanwhile is not freed until
+    # the reader leaves the epoch.
     cdef inline Ptdesc* see(self, uint64_t vpn) noexcept nogil:
         cdef char* base = self.frames.base
         cdef const uint64_t* entry = entries(self.frames, self.root)
@@ -65,21 +59,20 @@ cdef class Radix:
             entry = <uint64_t*>(base + (upper & ~<uint64_t>ENTRY_BITS))
         return &self.frames.desc[upper >> self.frames.frame_shift]
 
-    # The table, ``level`` below the root, that an entry of it is in.
+    # The table, ``level`` below the root, that the entry ``slot`` lies in.
     cdef inline Ptdesc* holder(self, const uint64_t* slot, int level) noexcept nogil:
         return &self.frames.desc[frame_of(self.frames, slot)
                                  >> self.table_order[level]
                                  << self.table_order[level]]
 
-    # The PTE table of ``vpn``, made if it isn't there, with 2**order frames. NULL
-    # where no memory can be had (nothing has changed) or where a huge leaf is in
-    # the way.
+    # The PTE table of ``vpn``; if it is new, it has 2**order frames. NULL if no memory
+    # can be had (nothing has changed) or if a huge leaf maps ``vpn``.
     cdef Ptdesc* make(self, uint64_t vpn, int order) noexcept nogil
     # The first PTE table that has entries in [vpn[0], stop); vpn[0] moves to the
     # first of them. NULL at the end.
     cdef Ptdesc* next_table(self, uint64_t* vpn, uint64_t stop) noexcept nogil
-    # The one after that of ``slot[0]``, likewise. Usually it is the next in the same
-    # upper table; then no descriptor is read, so that those to come aren't waited for.
+    # next_table() behind the table of ``slot[0]``, which moves too. Usually that is the
+    # next entry of the upper table: then no descriptor is read, which would stall.
     cdef inline Ptdesc* table_after(
             self, uint64_t** slot, uint64_t* vpn, uint64_t stop) noexcept nogil:
         cdef uint64_t at = ((vpn[0] >> self.table_bits) + 1) << self.table_bits
@@ -95,15 +88,15 @@ cdef class Radix:
             slot[0] = t.parent
         return t
 
-    # The first huge leaf that maps a part of [vpn[0], stop), likewise.
+    # The first huge leaf that maps a part of [vpn[0], stop); vpn[0] moves to it.
     cdef uint64_t* next_leaf(self, uint64_t* vpn, uint64_t stop) noexcept nogil
-    # Free the table if nothing is in it, and what is above it likewise.
+    # Free the table if it is empty, and then the tables above it in turn.
     cdef void prune(self, Ptdesc* t) noexcept nogil
-    # The entry of the table above the PTE tables; made if ``make``.
+    # The entry of ``vpn`` in the PMD table; if ``make``, the table is made.
     cdef uint64_t* leaf_slot(self, uint64_t vpn, bint make) noexcept nogil
-    # Keep a PTE table for when the huge leaf in ``slot`` is split.
+    # Keep a PTE table for the split of the huge leaf in ``slot``.
     cdef void deposit(self, uint64_t* slot, Ptdesc* t) noexcept nogil
-    # Return a table that was kept for it, or NULL if the leaf has none.
+    # Return the table that was deposited for a leaf, or NULL.
     cdef Ptdesc* withdraw(self, uint64_t* slot) noexcept nogil
     cdef Ptdesc* above(self, const Ptdesc* t) noexcept nogil
     cdef Ptdesc* descend(self, uint64_t vpn, int depth, int order) noexcept nogil

@@ -1,32 +1,21 @@
 """The radix tree above the PTE tables: from a vpn to its table.
 
-Each table is a block of `frames`; an upper entry holds where the table below it
-is in the mapping, as a kernel's holds a physical address. A table with nothing
-in it is freed, up to the root.
+Each table is a block of `frames`. An upper entry holds the offset of the table below in
+the mapping, as a kernel's holds a physical address. An empty table is freed, and the
+tables above it that become empty; the root stays.
 """
 from cython cimport no_gc_clear
 from libc.stdint cimport uint64_t, uintptr_t
 
 from extmeta.memory.frames cimport (
-    DEPOSITED,
-    LEAF,
-    PTE,
-    TABLE_BITS,
-    UPPER,
-    Frames,
-    Ptdesc,
-    entries,
-    upper_entry,
+    DEPOSITED, LEAF, PTE, TABLE_BITS, UPPER, Frames, Ptdesc, entries, upper_entry,
 )
 from extmeta.memory.sync cimport publish
 
 
 @no_gc_clear
 cdef class Radix:
-    """Page tables of one address space, without what is in the PTEs."""
-
-    def __cinit__(self):
-        self.root = NULL
+    """Page tables of one address space; the PTEs are up to subclasses."""
 
     cdef int make_root(self, arch) except -1:
         """Make the root table for ``arch``."""
@@ -44,7 +33,7 @@ cdef class Radix:
             self.last[level] = ((<uint64_t>1 << <int>arch.level_bits[level]) - 1
                                 ) * <uint64_t>self.stride
             shift += arch.level_bits[level]
-            # A root smaller than a PTE table gets a frame.
+            # A root that is smaller than a PTE table gets a whole frame.
             while arch.table_bytes[level] > arch.frame_bytes << self.table_order[level]:
                 self.table_order[level] += 1
         self.frames = Frames(arch.page_bytes, arch.frame_bytes)
@@ -61,7 +50,7 @@ cdef class Radix:
         return self.descend(vpn, self.levels - 1, order)
 
     cdef Ptdesc* descend(self, uint64_t vpn, int depth, int order) noexcept nogil:
-        """Return the table ``depth`` levels below the root, made if need be."""
+        """Return the table ``depth`` levels below the root; make it if need be."""
         cdef Ptdesc* t = self.root
         cdef Ptdesc* below
         cdef uint64_t* slot
@@ -81,7 +70,7 @@ cdef class Radix:
                 below.parent = slot
                 below.level = <unsigned char>(self.levels - 2 - level)
                 below.vpn = vpn >> self.shift[level] << self.shift[level]
-                # Its content before it: readers without a lock come by here.
+                # A lockless reader must see the table's content once it sees the table.
                 publish(slot, upper_entry(self.frames, below))
                 t.used += 1
             elif slot[0] & LEAF:
@@ -90,32 +79,29 @@ cdef class Radix:
         return t
 
     cdef void fill(self, Ptdesc* t) noexcept nogil:
-        """Empty a new PTE table, where none is not 0."""
+        """Make all entries of a new table none, if that is not 0."""
         cdef Py_ssize_t i
         if self.none and t is not NULL:
             for i in range(<Py_ssize_t>1 << self.table_bits):
                 entries(self.frames, t)[i * self.stride] = self.none
 
     cdef uint64_t* leaf_slot(self, uint64_t vpn, bint make) noexcept nogil:
-        cdef int level = self.levels - 2
+        cdef int level
         cdef Ptdesc* t = self.root
         cdef uint64_t upper
         if make:
-            t = self.descend(vpn, level, 0)
-            if t is NULL:
+            t = self.descend(vpn, self.levels - 2, 0)
+            return self.slot(t, self.levels - 2, vpn) if t is not NULL else NULL
+        for level in range(self.levels - 2):
+            upper = self.slot(t, level, vpn)[0]
+            if upper == 0:
                 return NULL
-        else:
-            for level in range(self.levels - 2):
-                upper = self.slot(t, level, vpn)[0]
-                if upper == 0:
-                    return NULL
-                t = &self.frames.desc[upper >> self.frames.frame_shift]
-            level = self.levels - 2
-        return self.slot(t, level, vpn)
+            t = &self.frames.desc[upper >> self.frames.frame_shift]
+        return self.slot(t, self.levels - 2, vpn)
 
     cdef void deposit(self, uint64_t* slot, Ptdesc* t) noexcept nogil:
         cdef Ptdesc* d = self.holder(slot, self.levels - 2)
-        # A list in the descriptor of the PMD table, as the kernel's pmd_huge_pte.
+        # A list from the PMD table's descriptor, as the kernel's pmd_huge_pte.
         t.link = d.link
         d.link = <uintptr_t>t
         publish(slot, slot[0] | DEPOSITED)

@@ -1,17 +1,16 @@
-"""Why an operation is refused: noted without the GIL, raised when no lock is held."""
+"""Refusals: noted without the GIL, raised when no lock is held."""
 from libc.stdint cimport uint64_t
 from libc.stdlib cimport realloc
 
 cdef extern from *:
     """
-    /* Why this thread's last operation was refused. */
     static __thread __attribute__((tls_model("initial-exec"))) extmeta_no extmeta_why;
     #define extmeta_refusal() (&extmeta_why)
     """
     Refusal* why_of_this_thread "extmeta_refusal"() noexcept nogil
 
 cdef enum:
-    # vpns that a first piece of memory has room for; a cache holds them.
+    # vpns that the first allocation has room for: 64 KiB, which a cache holds.
     FOUND_AT_ONCE = 8192
 
 
@@ -20,7 +19,6 @@ cdef Refusal* refusal() noexcept nogil:
 
 
 cdef int refuse_for(int why, uint64_t vpn) noexcept nogil:
-    """Note why the operation is refused; `raise_refusal` says so without a lock."""
     cdef Refusal* r = refusal()
     r.why = why
     r.vpn = vpn

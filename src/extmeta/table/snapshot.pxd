@@ -1,4 +1,4 @@
-"""Entries and their words, seen without a lock."""
+"""Read entries and their words without a lock."""
 from libc.stdint cimport uint64_t
 
 from extmeta.memory.frames cimport Ptdesc, entries

@@ -1,4 +1,4 @@
-"""Entries and their words, seen without a lock."""
+"""Read entries and their words without a lock."""
 from libc.stdint cimport uint32_t, uint64_t
 from libc.string cimport memcpy, memset
 
@@ -9,22 +9,20 @@ from extmeta.memory.sync cimport (
 )
 from extmeta.table.encoding cimport ALONE, FLAGGED
 from extmeta.table.pte cimport flag_of
-from extmeta.table.vpns cimport Run, Span, entry_at, next_run, vpn_at
+from extmeta.table.vpns cimport Run, Span, entry_at, next_run, run_of, vpn_at
 
 cdef enum:
-    # Entries that a lockless reader looks at before it lets memory be freed again, as
-    # many as take some microseconds; a table on the way counts as some. And how often
-    # it tries before it does so.
+    # Entries that a lockless reader reads in one epoch, some microseconds; a table
+    # counts as some. And how often it tries before it leaves the epoch.
     SEEN_AT_ONCE = 2048
     SEEN_FOR_A_TABLE = 16
     TRIES = 8
-    # Up to so many entries of a table are looked at one by one. If the entry tells
-    # enough, the descriptor's cache line is not touched.
-    FEW = 8
+    # Fewer entries of a table are read one by one: if the entry is enough, the
+    # descriptor's cache line is not touched.
+    ONE_BY_ONE = 8
 
 
 cdef class Snapshots(Words):
-    """Entries and their words, seen without a lock."""
 
     cdef uint64_t see_one(self, uint64_t vpn, uint64_t* word) noexcept nogil:
         cdef uint64_t pte = self.none
@@ -57,12 +55,9 @@ cdef class Snapshots(Words):
             uint64_t* word) noexcept nogil:
         """Read one entry and its word; False if they changed meanwhile."""
         cdef uint32_t before
-        cdef Run r
-        r.first = <Py_ssize_t>(vpn & <uint64_t>(self.entries - 1))
-        r.n = 1
-        r.vpns = NULL
+        cdef Run r = run_of(<Py_ssize_t>(vpn & <uint64_t>(self.entries - 1)), 1)
         if self.encoding.reading >= FLAGGED:
-            # No cache line of the descriptor, where the entry tells enough.
+            # The entry first: if it is enough, the descriptor is not read.
             pte[0] = once(self.pte_at(t, r.first))
             if self.encoding.reading == ALONE:
                 return self.encoding.see(t, &r, pte, word)
@@ -105,7 +100,7 @@ cdef class Snapshots(Words):
                 if seen:
                     at += r.n
                     left -= r.n + SEEN_FOR_A_TABLE
-            # What was seen before another table's turn failed is good.
+            # If one table failed, the results of those before it are good.
             if unchanged_since(&self.moves, moves) and moves & 1 == 0:
                 done = at
             end_racy()
@@ -122,7 +117,7 @@ cdef class Snapshots(Words):
         cdef uint32_t before
         cdef bint good
         cdef int turn
-        if r.n <= FEW and self.encoding.reading >= FLAGGED:
+        if r.n <= ONE_BY_ONE and self.encoding.reading >= FLAGGED:
             return self.see_each(t, r, ptes, words)
         for turn in range(TRIES):
             before = count_of_changes(&t.seq)
@@ -141,7 +136,7 @@ cdef class Snapshots(Words):
     cdef bint see_each(
             self, const Ptdesc* t, const Run* r, uint64_t* ptes,
             uint64_t* words) noexcept nogil:
-        """Read entry by entry: there is time for one between two changes."""
+        """Read entry by entry: one is read faster than writers change the table."""
         cdef Py_ssize_t lanes = self.encoding.lanes
         cdef Py_ssize_t i, e
         cdef int turn
@@ -160,15 +155,14 @@ cdef class Snapshots(Words):
         cdef const uint64_t* entry = self.pte_at(t, r.first)
         cdef Py_ssize_t i
         if r.vpns is NULL and self.stride == 1:
-            # In any pieces: the count tells if one changed.
+            # It may read half an entry: the count tells if one changed.
             memcpy(ptes, entry, r.n * sizeof(uint64_t))
         elif r.vpns is NULL:
             for i in range(r.n):
                 ptes[i] = entry[2 * i]
         else:
             for i in range(r.n):
-                ptes[i] = self.pte_at(
-                    t, entry_at(r, i, self.entries - 1))[0]
+                ptes[i] = self.pte_at(t, entry_at(r, i, self.entries - 1))[0]
 
     cdef void read_ptes(self, const Span* s, uint64_t* ptes) noexcept nogil:
         cdef Py_ssize_t at = 0

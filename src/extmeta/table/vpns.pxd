@@ -1,22 +1,25 @@
-"""What callers pass as vpns and words, as C sees it."""
+"""Vpns that callers pass, as C sees them."""
 from libc.stdint cimport uint64_t
 
 cdef struct Run:
-    # Entries of one PTE table: [first, first + n), or, where there are `vpns`,
-    # those of vpns[0] ... vpns[n - 1], in that order.
+    # Entries of one PTE table: [first, first + n) or, if `vpns` is not NULL, those of
+    # vpns[0] ... vpns[n - 1], in that order.
     Py_ssize_t first
     Py_ssize_t n
     const uint64_t* vpns
 
 cdef struct Span:
-    # [first, first + n), or, where there are `vpns`, vpns[0] ... vpns[n - 1].
+    # [first, first + n) or, if `vpns` is not NULL, vpns[0] ... vpns[n - 1].
     uint64_t first
     Py_ssize_t n
     const uint64_t* vpns
 
+cdef inline Run run_of(Py_ssize_t first, Py_ssize_t n) noexcept nogil:
+    return Run(first, n, NULL)
+
 cdef inline Py_ssize_t entry_at(
         const Run* r, Py_ssize_t i, Py_ssize_t last_entry) noexcept nogil:
-    """Return the table's entry that ``r`` names as its ``i``-th."""
+    """Return the index in the table of the ``i``-th entry of ``r``."""
     return <Py_ssize_t>(r.vpns[i] & <uint64_t>last_entry) if r.vpns else r.first + i
 
 cdef inline uint64_t vpn_at(const Span* s, Py_ssize_t i) noexcept nogil:
@@ -27,7 +30,7 @@ cdef inline bint consecutive(const uint64_t* vpns, Py_ssize_t n) noexcept nogil:
     cdef uint64_t first = vpns[0]
     cdef uint64_t differ = 0
     cdef Py_ssize_t i
-    # The last one tells of nearly all that are none.
+    # This alone finds nearly all that are no range.
     if vpns[n - 1] != first + <uint64_t>(n - 1):
         return False
     for i in range(n):
@@ -35,32 +38,23 @@ cdef inline bint consecutive(const uint64_t* vpns, Py_ssize_t n) noexcept nogil:
     return differ == 0
 
 
-cdef inline Py_ssize_t next_run(
+cdef inline void next_run(
         const Span* s, Py_ssize_t at, int table_bits, Run* r) noexcept nogil:
-    """Fill ``r`` with the entries from ``at`` on that share a PTE table.
-
-    Return how many they are.
-    """
+    """Fill ``r`` with the entries from ``at`` on that share a PTE table."""
     cdef uint64_t vpn = vpn_at(s, at)
     cdef Py_ssize_t entries = <Py_ssize_t>1 << table_bits
-    cdef Py_ssize_t i, n
+    cdef Py_ssize_t i
     r.first = <Py_ssize_t>(vpn & <uint64_t>(entries - 1))
-    if s.vpns is NULL:
-        r.vpns = NULL
-        r.n = min(entries - r.first, s.n - at)
-        return r.n
-    n = min(entries - r.first, s.n - at)
-    if consecutive(s.vpns + at, n):
-        # As good as a range, and faster.
-        r.vpns = NULL
-        r.n = n
-        return n
+    r.n = min(entries - r.first, s.n - at)
+    r.vpns = NULL
+    # vpns that are a range are faster as a range.
+    if s.vpns is NULL or consecutive(s.vpns + at, r.n):
+        return
     i = at + 1
     while i < s.n and s.vpns[i] >> table_bits == vpn >> table_bits:
         i += 1
     r.vpns = s.vpns + at
     r.n = i - at
-    return r.n
 
 cdef inline bint scattered(
         const Span* s, Py_ssize_t at, int table_bits) noexcept nogil:

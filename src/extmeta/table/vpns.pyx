@@ -1,4 +1,4 @@
-"""What callers pass as vpns and words: checked once, refused by value."""
+"""Check the vpns and words that callers pass, and convert them for C."""
 from libc.stdint cimport uint64_t
 
 import numpy as np
@@ -23,7 +23,7 @@ def one_each(name, values, Vpns v, limit):
     TypeError
         If a value is no integer.
     ValueError
-        If there are more or fewer than vpns, or one is out of [0, limit).
+        If there are more or fewer than vpns, or one is outside [0, limit).
     """
     if is_whole(values):
         return np.full(v.span.n, whole(name, values, limit), np.uint64)
@@ -36,7 +36,7 @@ def one_each(name, values, Vpns v, limit):
 
 
 def as_slice(first, count):
-    """Return how [first, first + count) is written, for messages."""
+    """Return [first, first + count) as a slice's text, for messages."""
     try:
         return f"slice({whole('vpn', first):#x}, {first + whole('count', count):#x})"
     except (TypeError, ValueError):
@@ -51,14 +51,14 @@ def as_words(name, words, Vpns v, bits, lanes):
     name : str
         What they are, for messages.
     words : int or array_like of int
-        One for all, or one for each vpn: n ints, or (n, lanes) where lanes > 1.
+        One for all, or one for each vpn: n ints, or (n, lanes) if lanes > 1.
     bits, lanes : int
 
     Returns
     -------
     flat : (k * lanes,) uint64 ndarray
     step : int
-        `lanes`, or 0 where one word is for all.
+        `lanes`, or 0 if one word is for all.
 
     Raises
     ------
@@ -90,13 +90,13 @@ def as_words(name, words, Vpns v, bits, lanes):
 
 
 def fields_as_words(values, Vpns v, fields, lanes):
-    """Return named fields' values as words in which the others are 0.
+    """Return the values of named fields as words, in which other fields are 0.
 
     Returns
     -------
     flat : (k * lanes,) uint64 ndarray
     step : int
-        `lanes`, or 0 where one word is for all.
+        `lanes`, or 0 if one word is for all.
     mask : int
         The bits of the fields named.
     """
@@ -116,7 +116,7 @@ def fields_as_words(values, Vpns v, fields, lanes):
 
 
 cdef class Vpns:
-    """Virtual page numbers a caller named, all below ``limit``.
+    """Virtual page numbers that a caller passed, all below ``limit``.
 
     Parameters
     ----------

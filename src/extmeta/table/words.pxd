@@ -1,4 +1,4 @@
-"""Words read, written and found, a run of entries at a time."""
+"""Read, write and find words, a run of entries at a time."""
 from libc.stdint cimport uint8_t, uint64_t
 
 from extmeta.memory.frames cimport PTE, Ptdesc, entries
@@ -31,8 +31,8 @@ cdef class Words(Places):
         if self.stride == 1:
             return equal(entry + i, n, mask, value)
         return equal_in_pairs(entry + 2 * i, 0, n, mask, value)
-    # The table of the span's ``at``-th vpn, and the run of it from there on; NULL
-    # and a run of vpns that have no table.
+    # The table of the span's ``at``-th vpn, and the run of entries from there on; or
+    # NULL, and a run of vpns without a table.
     cdef Ptdesc* run_at(self, const Span* s, Py_ssize_t at, Run* r) noexcept nogil
     # As run_at; but vpns that lie in no order are looked up together, and come one at a
     # time. `g` is what was looked up: its `n` is 0 at first, and after a table moved.
@@ -50,26 +50,24 @@ cdef class Words(Places):
     cdef void look_up(self, const Span* s, Py_ssize_t at, Group* g) noexcept nogil
     cdef Py_ssize_t first_unlike(
         self, const Ptdesc* t, const Run* r, int wanted) noexcept nogil
-    # These note why an operation is refused, and return -1. What they noted is raised
-    # by raise_refusal when no lock is held any more.
+    # Note a refusal, as refuse_for does.
     cdef int refuse(self, uint64_t vpn, int wanted) noexcept nogil
     cdef int refuse_word(
         self, uint64_t vpn, const Write* w, Py_ssize_t i) noexcept nogil
     cdef int write(
         self, const Span* s, const Write* w, bint all_mapped) noexcept nogil
+    cdef int stop_write(self, const Span* s, Py_ssize_t at, int failed) noexcept nogil
     cdef void begin(self, const Span* s) noexcept nogil
     cdef void settle_span(self, const Span* s, Py_ssize_t upto) noexcept nogil
     cdef void read(self, const Span* s, uint64_t* words) noexcept nogil
-    # 1 where a PTE has a word; `flags` is 0.
+    # Set flags[i] to 1 if the i-th PTE has a word; `flags` must be 0.
     cdef void read_flags(self, const Span* s, uint8_t* flags) noexcept nogil
-    # The word of a PTE; 0 where there is none. Only the first lane.
+    # The first lane of a PTE's word; 0 if there is none.
     cdef uint64_t read_word(self, uint64_t vpn) noexcept nogil
-    # Set the word of a mapped PTE, of one lane. -1 where the vpn isn't mapped,
-    # memory can't be had or the entry can't hold the word; nothing has changed
-    # then.
+    # Set the word, of one lane, of a mapped PTE. -1 if the vpn isn't mapped, memory
+    # can't be had or the entry can't hold the word; then nothing has changed.
     cdef int write_word(self, uint64_t vpn, uint64_t word) noexcept nogil
-    cdef int store_run(self, Ptdesc* t, const Run* r, const Write* w) noexcept nogil
-    # Find vpns whose word is as wanted, and the first vpns of the PTE tables.
+    # Find the vpns with (word & mask) == value.
     cdef int find_words(
         self, const Span* s, const uint64_t* mask, const uint64_t* value,
         Found* found) noexcept nogil

@@ -1,34 +1,31 @@
-"""Words read, written and found, a run of entries at a time."""
+"""Read, write and find words, a run of entries at a time."""
 from libc.stdint cimport uint8_t, uint64_t
 from libc.string cimport memset
 
 from extmeta.memory.frames cimport Ptdesc, entries, lock_table, unlock_table
 from extmeta.memory.sync cimport prefetch
-from extmeta.table.encoding cimport ALWAYS, MAX_LANES, WHEN_ADDING, Write
+from extmeta.table.encoding cimport ALWAYS, MAX_LANES, WHEN_ADDING, ZERO_WORD, Write
 from extmeta.table.pte cimport ALL
 from extmeta.table.refusal cimport (
     Found, MAPPED, NONE, PRESENT, Refusal, UNFIT, no_memory, refusal, refuse_for,
     room_for,
 )
-from extmeta.table.vpns cimport Run, Span, entry_at, next_run, scattered, vpn_at
+from extmeta.table.vpns cimport (
+    Run, Span, entry_at, next_run, run_of, scattered, vpn_at)
 
 cdef enum:
     # Words that lie on the stack at once.
     WORDS_AT_ONCE = 512
 
-cdef uint64_t[MAX_LANES] ZERO_WORD
-memset(ZERO_WORD, 0, sizeof(ZERO_WORD))
-
 
 cdef class Words(Places):
-    """Words read, written and found, a run of entries at a time."""
 
     cdef Ptdesc* run_at(self, const Span* s, Py_ssize_t at, Run* r) noexcept nogil:
         cdef uint64_t vpn = vpn_at(s, at)
         cdef Ptdesc* t = self.find(vpn)
         next_run(s, at, self.table_bits, r)
         if t is NULL and s.vpns is NULL:
-            # All of the hole at once: ranges may be of the whole address space.
+            # Skip the whole hole: a range may be the whole address space.
             self.next_table(&vpn, s.first + <uint64_t>s.n)
             r.n = min(<Py_ssize_t>(vpn - s.first), s.n) - at
         return t
@@ -61,7 +58,7 @@ cdef class Words(Places):
             return -1 if wanted == NONE else 0
         entry = entries(self.frames, t)
         if r.vpns is NULL and wanted == MAPPED:
-            # Usually all are: 64 at a time.
+            # Usually all are, so compare 64 at a time.
             while i < r.n and self.like(
                     entry, r.first + i, min(64, r.n - i), ALL, none) == 0:
                 i += 64
@@ -118,25 +115,18 @@ cdef class Words(Places):
         g.described = True
         while at < s.n and (may_grow or all_mapped or asks):
             t = self.next_at(s, at, &r, &g)
-            if all_mapped:
-                i = self.first_unlike(t, &r, MAPPED)
-                if i >= 0:
-                    self.settle_span(s, at)
-                    self.encoding.end()
-                    return self.refuse(vpn_at(s, at + i), MAPPED)
+            if all_mapped and (i := self.first_unlike(t, &r, MAPPED)) >= 0:
+                return self.stop_write(s, at, self.refuse(vpn_at(s, at + i), MAPPED))
             part.add = w.add + at * w.step
             if asks and t is not NULL:
                 i = self.encoding.first_unfit(t, &r, &part)
                 if i >= 0:
-                    self.settle_span(s, at)
-                    self.encoding.end()
-                    return self.refuse_word(vpn_at(s, at + i), &part, i)
+                    return self.stop_write(
+                        s, at, self.refuse_word(vpn_at(s, at + i), &part, i))
             if may_grow and t is not NULL:
                 made = self.prepare(t, &r, &part)
                 if made is NULL:
-                    self.settle_span(s, at)
-                    self.encoding.end()
-                    return no_memory(self.frames.frame_bytes)
+                    return self.stop_write(s, at, no_memory(self.frames.frame_bytes))
                 if made is not t:
                     g.first = g.n = 0
             at += r.n
@@ -149,7 +139,7 @@ cdef class Words(Places):
                 self.encoding.store(t, &r, &part)
                 unlock_table(t)
                 untidy |= t.next != 0 or settles and t.flagged == 0
-                # A later run may be of this table, and room was made for it.
+                # Not if a later run, which has room, may be of this table.
                 if s.vpns is NULL:
                     self.settle(t)
             at += r.n
@@ -158,8 +148,14 @@ cdef class Words(Places):
         self.encoding.end()
         return 0
 
+    cdef int stop_write(self, const Span* s, Py_ssize_t at, int failed) noexcept nogil:
+        """Undo what a refused write has prepared up to ``at``; return ``failed``."""
+        self.settle_span(s, at)
+        self.encoding.end()
+        return failed
+
     cdef void begin(self, const Span* s) noexcept nogil:
-        """Tell the encoding of the span, unless its vpns lie in no order."""
+        """Call the encoding's `begin`, unless the vpns are in no order."""
         cdef uint64_t first, last
         if s.n == 0:
             return
@@ -223,43 +219,28 @@ cdef class Words(Places):
     cdef uint64_t read_word(self, uint64_t vpn) noexcept nogil:
         cdef uint64_t[MAX_LANES] word
         cdef Ptdesc* t = self.find(vpn)
-        cdef Run r
+        cdef Run r = run_of(<Py_ssize_t>(vpn & <uint64_t>(self.entries - 1)), 1)
         if t is NULL:
             return 0
-        r.first = <Py_ssize_t>(vpn & <uint64_t>(self.entries - 1))
-        r.n = 1
-        r.vpns = NULL
         self.encoding.load(t, &r, word)
         return word[0]
 
     cdef int write_word(self, uint64_t vpn, uint64_t word) noexcept nogil:
         cdef Ptdesc* t = self.find(vpn)
-        cdef Run r
-        cdef Write w
-        r.first = <Py_ssize_t>(vpn & <uint64_t>(self.entries - 1))
-        r.n = 1
-        r.vpns = NULL
+        cdef Run r = run_of(<Py_ssize_t>(vpn & <uint64_t>(self.entries - 1)), 1)
+        cdef Write w = Write(ZERO_WORD, &word, 0)
         if t is NULL or self.pte_at(t, r.first)[0] == self.pte.none:
             return -1
-        w.keep = ZERO_WORD
-        w.add = &word
-        w.step = 0
         if self.encoding.asks and self.encoding.first_unfit(t, &r, &w) >= 0:
             return -1
-        return self.store_run(t, &r, &w)
-
-    cdef int store_run(
-            self, Ptdesc* t, const Run* r, const Write* w) noexcept nogil:
-        t = self.prepare(t, r, w)
-        if t is NULL:
-            self.encoding.end()
-            return -1
-        lock_table(t)
-        self.encoding.store(t, r, w)
-        unlock_table(t)
-        self.settle(t)
+        t = self.prepare(t, &r, &w)
+        if t is not NULL:
+            lock_table(t)
+            self.encoding.store(t, &r, &w)
+            unlock_table(t)
+            self.settle(t)
         self.encoding.end()
-        return 0
+        return 0 if t is not NULL else -1
 
     cdef int find_words(
             self, const Span* s, const uint64_t* mask, const uint64_t* value,
