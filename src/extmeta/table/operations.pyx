@@ -13,6 +13,7 @@ from extmeta.memory.sync cimport begin_change, end_change
 from extmeta.table.encoding cimport MAX_LANES, ZERO_WORD, Write
 from extmeta.table.pte cimport PteLayout, present_bits, swap_entry
 from extmeta.table.refusal cimport PRESENT, SWAPPED, no_memory
+from extmeta.table.words cimport Group
 from extmeta.table.vpns cimport Run, Span, entry_at, run_of, vpn_at
 
 cdef enum:
@@ -167,9 +168,12 @@ cdef class Operations(HugePages):
         cdef Py_ssize_t i
         cdef bint writable
         cdef Ptdesc* t
+        cdef Group g
         cdef Run r
+        g.described = True
+        g.first = g.n = 0
         while at < s.n:
-            t = self.run_at(s, at, &r)
+            t = self.next_at(s, at, &r, &g)
             i = self.first_unlike(t, &r, wanted)
             if i >= 0:
                 return self.refuse(vpn_at(s, at + i), wanted)
@@ -181,9 +185,9 @@ cdef class Operations(HugePages):
         if self.encoding.by_page and not out and self.encoding.admit(to, 0, s.n):
             self.encoding.end()
             return no_memory(self.frames.page_bytes)
-        at = 0
+        at = g.first = g.n = 0
         while at < s.n:
-            t = self.run_at(s, at, &r)
+            t = self.next_at(s, at, &r, &g)
             lock_table(t)
             for i in range(r.n):
                 entry = self.pte_at(t, entry_at(&r, i, last_entry))

@@ -7,8 +7,9 @@ from extmeta.memory.frames cimport Ptdesc
 from extmeta.memory.sync cimport (
     begin_racy, count_of_changes, end_racy, once, relax, unchanged_since,
 )
-from extmeta.table.encoding cimport ALONE, FLAGGED
+from extmeta.table.encoding cimport ALONE, COUNTED, FLAGGED
 from extmeta.table.pte cimport flag_of
+from extmeta.table.words cimport Group
 from extmeta.table.vpns cimport Run, Span, entry_at, next_run, run_of, vpn_at
 
 cdef enum:
@@ -80,17 +81,23 @@ cdef class Snapshots(Words):
         cdef bint seen
         cdef int slot
         cdef int turn = 0
+        cdef Group g
         cdef Run r
+        g.described = self.encoding.reading == COUNTED
         while done < s.n:
             at = done
+            g.first = g.n = 0
             slot = enter_epoch()
             moves = count_of_changes(&self.moves)
             begin_racy()
             seen = moves & 1 == 0
             left = SEEN_AT_ONCE
             while seen and at < s.n and left > 0:
-                next_run(s, at, self.table_bits, &r)
-                t = self.see(vpn_at(s, at))
+                if self.grouped(s, at, &r, &g):
+                    t = g.tables[at - g.first]
+                else:
+                    next_run(s, at, self.table_bits, &r)
+                    t = self.see(vpn_at(s, at))
                 if t is not NULL:
                     seen = self.see_run(t, &r, ptes + at, words + at * lanes)
                 else:

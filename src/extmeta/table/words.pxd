@@ -6,7 +6,7 @@ from extmeta.table.encoding cimport Write
 from extmeta.table.places cimport Places
 from extmeta.table.pte cimport equal, equal_in_pairs
 from extmeta.table.refusal cimport Found
-from extmeta.table.vpns cimport Run, Span, scattered
+from extmeta.table.vpns cimport Run, Span, run_of, scattered
 
 cdef enum:
     # Vpns in no order that are looked up together, so that their cache misses overlap.
@@ -34,18 +34,24 @@ cdef class Words(Places):
     # The table of the span's ``at``-th vpn, and the run of entries from there on; or
     # NULL, and a run of vpns without a table.
     cdef Ptdesc* run_at(self, const Span* s, Py_ssize_t at, Run* r) noexcept nogil
-    # As run_at; but vpns that lie in no order are looked up together, and come one at a
-    # time. `g` is what was looked up: its `n` is 0 at first, and after a table moved.
-    cdef inline Ptdesc* next_at(
+    # Vpns that lie in no order are looked up together, and come one at a time. `g` is
+    # what was looked up last; its `n` is 0 at first, and after a table moved. Returns
+    # False if the next vpns are a run of one table.
+    cdef inline bint grouped(
             self, const Span* s, Py_ssize_t at, Run* r, Group* g) noexcept nogil:
         if at >= g.first + g.n:
             if not scattered(s, at, self.table_bits):
-                return self.run_at(s, at, r)
+                return False
             self.look_up(s, at, g)
-        r.first = <Py_ssize_t>(s.vpns[at] & <uint64_t>(self.entries - 1))
-        r.n = 1
-        r.vpns = NULL
-        return g.tables[at - g.first]
+        r[0] = run_of(<Py_ssize_t>(s.vpns[at] & <uint64_t>(self.entries - 1)), 1)
+        return True
+
+    # As run_at, of a group if there is one.
+    cdef inline Ptdesc* next_at(
+            self, const Span* s, Py_ssize_t at, Run* r, Group* g) noexcept nogil:
+        if self.grouped(s, at, r, g):
+            return g.tables[at - g.first]
+        return self.run_at(s, at, r)
 
     cdef void look_up(self, const Span* s, Py_ssize_t at, Group* g) noexcept nogil
     cdef Py_ssize_t first_unlike(

@@ -36,7 +36,8 @@ cdef class Words(Places):
         g.first = at
         g.n = min(<Py_ssize_t>TOGETHER, s.n - at)
         for i in range(g.n):
-            g.tables[i] = self.find(s.vpns[at + i])
+            # Callers may hold no lock.
+            g.tables[i] = self.see(s.vpns[at + i])
             if g.tables[i] is not NULL:
                 prefetch(self.pte_at(g.tables[i], <Py_ssize_t>(
                     s.vpns[at + i] & <uint64_t>(self.entries - 1))))
@@ -183,7 +184,7 @@ cdef class Words(Places):
         cdef Run r
         self.begin(s)
         g.first = g.n = 0
-        g.described = False
+        g.described = self.encoding.uses_descriptor
         while at < s.n:
             t = self.next_at(s, at, &r, &g)
             if t is NULL:
@@ -203,7 +204,7 @@ cdef class Words(Places):
         cdef Run r
         self.begin(s)
         g.first = g.n = 0
-        g.described = False
+        g.described = self.encoding.uses_descriptor
         while at < s.n:
             t = self.next_at(s, at, &r, &g)
             n = r.n
