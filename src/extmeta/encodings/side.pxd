@@ -1,23 +1,16 @@
-"""Words in an array beside the table, live where the entry's flag is set.
+"""Words in an array beside the table, valid if the entry's flag is set.
 
-What `adjacent` and `linked` share. The array may be of any of the widths below;
-its elements without a flag are undefined, so it needs no clearing.
+`adjacent` and `linked` share this. The array has one of the widths below. An element
+without a flag is undefined, so the array needs no clearing. Helpers that other
+encodings use too come first.
 """
 from libc.stdint cimport int8_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memset
 
 from extmeta.table.encoding cimport Encoding, Write
-from extmeta.memory.frames cimport Ptdesc, entries
+from extmeta.memory.frames cimport PTE, Frames, Ptdesc, entries
 from extmeta.table.pte cimport (
-    ALL,
-    PteLayout,
-    count,
-    equal,
-    flag_of,
-    flags,
-    lowest,
-    many_flags,
-)
+    ALL, PteLayout, count, equal, flag_of, flags, lowest, many_flags)
 from extmeta.memory.sync cimport publish
 from extmeta.table.vpns cimport Run, entry_at
 
@@ -38,27 +31,6 @@ cdef enum:
     # whose cache line a random lookup does not have.
     FEW = 8
 
-cdef inline uint64_t get(const side_t* side, int bits, Py_ssize_t e) noexcept nogil:
-    if side_t is int8_t:
-        return ((<const uint8_t*>side)[e * bits >> 3] >> (e * bits & 7)) & (
-            (<uint64_t>1 << bits) - 1)
-    else:
-        return side[e]
-
-
-cdef inline void put(
-        side_t* side, int bits, Py_ssize_t e, uint64_t word) noexcept nogil:
-    cdef int shift
-    cdef uint8_t* byte
-    if side_t is int8_t:
-        shift = <int>(e * bits & 7)
-        byte = <uint8_t*>side + (e * bits >> 3)
-        byte[0] = <uint8_t>(
-            (byte[0] & ~(((1 << bits) - 1) << shift)) | <int>(word << shift))
-    else:
-        side[e] = <side_t>word
-
-
 cdef inline bint adds_nothing(const Write* w, int lanes) noexcept nogil:
     """Return whether the write can only clear bits."""
     cdef int lane
@@ -78,6 +50,52 @@ cdef inline bint makes_a_word(
     for i in range(n * lanes if w.step else lanes):
         bits |= w.add[i]
     return bits != 0
+
+
+cdef inline uint64_t vpn_in(const Ptdesc* t, const Run* r, Py_ssize_t i) noexcept nogil:
+    """Return the vpn that ``r`` names as its ``i``-th."""
+    return r.vpns[i] if r.vpns else t.vpn + <uint64_t>(r.first + i)
+
+
+cdef inline size_t nr_flagged(Frames frames) noexcept nogil:
+    """Return the sum of `flagged` over all PTE tables."""
+    cdef size_t flagged = 0
+    cdef uint32_t frame
+    for frame in range(frames.top):
+        if frames.desc[frame].kind == PTE:
+            flagged += frames.desc[frame].flagged
+    return flagged
+
+
+cdef inline Py_ssize_t append_vpns(
+        uint64_t* vpns, Py_ssize_t found, uint64_t vpn, uint64_t bits) noexcept nogil:
+    """Write vpn + i for each bit i to ``vpns[found]`` and on; return the new count."""
+    while bits:
+        vpns[found] = vpn + <uint64_t>lowest(bits)
+        found += 1
+        bits &= bits - 1
+    return found
+
+
+cdef inline uint64_t get(const side_t* side, int bits, Py_ssize_t e) noexcept nogil:
+    if side_t is int8_t:
+        return ((<const uint8_t*>side)[e * bits >> 3] >> (e * bits & 7)) & (
+            (<uint64_t>1 << bits) - 1)
+    else:
+        return side[e]
+
+
+cdef inline void put(
+        side_t* side, int bits, Py_ssize_t e, uint64_t word) noexcept nogil:
+    cdef int shift
+    cdef uint8_t* byte
+    if side_t is int8_t:
+        shift = <int>(e * bits & 7)
+        byte = <uint8_t*>side + (e * bits >> 3)
+        byte[0] = <uint8_t>(
+            (byte[0] & ~(((1 << bits) - 1) << shift)) | <int>(word << shift))
+    else:
+        side[e] = <side_t>word
 
 
 cdef inline void side_load(
@@ -242,10 +260,7 @@ cdef inline Py_ssize_t side_scan(
                 if get(side, bits, at + i) & mask == value:
                     matches |= <uint64_t>1 << i
                 flagged &= flagged - 1
-        while matches:
-            vpns[found] = t.vpn + <uint64_t>(at + lowest(matches))
-            found += 1
-            matches &= matches - 1
+        found = append_vpns(vpns, found, t.vpn + <uint64_t>at, matches)
     return found
 
 
