@@ -30,7 +30,7 @@ from extmeta.encodings.adaptive.contents cimport (
 from extmeta.encodings.adaptive.link cimport (
     DENSE, EMPTY, LISTED, MOST, SHARED, STALE, UNIFORM, Geometry, has_object,
     is_uniform, kind_of, object_of, width_of)
-from extmeta.encodings.adaptive.packed cimport width_for
+from extmeta.encodings.packed cimport width_for
 from extmeta.encodings.adaptive.pending cimport (
     expect, expected, forget_write, keep_handle, keep_too_large, pending, survey_more)
 from extmeta.encodings.adaptive.reserve cimport Reserve

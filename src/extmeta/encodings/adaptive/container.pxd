@@ -9,7 +9,7 @@ from extmeta.encodings.adaptive.link cimport (
     BOXED, CLASS_SHIFT, DENSE, EMPTY, FEW, INLINE, LISTED, MOST, RANKED, STALE,
     UNIFORM, WIDTH_SHIFT, Geometry, Kind, class_of, count_of, is_uniform, kind_of,
     link_to, object_of, width_of, with_count)
-from extmeta.encodings.adaptive.packed cimport get, put, widen
+from extmeta.encodings.packed cimport get, put, widen
 from extmeta.encodings.adaptive.shape cimport FROM_FULL, Shape
 from extmeta.encodings.side cimport adds_nothing
 from extmeta.memory.frames cimport Ptdesc

@@ -5,7 +5,7 @@ from libc.string cimport memcpy, memmove
 from extmeta.encodings.adaptive.contents cimport Sparse, place
 from extmeta.encodings.adaptive.link cimport (
     Geometry, count_of, object_of, width_of, with_count)
-from extmeta.encodings.adaptive.packed cimport (
+from extmeta.encodings.packed cimport (
     get, keep_in_all, narrow, put, shift, widen, word_t)
 
 cdef enum:

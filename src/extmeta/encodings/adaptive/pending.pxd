@@ -8,7 +8,7 @@ from libc.stdint cimport uint32_t, uint64_t
 
 from extmeta.encodings.adaptive.contents cimport Survey
 from extmeta.encodings.adaptive.link cimport Geometry
-from extmeta.encodings.adaptive.packed cimport width_for
+from extmeta.encodings.packed cimport width_for
 from extmeta.memory.frames cimport Ptdesc
 from extmeta.memory.slabs cimport HANDLE_BITS
 from extmeta.table.encoding cimport Write
