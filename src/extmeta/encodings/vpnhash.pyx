@@ -146,8 +146,7 @@ cdef class VpnHash:
                 64 // self.table.slots)
             self.table.high_shift = 32 if self.table.slots == 5 else 0
         self.table.factor = (GOLDEN >> (64 - key_bits)) | 1
-        self.table.inverse = pow(
-            <object>self.table.factor, -1, 1 << <object>key_bits)
+        self.table.inverse = pow(<object>self.table.factor, -1, 1 << <object>key_bits)
 
     def __dealloc__(self):
         free(self.table.lines)
@@ -160,11 +159,6 @@ cdef class VpnHash:
     def held(self):
         """Bytes of the table."""
         return self.nbytes()
-
-    @property
-    def packed(self):
-        """Whether a slot of 64 bits has a key and its word."""
-        return self.table.word_bits != 0
 
     def load(self, vpns):
         """Return the words of vpns, 0 for a vpn without one.
@@ -230,13 +224,11 @@ cdef class VpnHash:
         if n != new.shape[0]:
             raise ValueError(f"{new.shape[0]} words for {n} vpns")
         with nogil:
-            if at_once:
-                failed = self.reserve(<uint64_t>n) != 0
-            for i in range(0 if failed else n):
-                if not at_once:
-                    failed = self.reserve(1) != 0
-                    if failed:
-                        break
+            failed = at_once and self.reserve(<uint64_t>n) != 0
+            for i in range(n):
+                failed = failed or not at_once and self.reserve(1) != 0
+                if failed:
+                    break
                 self.put(wanted[i], 0, new[i])
             self.settle()
         if failed:
