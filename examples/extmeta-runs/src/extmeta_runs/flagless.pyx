@@ -1,8 +1,8 @@
 """A byte for each PTE in an array beside the table, and no flag in the PTE.
 
-A byte of 0 says that there is no word, so no bit of the PTE is spent; but a lookup
-reads the array of a table that has words even where the PTE has none. 512 bytes for
-a table of 512 entries, from its first word to its last.
+A byte of 0 means no word, so no bit of the PTE is spent. But once a table has words, a
+lookup reads the array even for a PTE without a word. A table of 512 entries takes 512
+bytes from its first word until its last one is gone.
 """
 from cython cimport final
 from libc.stdint cimport uint8_t, uint64_t, uintptr_t
@@ -22,8 +22,7 @@ cdef class Flagless(Encoding):
         self.refuse_above(8)
         self.slabs = Slabs()
 
-    cdef Ptdesc* prepare(
-            self, Ptdesc* t, const Run* r, const Write* w) noexcept nogil:
+    cdef Ptdesc* prepare(self, Ptdesc* t, const Run* r, const Write* w) noexcept nogil:
         if t.link == 0 and makes_a_word(w, r.n, 1):
             t.link = <uintptr_t>self.slabs.alloc(self.entries)
             if t.link == 0:
@@ -31,8 +30,7 @@ cdef class Flagless(Encoding):
             memset(<void*>t.link, 0, self.entries)
         return t
 
-    cdef void load(
-            self, const Ptdesc* t, const Run* r, uint64_t* words) noexcept nogil:
+    cdef void load(self, const Ptdesc* t, const Run* r, uint64_t* words) noexcept nogil:
         cdef const uint8_t* side = <const uint8_t*>t.link
         cdef Py_ssize_t i
         for i in range(r.n):
@@ -53,8 +51,7 @@ cdef class Flagless(Encoding):
                 t.flagged -= <unsigned int>(side[e] != 0)
                 side[e] = word
 
-    cdef void zap(
-            self, Ptdesc* t, Py_ssize_t first, Py_ssize_t last) noexcept nogil:
+    cdef void zap(self, Ptdesc* t, Py_ssize_t first, Py_ssize_t last) noexcept nogil:
         cdef uint8_t* side = <uint8_t*>t.link
         cdef Py_ssize_t e
         if side is not NULL:
