@@ -186,7 +186,7 @@ cdef class Compact(Encoding):
         (group,) = groups
         first, stop = whole("vpn", first), whole("vpn", stop)
         if not first <= stop <= self.arch.nr_vpns:
-            raise ValueError(f"vpns [{first:#x}, {stop:#x}) are no range in "
+            raise ValueError(f"vpns [{first:#x}, {stop:#x}) are not a range in "
                              f"{self.arch.name}'s [0, {self.arch.nr_vpns:#x})")
         pieces = []
         for start, end, choice in self.spans.inside(first, stop):
@@ -261,16 +261,13 @@ cdef class Compact(Encoding):
 
     # -- runs ------------------------------------------------------------------
 
-    cdef int fork(
-            self, Encoding parent, const Ptdesc* t, Ptdesc* child) noexcept nogil:
+    cdef int fork(self, Encoding parent, const Ptdesc* t, Ptdesc* child) noexcept nogil:
         return 0
 
-    cdef void zap(
-            self, Ptdesc* t, Py_ssize_t first, Py_ssize_t last) noexcept nogil:
+    cdef void zap(self, Ptdesc* t, Py_ssize_t first, Py_ssize_t last) noexcept nogil:
         pass
 
-    cdef void load(
-            self, const Ptdesc* t, const Run* r, uint64_t* words) noexcept nogil:
+    cdef void load(self, const Ptdesc* t, const Run* r, uint64_t* words) noexcept nogil:
         cdef uint64_t[64] ptes
         cdef const uint64_t* entry = entries(self.frames, t)
         cdef const uint64_t* word_of
@@ -278,8 +275,7 @@ cdef class Compact(Encoding):
         cdef Py_ssize_t choice, at, n
         cdef Run p
         if r.n == 1 and self.words is not NULL:
-            words[0] = self.words[self.code_in(
-                entry[entry_at(r, 0, self.entries - 1)])]
+            words[0] = self.words[self.code_in(entry[entry_at(r, 0, self.entries - 1)])]
             return
         while done < r.n:
             self.spans.piece(t.vpn, r, done, &p, &choice)
@@ -463,8 +459,7 @@ cdef class Compact(Encoding):
 
     cdef Py_ssize_t scan(
             self, const Ptdesc* t, Py_ssize_t first, Py_ssize_t last,
-            const uint64_t* mask, const uint64_t* value,
-            uint64_t* vpns) noexcept nogil:
+            const uint64_t* mask, const uint64_t* value, uint64_t* vpns) noexcept nogil:
         cdef Py_ssize_t found = 0
         cdef Py_ssize_t choice
         cdef Run r, p

@@ -20,8 +20,7 @@ from libc.stdlib cimport free, malloc
 from libc.string cimport memset
 
 from extmeta.table.encoding cimport COUNTED, Encoding, Write
-from extmeta.encodings.side cimport (
-    FEW, adds_nothing, append_vpns, nr_flagged, vpn_in)
+from extmeta.encodings.side cimport FEW, adds_nothing, append_vpns, nr_flagged, vpn_in
 from extmeta.memory.allowance cimport may_allocate
 from extmeta.memory.frames cimport Ptdesc, entries
 from extmeta.table.pte cimport ALL, equal
@@ -114,8 +113,7 @@ cdef class Hash(Encoding):
         return self.vpns is not NULL and (
             self.first <= vpn and vpn + <uint64_t>n <= self.stop)
 
-    cdef Ptdesc* prepare(
-            self, Ptdesc* t, const Run* r, const Write* w) noexcept nogil:
+    cdef Ptdesc* prepare(self, Ptdesc* t, const Run* r, const Write* w) noexcept nogil:
         cdef uint64_t[64] words
         cdef uint64_t none = self.pte.none
         cdef const uint64_t* entry = entries(self.frames, t)
@@ -147,13 +145,11 @@ cdef class Hash(Encoding):
     cdef int copy_all(self, Encoding parent) noexcept nogil:
         return self.hash.copy((<Hash>parent).hash)
 
-    cdef int fork(
-            self, Encoding parent, const Ptdesc* t, Ptdesc* child) noexcept nogil:
+    cdef int fork(self, Encoding parent, const Ptdesc* t, Ptdesc* child) noexcept nogil:
         child.flagged = t.flagged
         return 0
 
-    cdef void load(
-            self, const Ptdesc* t, const Run* r, uint64_t* words) noexcept nogil:
+    cdef void load(self, const Ptdesc* t, const Run* r, uint64_t* words) noexcept nogil:
         cdef uint64_t first = t.vpn + <uint64_t>r.first
         cdef Py_ssize_t i, past
         if self.hash.table.words == 0:
@@ -228,8 +224,7 @@ cdef class Hash(Encoding):
 
     cdef Py_ssize_t scan(
             self, const Ptdesc* t, Py_ssize_t first, Py_ssize_t last,
-            const uint64_t* mask, const uint64_t* value,
-            uint64_t* vpns) noexcept nogil:
+            const uint64_t* mask, const uint64_t* value, uint64_t* vpns) noexcept nogil:
         cdef uint64_t[64] words
         cdef const uint64_t* entry = entries(self.frames, t)
         cdef uint64_t matches
@@ -258,8 +253,7 @@ cdef class Hash(Encoding):
             found = append_vpns(vpns, found, t.vpn + <uint64_t>at, matches)
         return found
 
-    cdef void zap(
-            self, Ptdesc* t, Py_ssize_t first, Py_ssize_t last) noexcept nogil:
+    cdef void zap(self, Ptdesc* t, Py_ssize_t first, Py_ssize_t last) noexcept nogil:
         if t.flagged and self.dying and last - first == self.entries:
             self.dead += t.flagged
             t.flagged = 0

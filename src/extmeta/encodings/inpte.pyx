@@ -107,12 +107,10 @@ cdef class InPte(Encoding):
     cdef uint64_t word_in(self, uint64_t pte) noexcept nogil:
         return number_in(&self.layout, self.pte.present, pte)
 
-    cdef int fork(
-            self, Encoding parent, const Ptdesc* t, Ptdesc* child) noexcept nogil:
+    cdef int fork(self, Encoding parent, const Ptdesc* t, Ptdesc* child) noexcept nogil:
         return 0
 
-    cdef void load(
-            self, const Ptdesc* t, const Run* r, uint64_t* words) noexcept nogil:
+    cdef void load(self, const Ptdesc* t, const Run* r, uint64_t* words) noexcept nogil:
         cdef uint64_t[64] ptes
         cdef const uint64_t* entry = entries(self.frames, t)
         cdef Py_ssize_t last_entry = self.entries - 1
@@ -204,16 +202,14 @@ cdef class InPte(Encoding):
 
     cdef Py_ssize_t scan(
             self, const Ptdesc* t, Py_ssize_t first, Py_ssize_t last,
-            const uint64_t* mask, const uint64_t* value,
-            uint64_t* vpns) noexcept nogil:
+            const uint64_t* mask, const uint64_t* value, uint64_t* vpns) noexcept nogil:
         cdef const NumberLayout* layout = &self.layout
         if value[0] & ~(mask[0] & gather(layout.parts, layout.nr_parts, ALL)):
             return 0
         return scan_numbers(layout, &self.pte, entries(self.frames, t), first, last,
                             mask[0], value[0], t.vpn, vpns)
 
-    cdef void zap(
-            self, Ptdesc* t, Py_ssize_t first, Py_ssize_t last) noexcept nogil:
+    cdef void zap(self, Ptdesc* t, Py_ssize_t first, Py_ssize_t last) noexcept nogil:
         pass
 
     cdef uint64_t carry(self, uint64_t pte, uint64_t to) noexcept nogil:

@@ -169,8 +169,7 @@ cdef class Pages:
             return
         s.mapcount[i] -= 1
         s.nr_mapped -= 1
-        if s.mapcount[i] == 0 and s.nr_words and (
-                get(s.words, self.width, i)):
+        if s.mapcount[i] == 0 and s.nr_words and get(s.words, self.width, i):
             self.set_word(s, pfn, 0)
         if s.nr_mapped == 0:
             self.list_idle(s)
@@ -212,8 +211,7 @@ cdef class PageExt(Encoding):
         # for each page.
         self.asks = WHEN_ADDING
         self.pfn_mask = ((<uint64_t>1) << self.pte.pfn_bits) - 1
-        self.join(Pages(
-            self.pte.pfn_bits, max(width_for(ALL >> (64 - self.bits)), 3)))
+        self.join(Pages(self.pte.pfn_bits, max(width_for(ALL >> (64 - self.bits)), 3)))
 
     cdef void join(self, Pages pages) noexcept:
         self.pages = pages
@@ -301,8 +299,7 @@ cdef class PageExt(Encoding):
                 return i
         return -1
 
-    cdef int fork(
-            self, Encoding parent, const Ptdesc* t, Ptdesc* child) noexcept nogil:
+    cdef int fork(self, Encoding parent, const Ptdesc* t, Ptdesc* child) noexcept nogil:
         cdef const uint64_t* entry = entries(self.frames, child)
         cdef Cursor at = Cursor(ALL, NULL)
         cdef uint64_t[64] words
@@ -335,8 +332,7 @@ cdef class PageExt(Encoding):
                 self.pages.set_word(s, pfn, words[i & 63])
         return 0
 
-    cdef Ptdesc* prepare(
-            self, Ptdesc* t, const Run* r, const Write* w) noexcept nogil:
+    cdef Ptdesc* prepare(self, Ptdesc* t, const Run* r, const Write* w) noexcept nogil:
         cdef const uint64_t* entry = entries(self.frames, t)
         cdef Py_ssize_t last_entry = self.entries - 1
         cdef Cursor at = Cursor(ALL, NULL)
@@ -355,8 +351,7 @@ cdef class PageExt(Encoding):
                 return NULL
         return t
 
-    cdef void load(
-            self, const Ptdesc* t, const Run* r, uint64_t* words) noexcept nogil:
+    cdef void load(self, const Ptdesc* t, const Run* r, uint64_t* words) noexcept nogil:
         cdef const uint64_t* entry = entries(self.frames, t)
         cdef Py_ssize_t last_entry = self.entries - 1
         cdef int width = self.pages.width
@@ -430,14 +425,12 @@ cdef class PageExt(Encoding):
 
     cdef Py_ssize_t scan(
             self, const Ptdesc* t, Py_ssize_t first, Py_ssize_t last,
-            const uint64_t* mask, const uint64_t* value,
-            uint64_t* vpns) noexcept nogil:
+            const uint64_t* mask, const uint64_t* value, uint64_t* vpns) noexcept nogil:
         if value[0] and self.pages.nr_words == 0:
             return 0
         return Encoding.scan(self, t, first, last, mask, value, vpns)
 
-    cdef void zap(
-            self, Ptdesc* t, Py_ssize_t first, Py_ssize_t last) noexcept nogil:
+    cdef void zap(self, Ptdesc* t, Py_ssize_t first, Py_ssize_t last) noexcept nogil:
         cdef const uint64_t* entry = entries(self.frames, t)
         # A section without pages stays until end().
         cdef Cursor at = Cursor(ALL, NULL)

@@ -30,8 +30,7 @@ cdef struct NumberLayout:
     uint64_t swap_bits        # bits of the number that have a place in a swap entry
 
 
-cdef inline uint64_t scatter(
-        const Part* parts, int n, uint64_t number) noexcept nogil:
+cdef inline uint64_t scatter(const Part* parts, int n, uint64_t number) noexcept nogil:
     cdef uint64_t pte = 0
     cdef int i
     for i in range(n):

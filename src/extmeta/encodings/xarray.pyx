@@ -166,8 +166,7 @@ cdef class XArray(Encoding):
             self.apart -= 1
         return old == 0
 
-    cdef Ptdesc* prepare(
-            self, Ptdesc* t, const Run* r, const Write* w) noexcept nogil:
+    cdef Ptdesc* prepare(self, Ptdesc* t, const Run* r, const Write* w) noexcept nogil:
         cdef const uint64_t* entry = entries(self.frames, t)
         cdef uint64_t made = ALL
         cdef uint64_t vpn, add
@@ -284,8 +283,7 @@ cdef class XArray(Encoding):
             self.apart += 1
         return p
 
-    cdef int copy(
-            self, const Node* of, Node* parent, uint64_t* slot) noexcept nogil:
+    cdef int copy(self, const Node* of, Node* parent, uint64_t* slot) noexcept nogil:
         """Point a slot to a copy of a node and of all nodes below it."""
         cdef Node* node = self.new_node(of.shift, parent, of.offset)
         cdef uint64_t* word
@@ -308,13 +306,11 @@ cdef class XArray(Encoding):
                 return -1
         return 0
 
-    cdef int fork(
-            self, Encoding parent, const Ptdesc* t, Ptdesc* child) noexcept nogil:
+    cdef int fork(self, Encoding parent, const Ptdesc* t, Ptdesc* child) noexcept nogil:
         child.flagged = t.flagged
         return 0
 
-    cdef void load(
-            self, const Ptdesc* t, const Run* r, uint64_t* words) noexcept nogil:
+    cdef void load(self, const Ptdesc* t, const Run* r, uint64_t* words) noexcept nogil:
         cdef uint64_t vpn
         cdef const uint64_t* slot
         cdef Py_ssize_t at = 0
@@ -329,11 +325,9 @@ cdef class XArray(Encoding):
             vpn = t.vpn + <uint64_t>(r.first + at)
             slot = slots_of(&self.head, vpn)
             n = min(r.n - at, SLOTS - <Py_ssize_t>(vpn & (SLOTS - 1)))
-            if slot is NULL:
+            if slot is NULL or slot is &self.head:
                 memset(words + at, 0, n * sizeof(uint64_t))
-            elif slot is &self.head:
-                memset(words + at, 0, n * sizeof(uint64_t))
-                words[at] = word_in(slot[0])
+                words[at] = word_in(slot[0]) if slot is not NULL else 0
             elif self.apart == 0:
                 # A free slot is 0, and so is its word.
                 for i in range(n):
@@ -351,15 +345,15 @@ cdef class XArray(Encoding):
             uint64_t* words) noexcept nogil:
         cdef uint64_t group = ALL
         cdef const Node* leaf = NULL
-        cdef uint64_t vpn, slot
+        cdef uint64_t slot = 0
+        cdef uint64_t vpn
         cdef uint64_t none = self.pte.none
         cdef const uint64_t* slots
-        cdef Py_ssize_t i, k, n
+        cdef Py_ssize_t i = 0
+        cdef Py_ssize_t k, n
         if t.flagged == 0:
             memset(words, 0, r.n * sizeof(uint64_t))
             return True
-        slot = 0
-        i = 0
         while i < r.n:
             vpn = vpn_in(t, r, i)
             if vpn >> SLOT_BITS != group:
@@ -436,8 +430,7 @@ cdef class XArray(Encoding):
 
     cdef Py_ssize_t scan(
             self, const Ptdesc* t, Py_ssize_t first, Py_ssize_t last,
-            const uint64_t* mask, const uint64_t* value,
-            uint64_t* vpns) noexcept nogil:
+            const uint64_t* mask, const uint64_t* value, uint64_t* vpns) noexcept nogil:
         cdef uint64_t[SLOTS] words
         cdef const uint64_t* entry = entries(self.frames, t)
         cdef const uint64_t* slot
