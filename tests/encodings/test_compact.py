@@ -95,7 +95,7 @@ def test_fields_that_do_not_fit_are_refused():
         em.PageTable(em.Compact(excludes=[("pin", "age")]), fields)
     with pytest.raises(ValueError, match="holds 64 bits"):
         em.PageTable("compact", em.Fields(a=65))
-    with pytest.raises(TypeError, match="'uffd_wp' is no group"):
+    with pytest.raises(TypeError, match="'uffd_wp' is not a group"):
         em.Compact(excludes=PAIR)
 
 
@@ -309,7 +309,7 @@ def test_bad_choices():
         (
             lambda: table.encoding.choose(0, 2**36 + 1, "uffd_wp"),
             ValueError,
-            "no range",
+            "not a range",
         ),
         (lambda: table.encoding.choose(0.5, 4, "uffd_wp"), TypeError, "0.5"),
         (lambda: MUX.choose(0, 5, "uffd_wp"), TypeError, "not a table's"),

@@ -239,6 +239,9 @@ def test_a_ladder_and_a_clique_of_many_fields():
         none, one = none + 2 * one, none + one
     assert em.plan(fields, X86, excludes).combinations == none + 2 * one
     assert em.plan(fields, X86, [tuple(fields)]).combinations == 2 * n + 1
+    # The recursion is as deep as there are fields.
+    most = em.Fields(**{f"f{i}": 1 for i in range(512)})
+    assert em.plan(most, X86, [tuple(most)]).combinations == 513
 
 
 def test_fields_of_512_bits():
@@ -386,16 +389,16 @@ BAD = {
     ),
     "arch name": (lambda: em.plan(AB, "z80"), KeyError, "'z80'"),
     "unknown": (lambda: em.plan(AB, excludes=[("a", "x")]), KeyError, "excludes.*'x'"),
-    "flat": (lambda: em.plan(AB, excludes=("a", "b")), TypeError, "'a' is no group"),
-    "string": (lambda: em.plan(AB, excludes="ab"), TypeError, "'ab' is no list"),
+    "flat": (lambda: em.plan(AB, excludes=("a", "b")), TypeError, "'a' is not a group"),
+    "string": (lambda: em.plan(AB, excludes="ab"), TypeError, "'ab' is not groups"),
     "none": (lambda: em.plan(AB, per_vma=None), TypeError, "per_vma: None"),
-    "dict": (lambda: em.plan(AB, implies={"a": "b"}), TypeError, "no list of groups"),
-    "number": (lambda: em.plan(AB, excludes=[("a", 1)]), TypeError, "1 is no name"),
+    "dict": (lambda: em.plan(AB, implies={"a": "b"}), TypeError, "is not groups of"),
+    "number": (lambda: em.plan(AB, excludes=[("a", 1)]), TypeError, "1 is not a name"),
     "one": (lambda: em.plan(AB, excludes=[("a",)]), ValueError, r"\('a',\)"),
     "no pair": (
         lambda: em.plan(AB, implies=["ab", "c"]),
         TypeError,
-        "'ab' is no group",
+        "'ab' is not a group",
     ),
     "three": (lambda: em.plan(AB, implies=[("a", "b", "c")]), ValueError, "not a pair"),
     "twice": (lambda: em.plan(AB, excludes=[("a", "a")]), ValueError, "'a' twice"),

@@ -128,7 +128,7 @@ def test_a_broken_one_is_named_when_it_is_used(installed):
         em.PageTable("worse")
     with pytest.raises(ValueError, match=r"'odd' of odd"):
         em.PageTable("odd")
-    with pytest.raises(ValueError, match=r"'flat' of odd.*3\.14.* is no callable"):
+    with pytest.raises(ValueError, match=r"'flat' of odd.*3\.14.* is not callable"):
         em.PageTable("flat")
     assert "bad" in default_forms()
     em.PageTable("linked")

@@ -396,7 +396,7 @@ def test_register_names(encoding):
         em.register(encoding, em.Linked)
     with pytest.raises(TypeError, match="a string, not 5"):
         em.register(5, em.Linked)
-    with pytest.raises(TypeError, match="no callable"):
+    with pytest.raises(TypeError, match="not callable"):
         em.register("new", 5)
 
 

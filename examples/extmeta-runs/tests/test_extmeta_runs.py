@@ -1,4 +1,4 @@
-"""Both encodings do what extmeta's own have to do."""
+"""Both encodings pass the suite of extmeta's own."""
 
 import numpy as np
 import pytest

@@ -1,7 +1,7 @@
 """The encodings by name; those of this package are in `classes`.
 
-Other packages add theirs as entry points of the group `extmeta.encodings`. These
-are listed without being imported; an encoding is imported when it is first used.
+Other packages add theirs as entry points of the group `extmeta.encodings`. These are
+listed without an import. An encoding is imported when it is first used.
 """
 
 import functools
@@ -32,12 +32,12 @@ GROUP = "extmeta.encodings"
 def _plugins() -> "dict[str, EntryPoint]":
     """Return the entry points by name, sorted.
 
-    Looked for once. One that takes a name of ours is left out, with a warning.
+    An entry point with a name already taken is left out, with a warning.
     """
-    # Not above: it takes longer to import than this package.
+    # Imported here because it takes longer to import than this package.
     from importlib import metadata
 
-    # A set: a package may be found twice on sys.path.
+    # A set, because a package may be found twice on sys.path.
     found = sorted(set(metadata.entry_points(group=GROUP)), key=_whole_name)
     plugins: dict[str, EntryPoint] = {}
     for point in found:
@@ -61,8 +61,8 @@ def _whole_name(point: "EntryPoint") -> str:
 def register(name: str, factory: Callable[[], Encoding]) -> None:
     """Let ``PageTable(encoding=name)`` and the reports find ``factory``.
 
-    For this process; an entry point of the group ``extmeta.encodings`` does it
-    for whatever process has the package installed.
+    This is for this process. An entry point of the group ``extmeta.encodings`` is for
+    every process that has the package installed.
 
     Parameters
     ----------
@@ -73,45 +73,43 @@ def register(name: str, factory: Callable[[], Encoding]) -> None:
     Raises
     ------
     TypeError
-        If ``name`` is no string or ``factory`` can't be called.
+        If ``name`` is not a string or ``factory`` can't be called.
     ValueError
         If the name is taken.
     """
     if not isinstance(name, str):
         raise TypeError(f"an encoding's name is a string, not {name!r}")
     if not callable(factory):
-        raise TypeError(
-            f"the factory of encoding {name!r}, {factory!r}, is no callable"
-        )
+        raise TypeError(f"encoding {name!r}: factory {factory!r} is not callable")
     if name in encodings():
         raise ValueError(f"an encoding named {name!r} is already registered")
     _factories[name] = factory
 
 
 def encodings() -> list[str]:
-    """Return the names there are.
+    """Return all names.
 
-    The baseline first, then the others of this package, those of installed
-    packages in alphabetical order, and those registered.
+    The baseline comes first, then the others of this package, those of installed
+    packages in alphabetical order, and registered ones.
     """
     registered = [name for name in _factories if name not in _BUILT_IN]
     return [*_BUILT_IN, *_plugins(), *registered]
 
 
 def built_in(name: str) -> bool:
-    """Tell whether the encoding of that name is this package's own."""
+    """Return whether this package has the encoding of that name."""
     return name in _BUILT_IN
 
 
 def factory_of(name: str) -> Callable[[], Encoding]:
-    """Return what makes the encoding of that name.
+    """Return the factory of the encoding of that name.
 
     Raises
     ------
     KeyError
         If there is none.
     ValueError
-        If it is another package's and can't be imported.
+        If another package has it and it can't be imported.
     """
     if name in _factories:
         return _factories[name]
@@ -121,7 +119,7 @@ def factory_of(name: str) -> Callable[[], Encoding]:
     try:
         factory = point.load()
         if not callable(factory):
-            raise TypeError(f"{factory!r} is no callable")
+            raise TypeError(f"{factory!r} is not callable")
     except Exception as error:
         raise ValueError(
             f"the encoding {_whole_name(point)} can't be loaded: "
@@ -131,9 +129,9 @@ def factory_of(name: str) -> Callable[[], Encoding]:
 
 
 def recipe(encoding: str | Encoding) -> Encoding:
-    """Return ``encoding`` if it is one, else a new one of that name.
+    """Return ``encoding`` if it is an Encoding, else a new one of that name.
 
-    What follows a colon is the encoding's argument, as in "linked:16".
+    A colon separates the name from an argument, as in "linked:16".
 
     Raises
     ------
@@ -142,7 +140,7 @@ def recipe(encoding: str | Encoding) -> Encoding:
     TypeError
         If it is neither a name nor an encoding.
     ValueError
-        If it is another package's and can't be imported.
+        If it takes no argument, or another package has it and it can't be imported.
     """
     if isinstance(encoding, Encoding):
         return encoding

@@ -1,16 +1,16 @@
 """Words in the page next to the table: an order-1 pair (Amit's form A).
 
-The word of a PTE is at the PTE's address + one page, so it is found without
-the descriptor. Where a table is a fragment of a page, so is what is next to it.
-Where Linux leaves the half of a table's page idle (s390), the words are there and
-cost nothing; where it has its own use for that half (hidx, ppc64 hash with 64K
-pages), they are behind it, and half of the room is lost.
+The word of a PTE is one page above the PTE, so it is found without the descriptor. If a
+table is a fragment of a page, its words are the next fragment. If Linux leaves half of
+a table's page idle (s390), the words lie there and cost nothing. If it uses that half
+itself (hidx, ppc64 hash with 64K pages), they lie behind it, and half of the room is
+lost.
 
- `when="always"` makes every PTE table a pair and doubles what
-PTE tables cost. `when="needed"` starts with the table alone; its first word
-moves it into a pair, which a kernel would pay with a changed PMD entry and a
-TLB flush. That is counted in `repointings`, the flush itself isn't modelled.
-With the last word the side page goes back and the table stays where it is.
+`when="always"` makes every PTE table a pair and doubles the cost of PTE tables.
+`when="needed"` starts with the table alone. The table's first word moves it into a
+pair. A kernel would have to change the PMD entry and flush the TLB. `repointings`
+counts this; the flush is not modelled. With the last word the side page is freed, and
+the table stays where it is.
 
 Precedents: s390's PGSTE, ppc64 hash-64K's hidx, x86 PTI's pair of PGDs.
 """
@@ -20,14 +20,7 @@ from libc.string cimport memcpy
 
 from extmeta.table.encoding cimport FLAGGED, Encoding, Write
 from extmeta.encodings.side cimport (
-    count_flags,
-    makes_a_word,
-    side_load,
-    side_scan,
-    side_see,
-    side_store,
-    side_zap,
-)
+    count_flags, makes_a_word, side_load, side_scan, side_see, side_store, side_zap)
 from extmeta.memory.frames cimport PTE, SIDE, Ptdesc, entries, upper_entry
 from extmeta.memory.sync cimport publish
 from extmeta.table.vpns cimport Run, entry_at
@@ -52,7 +45,7 @@ cdef class Adjacent(Encoding):
     Raises
     ------
     ValueError
-        If ``when`` is something else.
+        If ``when`` is neither.
     """
 
     cdef readonly str when
@@ -86,18 +79,17 @@ cdef class Adjacent(Encoding):
         self.gap = self.entries
         if not self.inside:
             self.gap = self.arch.frame_bytes // 8
-        # Tables of different ranges may be moved at a time.
+        # Threads may move tables of different ranges at the same time.
         self.frames.locked = self.order == 0 and not self.inside
 
     cdef uint64_t* side(self, const Ptdesc* t) noexcept nogil:
         return entries(self.frames, t) + self.gap
 
-    cdef Ptdesc* prepare(
-            self, Ptdesc* t, const Run* r, const Write* w) noexcept nogil:
+    cdef Ptdesc* prepare(self, Ptdesc* t, const Run* r, const Write* w) noexcept nogil:
         cdef Ptdesc* pair
         if t.order == 1 or self.inside or not makes_a_word(w, r.n, 1) or (
-                # One word for all is for those that are mapped; of others, which have
-                # their own, the entries may be moved here after this.
+                # One word for all goes to mapped entries only. A word of its own may be
+                # for an entry that moves here after this.
                 w.step == 0 and not self.any_mapped(t, r)):
             return t
         pair = self.frames.alloc(1, PTE, False)
@@ -122,25 +114,22 @@ cdef class Adjacent(Encoding):
                 return True
         return False
 
-    cdef int fork(
-            self, Encoding parent, const Ptdesc* t, Ptdesc* child) noexcept nogil:
-        # A table made in a pair from the start is re-pointed by nobody.
+    cdef int fork(self, Encoding parent, const Ptdesc* t, Ptdesc* child) noexcept nogil:
+        # The child's table was made in a pair, so nothing is counted.
         if t.flagged:
             memcpy(self.side(child), (<Adjacent>parent).side(t),
                    self.entries * sizeof(uint64_t))
             child.flagged = t.flagged
         return 0
 
-    cdef void load(
-            self, const Ptdesc* t, const Run* r, uint64_t* words) noexcept nogil:
+    cdef void load(self, const Ptdesc* t, const Run* r, uint64_t* words) noexcept nogil:
         side_load(self, self.side(t), 64, t, r, words)
 
     cdef bint see(
             self, const Ptdesc* t, const Run* r, const uint64_t* ptes,
             uint64_t* words) noexcept nogil:
-        # Where the table has no second page, no entry has its flag set; but one that
-        # had it a moment ago may be followed to another table's memory, or past what
-        # there is.
+        # A table without a side page has no flag set. But a copy of an entry may have
+        # one still, and must not lead to another table's memory.
         if t.order == 0 and not self.inside:
             side_see(self, <const uint64_t*>NULL, 64, r, ptes, words)
         else:
@@ -152,13 +141,11 @@ cdef class Adjacent(Encoding):
 
     cdef Py_ssize_t scan(
             self, const Ptdesc* t, Py_ssize_t first, Py_ssize_t last,
-            const uint64_t* mask, const uint64_t* value,
-            uint64_t* vpns) noexcept nogil:
+            const uint64_t* mask, const uint64_t* value, uint64_t* vpns) noexcept nogil:
         return side_scan(self, self.side(t), 64, t, first, last, mask[0], value[0],
                          vpns)
 
-    cdef void zap(
-            self, Ptdesc* t, Py_ssize_t first, Py_ssize_t last) noexcept nogil:
+    cdef void zap(self, Ptdesc* t, Py_ssize_t first, Py_ssize_t last) noexcept nogil:
         side_zap(self, t, first, last)
 
     cdef void settle(self, Ptdesc* t) noexcept nogil:

@@ -1,29 +1,31 @@
 """Words numbered, and the number in the PTE: Arcangeli's more compact encoding.
 
 If not all fields go together, there are fewer legal words than their bits allow. They
-are numbered (:mod:`extmeta.encodings.plan`), and the PTE keeps the code as `inpte` has
-words: in free software bits and those that Linux gives to one of the fields. There is
-no memory beside the tables and no flag. Each access looks the code up in a table, with
-some bytes for each code. A kernel would have that table once, as constants, so it is
+are numbered (:mod:`extmeta.encodings.plan`). The PTE keeps the number, the code, as
+`inpte` keeps a word: in free software bits and those that Linux gives to the fields.
+There is no memory beside the tables and no flag. Each access looks the code up in a
+table of some bytes for each code. A kernel would have it once, as constants, so it is
 not counted as RAM. A word that no PTE may have is refused. If VMAs choose which field
-uses a bit (`per_vma`), :meth:`Compact.choose` says what a range of vpns uses.
+uses a bit (`per_vma`), :meth:`Compact.choose` sets the field for a range of vpns.
 
 The idea is Arcangeli's (2020, X+PY3zQeYNnheZhT@redhat.com); userfaultfd's RWP does
 it for one bit and a VMA flag (2026, 20260706084805.8400-1-kirill@shutemov.name).
 """
 from cython cimport final
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
-from libc.string cimport memcpy
 
 import numpy as np
 
 from extmeta.table.encoding cimport ALONE, ALWAYS, WHEN_ADDING, Encoding, Write
 from extmeta.encodings.numbering cimport (
-    NO_CODE, Book, Hits, Spans, Turns, codes_after, codes_in, know_hits, know_turns,
-    look_up, some, tell)
-from extmeta.encodings.parts cimport MAX_PARTS, Part, gather, scatter, swap_entries
+    NO_CODE, Book, Hits, Spans, Turns, codes_after, know_hits, know_turns, look_up,
+    look_up_all)
+from extmeta.encodings.parts cimport (
+    NumberLayout, bits_for, gather, number_in, numbers_in, ptes_of, put_present,
+    scan_numbers, scatter, swap_entries)
+from extmeta.encodings.side cimport append_vpns
 from extmeta.memory.frames cimport PTE, Frames, Ptdesc, entries
-from extmeta.table.pte cimport ALL, equal, lowest, match
+from extmeta.table.pte cimport ALL, equal, lowest
 from extmeta.memory.sync cimport give_back, try_take
 from extmeta.table.vpns cimport Run, entry_at
 
@@ -33,7 +35,7 @@ from extmeta.encodings.plan import groups_of
 
 
 def of_table(config, fields, arch, spans):
-    """Return the encoding of a page table again, with what its VMAs have chosen."""
+    """Rebuild the encoding of a page table, for pickle and copy."""
     cdef Compact made = Compact(**config).bind(
         fields, arch, Frames(arch.page_bytes, arch.frame_bytes))
     made.set_spans(Spans(*spans))
@@ -47,13 +49,12 @@ cdef class Compact(Encoding):
     Parameters
     ----------
     excludes, implies, per_vma : iterable of groups of names, optional
-        What words are legal, as :func:`extmeta.plan` has it. The names are those
-        of the table's fields.
+        What words are legal, as in :func:`extmeta.plan`. Names are those of fields.
 
     Raises
     ------
     TypeError, ValueError
-        If something is no group of names.
+        If an argument is not an iterable of groups of names.
 
     Examples
     --------
@@ -71,24 +72,16 @@ cdef class Compact(Encoding):
     cdef readonly tuple implies
     cdef readonly tuple per_vma
     cdef Book book
-    # The words of the codes if all VMAs have chosen alike, else NULL; beside
-    # what else a load of one PTE needs.
+    # The words by code if all VMAs have chosen alike, else NULL.
     cdef const uint64_t* words
-    cdef int nr_parts
-    cdef int nr_swap_parts
-    cdef Part[MAX_PARTS] parts
-    cdef Part[MAX_PARTS] swap_parts
-    cdef uint64_t pte_bits
-    cdef uint64_t swap_pte_bits
+    cdef NumberLayout layout      # the book's, one pointer nearer
     cdef uint64_t word_mask
     cdef uint64_t code_mask
-    cdef uint64_t* places
-    # Codes below it have a place in a swap entry.
-    cdef uint64_t swap_codes
-    cdef Spans spans      # replaced by each choice of a VMA
+    cdef uint64_t swap_codes      # codes below it have a place in a swap entry
+    cdef Spans spans              # replaced by each choice
 
-    # What is kept of the last write and of the last scan, with its memory. One thread
-    # takes it at a time; another one does without.
+    # `turns` caches the last write, `hits` the last scan; `kept` is their memory. A
+    # thread that can't take the cache works without it.
     cdef object kept
     cdef uint32_t taken
     cdef Turns turns
@@ -107,7 +100,7 @@ cdef class Compact(Encoding):
 
     @property
     def plan(self):
-        """The Plan that it carries out; None before a table has it."""
+        """The Plan behind the codes; None for a recipe."""
         return None if self.book is None else self.book.plan
 
     def __reduce__(self):
@@ -119,7 +112,7 @@ cdef class Compact(Encoding):
     def bind(self, fields, arch, Frames frames not None):
         cdef Compact bound = Encoding.bind(self, fields, arch, frames)
         if self.book is not None and self.book is bound.book:
-            # A fork or copy of a table has the VMAs of its parent.
+            # A fork or copy of a table keeps the choices of its parent.
             bound.set_spans(self.spans)
         return bound
 
@@ -135,30 +128,24 @@ cdef class Compact(Encoding):
         except ValueError as error:
             error.args = (f"{self!r} on {self.arch.name}: {error.args[0]}",)
             raise
-        memcpy(self.parts, self.book.parts, sizeof(self.parts))
-        memcpy(self.swap_parts, self.book.swap_parts, sizeof(self.swap_parts))
-        self.nr_parts = self.book.nr_parts
-        self.nr_swap_parts = self.book.nr_swap_parts
-        self.places = self.book.places
-        self.pte_bits = scatter(self.parts, self.nr_parts, ALL)
-        self.swap_pte_bits = scatter(self.swap_parts, self.nr_swap_parts, ALL)
+        self.layout = self.book.layout
         self.word_mask = ALL >> (64 - self.bits)
         self.code_mask = (<uint64_t>1 << self.book.code_bits) - 1
         self.swap_codes = self.book.swap_codes
         if not self.book.all_legal:
             self.asks = ALWAYS
         elif self.swap_codes <= self.code_mask:
-            # Every word is its own code then, and fewer bits have room if more do.
+            # Each word is its own code, so clearing bits never makes it too wide.
             self.asks = WHEN_ADDING
         self.parallel = True
-        # A move copies what VMAs have chosen, which Python keeps.
+        # A move copies choices, which are Python objects.
         self.calls_python = bool(self.per_vma)
         self.set_spans(Spans([0], [0]))
         if not self.per_vma:
-            # Else a kernel, too, would read under the VMA's lock which it has chosen.
+            # With choices, a kernel too would have to read them under the VMA's lock.
             self.reading = ALONE
         n = <Py_ssize_t>self.code_mask + 1
-        # 8, 2 and 1 bytes for each code.
+        # Each code has 8 bytes for turns.bits, 2 for turns.code, 1 for hits.hit.
         kept = np.empty(2 * n, np.uint64)
         self.kept = kept
         self.turns.bits = &kept[0]
@@ -169,12 +156,12 @@ cdef class Compact(Encoding):
     # -- what VMAs have chosen -------------------------------------------------
 
     def choose(self, first, stop, name):
-        """Have vpns [first, stop) use this field of its ``per_vma`` group.
+        """Let vpns [first, stop) use this field of its ``per_vma`` group.
 
-        What isn't chosen for is as if the first name of each group had been. A
-        choice stays when PTEs are unmapped; it is copied with fork, to any table of
-        the same fields that is made with this encoding, and with move to where the
-        PTEs go. Not to be called while another thread uses the table.
+        By default a vpn uses the first name of each group. A choice stays when PTEs
+        are unmapped. A fork copies it, a move takes it to where the PTEs go, and
+        another table of these fields that is made with this encoding starts with it.
+        Don't call this while another thread uses the table.
 
         Parameters
         ----------
@@ -186,9 +173,9 @@ cdef class Compact(Encoding):
         KeyError
             If the field is in no group of ``per_vma``.
         TypeError
-            If this is a recipe, not the encoding of a table.
+            If this is a recipe, not a table's encoding.
         ValueError
-            If the range is none, or has a word of another choice.
+            If the range is invalid, or a vpn in it has a word by another choice.
         """
         if self.book is None:
             raise TypeError(f"{self!r} is not a table's; choose with t.encoding")
@@ -199,7 +186,7 @@ cdef class Compact(Encoding):
         (group,) = groups
         first, stop = whole("vpn", first), whole("vpn", stop)
         if not first <= stop <= self.arch.nr_vpns:
-            raise ValueError(f"vpns [{first:#x}, {stop:#x}) are no range in "
+            raise ValueError(f"vpns [{first:#x}, {stop:#x}) are not a range in "
                              f"{self.arch.name}'s [0, {self.arch.nr_vpns:#x})")
         pieces = []
         for start, end, choice in self.spans.inside(first, stop):
@@ -214,7 +201,7 @@ cdef class Compact(Encoding):
         self.set_spans(self.spans.spliced(first, stop, pieces))
 
     def chosen(self, vpn):
-        """Return what the VMA at ``vpn`` uses: a name of each ``per_vma`` group."""
+        """Return the name that ``vpn`` uses of each ``per_vma`` group, as a tuple."""
         return self.book.choices[self.spans.choice(whole("vpn", vpn))]
 
     cdef int set_spans(self, Spans spans) except -1:
@@ -223,7 +210,7 @@ cdef class Compact(Encoding):
         return 0
 
     cdef object first_word(self, first, stop):
-        """Return the first vpn found in [first, stop) that has a word, or None."""
+        """Return a vpn in [first, stop) that has a word, or None."""
         cdef uint64_t at = first
         cdef uint64_t end = stop
         cdef uint64_t vpn
@@ -258,48 +245,37 @@ cdef class Compact(Encoding):
     # -- one entry -------------------------------------------------------------
 
     cdef uint64_t code_in(self, uint64_t pte) noexcept nogil:
-        if pte & self.pte.present:
-            return gather(self.parts, self.nr_parts, pte)
-        return gather(self.swap_parts, self.nr_swap_parts, pte)
+        return number_in(&self.layout, self.pte.present, pte)
 
     cdef uint64_t carry(self, uint64_t pte, uint64_t to) noexcept nogil:
-        cdef uint64_t code = self.code_in(pte)
-        if to & self.pte.present:
-            return to | scatter(self.parts, self.nr_parts, code)
-        return to | scatter(self.swap_parts, self.nr_swap_parts, code)
+        return to | bits_for(&self.layout, self.pte.present, to, self.code_in(pte))
 
     cdef void put_in_swap(
             self, Py_ssize_t choice, uint64_t* pte, const Write* w, Py_ssize_t i
             ) noexcept nogil:
-        cdef uint64_t code = gather(self.swap_parts, self.nr_swap_parts, pte[0])
-        pte[0] = pte[0] & ~self.swap_pte_bits | scatter(
-            self.swap_parts, self.nr_swap_parts,
+        cdef const NumberLayout* layout = &self.layout
+        cdef uint64_t code = gather(layout.swap_parts, layout.nr_swap_parts, pte[0])
+        pte[0] = pte[0] & ~layout.swap_pte_bits | scatter(
+            layout.swap_parts, layout.nr_swap_parts,
             self.book.code_after(choice, code, w, i))
 
     # -- runs ------------------------------------------------------------------
 
-    cdef int fork(
-            self, Encoding parent, const Ptdesc* t, Ptdesc* child) noexcept nogil:
+    cdef int fork(self, Encoding parent, const Ptdesc* t, Ptdesc* child) noexcept nogil:
         return 0
 
-    cdef void zap(
-            self, Ptdesc* t, Py_ssize_t first, Py_ssize_t last) noexcept nogil:
+    cdef void zap(self, Ptdesc* t, Py_ssize_t first, Py_ssize_t last) noexcept nogil:
         pass
 
-    cdef void load(
-            self, const Ptdesc* t, const Run* r, uint64_t* words) noexcept nogil:
+    cdef void load(self, const Ptdesc* t, const Run* r, uint64_t* words) noexcept nogil:
         cdef uint64_t[64] ptes
         cdef const uint64_t* entry = entries(self.frames, t)
         cdef const uint64_t* word_of
         cdef Py_ssize_t done = 0
-        cdef Py_ssize_t choice, at, n, i
-        cdef const uint64_t* pte
-        cdef uint64_t* to
-        cdef uint64_t away
+        cdef Py_ssize_t choice, at, n
         cdef Run p
         if r.n == 1 and self.words is not NULL:
-            words[0] = self.words[self.code_in(
-                entry[entry_at(r, 0, self.entries - 1)])]
+            words[0] = self.words[self.code_in(entry[entry_at(r, 0, self.entries - 1)])]
             return
         while done < r.n:
             self.spans.piece(t.vpn, r, done, &p, &choice)
@@ -310,54 +286,40 @@ cdef class Compact(Encoding):
             else:
                 for at in range(0, p.n, 64):
                     n = min(64, p.n - at)
-                    pte = some(entry, &p, at, n, self.entries - 1, ptes)
-                    to = words + done + at
-                    away = swap_entries(pte, n, &self.pte)
-                    look_up(self.parts, self.nr_parts, pte, n, word_of, to)
-                    while away:
-                        i = lowest(away)
-                        to[i] = word_of[self.code_in(pte[i])]
-                        away &= away - 1
+                    look_up_all(
+                        &self.layout, &self.pte,
+                        ptes_of(entry, &p, at, n, self.entries - 1, ptes), n, word_of,
+                        words + done + at)
             done += p.n
 
     cdef bint see(
             self, const Ptdesc* t, const Run* r, const uint64_t* ptes,
             uint64_t* words) noexcept nogil:
-        cdef uint64_t away
-        cdef Py_ssize_t at, n, i
+        cdef Py_ssize_t at
         if r.n == 1:
             words[0] = self.words[self.code_in(ptes[0])]
             return True
         for at in range(0, r.n, 64):
-            n = min(64, r.n - at)
-            away = swap_entries(ptes + at, n, &self.pte)
-            look_up(self.parts, self.nr_parts, ptes + at, n, self.words, words + at)
-            while away:
-                i = at + lowest(away)
-                words[i] = self.words[self.code_in(ptes[i])]
-                away &= away - 1
+            look_up_all(&self.layout, &self.pte, ptes + at, min(64, r.n - at),
+                        self.words, words + at)
         return True
 
     cdef void store(self, Ptdesc* t, const Run* r, const Write* w) noexcept nogil:
         cdef Py_ssize_t done = 0
         cdef Py_ssize_t choice
+        cdef bint mine
         cdef Run p
         cdef Write part = w[0]
         while done < r.n:
             self.spans.piece(t.vpn, r, done, &p, &choice)
             part.add = w.add + done * w.step
-            self.store_piece(entries(self.frames, t), &p, choice, &part)
+            mine = try_take(&self.taken)
+            self.store_codes(
+                entries(self.frames, t), &p, choice, &part, mine and know_turns(
+                    self.book, &self.turns, choice, &part, p.n))
+            if mine:
+                give_back(&self.taken)
             done += p.n
-
-    cdef void store_piece(
-            self, uint64_t* entry, const Run* r, Py_ssize_t choice, const Write* w
-            ) noexcept nogil:
-        cdef bint mine = try_take(&self.taken)
-        self.store_codes(
-            entry, r, choice, w, mine and know_turns(
-                self.book, &self.turns, choice, w, r.n))
-        if mine:
-            give_back(&self.taken)
 
     cdef void store_codes(
             self, uint64_t* entry, const Run* r, Py_ssize_t choice, const Write* w,
@@ -365,44 +327,39 @@ cdef class Compact(Encoding):
         cdef uint64_t[64] ptes, codes, bits
         cdef bint whole_words = w.keep[0] & self.word_mask == 0
         cdef uint64_t mask = self.code_mask
-        cdef uint64_t keep = ~self.pte_bits
-        cdef int shift = lowest(self.pte.present)
+        cdef uint64_t keep = ~self.layout.pte_bits
+        cdef const uint64_t* bits_of = self.book.pte_bits
         cdef Py_ssize_t last_entry = self.entries - 1
-        cdef uint64_t old, here, away
+        cdef uint64_t swapped
         cdef const uint64_t* pte
         cdef uint64_t* to
         cdef Py_ssize_t at, n, i
         for at in range(0, r.n, 64):
             n = min(64, r.n - at)
-            pte = some(entry, r, at, n, self.entries - 1, ptes)
-            away = swap_entries(pte, n, &self.pte)
+            pte = ptes_of(entry, r, at, n, last_entry, ptes)
+            swapped = swap_entries(pte, n, &self.pte)
             if turns:
-                look_up(self.parts, self.nr_parts, pte, n, self.turns.bits, bits)
+                look_up(&self.layout, pte, n, self.turns.bits, bits)
             elif at == 0 or w.step or not whole_words:
                 if not whole_words:
-                    codes_in(self.book, &self.pte, pte, n, codes)
+                    numbers_in(&self.layout, &self.pte, pte, n, codes)
                 codes_after(
                     self.book, NULL, choice, codes, n, w, self.word_mask, at, codes)
-                # An entry that is none may have no code: it gets none either.
+                # NO_CODE is possible only for an entry that is none. Nothing is written
+                # there.
                 for i in range(n):
-                    bits[i] = self.places[codes[i] & mask]
+                    bits[i] = bits_of[codes[i] & mask]
             if r.vpns is NULL:
-                to = entry + r.first + at
-                for i in range(n):
-                    old = to[i]
-                    # All ones if the entry is present: a choice without a branch.
-                    here = 0 - (old >> shift & 1)
-                    to[i] = old ^ (old ^ (old & keep | bits[i])) & here
+                put_present(entry + r.first + at, n, self.pte.present, keep, bits)
             else:
                 for i in range(n):
                     to = &entry[entry_at(r, at + i, last_entry)]
                     if to[0] & self.pte.present:
                         to[0] = to[0] & keep | bits[i]
-            while away:
-                i = lowest(away)
-                self.put_in_swap(
-                    choice, &entry[entry_at(r, at + i, last_entry)], w, at + i)
-                away &= away - 1
+            while swapped:
+                i = at + lowest(swapped)
+                self.put_in_swap(choice, &entry[entry_at(r, i, last_entry)], w, i)
+                swapped &= swapped - 1
 
     # -- what is refused -------------------------------------------------------
 
@@ -433,12 +390,11 @@ cdef class Compact(Encoding):
         cdef const uint64_t* entry = entries(self.frames, t)
         cdef Py_ssize_t done = 0
         cdef Py_ssize_t choice, i
+        cdef bint mine
         cdef Run p
         cdef Write part
         if w is NULL:
-            if self.swap_codes > self.code_mask:
-                return -1
-            for i in range(r.n):
+            for i in range(r.n if self.swap_codes <= self.code_mask else 0):
                 if self.code_in(
                         entry[entry_at(r, i, self.entries - 1)]) >= self.swap_codes:
                     return i
@@ -447,32 +403,26 @@ cdef class Compact(Encoding):
         while done < r.n:
             self.spans.piece(t.vpn, r, done, &p, &choice)
             part.add = w.add + done * w.step
-            i = self.unfit_in(entry, &p, choice, &part)
+            mine = try_take(&self.taken)
+            i = self.unfit_codes(
+                entry, &p, choice, &part, mine and know_turns(
+                    self.book, &self.turns, choice, &part, p.n))
+            if mine:
+                give_back(&self.taken)
             if i >= 0:
                 return done + i
             done += p.n
         return -1
 
-    cdef Py_ssize_t unfit_in(
-            self, const uint64_t* entry, const Run* r, Py_ssize_t choice,
-            const Write* w) noexcept nogil:
-        """Return the index in a run of one choice of the first refused, or -1."""
-        cdef bint mine = try_take(&self.taken)
-        cdef Py_ssize_t i = self.unfit_codes(
-            entry, r, choice, w, mine and know_turns(
-                self.book, &self.turns, choice, w, r.n))
-        if mine:
-            give_back(&self.taken)
-        return i
-
     cdef Py_ssize_t unfit_codes(
             self, const uint64_t* entry, const Run* r, Py_ssize_t choice,
             const Write* w, bint turns) noexcept nogil:
+        """Return the index of the first refused entry in a run of one choice, or -1."""
         cdef uint64_t[64] ptes, codes, after
         cdef bint whole_words = w.keep[0] & self.word_mask == 0
-        # Present entries hold whatever comes out.
+        # A present PTE has room for every code.
         cdef bint swap_alone = self.book.all_legal or turns and not self.turns.illegal
-        cdef uint64_t above, away
+        cdef uint64_t above, swapped
         cdef const uint64_t* pte
         cdef Py_ssize_t at, n, i
         if turns and not self.turns.illegal and not self.turns.lost:
@@ -482,26 +432,26 @@ cdef class Compact(Encoding):
             return -1
         for at in range(0, r.n, 64):
             n = min(64, r.n - at)
-            pte = some(entry, r, at, n, self.entries - 1, ptes)
+            pte = ptes_of(entry, r, at, n, self.entries - 1, ptes)
             if swap_alone and swap_entries(pte, n, &self.pte) == 0:
                 continue
             if not whole_words:
-                codes_in(self.book, &self.pte, pte, n, codes)
+                numbers_in(&self.layout, &self.pte, pte, n, codes)
             codes_after(self.book, &self.turns if turns else NULL, choice, codes, n, w,
                         self.word_mask, at, after)
             above = 0
             for i in range(n):
                 above |= after[i]
-            # A word may have no code, or one above those of swap entries.
+            # NO_CODE is above all codes.
             if above < self.swap_codes:
                 continue
-            away = swap_entries(pte, n, &self.pte)
-            if above <= self.code_mask and away == 0:
+            swapped = swap_entries(pte, n, &self.pte)
+            if above <= self.code_mask and swapped == 0:
                 continue
             for i in range(n):
                 if pte[i] != self.pte.none and (
                         after[i] == NO_CODE
-                        or away >> i & 1 and after[i] >= self.swap_codes):
+                        or swapped >> i & 1 and after[i] >= self.swap_codes):
                     return at + i
         return -1
 
@@ -509,8 +459,7 @@ cdef class Compact(Encoding):
 
     cdef Py_ssize_t scan(
             self, const Ptdesc* t, Py_ssize_t first, Py_ssize_t last,
-            const uint64_t* mask, const uint64_t* value,
-            uint64_t* vpns) noexcept nogil:
+            const uint64_t* mask, const uint64_t* value, uint64_t* vpns) noexcept nogil:
         cdef Py_ssize_t found = 0
         cdef Py_ssize_t choice
         cdef Run r, p
@@ -524,7 +473,10 @@ cdef class Compact(Encoding):
             know_hits(self.book, &self.hits, choice, mask[0], value[0])
             if self.hits.any:
                 if self.hits.by_bits:
-                    found += self.scan_bits(t, p.first, p.first + p.n, vpns + found)
+                    found += scan_numbers(
+                        &self.layout, &self.pte, entries(self.frames, t), p.first,
+                        p.first + p.n, self.hits.told, self.hits.wanted, t.vpn,
+                        vpns + found)
                 else:
                     found += self.scan_codes(t, p.first, p.first + p.n, vpns + found)
             r.first += p.n
@@ -532,41 +484,10 @@ cdef class Compact(Encoding):
         give_back(&self.taken)
         return found
 
-    cdef Py_ssize_t scan_bits(
-            self, const Ptdesc* t, Py_ssize_t first, Py_ssize_t last,
-            uint64_t* vpns) noexcept nogil:
-        """Scan for codes that some bits tell from all others."""
-        cdef uint64_t present = self.pte.present
-        cdef uint64_t told = self.hits.told
-        cdef uint64_t wanted = self.hits.wanted
-        cdef uint64_t swap_value = scatter(self.swap_parts, self.nr_swap_parts, wanted)
-        cdef const uint64_t* entry = entries(self.frames, t)
-        cdef uint64_t[8] bits
-        cdef uint64_t matches
-        cdef Py_ssize_t found = 0
-        cdef Py_ssize_t start, at
-        if wanted >= self.swap_codes:
-            # No swap entry has any of the wanted codes.
-            swap_value = ALL
-        for start in range(first, last, 512):
-            match(entry + start, min(512, last - start), present,
-                  present | scatter(self.parts, self.nr_parts, told),
-                  present | scatter(self.parts, self.nr_parts, wanted),
-                  present | scatter(self.swap_parts, self.nr_swap_parts, told),
-                  swap_value, bits)
-            for at in range(start, min(start + 512, last), 64):
-                matches = bits[at - start >> 6]
-                if matches and swap_value == 0:
-                    # An entry that holds nothing looks like one without a word.
-                    matches &= ~equal(
-                        entry + at, min(64, last - at), ALL, self.pte.none)
-                found = tell(vpns, found, t.vpn + <uint64_t>at, matches)
-        return found
-
     cdef Py_ssize_t scan_codes(
             self, const Ptdesc* t, Py_ssize_t first, Py_ssize_t last,
             uint64_t* vpns) noexcept nogil:
-        """Scan by looking at each code."""
+        """Scan by looking up each code."""
         cdef uint64_t[64] codes
         cdef const uint8_t* hit = self.hits.hit
         cdef const uint64_t* entry = entries(self.frames, t)
@@ -575,13 +496,13 @@ cdef class Compact(Encoding):
         cdef Py_ssize_t at, n, i
         for at in range(first, last, 64):
             n = min(64, last - at)
-            codes_in(self.book, &self.pte, entry + at, n, codes)
+            numbers_in(&self.layout, &self.pte, entry + at, n, codes)
             matches = 0
             for i in range(n):
                 matches |= <uint64_t>hit[codes[i]] << i
             if matches and hit[0]:
                 matches &= ~equal(entry + at, n, ALL, self.pte.none)
-            found = tell(vpns, found, t.vpn + <uint64_t>at, matches)
+            found = append_vpns(vpns, found, t.vpn + <uint64_t>at, matches)
         return found
 
     cdef const char* fault(self, const Ptdesc* t) noexcept nogil:

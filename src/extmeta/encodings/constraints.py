@@ -1,4 +1,4 @@
-"""Which fields of a word don't go together."""
+"""Which fields of a word exclude or imply each other."""
 
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
@@ -8,13 +8,13 @@ Groups = Iterable[Iterable[str]]
 
 
 class Constraint(NamedTuple):
-    """One constraint, in the words of the call that it came from."""
+    """One constraint, with the kind and names that the caller gave."""
 
     kind: str
     names: Group
 
     def __str__(self) -> str:
-        """Say it in words."""
+        """Return a sentence."""
         if self.kind == "implies":
             return f"{self.names[0]} implies {self.names[1]}"
         if self.kind == "per_vma":
@@ -25,5 +25,5 @@ class Constraint(NamedTuple):
 
 
 def listed(names: Sequence[str], last: str = "and") -> str:
-    """Return names as one says them: "a, b and c"."""
+    """Return names as in a sentence: "a, b and c"."""
     return f" {last} ".join(filter(None, (", ".join(names[:-1]), names[-1])))

@@ -1,12 +1,11 @@
 """The legal words of fields under constraints: counted exactly, and listed.
 
-All constraints are between two fields, of the kinds "not both" and "a without b
-not". So what is left of them, after some fields are known to be 0 or not, depends
-on which fields are left only: the count is a recursion over sets of fields, with
-what was counted kept, that splits where nothing ties two parts together. It is
-exponential in the treewidth of the constraints, not in the fields. A field that
-can be non-zero at all can be so with just those that it implies, so conflicts
-need no search either.
+Each constraint is between two fields: "not both" or "not a without b". So once some
+fields are known to be 0 or not, the constraints left depend only on the set of open
+fields. The count is a cached recursion over such sets, which splits a set into parts
+that no constraint ties together. It is exponential in the treewidth of the
+constraints, not in the number of fields. A field that can be non-zero at all can be
+so with only the fields that it implies, so finding conflicts needs no search either.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -18,10 +17,10 @@ from extmeta.fields import Fields
 
 
 class Graph:
-    """The constraints between fields, as sets of them in ints: bit i is field i.
+    """The constraints between fields. A set of fields is an int: bit i is field i.
 
-    Without a choice, the groups of ``per_vma`` are as those of ``excludes``: that
-    is what a PTE can be at all. With one, the fields not chosen are gone.
+    Without a choice, a group of ``per_vma`` counts as one of ``excludes``: this gives
+    all words that a PTE can have. With a choice, the other fields are left out.
     """
 
     def __init__(
@@ -35,7 +34,7 @@ class Graph:
         n = len(fields)
         self.all = (1 << n) - 1
         self.excluded = [0] * n
-        # What each field implies and what implies it, itself among them.
+        # The fields that each field implies and that imply it, itself included.
         self.implied = [1 << i for i in range(n)]
         self.implying = [1 << i for i in range(n)]
         never = 0
@@ -44,7 +43,7 @@ class Graph:
             if kind == "implies":
                 self._imply(*places)
             elif kind == "per_vma" and choice is not None:
-                never |= sum(1 << i for i in places if not self._chosen(i, choice))
+                never |= sum(1 << self.at[n] for n in names if n not in choice)
             else:
                 for i, j in combinations(places, 2):
                     self.excluded[i] |= 1 << j
@@ -52,9 +51,6 @@ class Graph:
         for i in range(n):
             if never >> i & 1:
                 self.all &= ~self.implying[i]
-
-    def _chosen(self, i: int, choice: Group) -> bool:
-        return any(self.at[name] == i for name in choice)
 
     def _imply(self, a: int, b: int) -> None:
         """Add a => b and what follows from it."""
@@ -65,32 +61,32 @@ class Graph:
             self.implying[i] |= less
 
     def possible(self, i: int) -> bool:
-        """Tell whether a field can be non-zero: with those that it implies."""
+        """Return whether a field, with those that it implies, can be non-zero."""
         return all(
             not self.excluded[j] & self.implied[i] for j in members(self.implied[i])
         )
 
     def needs(self, a: str, b: str) -> bool:
-        """Tell whether a field implies another."""
+        """Return whether a field implies another."""
         return bool(self.implied[self.at[a]] >> self.at[b] & 1)
 
     def bars(self, a: str, b: str) -> bool:
-        """Tell whether one field excludes another by what they imply alone."""
+        """Return whether two fields exclude each other, but only by what they imply."""
         i, j = self.at[a], self.at[b]
         both = self.implied[i] | self.implied[j]
         direct = self.excluded[i] >> j & 1
         return not direct and any(self.excluded[k] & both for k in members(both))
 
     def near(self, i: int) -> int:
-        """Return the fields that a constraint, or what follows from one, ties to."""
+        """Return the fields that constraints, or their consequences, tie to a field."""
         return (self.excluded[i] | self.implied[i] | self.implying[i]) & ~(1 << i)
 
     def without(self, i: int, some: int) -> int:
-        """Return which of ``some`` are open still where i is 0."""
+        """Return which of ``some`` stay open if field i is 0."""
         return some & ~self.implying[i]
 
     def given(self, i: int, some: int) -> int:
-        """Return which of ``some`` are open still where i is non-zero."""
+        """Return which of ``some`` stay open if field i is non-zero."""
         closed = self.implied[i]
         for j in members(closed):
             for k in members(self.excluded[j] & some):
@@ -98,7 +94,7 @@ class Graph:
         return some & ~closed
 
     def parts(self, some: int) -> Iterator[int]:
-        """Yield the parts of a set that nothing ties together."""
+        """Yield the parts of a set that no constraint ties together."""
         while some:
             part, edge = 0, some & -some
             while edge:
@@ -112,7 +108,7 @@ class Graph:
 
 
 def members(some: int) -> Iterator[int]:
-    """Yield the numbers of the bits that are set."""
+    """Yield the fields of a set."""
     while some:
         low = some & -some
         yield low.bit_length() - 1
@@ -120,34 +116,34 @@ def members(some: int) -> Iterator[int]:
 
 
 class _Count:
-    """Legal words over sets of fields."""
+    """Counts legal words with non-zero fields in a set only."""
 
     def __init__(self, graph: Graph) -> None:
         self.graph = graph
         self.weight = [(1 << width) - 1 for width in graph.fields.values()]
-        self.counted: dict[int, int] = {}
         self.rank = _separators(graph)
+        self.counted: dict[int, int] = {}
 
     def of(self, some: int) -> int:
-        """Return how many words there are in which all but ``some`` are 0."""
+        # A dict and one frame a level: 512 fields stay below the recursion limit.
         total = 1
         for part in self.graph.parts(some):
             if part not in self.counted:
                 i = max(members(part), key=self.rank.__getitem__)
-                kept = self.graph.given(i, part)
-                # Those that i implies are non-zero too, unless they were before.
-                with_ = self.graph.implied[i] & part
-                self.counted[part] = self.of(self.graph.without(i, part)) + self.of(
-                    kept
-                ) * prod(self.weight[j] for j in members(with_))
+                # Field i is 0, or non-zero with those of the part that it implies.
+                with_ = members(self.graph.implied[i] & part)
+                ways = prod([self.weight[j] for j in with_])
+                self.counted[part] = self.of(self.graph.without(i, part)) + (
+                    ways * self.of(self.graph.given(i, part))
+                )
             total *= self.counted[part]
         return total
 
 
 def _separators(graph: Graph) -> list[int]:
-    """Return a rank for each field: to branch on the highest first splits best.
+    """Return a rank for each field; branching on the highest first splits best.
 
-    It is the order of elimination by least degree, backwards.
+    This is the order of elimination by least degree, backwards.
     """
     near = {i: graph.near(i) & graph.all for i in members(graph.all)}
     rank = [0] * len(graph.fields)
@@ -164,13 +160,13 @@ def most_words(fields: Fields, constraints: tuple[Constraint, ...]) -> int:
     """Return the count of the choice that has the most words."""
     tied = Graph(fields, constraints)
     groups = [c.names for c in constraints if c.kind == "per_vma"]
-    alike = _Count(tied)
+    count = _Count(tied)
     total = 1
-    # Part by part: what VMAs choose in one doesn't matter in another.
+    # Part by part: a choice in one doesn't matter in another.
     for part in tied.parts(tied.all):
         inside = [g for g in groups if part >> tied.at[g[0]] & 1]
         if not inside:
-            total *= alike.of(part)
+            total *= count.of(part)
             continue
         own = [c for c in constraints if part >> tied.at[c.names[0]] & 1]
         graphs = (Graph(fields, own, choice) for choice in product(*inside))

@@ -1,18 +1,18 @@
 """Words in a hash table by vpn, one for each address space: what user space uses.
 
-Nothing is asked of the PTE, so no bit of it is spent; in return nothing in it says
-that a PTE has a word, so each lookup probes, unless its PTE table's count of words
-is 0. What swapping does to a PTE is no concern of its word, which is found by vpn.
+No bit of the PTE is spent. So nothing in it says that a PTE has a word, and each
+lookup probes the table, unless the PTE table's count of words is 0. Swapping doesn't
+move a word, which is found by vpn.
 
-The table is that of `vpnhash`: open addressing by cache lines, 5 words of 64 bits
-to a line, or 8 where vpn and word have 64 bits together; 16 to 21 and 10 to 13
-bytes a word, and as few as 64 in all. `side` counts the words in it, in use or not,
-at 8 bytes or as few as they have; `index` the rest, the keys. Growing needs old and
-new table together for the time it takes.
+`vpnhash` has the table: open addressing by cache lines, with 5 words of 64 bits a line,
+or 8 if vpn and word have 64 bits together. A word takes 16 to 21 or 10 to 13 bytes,
+the smallest table 64. `side` counts slots for words, used or not, at 8 bytes or the
+bytes of a narrower word; `index` counts the rest, the keys. Growing needs the old and
+the new table at once.
 
-Neighbours in memory are not neighbours in the table. So an operation on a range
-that has few words walks the table, sorts what it finds there and looks at those
-PTEs alone; that takes 32 bytes a word while it runs, which `memory()` does not see.
+Neighbours in memory are not neighbours in the table. So an operation on a range with
+few words walks the table, sorts the words it finds, and visits their PTEs only. This
+takes 32 bytes a word while it runs, which `memory()` does not count.
 """
 from cython cimport final
 from libc.stdint cimport uint64_t
@@ -20,19 +20,19 @@ from libc.stdlib cimport free, malloc
 from libc.string cimport memset
 
 from extmeta.table.encoding cimport COUNTED, Encoding, Write
-from extmeta.encodings.side cimport FEW, adds_nothing
+from extmeta.encodings.side cimport FEW, adds_nothing, append_vpns, nr_flagged, vpn_in
 from extmeta.memory.allowance cimport may_allocate
-from extmeta.memory.frames cimport PTE, Ptdesc, entries
-from extmeta.table.pte cimport ALL, equal, lowest
-from extmeta.encodings.vpnhash cimport VpnHash, expect, find, key_of
+from extmeta.memory.frames cimport Ptdesc, entries
+from extmeta.table.pte cimport ALL, equal
+from extmeta.encodings.vpnhash cimport VpnHash, find, key_of, prefetch_key
 from extmeta.table.vpns cimport Run, entry_at
 
 cdef enum:
-    # A range is worked off by a sorted list of words if it has this many times
-    # more PTEs.
+    # An operation on a range sorts the table's words first if the range has at least
+    # LISTED times as many PTEs.
     LISTED = 2
-    # A range that dies is worked off by one walk of the table, unless there are
-    # this many times more words than PTEs.
+    # If a range dies, one walk removes its words, unless the table has more than WALKED
+    # times as many words as the range has PTEs.
     WALKED = 4
 
 
@@ -41,17 +41,17 @@ cdef class Hash(Encoding):
     """Keep all words in a hash table by vpn."""
 
     cdef VpnHash hash
-    # Words that this operation may still add.
+    # Words that this operation has room to add.
     cdef uint64_t reserved
-    # The words of [first, stop), sorted: `vpns`, from `cursor` on not yet passed,
-    # and `words`. A word that was taken away may still be in it.
+    # A list of the words of [first, stop), sorted by vpn. The operation has passed the
+    # words before `cursor`. A word removed since may still be listed.
     cdef uint64_t* vpns
     cdef uint64_t* words
     cdef Py_ssize_t listed
     cdef Py_ssize_t cursor
     cdef uint64_t first
     cdef uint64_t stop
-    # Words that end() removes from there.
+    # Words of [first, stop) that end() removes.
     cdef uint64_t dead
     cdef bint dying
 
@@ -97,7 +97,7 @@ cdef class Hash(Encoding):
         self.hash.settle()
 
     cdef Py_ssize_t seek(self, uint64_t vpn, Py_ssize_t n) noexcept nogil:
-        """Move the cursor to the words of n vpns from ``vpn`` on; return the end."""
+        """Move the cursor to the words of n vpns from ``vpn`` on; return their end."""
         cdef Py_ssize_t past
         if self.cursor and self.vpns[self.cursor - 1] >= vpn:
             self.cursor = 0
@@ -113,8 +113,7 @@ cdef class Hash(Encoding):
         return self.vpns is not NULL and (
             self.first <= vpn and vpn + <uint64_t>n <= self.stop)
 
-    cdef Ptdesc* prepare(
-            self, Ptdesc* t, const Run* r, const Write* w) noexcept nogil:
+    cdef Ptdesc* prepare(self, Ptdesc* t, const Run* r, const Write* w) noexcept nogil:
         cdef uint64_t[64] words
         cdef uint64_t none = self.pte.none
         cdef const uint64_t* entry = entries(self.frames, t)
@@ -130,8 +129,8 @@ cdef class Hash(Encoding):
                 self.hash.find_all(r.vpns + at if r.vpns else NULL,
                                    t.vpn + <uint64_t>(r.first + at), n, words)
             for i in range(n):
-                # One word for all is for those that are mapped; of others, which
-                # have their own, the entries may be moved here after this.
+                # One word for all goes to mapped entries only. A word of its own may
+                # be for an entry that moves here after this.
                 more += (words[i] == 0) & (w.add[(at + i) * w.step] != 0) & (
                     w.step != 0 or entry[entry_at(r, at + i, last_entry)] != none)
         self.reserved += more
@@ -146,25 +145,21 @@ cdef class Hash(Encoding):
     cdef int copy_all(self, Encoding parent) noexcept nogil:
         return self.hash.copy((<Hash>parent).hash)
 
-    cdef int fork(
-            self, Encoding parent, const Ptdesc* t, Ptdesc* child) noexcept nogil:
+    cdef int fork(self, Encoding parent, const Ptdesc* t, Ptdesc* child) noexcept nogil:
         child.flagged = t.flagged
         return 0
 
-    cdef void load(
-            self, const Ptdesc* t, const Run* r, uint64_t* words) noexcept nogil:
-        cdef uint64_t first
+    cdef void load(self, const Ptdesc* t, const Run* r, uint64_t* words) noexcept nogil:
+        cdef uint64_t first = t.vpn + <uint64_t>r.first
         cdef Py_ssize_t i, past
         if self.hash.table.words == 0:
             memset(words, 0, r.n * sizeof(uint64_t))
             return
         if r.n <= FEW:
             for i in range(r.n):
-                words[i] = find(&self.hash.table, key_of(
-                    &self.hash.table,
-                    r.vpns[i] if r.vpns else t.vpn + <uint64_t>(r.first + i)))
+                words[i] = find(
+                    &self.hash.table, key_of(&self.hash.table, vpn_in(t, r, i)))
             return
-        first = t.vpn + <uint64_t>r.first
         if t.flagged == 0:
             memset(words, 0, r.n * sizeof(uint64_t))
         elif r.vpns is NULL and self.has_list(first, r.n):
@@ -186,7 +181,7 @@ cdef class Hash(Encoding):
         if not self.hash.see_all(r.vpns, t.vpn + <uint64_t>r.first, r.n, words):
             return False
         for i in range(r.n):
-            # A word whose PTE is gone may go later.
+            # A word may outlive its PTE until end().
             words[i] &= 0 - <uint64_t>(ptes[i] != none)
         return True
 
@@ -199,7 +194,7 @@ cdef class Hash(Encoding):
         cdef Py_ssize_t at, n, i, past
         cdef uint64_t add
         cdef int made
-        # Those of this run are found again only if it names an entry twice.
+        # Only a run with vpns can name an entry twice, and find its own words.
         cdef bint none_before = t.flagged == 0 and r.vpns is NULL
         if adds_nothing(w, 1):
             if t.flagged == 0:
@@ -214,23 +209,22 @@ cdef class Hash(Encoding):
             if n > 1:
                 for i in range(at, at + n):
                     if w.add[i * w.step] or not none_before:
-                        expect(self.hash,
-                               r.vpns[i] if r.vpns else first + <uint64_t>i)
+                        prefetch_key(
+                            &self.hash.table,
+                            key_of(&self.hash.table, vpn_in(t, r, i)))
             for i in range(at, at + n):
                 if entry[entry_at(r, i, last_entry)] == none:
                     continue
                 add = w.add[i * w.step]
                 if add == 0 and (none_before or t.flagged == 0):
                     continue
-                made = self.hash.put(
-                    r.vpns[i] if r.vpns else first + <uint64_t>i, keep, add)
+                made = self.hash.put(vpn_in(t, r, i), keep, add)
                 t.flagged += <unsigned int>made
                 self.reserved -= made > 0
 
     cdef Py_ssize_t scan(
             self, const Ptdesc* t, Py_ssize_t first, Py_ssize_t last,
-            const uint64_t* mask, const uint64_t* value,
-            uint64_t* vpns) noexcept nogil:
+            const uint64_t* mask, const uint64_t* value, uint64_t* vpns) noexcept nogil:
         cdef uint64_t[64] words
         cdef const uint64_t* entry = entries(self.frames, t)
         cdef uint64_t matches
@@ -256,29 +250,15 @@ cdef class Hash(Encoding):
                 matches = equal(words, n, mask[0], value[0])
             if value[0] == 0:
                 matches &= ~equal(entry + at, n, ALL, self.pte.none)
-            while matches:
-                vpns[found] = t.vpn + <uint64_t>(at + lowest(matches))
-                found += 1
-                matches &= matches - 1
+            found = append_vpns(vpns, found, t.vpn + <uint64_t>at, matches)
         return found
 
-    cdef void zap(
-            self, Ptdesc* t, Py_ssize_t first, Py_ssize_t last) noexcept nogil:
-        cdef Run r
-        cdef Write w
-        cdef uint64_t nothing = 0
-        if t.flagged == 0:
-            return
-        if self.dying and last - first == self.entries:
+    cdef void zap(self, Ptdesc* t, Py_ssize_t first, Py_ssize_t last) noexcept nogil:
+        if t.flagged and self.dying and last - first == self.entries:
             self.dead += t.flagged
             t.flagged = 0
-            return
-        r.vpns = NULL
-        r.first = first
-        r.n = last - first
-        w.keep = w.add = &nothing
-        w.step = 0
-        self.store(t, &r, &w)
+        elif t.flagged:
+            Encoding.zap(self, t, first, last)
 
     cdef uint64_t carry(self, uint64_t pte, uint64_t to) noexcept nogil:
         return to
@@ -295,7 +275,7 @@ cdef class Hash(Encoding):
     cdef const char* fault(self, const Ptdesc* t) noexcept nogil:
         cdef const uint64_t* entry = entries(self.frames, t)
         cdef uint64_t flagged = 0
-        cdef uint64_t frame, word
+        cdef uint64_t word
         cdef Py_ssize_t i
         for i in range(self.entries):
             word = 0
@@ -307,11 +287,7 @@ cdef class Hash(Encoding):
                 return b"a word of a PTE that isn't mapped"
         if flagged != t.flagged:
             return b"count of words is stale"
-        flagged = 0
-        for frame in range(self.frames.top):
-            if self.frames.desc[frame].kind == PTE:
-                flagged += self.frames.desc[frame].flagged
-        if flagged != self.hash.table.words:
+        if nr_flagged(self.frames) != self.hash.table.words:
             return b"words of no PTE table"
         if self.reserved or self.dead or self.vpns is not NULL:
             return b"an operation isn't over"

@@ -1,11 +1,11 @@
 """Words in a side page linked from the table's descriptor (Amit's form B).
 
-The side page has a word of fixed width for each PTE: 64 bytes a table where a
-word is one bit, 4 KiB where it is 64, 32 KiB at 512. It is allocated with the
-table's first word and freed with its last, so a table without words costs
-nothing; one random word costs the whole page. Roberts' experiment of 2024
-(20240419074344.2643212-1-ryan.roberts@arm.com) and KVM's shadowed_translation
-have this shape.
+The side page has a word of fixed width for each PTE: 64 bytes a table for words of 1
+bit, 4 KiB for 64 bits, 32 KiB for 512 bits. It is allocated with the table's first word
+and freed with its last. So a table without words costs nothing, and a single word costs
+a whole page. Roberts' experiment of 2024
+(20240419074344.2643212-1-ryan.roberts@arm.com) and KVM's shadowed_translation work this
+way.
 """
 from cython cimport final
 from libc.stdint cimport int8_t, uint8_t, uint16_t, uint32_t, uint64_t, uintptr_t
@@ -13,20 +13,15 @@ from libc.string cimport memcpy, memset
 
 from extmeta.table.encoding cimport FLAGGED, MAX_LANES, Encoding, Write
 from extmeta.encodings.side cimport (
-    adds_nothing,
-    count_flags,
-    makes_a_word,
-    side_load,
-    side_scan,
-    side_see,
-    side_store,
-    side_zap,
-)
+    adds_nothing, count_flags, makes_a_word, side_load, side_scan, side_see, side_store,
+    side_zap)
 from extmeta.memory.frames cimport Ptdesc, entries
 from extmeta.table.pte cimport PteLayout, flag_of, lowest
 from extmeta.memory.slabs cimport Aside, Slabs
 from extmeta.memory.sync cimport once, prefetch, publish
 from extmeta.table.vpns cimport Run, entry_at
+
+from extmeta.encodings.plan import width_of
 
 
 @final
@@ -36,33 +31,33 @@ cdef class Linked(Encoding):
     Parameters
     ----------
     bits : int, optional
-        Width of a word: 1, 2, 4, 8, 16, 32, or rounded up to whole 64 bits, at
-        most 512. By default as wide as the fields need.
+        Width of a word, rounded up to 1, 2, 4, 8, 16, 32 or a multiple of 64; at most
+        512. By default as wide as the fields need.
 
     Raises
     ------
     TypeError, ValueError
-        If ``bits`` is no integer in [1, 512].
+        If ``bits`` is not an integer in [1, 512].
     """
 
     cdef readonly object asked
     cdef int width
     cdef Slabs slabs
-    cdef Aside aside      # side pages
+    cdef Aside aside      # side pages for when allocation fails
 
     def __init__(self, bits=None):
         if bits is not None and not isinstance(bits, int):
-            raise TypeError(f"Linked(bits={bits!r}): bits is no integer")
+            raise TypeError(f"Linked(bits={bits!r}): bits is not an integer")
         if bits is not None and not 1 <= bits <= 64 * MAX_LANES:
-            raise ValueError(f"Linked(bits={bits}): "
-                             f"bits must be in [1, {64 * MAX_LANES}]")
+            raise ValueError(
+                f"Linked(bits={bits}): bits must be in [1, {64 * MAX_LANES}]")
         self.asked = bits
 
     @classmethod
     def from_text(cls, argument):
         """Return Linked(bits=argument)."""
         if not argument.isascii() or not argument.isdigit():
-            raise ValueError(f"{argument!r} is no number of bits")
+            raise ValueError(f"{argument!r} is not a number of bits")
         return cls(int(argument))
 
     @property
@@ -75,11 +70,7 @@ cdef class Linked(Encoding):
         self.parallel = True
         if self.asked is not None:
             self.refuse_above(self.asked)
-        self.width = 1
-        while self.width < min(64, self.asked or self.bits):
-            self.width *= 2
-        if (self.asked or self.bits) > 64:
-            self.width = ((self.asked or self.bits) + 63) // 64 * 64
+        self.width = width_of(self.asked or self.bits)
 
     def start(self):
         self.slabs = Slabs()
@@ -87,8 +78,7 @@ cdef class Linked(Encoding):
     cdef size_t page_bytes(self) noexcept nogil:
         return self.entries * self.width // 8
 
-    cdef Ptdesc* prepare(
-            self, Ptdesc* t, const Run* r, const Write* w) noexcept nogil:
+    cdef Ptdesc* prepare(self, Ptdesc* t, const Run* r, const Write* w) noexcept nogil:
         cdef void* page
         if t.link == 0 and makes_a_word(w, r.n, self.lanes):
             page = self.slabs.alloc_or(&self.aside, self.page_bytes())
@@ -103,8 +93,7 @@ cdef class Linked(Encoding):
     cdef size_t aside_bytes(self) noexcept nogil:
         return self.aside.n * self.page_bytes()
 
-    cdef int fork(
-            self, Encoding parent, const Ptdesc* t, Ptdesc* child) noexcept nogil:
+    cdef int fork(self, Encoding parent, const Ptdesc* t, Ptdesc* child) noexcept nogil:
         if t.flagged:
             child.link = <uintptr_t>self.slabs.alloc(self.page_bytes())
             if child.link == 0:
@@ -113,8 +102,7 @@ cdef class Linked(Encoding):
             child.flagged = t.flagged
         return 0
 
-    cdef void load(
-            self, const Ptdesc* t, const Run* r, uint64_t* words) noexcept nogil:
+    cdef void load(self, const Ptdesc* t, const Run* r, uint64_t* words) noexcept nogil:
         if self.width == 64:
             side_load(self, <const uint64_t*>t.link, 64, t, r, words)
         elif self.width == 32:
@@ -126,7 +114,9 @@ cdef class Linked(Encoding):
         elif self.width < 8:
             side_load(self, <const int8_t*>t.link, self.width, t, r, words)
         else:
-            self.load_wide(t, r, words)
+            self.read_wide(
+                <const uint64_t*>t.link if t.flagged else NULL,
+                entries(self.frames, t), r, NULL, words)
 
     cdef void store(self, Ptdesc* t, const Run* r, const Write* w) noexcept nogil:
         if self.width == 64:
@@ -157,25 +147,29 @@ cdef class Linked(Encoding):
         elif self.width < 8:
             side_see(self, <const int8_t*>side, self.width, r, ptes, words)
         else:
-            self.see_wide(<const uint64_t*>side, r, ptes, words)
+            self.read_wide(<const uint64_t*>side, NULL, r, ptes, words)
         return True
 
-    cdef void see_wide(
-            self, const uint64_t* side, const Run* r, const uint64_t* ptes,
-            uint64_t* words) noexcept nogil:
+    cdef void read_wide(
+            self, const uint64_t* side, const uint64_t* entry, const Run* r,
+            const uint64_t* ptes, uint64_t* words) noexcept nogil:
+        """Read words; ``ptes`` are copies of the run's entries, or NULL."""
         cdef Py_ssize_t lanes = self.lanes
+        # The side page may be wider than the words.
         cdef Py_ssize_t stride = self.width // 64
+        cdef Py_ssize_t last_entry = self.entries - 1
+        cdef uint64_t pte
         cdef Py_ssize_t i, e
         memset(words, 0, r.n * lanes * sizeof(uint64_t))
         for i in range(r.n if side is not NULL else 0):
-            if ptes[i] & flag_of(&self.pte, ptes[i]):
-                e = entry_at(r, i, self.entries - 1)
+            e = entry_at(r, i, last_entry)
+            pte = ptes[i] if ptes is not NULL else entry[e]
+            if pte & flag_of(&self.pte, pte):
                 memcpy(words + i * lanes, side + e * stride, lanes * sizeof(uint64_t))
 
     cdef Py_ssize_t scan(
             self, const Ptdesc* t, Py_ssize_t first, Py_ssize_t last,
-            const uint64_t* mask, const uint64_t* value,
-            uint64_t* vpns) noexcept nogil:
+            const uint64_t* mask, const uint64_t* value, uint64_t* vpns) noexcept nogil:
         if self.width == 64:
             return side_scan(self, <const uint64_t*>t.link, 64, t, first, last,
                              mask[0], value[0], vpns)
@@ -193,31 +187,12 @@ cdef class Linked(Encoding):
                              mask[0], value[0], vpns)
         return Encoding.scan(self, t, first, last, mask, value, vpns)
 
-    cdef void load_wide(
-            self, const Ptdesc* t, const Run* r, uint64_t* words) noexcept nogil:
-        cdef const uint64_t* entry = entries(self.frames, t)
-        cdef const uint64_t* side = <const uint64_t*>t.link
-        cdef Py_ssize_t last_entry = self.entries - 1
-        cdef Py_ssize_t lanes = self.lanes
-        # The side page may be wider than the words.
-        cdef Py_ssize_t stride = self.width // 64
-        cdef Py_ssize_t i, e
-        memset(words, 0, r.n * lanes * sizeof(uint64_t))
-        if t.flagged == 0:
-            return
-        for i in range(r.n):
-            e = entry_at(r, i, last_entry)
-            if entry[e] & flag_of(&self.pte, entry[e]):
-                memcpy(words + i * lanes, side + e * stride, lanes * sizeof(uint64_t))
-
-    cdef void store_wide(
-            self, Ptdesc* t, const Run* r, const Write* w) noexcept nogil:
+    cdef void store_wide(self, Ptdesc* t, const Run* r, const Write* w) noexcept nogil:
         cdef const PteLayout* a = &self.pte
         cdef uint64_t* entry = entries(self.frames, t)
         cdef uint64_t* side = <uint64_t*>t.link
         cdef Py_ssize_t last_entry = self.entries - 1
         cdef Py_ssize_t lanes = self.lanes
-        # The side page may be wider than the words.
         cdef Py_ssize_t stride = self.width // 64
         cdef uint64_t* word
         cdef const uint64_t* add
@@ -267,8 +242,7 @@ cdef class Linked(Encoding):
             prefetch(<const char*>tables[i].link + (
                 (vpns[i] & last_entry) * self.width >> 3))
 
-    cdef void zap(
-            self, Ptdesc* t, Py_ssize_t first, Py_ssize_t last) noexcept nogil:
+    cdef void zap(self, Ptdesc* t, Py_ssize_t first, Py_ssize_t last) noexcept nogil:
         side_zap(self, t, first, last)
 
     cdef void settle(self, Ptdesc* t) noexcept nogil:

@@ -1,41 +1,38 @@
-"""Words and their codes, back and forth; which numbering the VMA of a vpn has."""
+"""Words and their codes, back and forth; which numbering the VMA at a vpn uses."""
 from libc.stdint cimport int32_t, uint8_t, uint16_t, uint64_t
 
-from extmeta.encodings.parts cimport MAX_PARTS, Part, gather, gather_all, swap_entries
+from extmeta.encodings.parts cimport (
+    NumberLayout, Part, gather, gather_all, swap_entries)
 from extmeta.table.encoding cimport Write
 from extmeta.table.pte cimport ALL, PteLayout, lowest
-from extmeta.table.vpns cimport Run, entry_at
+from extmeta.table.vpns cimport Run
 
 cdef enum:
-    # Stands for words without a code; codes have fewer bits.
+    # What a word without a code gets. Codes have fewer bits.
     NO_CODE = 0xffff
     MAX_CODE_BITS = 15
-    # Up to this many bits, a word is looked up in an array of 2 bytes for each word of
-    # each choice, legal or not. Beyond, legal words are in a hash table.
+    # Words and choices of up to 17 bits together are looked up in an array, which has
+    # 2 bytes for each, legal or not. Beyond that, legal words are in a hash table.
     MAX_DIRECT_BITS = 17
-    # Ways for VMAs to choose; each has its own codes.
+    # Combinations that VMAs can choose. Each has its own codes.
     MAX_CHOICES = 256
 
 cdef class Book:
     cdef readonly object plan
     cdef readonly list choices
     cdef readonly bint all_legal
-    cdef object held              # what the pointers point into
-    # [choice << code_bits | code]; 0 for a code that isn't used.
+    cdef object held              # the arrays behind the pointers
+    # [choice << code_bits | code]; 0 if no word has the code.
     cdef uint64_t* words
-    # [choice << slot_bits | slot]. The slot is the word itself. In a hash table, it is
-    # where the search for the word in `keys` begins.
+    # [choice << slot_bits | slot]. The slot is the word itself, or in the hash table
+    # the place of the word in `keys`.
     cdef uint16_t* slots
     cdef uint64_t* keys
     cdef int word_bits
     cdef int code_bits
     cdef int slot_bits
-    # Places of a code's bits in an entry, and each code as a present PTE has it.
-    cdef Part[MAX_PARTS] parts
-    cdef Part[MAX_PARTS] swap_parts
-    cdef int nr_parts
-    cdef int nr_swap_parts
-    cdef uint64_t* places
+    cdef NumberLayout layout      # of a code in an entry
+    cdef uint64_t* pte_bits       # of each code in a present PTE
     cdef uint64_t swap_codes      # codes below it have a place in a swap entry
 
     cdef inline uint64_t slot_of(self, Py_ssize_t choice, uint64_t word) noexcept nogil:
@@ -46,7 +43,7 @@ cdef class Book:
         if self.keys is NULL:
             return first | word
         i = word * 0x9e3779b97f4a7c15ULL >> (64 - self.slot_bits)
-        # This ends, for at least half of the slots are free.
+        # The search ends, since at least half of the slots are free.
         while self.slots[first | i] != NO_CODE and self.keys[first | i] != word:
             i = (i + 1) & last
         return first | i
@@ -58,25 +55,25 @@ cdef class Book:
         return self.slots[self.slot_of(choice, word)]
 
     cdef inline const uint64_t* words_of(self, Py_ssize_t choice) noexcept nogil:
-        """Return the words by their code."""
+        """Return an array of words, indexed by code."""
         return self.words + (<uint64_t>choice << self.code_bits)
 
     cdef inline bint used(self, Py_ssize_t choice, uint64_t code) noexcept nogil:
-        """Return whether some word has this code."""
+        """Return whether a word has this code."""
         return self.code_of(choice, self.words_of(choice)[code]) == code
 
     cdef inline uint64_t code_after(
             self, Py_ssize_t choice, uint64_t code, const Write* w, Py_ssize_t i
             ) noexcept nogil:
-        """Return a word's code after the i-th write of ``w``, or NO_CODE."""
+        """Return what a code becomes by the i-th write of ``w``, or NO_CODE."""
         return self.code_of(
             choice, self.words_of(choice)[code] & w.keep[0] | w.add[i * w.step])
 
 cdef class Spans:
-    # [starts[i], starts[i + 1]) has the i-th choice, the last one all that follows.
+    # [starts[i], starts[i + 1]) uses choices[i]. The last span has no end.
     cdef readonly list starts
     cdef readonly list choices
-    cdef tuple arrays             # the same for C
+    cdef tuple arrays             # behind the pointers
     cdef const uint64_t* first
     cdef const int32_t* chosen
     cdef Py_ssize_t n
@@ -84,13 +81,10 @@ cdef class Spans:
     cdef list inside(self, first, stop)
     cdef Spans spliced(self, first, stop, pieces)
 
-    cdef inline Py_ssize_t piece(
+    cdef inline void piece(
             self, uint64_t table_vpn, const Run* r, Py_ssize_t at, Run* p,
             Py_ssize_t* choice) noexcept nogil:
-        """Fill ``p`` with the run's entries from ``at`` on that have one choice.
-
-        Return their number.
-        """
+        """Fill ``p`` with the run's entries from ``at`` on that share a choice."""
         cdef uint64_t vpn, stop
         cdef Py_ssize_t low = 0
         cdef Py_ssize_t high = self.n
@@ -115,21 +109,20 @@ cdef class Spans:
             else:
                 p.n = <Py_ssize_t>min(<uint64_t>p.n, stop - vpn)
         choice[0] = self.chosen[low]
-        return p.n
 
 cdef struct Turns:
-    # What codes turn to by the last `keep` and `add` that were written to many entries.
+    # What each code became by the last `keep` and `add` written to many entries.
     uint16_t* code
     uint64_t* bits
     uint64_t keep
     uint64_t add
     Py_ssize_t choice
-    bint illegal          # a code turns to NO_CODE
-    bint lost             # a code turns to one without a place in swap entries
+    bint illegal          # a code becomes NO_CODE
+    bint lost             # a code becomes one without a place in swap entries
 
 cdef struct Hits:
-    # Which codes match the mask and value of the last scan, and the bits that tell
-    # these codes from others, if any bits do.
+    # Which codes match the mask and value of the last scan. If `by_bits`, exactly
+    # these codes have code & told == wanted.
     uint8_t* hit
     uint64_t mask
     uint64_t value
@@ -139,51 +132,40 @@ cdef struct Hits:
     bint by_bits
     bint any
 
-cdef inline const uint64_t* some(
-        const uint64_t* entry, const Run* r, Py_ssize_t at, Py_ssize_t n,
-        Py_ssize_t last_entry, uint64_t* ptes) noexcept nogil:
-    """Return n entries of the run from ``at`` on: in place, or in ``ptes``."""
-    cdef Py_ssize_t i
-    if r.vpns is NULL:
-        return entry + r.first + at
-    for i in range(n):
-        ptes[i] = entry[entry_at(r, at + i, last_entry)]
-    return ptes
-
-cdef inline void codes_in(
-        Book book, const PteLayout* a, const uint64_t* pte, Py_ssize_t n,
-        uint64_t* codes) noexcept nogil:
-    """Fill ``codes`` from n <= 64 entries."""
-    cdef uint64_t left = swap_entries(pte, n, a)
-    cdef int i
-    gather_all(book.parts, book.nr_parts, pte, n, codes)
-    while left:
-        i = lowest(left)
-        codes[i] = gather(book.swap_parts, book.nr_swap_parts, pte[i])
-        left &= left - 1
-
 cdef inline void look_up(
-        const Part* parts, int nr_parts, const uint64_t* pte, Py_ssize_t n,
+        const NumberLayout* l, const uint64_t* pte, Py_ssize_t n,
         const uint64_t* of_code, uint64_t* to) noexcept nogil:
-    """Fill ``to`` with what the codes of n <= 64 present entries stand for."""
-    cdef Part a = parts[0]
-    cdef Part b = parts[1]
+    """Fill ``to`` with ``of_code`` at the codes of n <= 64 present entries."""
+    cdef Part a = l.parts[0]
+    cdef Part b = l.parts[1]
     cdef int shift_a = a.to - a.from_
     cdef int shift_b = b.to - b.from_
     cdef Py_ssize_t i
-    if nr_parts <= 2:
+    if l.nr_parts <= 2:
         # x86-64 has at most two: one pass. A part that isn't there has no bits.
         for i in range(n):
             to[i] = pte[i] >> shift_a & a.mask | pte[i] >> shift_b & b.mask
     else:
-        gather_all(parts, nr_parts, pte, n, to)
+        gather_all(l, pte, n, to)
     for i in range(n):
         to[i] = of_code[to[i]]
+
+cdef inline void look_up_all(
+        const NumberLayout* l, const PteLayout* a, const uint64_t* pte, Py_ssize_t n,
+        const uint64_t* of_code, uint64_t* to) noexcept nogil:
+    """Do what look_up() does for entries of any kind."""
+    cdef uint64_t swapped = swap_entries(pte, n, a)
+    cdef Py_ssize_t i
+    look_up(l, pte, n, of_code, to)
+    while swapped:
+        i = lowest(swapped)
+        to[i] = of_code[gather(l.swap_parts, l.nr_swap_parts, pte[i])]
+        swapped &= swapped - 1
 
 cdef inline bint know_turns(
         Book book, Turns* t, Py_ssize_t choice, const Write* w, Py_ssize_t n
         ) noexcept nogil:
-    """Find what codes turn to if ``w`` is written to n entries, if that pays."""
+    """Find what each code becomes if ``w`` is written; False if n is too small."""
     cdef uint64_t code_mask = (<uint64_t>1 << book.code_bits) - 1
     cdef uint64_t keep = w.keep[0] & ALL >> (64 - book.word_bits)
     cdef uint64_t code, after
@@ -200,7 +182,7 @@ cdef inline bint know_turns(
     for code in range(code_mask + 1):
         after = book.code_after(choice, code, w, 0)
         t.code[code] = <uint16_t>after
-        t.bits[code] = book.places[after & code_mask]
+        t.bits[code] = book.pte_bits[after & code_mask]
         if book.used(choice, code):
             t.illegal |= after == NO_CODE
             t.lost |= after >= book.swap_codes and code < book.swap_codes
@@ -210,10 +192,9 @@ cdef inline void codes_after(
         Book book, const Turns* t, Py_ssize_t choice, const uint64_t* codes,
         Py_ssize_t n, const Write* w, uint64_t word_mask, Py_ssize_t at, uint64_t* after
         ) noexcept nogil:
-    """Fill ``after`` with codes, or NO_CODE, once ``w`` from ``at`` on is written.
+    """Fill ``after`` with what n codes become by the writes of ``w`` from ``at`` on.
 
-    ``t`` is NULL if it was not filled for ``w``. ``codes`` isn't read if ``w`` replaces
-    whole words.
+    ``t`` is NULL if it is not about ``w``. ``codes`` is read only if ``w`` keeps bits.
     """
     cdef uint64_t keep = w.keep[0]
     cdef const uint64_t* add = w.add + at * w.step
@@ -240,7 +221,7 @@ cdef inline void codes_after(
 cdef inline void know_hits(
         Book book, Hits* h, Py_ssize_t choice, uint64_t mask, uint64_t value
         ) noexcept nogil:
-    """Find the codes whose words match, and whether some bits tell them."""
+    """Find the codes whose words match, and the bits that tell them from others."""
     cdef const uint64_t* word_of = book.words_of(choice)
     cdef uint64_t code_mask = (<uint64_t>1 << book.code_bits) - 1
     cdef uint64_t all_have = code_mask
@@ -264,13 +245,3 @@ cdef inline void know_hits(
     for code in range(code_mask + 1):
         if code & h.told == all_have and h.hit[code] == 0 and book.used(choice, code):
             h.by_bits = False
-
-cdef inline Py_ssize_t tell(
-        uint64_t* vpns, Py_ssize_t found, uint64_t vpn, uint64_t matches
-        ) noexcept nogil:
-    """Append the vpns whose bits are set, from ``vpn`` on; return how many now."""
-    while matches:
-        vpns[found] = vpn + <uint64_t>lowest(matches)
-        found += 1
-        matches &= matches - 1
-    return found

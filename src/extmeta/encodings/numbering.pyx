@@ -7,17 +7,16 @@ from libc.stdint cimport int32_t, uint16_t, uint64_t
 
 import numpy as np
 
-from extmeta.encodings.parts cimport fill, gather, scatter
-from extmeta.table.pte cimport ALL
+from extmeta.encodings.parts cimport fill_layout, scatter
 
 from extmeta.encodings.plan import plan
 
 
 @final
 cdef class Book:
-    """The codes of a plan's words and back, for each choice of the VMAs.
+    """The codes of a plan's words, and the words of codes, for each choice of VMAs.
 
-    Made once for all tables of a kind, and never changed.
+    Immutable; shared by all page tables with the same plan.
 
     Parameters
     ----------
@@ -26,13 +25,11 @@ cdef class Book:
     Raises
     ------
     ValueError
-        If there are more codes or choices than it can hold.
+        If there are too many codes or choices.
     """
 
     def __init__(self, found):
-        cdef uint64_t[::1] words
-        cdef uint64_t[::1] keys
-        cdef uint64_t[::1] places
+        cdef uint64_t[::1] words, keys, pte_bits
         cdef uint16_t[::1] slots
         cdef uint64_t word, slot
         cdef Py_ssize_t c
@@ -51,17 +48,16 @@ cdef class Book:
         slots = np.full(n << self.slot_bits, <int>NO_CODE, np.uint16)
         words = np.zeros(n << self.code_bits, np.uint64)
         keys = np.zeros(1 if direct else n << self.slot_bits, np.uint64)
-        places = np.zeros(1 << self.code_bits, np.uint64)
-        self.held = slots, words, keys, places
+        pte_bits = np.zeros(1 << self.code_bits, np.uint64)
+        self.held = slots, words, keys, pte_bits
         self.slots = &slots[0]
         self.words = &words[0]
         self.keys = NULL if direct else &keys[0]
-        self.places = &places[0]
-        self.nr_parts = fill(self.parts, found.assignment.present)
-        self.nr_swap_parts = fill(self.swap_parts, found.assignment.swap)
-        self.swap_codes = gather(self.swap_parts, self.nr_swap_parts, ALL) + 1
+        self.pte_bits = &pte_bits[0]
+        fill_layout(&self.layout, found.assignment.present, found.assignment.swap)
+        self.swap_codes = self.layout.swap_bits + 1
         for code in range(1 << self.code_bits):
-            places[code] = scatter(self.parts, self.nr_parts, code)
+            pte_bits[code] = scatter(self.layout.parts, self.layout.nr_parts, code)
         self.all_legal = True
         for c in range(n):
             codes = found.codes(self.choices[c])
@@ -76,7 +72,7 @@ cdef class Book:
 
 @lru_cache(maxsize=64)
 def book_of(fields, arch, excludes, implies, per_vma):
-    """Return the Book of a plan: one for all tables of a kind, and their forks."""
+    """Return the Book of a plan. Equal arguments give the same Book."""
     found = plan(fields, arch, excludes, implies, per_vma)
     if not found.fits:
         raise ValueError(f"{found.combinations} combinations of {fields!r} need "
@@ -87,7 +83,7 @@ def book_of(fields, arch, excludes, implies, per_vma):
 
 @final
 cdef class Spans:
-    """What VMAs have chosen: ``choices[i]`` from ``starts[i]`` on; never changed."""
+    """What VMAs have chosen: ``choices[i]`` from ``starts[i]`` on. Immutable."""
 
     def __init__(self, starts, choices):
         cdef const uint64_t[::1] first = np.array(starts, np.uint64)
@@ -104,7 +100,7 @@ cdef class Spans:
         return self.choices[bisect_right(self.starts, vpn) - 1]
 
     cdef list inside(self, first, stop):
-        """Return [start, end) and the choice of each part of [first, stop)."""
+        """Return (start, end, choice) for each span in [first, stop)."""
         i = bisect_right(self.starts, first) - 1
         found = []
         while first < stop:
@@ -115,7 +111,7 @@ cdef class Spans:
         return found
 
     cdef Spans spliced(self, first, stop, pieces):
-        """Return spans in which [first, stop) has ``pieces``: starts and choices."""
+        """Return spans with [first, stop) replaced by ``pieces``: (start, choice)."""
         if first == stop:
             return self
         every = zip(self.starts, self.choices, strict=True)

@@ -1,34 +1,36 @@
 """Words in arrays by pfn: what the kernel has for more bits per page (mm/page_ext.c).
 
-The word belongs to the page, not to the PTE, and so means something else than in
-the other encodings. PTEs of the same pfn share a word. A child of fork shares it
-with its parent until one of them has a copy of the page, which the model never
-makes (`PageTable.copy` gives each page one). A page that is swapped out has none:
-a PTE with a word can't be swapped out, nor a swap entry be given a word. The word
-goes with the last PTE that maps the page.
+The word belongs to the page, not to the PTE, so it means something else than in the
+other encodings. PTEs of the same pfn share a word. A child of fork shares it with its
+parent until one of them copies the page, which the model never does (`PageTable.copy`
+copies every page). A page that is swapped out has no word: a PTE with a word can't be
+swapped out, and a swap entry can't get a word. The word goes with the last PTE that
+maps the page.
 
-An array has the words of a section, 2**15 pages, in 1, 2, 4 or 8 bytes each, and is
-allocated with the first word there and freed with the last: 32 to 256 KiB. The
-kernel allocates the arrays of all memory at boot and spends 8 bytes on flags alone
-(struct page_ext, include/linux/page_ext.h, v6.12), so this is the least that such an
-array can cost. `index` has 16 bytes for each array: what CONFIG_PAGE_EXTENSION adds
-to a section's struct mem_section (include/linux/mmzone.h, v6.12). How many PTEs map
-a page stands in its struct page in a kernel; here it is kept beside, not counted.
+An array has the words of a section, 2**15 pages, in 1, 2, 4 or 8 bytes each: 32 to 256
+KiB. It is allocated with the first word there and freed with the last. The kernel
+allocates the arrays of all memory at boot and spends 8 bytes on flags alone (struct
+page_ext, include/linux/page_ext.h, v6.12), so a real array costs at least this much.
+`index` has 16 bytes for each array: what CONFIG_PAGE_EXTENSION adds to a section's
+struct mem_section (include/linux/mmzone.h, v6.12). A kernel counts the PTEs that map a
+page in its struct page. Here the counts are in an array that is not counted as RAM.
 
-Page tables that are forks of each other share the arrays, and each one's `memory()`
-has them whole; they share a lock, too. No PTE bit is spent.
+Page tables that are forks of each other share the arrays and a lock, and the
+`memory()` of each includes all arrays. No PTE bit is spent.
 """
 from cython cimport final, no_gc_clear
-from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t, uintptr_t
+from libc.stdint cimport uint32_t, uint64_t, uintptr_t
 from libc.stdlib cimport calloc
 from libc.string cimport memset
 
 from extmeta.table.encoding cimport COUNTED, WHEN_ADDING, Encoding, Write
+from extmeta.encodings.packed cimport get, put, width_for
 from extmeta.encodings.side cimport adds_nothing
 from extmeta.memory.epoch cimport free_unseen
 from extmeta.memory.allowance cimport may_allocate
 from extmeta.memory.frames cimport PTE, Ptdesc, entries, pthread_mutex_t
 from extmeta.memory.sync cimport acquire, once, publish
+from extmeta.table.pte cimport ALL
 from extmeta.encodings.vpnhash cimport VpnHash, find, key_of
 from extmeta.table.vpns cimport Run, entry_at
 
@@ -53,43 +55,21 @@ cdef enum:
 
 cdef struct Section:
     uint64_t number
-    uint8_t* words        # NULL: there is none
+    void* words           # NULL: no page has a word
     uint32_t nr_words
     uint64_t nr_mapped    # the sum of `mapcount`
     Section* next_idle
-    bint idle             # is among those that may have lost something
+    bint idle             # is listed for sweep()
     uint32_t[SECTION_PAGES] mapcount
 
 
-cdef inline uint64_t get_in(
-        const uint8_t* words, int width, uint64_t pfn) noexcept nogil:
-    cdef uint64_t i = pfn & (SECTION_PAGES - 1)
-    if width == 1:
-        return words[i]
-    if width == 2:
-        return (<const uint16_t*>words)[i]
-    if width == 4:
-        return (<const uint32_t*>words)[i]
-    return (<const uint64_t*>words)[i]
+cdef struct Cursor:
+    # The section that the last pfn was in; ALL and NULL before the first.
+    uint64_t number
+    Section* section
 
 
-cdef inline uint64_t get(const Section* s, int width, uint64_t pfn) noexcept nogil:
-    return get_in(s.words, width, pfn)
-
-
-cdef inline void put(Section* s, int width, uint64_t pfn, uint64_t word) noexcept nogil:
-    cdef uint64_t i = pfn & (SECTION_PAGES - 1)
-    if width == 1:
-        s.words[i] = <uint8_t>word
-    elif width == 2:
-        (<uint16_t*>s.words)[i] = <uint16_t>word
-    elif width == 4:
-        (<uint32_t*>s.words)[i] = <uint32_t>word
-    else:
-        (<uint64_t*>s.words)[i] = word
-
-
-# Else the collector would take `sections` away before the pages are let go.
+# The collector must not clear `sections` before the pages are unmapped.
 @no_gc_clear
 @final
 cdef class Pages:
@@ -98,14 +78,15 @@ cdef class Pages:
     cdef pthread_mutex_t lock
     cdef VpnHash sections             # number -> Section*
     cdef Section* idle
-    cdef int width                    # of a word, in bytes
+    cdef int width                    # log2 of the bits of a word, 3 to 6
     cdef size_t arrays
     cdef uint64_t nr_words
     cdef uint64_t next_pfn
 
     def __cinit__(self, int pfn_bits, int width):
         cdef pthread_mutexattr_t kind
-        # The collector may free one of the family inside a call on another.
+        # The collector may free one page table inside a call on another that shares
+        # the lock.
         pthread_mutexattr_init(&kind)
         pthread_mutexattr_settype(&kind, PTHREAD_MUTEX_RECURSIVE)
         pthread_mutex_init(&self.lock, &kind)
@@ -114,7 +95,7 @@ cdef class Pages:
         self.width = width
 
     def __dealloc__(self):
-        # Empty: those that mapped pages are gone, and have let go of them.
+        # The page tables are gone and have unmapped all pages.
         pthread_mutex_destroy(&self.lock)
 
     cdef inline Section* section(self, uint64_t pfn) noexcept nogil:
@@ -122,6 +103,13 @@ cdef class Pages:
             return NULL
         return <Section*><uintptr_t>find(
             &self.sections.table, key_of(&self.sections.table, pfn >> SECTION_BITS))
+
+    cdef inline Section* seek(self, Cursor* c, uint64_t pfn) noexcept nogil:
+        """Return the section of a pfn; look it up unless it is that of the last."""
+        if pfn >> SECTION_BITS != c.number:
+            c.number = pfn >> SECTION_BITS
+            c.section = self.section(pfn)
+        return c.section
 
     cdef int admit(self, uint64_t pfn) noexcept nogil:
         """Make the section of a pfn; -1 if no memory can be had."""
@@ -135,7 +123,7 @@ cdef class Pages:
             return -1
         s.number = pfn >> SECTION_BITS
         self.sections.put(s.number, 0, <uintptr_t>s)
-        # Freed by sweep(), unless it is mapped by then.
+        # sweep() frees it if no page was mapped.
         self.list_idle(s)
         return 0
 
@@ -150,7 +138,7 @@ cdef class Pages:
         if s.words is not NULL:
             return 0
         if may_allocate():
-            words = calloc(SECTION_PAGES, <size_t>self.width)
+            words = calloc(SECTION_PAGES, <size_t>1 << (self.width - 3))
         if words is NULL:
             return -1
         publish(<uint64_t*>&s.words, <uintptr_t>words)
@@ -160,33 +148,28 @@ cdef class Pages:
 
     cdef void set_word(self, Section* s, uint64_t pfn, uint64_t word) noexcept nogil:
         """Set a word in a section that has an array."""
-        cdef bint had = get(s, self.width, pfn) != 0
-        put(s, self.width, pfn, word)
+        cdef Py_ssize_t i = pfn & (SECTION_PAGES - 1)
+        cdef bint had = get(s.words, self.width, i) != 0
+        put(s.words, self.width, i, word)
         s.nr_words += <uint32_t>((word != 0) - had)
         self.nr_words += <uint64_t>((word != 0) - had)
         if s.nr_words == 0:
             self.list_idle(s)
 
-    cdef void map(self, uint64_t pfn) noexcept nogil:
-        """Count one more PTE of an admitted pfn."""
-        self.map_in(self.section(pfn), pfn)
-
-    cdef inline void map_in(self, Section* s, uint64_t pfn) noexcept nogil:
+    cdef inline void map(self, Section* s, uint64_t pfn) noexcept nogil:
+        """Count one more PTE of a pfn in an admitted section."""
         s.mapcount[pfn & (SECTION_PAGES - 1)] += 1
         s.nr_mapped += 1
 
-    cdef void unmap(self, uint64_t pfn) noexcept nogil:
-        """Count one less; the word goes with the last."""
-        self.unmap_in(self.section(pfn), pfn)
-
-    cdef inline void unmap_in(self, Section* s, uint64_t pfn) noexcept nogil:
-        cdef uint64_t i = pfn & (SECTION_PAGES - 1)
-        # Not there: of a copy that ran out of memory.
+    cdef inline void unmap(self, Section* s, uint64_t pfn) noexcept nogil:
+        """Count one PTE less; the word goes with the last."""
+        cdef Py_ssize_t i = pfn & (SECTION_PAGES - 1)
+        # A copy that ran out of memory did not map all of its pages.
         if s is NULL or s.mapcount[i] == 0:
             return
         s.mapcount[i] -= 1
         s.nr_mapped -= 1
-        if s.mapcount[i] == 0 and s.nr_words and get(s, self.width, pfn):
+        if s.mapcount[i] == 0 and s.nr_words and get(s.words, self.width, i):
             self.set_word(s, pfn, 0)
         if s.nr_mapped == 0:
             self.list_idle(s)
@@ -194,7 +177,7 @@ cdef class Pages:
     cdef void sweep(self) noexcept nogil:
         """Free arrays without a word and sections without a page."""
         cdef Section* s
-        cdef uint8_t* words
+        cdef void* words
         while self.idle is not NULL:
             s = self.idle
             self.idle = s.next_idle
@@ -210,7 +193,7 @@ cdef class Pages:
         self.sections.settle()
 
 
-# Else the collector would take `frames` and `pages` away before they are asked.
+# The collector must not clear `frames` and `pages` before __dealloc__ uses them.
 @no_gc_clear
 @final
 cdef class PageExt(Encoding):
@@ -224,12 +207,11 @@ cdef class PageExt(Encoding):
         self.refuse_above(64)
         self.reading = COUNTED
         self.by_page = True
-        # The kernel has arrays for all pages from boot on. Here an operation may need
-        # one for each page.
+        # The kernel has all arrays from boot on. Here an operation may need an array
+        # for each page.
         self.asks = WHEN_ADDING
         self.pfn_mask = ((<uint64_t>1) << self.pte.pfn_bits) - 1
-        self.join(Pages(self.pte.pfn_bits, 1 if self.bits <= 8 else
-                        2 if self.bits <= 16 else 4 if self.bits <= 32 else 8))
+        self.join(Pages(self.pte.pfn_bits, max(width_for(ALL >> (64 - self.bits)), 3)))
 
     cdef void join(self, Pages pages) noexcept:
         self.pages = pages
@@ -239,15 +221,15 @@ cdef class PageExt(Encoding):
         if self.pages is None or self.frames is None:
             return
         if pthread_mutex_trylock(&self.pages.lock):
-            # Whoever has it may need the GIL.
+            # The thread that has the lock may need the GIL.
             with nogil:
                 pthread_mutex_lock(&self.pages.lock)
         with nogil:
-            self.let_go()
+            self.unmap_all()
         pthread_mutex_unlock(&self.pages.lock)
 
-    cdef void let_go(self) noexcept nogil:
-        """Unmap all that the page table, which is gone, still maps."""
+    cdef void unmap_all(self) noexcept nogil:
+        """Unmap the pages that the page table still maps when it dies."""
         cdef uint32_t frame
         if self.pages.sections.table.words:
             for frame in range(self.frames.top):
@@ -261,7 +243,7 @@ cdef class PageExt(Encoding):
     cdef int admit(
             self, const uint64_t* pfns, uint64_t first, Py_ssize_t n) noexcept nogil:
         cdef uint64_t pfn
-        cdef uint64_t number = ~<uint64_t>0
+        cdef uint64_t number = ALL
         cdef Py_ssize_t i
         for i in range(n):
             pfn = pfns[i] if pfns else first + <uint64_t>i & self.pfn_mask
@@ -277,10 +259,12 @@ cdef class PageExt(Encoding):
         return first
 
     cdef uint64_t carry(self, uint64_t pte, uint64_t to) noexcept nogil:
+        cdef uint64_t new = self.pfn_of(to)
+        cdef uint64_t old = self.pfn_of(pte)
         if to & self.pte.present:
-            self.pages.map(self.pfn_of(to))
+            self.pages.map(self.pages.section(new), new)
         if pte & self.pte.present:
-            self.pages.unmap(self.pfn_of(pte))
+            self.pages.unmap(self.pages.section(old), old)
         return to
 
     cdef void end(self) noexcept nogil:
@@ -315,24 +299,19 @@ cdef class PageExt(Encoding):
                 return i
         return -1
 
-    cdef int fork(
-            self, Encoding parent, const Ptdesc* t, Ptdesc* child) noexcept nogil:
+    cdef int fork(self, Encoding parent, const Ptdesc* t, Ptdesc* child) noexcept nogil:
         cdef const uint64_t* entry = entries(self.frames, child)
+        cdef Cursor at = Cursor(ALL, NULL)
         cdef uint64_t[64] words
-        cdef uint64_t number = ~<uint64_t>0
         cdef uint64_t pfn
         cdef Py_ssize_t i
-        cdef Section* s = NULL
+        cdef Section* s
         cdef Run r
         if self.family is parent.family:
             for i in range(self.entries):
-                if entry[i] & self.pte.present == 0:
-                    continue
-                pfn = self.pfn_of(entry[i])
-                if pfn >> SECTION_BITS != number:
-                    number = pfn >> SECTION_BITS
-                    s = self.pages.section(pfn)
-                self.pages.map_in(s, pfn)
+                if entry[i] & self.pte.present:
+                    pfn = self.pfn_of(entry[i])
+                    self.pages.map(self.pages.seek(&at, pfn), pfn)
             return 0
         r.vpns = NULL
         for i in range(self.entries):
@@ -345,42 +324,39 @@ cdef class PageExt(Encoding):
             pfn = self.pfn_of(entry[i])
             if self.pages.admit(pfn):
                 return -1
-            self.pages.map(pfn)
+            s = self.pages.section(pfn)
+            self.pages.map(s, pfn)
             if words[i & 63]:
-                s = self.pages.section(pfn)
                 if self.pages.make_words(s):
                     return -1
                 self.pages.set_word(s, pfn, words[i & 63])
         return 0
 
-    cdef Ptdesc* prepare(
-            self, Ptdesc* t, const Run* r, const Write* w) noexcept nogil:
+    cdef Ptdesc* prepare(self, Ptdesc* t, const Run* r, const Write* w) noexcept nogil:
         cdef const uint64_t* entry = entries(self.frames, t)
         cdef Py_ssize_t last_entry = self.entries - 1
-        cdef uint64_t number = ~<uint64_t>0
-        cdef uint64_t pte, pfn
+        cdef Cursor at = Cursor(ALL, NULL)
+        cdef Section* s
+        cdef uint64_t pte
         cdef Py_ssize_t i
         if adds_nothing(w, 1):
             return t
         for i in range(r.n):
             pte = entry[entry_at(r, i, last_entry)]
-            # Not present: what is moved here comes with its page's word.
+            # A PTE that moves here, which is not present yet, has its page's word.
             if pte & self.pte.present == 0 or w.add[i * w.step] == 0:
                 continue
-            pfn = self.pfn_of(pte)
-            if pfn >> SECTION_BITS != number:
-                number = pfn >> SECTION_BITS
-                if self.pages.make_words(self.pages.section(pfn)):
-                    return NULL
+            s = self.pages.seek(&at, self.pfn_of(pte))
+            if s.words is NULL and self.pages.make_words(s):
+                return NULL
         return t
 
-    cdef void load(
-            self, const Ptdesc* t, const Run* r, uint64_t* words) noexcept nogil:
+    cdef void load(self, const Ptdesc* t, const Run* r, uint64_t* words) noexcept nogil:
         cdef const uint64_t* entry = entries(self.frames, t)
         cdef Py_ssize_t last_entry = self.entries - 1
         cdef int width = self.pages.width
-        cdef uint64_t number = ~<uint64_t>0
-        cdef const Section* s = NULL
+        cdef Cursor at = Cursor(ALL, NULL)
+        cdef const Section* s
         cdef uint64_t pte, pfn
         cdef Py_ssize_t i
         if self.pages.nr_words == 0:
@@ -391,18 +367,16 @@ cdef class PageExt(Encoding):
             words[i] = 0
             if pte & self.pte.present:
                 pfn = self.pfn_of(pte)
-                if pfn >> SECTION_BITS != number:
-                    number = pfn >> SECTION_BITS
-                    s = self.pages.section(pfn)
+                s = self.pages.seek(&at, pfn)
                 if s.words is not NULL:
-                    words[i] = get(s, width, pfn)
+                    words[i] = get(s.words, width, pfn & (SECTION_PAGES - 1))
 
     cdef bint see(
             self, const Ptdesc* t, const Run* r, const uint64_t* ptes,
             uint64_t* words) noexcept nogil:
         cdef int width = self.pages.width
-        cdef uint64_t number = ~<uint64_t>0
-        cdef const uint8_t* array = NULL
+        cdef uint64_t number = ALL
+        cdef const void* array = NULL
         cdef uint64_t pfn, section
         cdef Py_ssize_t i
         if once(&self.pages.nr_words) == 0:
@@ -419,10 +393,10 @@ cdef class PageExt(Encoding):
                     return False
                 array = NULL
                 if section:
-                    array = <const uint8_t*><uintptr_t>acquire(
+                    array = <const void*><uintptr_t>acquire(
                         <const uint64_t*>&(<const Section*><uintptr_t>section).words)
             if array is not NULL:
-                words[i] = get_in(array, width, pfn)
+                words[i] = get(array, width, pfn & (SECTION_PAGES - 1))
         return True
 
     cdef void store(self, Ptdesc* t, const Run* r, const Write* w) noexcept nogil:
@@ -430,8 +404,8 @@ cdef class PageExt(Encoding):
         cdef Py_ssize_t last_entry = self.entries - 1
         cdef int width = self.pages.width
         cdef uint64_t keep = w.keep[0]
-        cdef uint64_t number = ~<uint64_t>0
-        cdef Section* s = NULL
+        cdef Cursor at = Cursor(ALL, NULL)
+        cdef Section* s
         cdef uint64_t pte, pfn, old, word
         cdef Py_ssize_t i
         if self.pages.nr_words == 0 and adds_nothing(w, 1):
@@ -441,43 +415,34 @@ cdef class PageExt(Encoding):
             if pte & self.pte.present == 0:
                 continue
             pfn = self.pfn_of(pte)
-            if pfn >> SECTION_BITS != number:
-                number = pfn >> SECTION_BITS
-                s = self.pages.section(pfn)
+            s = self.pages.seek(&at, pfn)
             if s.words is NULL:
                 continue
-            old = get(s, width, pfn)
+            old = get(s.words, width, pfn & (SECTION_PAGES - 1))
             word = old & keep | w.add[i * w.step]
             if word != old:
                 self.pages.set_word(s, pfn, word)
 
     cdef Py_ssize_t scan(
             self, const Ptdesc* t, Py_ssize_t first, Py_ssize_t last,
-            const uint64_t* mask, const uint64_t* value,
-            uint64_t* vpns) noexcept nogil:
+            const uint64_t* mask, const uint64_t* value, uint64_t* vpns) noexcept nogil:
         if value[0] and self.pages.nr_words == 0:
             return 0
         return Encoding.scan(self, t, first, last, mask, value, vpns)
 
-    cdef void zap(
-            self, Ptdesc* t, Py_ssize_t first, Py_ssize_t last) noexcept nogil:
+    cdef void zap(self, Ptdesc* t, Py_ssize_t first, Py_ssize_t last) noexcept nogil:
         cdef const uint64_t* entry = entries(self.frames, t)
-        cdef uint64_t number = ~<uint64_t>0
+        # A section without pages stays until end().
+        cdef Cursor at = Cursor(ALL, NULL)
         cdef uint64_t pfn
         cdef Py_ssize_t i
-        # It stays until end(), though it may have no page any more.
-        cdef Section* s = NULL
         for i in range(first, last):
-            if entry[i] & self.pte.present == 0:
-                continue
-            pfn = self.pfn_of(entry[i])
-            if pfn >> SECTION_BITS != number:
-                number = pfn >> SECTION_BITS
-                s = self.pages.section(pfn)
-            self.pages.unmap_in(s, pfn)
+            if entry[i] & self.pte.present:
+                pfn = self.pfn_of(entry[i])
+                self.pages.unmap(self.pages.seek(&at, pfn), pfn)
 
     cdef size_t side_bytes(self) noexcept nogil:
-        return self.pages.arrays * SECTION_PAGES * <size_t>self.pages.width
+        return self.pages.arrays * SECTION_PAGES << (self.pages.width - 3)
 
     cdef size_t index_bytes(self) noexcept nogil:
         return self.pages.arrays * MEM_SECTION_BYTES
@@ -485,7 +450,7 @@ cdef class PageExt(Encoding):
     cdef const char* fault(self, const Ptdesc* t) noexcept nogil:
         cdef const uint64_t* entry = entries(self.frames, t)
         cdef const Section* s = NULL
-        cdef uint64_t number = ~<uint64_t>0
+        cdef uint64_t number = ALL
         cdef uint64_t words, mapped, pfn
         cdef Py_ssize_t i, k
         if self.pages.idle is not NULL:
@@ -502,7 +467,7 @@ cdef class PageExt(Encoding):
                 words = mapped = 0
                 for k in range(SECTION_PAGES):
                     mapped += s.mapcount[k]
-                    if s.words is not NULL and get(s, self.pages.width, k):
+                    if s.words is not NULL and get(s.words, self.pages.width, k):
                         words += 1
                         if s.mapcount[k] == 0:
                             return b"a word of a page that isn't mapped"

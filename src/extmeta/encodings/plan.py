@@ -1,10 +1,10 @@
-"""The fewest PTE bits that hold a set of fields, of which not all go together.
+"""The fewest PTE bits that hold a set of fields, if not all fields go together.
 
 Arcangeli asked in 2020 for "a more compact encoding with the bits we already
-have" before RAM and CPU are spent (X+PY3zQeYNnheZhT@redhat.com). Given which
-fields exclude or imply each other, and which share a bit by VMA, the legal words
-are counted, exactly, and numbered: ceil(log2) bits are enough. What is lost by
-each such choice is said, and what a side page would cost instead.
+have" before RAM and CPU are spent (X+PY3zQeYNnheZhT@redhat.com). The user says which
+fields exclude or imply each other, and which share a bit by VMA. The legal words are
+counted exactly and numbered: ceil(log2) bits are enough. A plan also tells what each
+constraint loses, and what a side page would cost instead.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -19,12 +19,11 @@ from extmeta.encodings.constraints import Constraint, Group, Groups, listed
 from extmeta.encodings.counting import Graph, most_words, sums, words_of
 from extmeta.fields import Fields
 
-# Codes are listed by Assignment.codes up to so many, and numbered up to the other.
+# The most words that Assignment.codes lists and that Plan.codes numbers.
 LISTED = 64
 NUMBERED = 1 << 16
 
-# Ways for VMAs to choose that are looked at, and fields that are paired for
-# `Plan.remedies`.
+# The most combinations of choices by VMAs, and the most fields for `Plan.remedies`.
 MAX_CHOICES = 1 << 12
 MAX_PAIRED = 32
 
@@ -36,7 +35,7 @@ class PlanConflict(ValueError):
     ----------
     field : str
     constraints : tuple of Constraint
-        Why: without any one of them it could.
+        The reason. Without any one of them it could.
     """
 
     def __init__(self, field: str, constraints: tuple[Constraint, ...]) -> None:
@@ -50,16 +49,16 @@ class PlanConflict(ValueError):
 
 
 class Assignment(NamedTuple):
-    """Where a code goes, and what it stands for.
+    """Which bits hold a code, and what each code means.
 
     Attributes
     ----------
     present, swap : tuple of int
         The bits of a present PTE and of a swap entry that hold the code, its
-        lowest bit first. Fewer than the code has where there are no more.
+        lowest bit first. Fewer than the code's if there are no more.
     codes : dict
-        What the VMAs chose (a name for each group of ``per_vma``) -> code -> the
-        non-zero fields. Empty where there are more than 64.
+        Choice of the VMAs (a name for each group of ``per_vma``) -> code -> the
+        non-zero fields. Empty if there are more than 64 words.
     """
 
     present: tuple[int, ...]
@@ -69,7 +68,7 @@ class Assignment(NamedTuple):
 
 @dataclass(frozen=True)
 class Plan:
-    """What a set of fields needs, and what an architecture has.
+    """The bits that a set of fields needs, and the bits that an architecture has.
 
     Attributes
     ----------
@@ -77,15 +76,15 @@ class Plan:
     arch : Arch
     constraints : tuple of Constraint
     combinations : int
-        Legal words; where VMAs choose, of the choice that has the most.
+        Legal words. If VMAs choose, those of the choice with the most.
     bits : int
-        The fewest that number them.
+        The fewest bits that number them.
     available, available_swap : int
-        Bits of a present PTE and of a swap entry: those that are free, and those
-        that Linux gives to one of these fields.
+        Bits of a present PTE and of a swap entry that are free, or that Linux gives
+        to one of these fields.
     side : dict of str to int
-        Bytes of side memory for each PTE table with a word, by encoding, if the
-        fields were kept there as they are.
+        By encoding, bytes of side memory for a PTE table with a word, if the fields
+        were kept there without codes.
     """
 
     fields: Fields
@@ -99,12 +98,12 @@ class Plan:
 
     @property
     def fits(self) -> bool:
-        """Whether present PTEs have the bits."""
+        """Whether a present PTE has enough bits."""
         return self.missing == 0
 
     @property
     def fits_swap(self) -> bool:
-        """Whether swap entries have them too."""
+        """Whether a swap entry has enough bits."""
         return self.missing_swap == 0
 
     @property
@@ -119,39 +118,37 @@ class Plan:
 
     @property
     def cleared(self) -> tuple[int, ...]:
-        """Bits for the code that mprotect clears: see `Arch.cleared`."""
+        """Bits of the code that mprotect clears: see `Arch.cleared`."""
         return tuple(b for b in self.assignment.present if b in self.arch.cleared)
 
     @property
     def flushed(self) -> tuple[int, ...]:
-        """Bits for the code of which a change may flush: not `Arch.unflushed`."""
+        """Bits of the code whose change may flush the TLB: see `Arch.unflushed`."""
         return tuple(b for b in self.assignment.present if b not in self.arch.unflushed)
 
     @property
     def choices(self) -> list[Group]:
-        """What VMAs may choose: a name for each group of ``per_vma``."""
+        """The choices that VMAs have: a name for each group of ``per_vma``."""
         return list(product(*(c.names for c in self._of("per_vma"))))
 
     @cached_property
     def assignment(self) -> Assignment:
-        """Which bits hold the code, and which code is what."""
+        """Which bits hold the code, and what each code means."""
         present, swap = _room(self.fields, self.arch)
         codes = {}
-        if self.combinations <= LISTED:
-            for choice in self.choices:
-                codes[choice] = {
-                    code: {n: v for n, v in self.fields.unpack(word).items() if v}
-                    for code, word in sorted(
-                        (code, word) for word, code in self.codes(choice).items()
-                    )
-                }
+        for choice in self.choices if self.combinations <= LISTED else ():
+            word_of = {code: word for word, code in self.codes(choice).items()}
+            codes[choice] = {
+                code: {n: v for n, v in self.fields.unpack(word_of[code]).items() if v}
+                for code in sorted(word_of)
+            }
         return Assignment(tuple(present[: self.bits]), tuple(swap[: self.bits]), codes)
 
     def codes(self, choice: Group | None = None) -> dict[int, int]:
-        """Return every legal word with its code; that of word 0 is 0.
+        """Return every legal word with its code. Word 0 has code 0.
 
-        Fields that nothing ties together have bits of the code of their own,
-        where that takes no bit more: asking for one is then asking for bits.
+        Fields that no constraint ties together get their own bits of the code if that
+        takes no more bits. Then a scan for one field compares bits.
 
         Parameters
         ----------
@@ -161,9 +158,9 @@ class Plan:
         Raises
         ------
         KeyError
-            If it is none of them.
+            If ``choice`` is not one of them.
         ValueError
-            If they are more than 2**16.
+            If there are more than 2**16 words.
         """
         if choice is None:
             choice = self.choices[0]
@@ -187,14 +184,14 @@ class Plan:
 
     @cached_property
     def lost(self) -> tuple[str, ...]:
-        """What can't be expressed any more, in words; what constraints forbid first."""
+        """Sentences on what can't be expressed; what constraints forbid comes first."""
         return tuple(self._lost())
 
     @cached_property
     def remedies(self) -> tuple[Group, ...]:
-        """Pairs of fields of which one more ``excludes`` would make it fit.
+        """Pairs of fields whose exclusion would make the plan fit.
 
-        The one that takes least away first. Not looked for with more than 32
+        The pair that forbids the fewest words comes first. Empty with more than 32
         fields.
         """
         if self.fits or len(self.fields) > MAX_PAIRED:
@@ -251,7 +248,7 @@ def plan(
     per_vma: Groups = (),
     release: str | None = None,
 ) -> Plan:
-    """Count the legal words of a set of fields, and find bits for them.
+    """Count the legal words of a set of fields, and find bits for their codes.
 
     Parameters
     ----------
@@ -260,10 +257,10 @@ def plan(
     excludes : iterable of groups of names
         At most one field of each group is non-zero in a PTE.
     implies : iterable of pairs of names
-        (a, b): where a is non-zero, b is.
+        (a, b): if a is non-zero, b is non-zero.
     per_vma : iterable of groups of names
-        Each VMA uses one of each group; there the others are 0. No field is in
-        two groups.
+        Each VMA uses one field of each group; the others are 0 there. No field is
+        in two groups.
     release : str, optional
         The Linux release whose bits are counted, as in :func:`extmeta.arch.arch_named`.
 
@@ -274,16 +271,16 @@ def plan(
     Raises
     ------
     KeyError
-        If a name is none of a field, or there is no such architecture.
+        If a field or architecture is unknown.
     PlanConflict
-        If a field can never be non-zero; with the fewest constraints that say so.
+        If a field can never be non-zero; names the fewest constraints that cause it.
         It is a ValueError.
     TypeError
-        If something is no Fields, no Arch or no group of names.
+        If an argument is not Fields, an Arch or groups of names.
     ValueError
-        If a group has fewer than two names, or one twice, or a pair isn't one; if
-        the groups of ``per_vma`` overlap, or can be chosen of in too many ways; if the
-        release is not known, or ``arch`` is an Arch, which has its own.
+        If a group has fewer than two names, or a name twice; if a group of ``implies``
+        is not a pair; if groups of ``per_vma`` overlap, or allow too many choices; if
+        the release is unknown, or ``arch`` is an Arch, which has its own.
 
     Examples
     --------
@@ -317,14 +314,11 @@ def plan(
 def constraints_of(
     fields: Fields, excludes: Groups, implies: Groups, per_vma: Groups
 ) -> tuple[Constraint, ...]:
-    """Return the constraints of a call of :func:`plan`, checked as it says."""
+    """Check the constraints of a call of :func:`plan`, and return them."""
+    given = {"excludes": excludes, "implies": implies, "per_vma": per_vma}
     found = [
         Constraint(kind, names)
-        for kind, groups in (
-            ("excludes", excludes),
-            ("implies", implies),
-            ("per_vma", per_vma),
-        )
+        for kind, groups in given.items()
         for names in groups_of(kind, groups)
     ]
     chosen: dict[str, Group] = {}
@@ -343,17 +337,17 @@ def constraints_of(
 
 
 def groups_of(kind: str, groups: Any) -> Iterator[Group]:
-    """Yield the groups of one kind of constraint, checked but for the fields."""
+    """Check the groups of one kind, except whether fields exist, and yield them."""
     example = f"as in {kind}=[('a', 'b')]"
     if isinstance(groups, str | Mapping) or not isinstance(groups, Iterable):
-        raise TypeError(f"{kind}: {groups!r} is no list of groups of names, {example}")
+        raise TypeError(f"{kind}: {groups!r} is not groups of names, {example}")
     for group in groups:
         if isinstance(group, str) or not isinstance(group, Iterable):
-            raise TypeError(f"{kind}: {group!r} is no group of names, {example}")
+            raise TypeError(f"{kind}: {group!r} is not a group of names, {example}")
         names = tuple(group)
         for name in names:
             if not isinstance(name, str):
-                raise TypeError(f"{kind}: {name!r} is no name of a field, {example}")
+                raise TypeError(f"{kind}: {name!r} is not a name of a field, {example}")
         if len(names) < 2 or (kind == "implies" and len(names) > 2):
             wanted = "a pair" if kind == "implies" else "two names or more"
             raise ValueError(f"{kind}: {names!r} is not {wanted}, {example}")
@@ -364,31 +358,31 @@ def groups_of(kind: str, groups: Any) -> Iterator[Group]:
 
 
 def owned(fields: Fields, arch: Arch) -> list[str]:
-    """Return those of the fields that Linux already has bits for."""
+    """Return the fields that Linux already has bits for."""
     return [n for n, width in fields.items() if width == 1 and n in arch.owned]
 
 
 def _room(fields: Fields, arch: Arch) -> tuple[list[int], list[int]]:
-    """Return the bits of a present PTE and of a swap entry, ascending.
+    """Return the bits for a code in a present PTE and in a swap entry.
 
-    In that order they are fewer runs, and each is moved by one shift to the right.
+    Ascending, so that they are fewer runs, and one right shift moves each.
     """
     own = [arch.owned[name] for name in owned(fields, arch)]
-    # Each once: what is free in one row may be owned in another.
+    # A set, because a free bit of a swap entry may be a field's own too.
     return (
         sorted({*(bit for bit, _swap_bit in own), *arch.free}),
         sorted({*(swap_bit for _bit, swap_bit in own), *arch.swap.free}),
     )
 
 
+def width_of(bits: int) -> int:
+    """Return the width of a word in a side page: a power of 2 or whole 64 bits."""
+    return 1 << (bits - 1).bit_length() if bits <= 64 else (bits + 63) // 64 * 64
+
+
 def _side(fields: Fields, arch: Arch) -> dict[str, int]:
-    """Return what side pages for the fields as they are take, in bytes a table."""
-    width = 1
-    while width < min(fields.bits, 64):
-        width *= 2
-    if fields.bits > 64:
-        width = (fields.bits + 63) // 64 * 64
-    side = {"linked": arch.ptrs_per_pte * width // 8}
+    """Return the bytes a table of side pages, by encoding."""
+    side = {"linked": arch.ptrs_per_pte * width_of(fields.bits) // 8}
     if fields.bits <= 64:
         side["adjacent"] = arch.ptrs_per_pte * 8
     return side
@@ -397,7 +391,7 @@ def _side(fields: Fields, arch: Arch) -> dict[str, int]:
 def _conflict(
     fields: Fields, constraints: tuple[Constraint, ...]
 ) -> PlanConflict | None:
-    """Return why a field can never be non-zero, or None."""
+    """Return the error if a field can never be non-zero, or None."""
     graph = Graph(fields, constraints)
     for i, name in enumerate(fields):
         if not graph.possible(i):

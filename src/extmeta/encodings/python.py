@@ -1,7 +1,7 @@
 """An encoding written in Python: a few methods over numpy arrays.
 
-What a first version is written in. RAM can be compared this way; times can't, they
-are Python's.
+This is for a first version. It allows to compare RAM. Its times are Python's, so they
+can't be compared.
 """
 
 from typing import ClassVar, Self
@@ -15,24 +15,23 @@ U64 = npt.NDArray[np.uint64]
 
 
 class PythonEncoding(PythonCalls):
-    """Keep words in whatever a subclass has.
+    """Base class of encodings written in Python.
 
-    A subclass defines `load`, `store` and `side_bytes`; the other methods may stay
-    as they are. ``vpns`` are ascending, each there once, all mapped. ``words`` go
-    with them: (n,) uint64, or (n, lanes) where words are wider than 64 bits. If it
-    takes arguments, it has a property `config` too, a dict of them: every page
-    table makes an instance of its own.
+    A subclass must define `load`, `store` and `side_bytes`. ``vpns`` are ascending,
+    unique and mapped. ``words`` has a word for each: (n,) uint64, or (n, lanes) if
+    words are wider than 64 bits. If the constructor takes arguments, the property
+    `config` must return them as a dict: every page table makes its own instance.
 
-    What a method raises reaches the caller of the page table's method. Methods run
-    under the table's lock, so they can't use the table.
+    An exception reaches the caller of the page table's method. Methods run under the
+    table's lock, so they can't use the table.
 
     Attributes
     ----------
     uses_flag : bool, default True
-        Whether a PTE with a word has its flag set. Then only flagged PTEs are
-        asked for; without it all that are mapped, and the bit stays free.
+        Whether a PTE with a word has its flag set. If so, `load` is asked for flagged
+        PTEs only; else for all mapped PTEs, and the flag's bit stays free.
     max_bits : int, default 64
-        The widest word that can be held.
+        The widest word that the encoding can hold.
 
     Examples
     --------
@@ -61,9 +60,9 @@ class PythonEncoding(PythonCalls):
     max_bits: ClassVar[int] = 64
 
     def configure(self) -> None:
-        """Refuse fields that this encoding can't hold, and size what holds them.
+        """Refuse fields that this encoding can't hold, and prepare for the others.
 
-        Called once; ``fields``, ``bits``, ``lanes`` and ``arch`` are known then.
+        Called once, when ``fields``, ``bits``, ``lanes`` and ``arch`` are known.
 
         Raises
         ------
@@ -73,7 +72,7 @@ class PythonEncoding(PythonCalls):
         self.refuse_above(self.max_bits)
 
     def load(self, vpns: U64) -> npt.ArrayLike:
-        """Return words; 0 where there is none.
+        """Return the words of vpns, 0 for a vpn without one.
 
         Parameters
         ----------
@@ -86,37 +85,37 @@ class PythonEncoding(PythonCalls):
         raise NotImplementedError(f"{type(self).__name__}.load")
 
     def store(self, vpns: U64, words: U64) -> None:
-        """Keep words. It must not fail: what could belongs in `prepare`.
+        """Keep words. This must not fail: `prepare` does whatever can fail.
 
-        Where it fails all the same, the caller has the exception, but what was
-        stored before stays stored.
+        If it fails nevertheless, the caller gets the exception, and words stored
+        before stay stored.
 
         Parameters
         ----------
         vpns : (n,) uint64 ndarray
         words : (n,) or (n, lanes) uint64 ndarray
-            0: drop the word there is.
+            0 removes a word.
         """
         raise NotImplementedError(f"{type(self).__name__}.store")
 
     def side_bytes(self) -> int:
-        """Return the bytes that the words take, as an implementation in C would."""
+        """Return the bytes that the words would take in C."""
         raise NotImplementedError(f"{type(self).__name__}.side_bytes")
 
     def index_bytes(self) -> int:
-        """Return the bytes of what finds the words."""
+        """Return the bytes of the structure that finds the words."""
         return 0
 
     def prepare(self, vpns: U64, words: U64) -> None:
         """Refuse words, or make room for them, before anything is changed.
 
-        An operation that gives PTEs words calls it for each run of them, perhaps
-        several of one PTE table, before the first `store`.
+        An operation calls this for every run of PTEs that gets words, before its first
+        `store`. A PTE table may have several runs.
 
         Parameters
         ----------
         vpns : (n,) uint64 ndarray
-            Of PTEs that are moved here: not mapped yet.
+            A PTE that moves here is not mapped yet.
         words : (n,) or (n, lanes) uint64 ndarray
             None of them 0.
 
@@ -126,30 +125,29 @@ class PythonEncoding(PythonCalls):
         """
 
     def settle(self, vpns: range) -> None:
-        """Give back what a PTE table no longer needs; ``vpns`` are all of it.
+        """Free what a PTE table no longer needs; ``vpns`` are all of the table.
 
-        An operation is through with it, or failed: no `store` follows that room was
-        made for.
+        The operation is done or has failed, so no `store` needs the room made for it.
         """
 
     def unmap(self, vpns: range) -> None:
-        """Drop the words of vpns in one PTE table. It must not fail.
+        """Remove the words of vpns in one PTE table. This must not fail.
 
-        By default they are stored as 0.
+        By default, `store` writes 0.
         """
         raise NotImplementedError(f"{type(self).__name__}.unmap")
 
     def copy_from(self, parent: Self) -> None:
-        """Take all words of ``parent``, to be changed apart from then on: a fork.
+        """Copy all words of ``parent`` for a fork. Later changes are independent.
 
-        By default they are loaded, prepared and stored, table by table.
+        By default, words are loaded, prepared and stored, table by table.
         """
         raise NotImplementedError(f"{type(self).__name__}.copy_from")
 
     def scan(self, vpns: range, mask: int, value: int) -> npt.ArrayLike:
-        """Return those of some vpns, ascending, where word & mask == value.
+        """Return the vpns with word & mask == value, ascending.
 
-        By default they are loaded.
+        By default, all words are loaded and compared.
 
         Parameters
         ----------
@@ -164,5 +162,5 @@ class PythonEncoding(PythonCalls):
         """Raise AssertionError with the reason if an invariant is broken."""
 
     def defines(self, method: str) -> bool:
-        """Tell whether the class has its own version of a method."""
+        """Return whether the class overrides a method."""
         return getattr(type(self), method) is not getattr(PythonEncoding, method)

@@ -1,9 +1,8 @@
-"""The interface of an encoding, by calls of Python methods.
+"""The interface of an encoding, implemented by calls of Python methods.
 
-It takes the GIL once for each run of a PTE table, and does what encodings in
-Python have in common: it reads, changes and writes words, keeps the PTEs' flags,
-and passes on what Python raises. What it calls is in
-:mod:`extmeta.encodings.python`.
+This takes the GIL once for each run of a PTE table. It does what all encodings in
+Python need: it reads, changes and writes words, sets and clears flags of PTEs, and
+passes exceptions on. :mod:`extmeta.encodings.python` has the methods that it calls.
 """
 from libc.stdint cimport uint64_t
 from libc.string cimport memset
@@ -17,35 +16,33 @@ from extmeta.table.vpns cimport Run, entry_at
 
 
 cdef class PythonCalls(Encoding):
-    """Calls the methods of a :class:`PythonEncoding`, which derives from it."""
+    """Base class of :class:`PythonEncoding`; calls its methods."""
 
     cdef bint by_flag
-    # Which of the methods that need not be there are.
+    # Which optional methods the class defines.
     cdef bint takes_all
     cdef bint unmaps
     cdef bint scans
     cdef bint settles
-    cdef bint taken
-    cdef bytes reason
+    cdef bint taken               # copy_from() was called
+    cdef bytes reason             # keeps the string that fault() returned
 
     def bind(self, fields, arch, Frames frames not None):
         cdef PythonCalls bound = Encoding.bind(self, fields, arch, frames)
         bound.calls_python = True
-        bound.by_flag = bound.uses_flag
-        bound.uses_descriptor = bound.by_flag
+        bound.by_flag = bound.uses_descriptor = bound.uses_flag
         bound.takes_all = bound.defines("copy_from")
         bound.unmaps = bound.defines("unmap")
         bound.scans = bound.defines("scan")
         bound.settles = bound.defines("settle")
         return bound
 
-    cdef Ptdesc* prepare(
-            self, Ptdesc* t, const Run* r, const Write* w) noexcept nogil:
+    cdef Ptdesc* prepare(self, Ptdesc* t, const Run* r, const Write* w) noexcept nogil:
         with gil:
             try:
                 if self.pending is not None:
                     return NULL
-                # Words of their own may be those of PTEs that move here next.
+                # A word of its own may be for an entry that moves here after this.
                 index, words, _old = self.written(t, r, w, w.step != 0)
                 some = words.any(axis=1)
                 if some.any():
@@ -57,25 +54,23 @@ cdef class PythonCalls(Encoding):
                 self.fail(error)
                 return NULL
 
-    cdef int fork(
-            self, Encoding parent, const Ptdesc* t, Ptdesc* child) noexcept nogil:
+    cdef int fork(self, Encoding parent, const Ptdesc* t, Ptdesc* child) noexcept nogil:
         child.flagged = t.flagged
         with gil:
             try:
                 return self.take(<PythonCalls>parent, t)
             except BaseException as error:
-                # The operation is the parent's.
+                # The caller operates on the parent.
                 (<PythonCalls>parent).fail(error)
                 return -1
 
-    cdef void load(
-            self, const Ptdesc* t, const Run* r, uint64_t* words) noexcept nogil:
+    cdef void load(self, const Ptdesc* t, const Run* r, uint64_t* words) noexcept nogil:
         memset(words, 0, r.n * self.lanes * sizeof(uint64_t))
         if self.by_flag and t.flagged == 0:
             return
         with gil:
             try:
-                # Each once, whatever the caller named.
+                # load() gets each vpn once.
                 index, back = np.unique(self.indices(r), return_inverse=True)
                 numbers(words, r.n * self.lanes)[:] = (
                     self.words_at(t, index)[back].reshape(-1))
@@ -91,8 +86,7 @@ cdef class PythonCalls(Encoding):
 
     cdef Py_ssize_t scan(
             self, const Ptdesc* t, Py_ssize_t first, Py_ssize_t last,
-            const uint64_t* mask, const uint64_t* value,
-            uint64_t* vpns) noexcept nogil:
+            const uint64_t* mask, const uint64_t* value, uint64_t* vpns) noexcept nogil:
         with gil:
             try:
                 found = self.matching(t, first, last, mask, value)
@@ -102,8 +96,7 @@ cdef class PythonCalls(Encoding):
                 self.fail(error)
                 return 0
 
-    cdef void zap(
-            self, Ptdesc* t, Py_ssize_t first, Py_ssize_t last) noexcept nogil:
+    cdef void zap(self, Ptdesc* t, Py_ssize_t first, Py_ssize_t last) noexcept nogil:
         if self.by_flag and t.flagged == 0:
             return
         with gil:
@@ -162,7 +155,7 @@ cdef class PythonCalls(Encoding):
         return numbers(entries(self.frames, t), self.entries)
 
     cdef object indices(self, const Run* r):
-        """Return the entries that a run names, in its order."""
+        """Return the indices of a run's entries, in its order."""
         cdef Py_ssize_t i
         cdef uint64_t[::1] at
         if r.vpns is NULL:
@@ -180,19 +173,19 @@ cdef class PythonCalls(Encoding):
             present, np.uint64(self.pte.flag), np.uint64(self.pte.swap_flag))
 
     cdef object flagged_in(self, entry):
-        """Return which entries have their flag set."""
+        """Return whether each entry has its flag set."""
         if not self.by_flag:
             return np.zeros(len(entry), np.bool_)
         return (self.flags_of(entry) & entry) != 0
 
     cdef object may_have(self, entry):
-        """Return which entries to ask for words of."""
+        """Return whether each entry may have a word."""
         if self.by_flag:
             return self.flagged_in(entry)
         return entry != <object>self.pte.none
 
     cdef object words_at(self, const Ptdesc* t, index):
-        """Return the words of entries, ascending, as (n, lanes)."""
+        """Return the words of ascending indices, as (n, lanes)."""
         some = self.may_have(self.view(t)[index])
         words = np.zeros((len(index), self.lanes), np.uint64)
         if some.any():
@@ -200,7 +193,7 @@ cdef class PythonCalls(Encoding):
         return words
 
     cdef object checked(self, vpns):
-        """Return what load() gives, as (n, lanes) uint64."""
+        """Return the result of load(), checked, as (n, lanes) uint64."""
         words = (<object>self).load(vpns)
         if isinstance(words, np.ndarray) and words.dtype.kind not in "uib":
             raise TypeError(f"{self!r}.load() gave words of {words.dtype}")
@@ -211,14 +204,14 @@ cdef class PythonCalls(Encoding):
         return words.reshape(len(vpns), self.lanes)
 
     cdef object give(self, method, vpns, words):
-        """Call prepare() or store() with words in the shape that they take."""
+        """Call prepare() or store(); words of one lane are passed as (n,)."""
         getattr(self, method)(vpns, words if self.lanes > 1 else words.reshape(-1))
 
     cdef object written(
             self, const Ptdesc* t, const Run* r, const Write* w, bint with_none):
-        """Return what a write is about: entries, ascending; words to be, and now.
+        """Return the ascending indices of a write, and their new and old words.
 
-        An entry that holds nothing is left out, unless ``with_none``.
+        Entries that are none are left out unless ``with_none``.
         """
         cdef Py_ssize_t lanes = self.lanes
         index = self.indices(r)
@@ -226,7 +219,7 @@ cdef class PythonCalls(Encoding):
         add = numbers(w.add, lanes * (r.n if w.step else 1)).reshape(-1, lanes)
         add = np.broadcast_to(add, (r.n, lanes))
         if r.vpns is not NULL:
-            # The last one of duplicates wins.
+            # The last of duplicates wins.
             index, at = np.unique(index[::-1], return_index=True)
             add = add[::-1][at]
         if not with_none:
@@ -236,7 +229,7 @@ cdef class PythonCalls(Encoding):
         return index, old & keep | add, old
 
     cdef int put(self, Ptdesc* t, const Run* r, const Write* w) except -1:
-        """Store what changes, and set and clear flags."""
+        """Store the words that change; set and clear flags."""
         index, words, old = self.written(t, r, w, False)
         changed = (words != old).any(axis=1)
         index, words = index[changed], words[changed]
@@ -251,7 +244,7 @@ cdef class PythonCalls(Encoding):
             return 0
         some = words.any(axis=1)
         if self.pending is not None:
-            # Who drops words, to move PTEs, relies on their flags being gone.
+            # Even after an error, a move relies on cleared flags at the source.
             index, some = index[~some], some[~some]
         view = self.view(t)
         entry = view[index]
@@ -262,10 +255,10 @@ cdef class PythonCalls(Encoding):
         return 0
 
     cdef int drop(self, Ptdesc* t, index) except -1:
-        """Forget the words of some entries in a row, which are cleared next."""
+        """Forget the words of a range of entries, which are cleared next."""
         index = index[self.may_have(self.view(t)[index])]
         if self.by_flag:
-            # Whatever becomes of the words: the entries go.
+            # The entries go even if an error leaves their words.
             t.flagged -= <unsigned int>len(index)
         else:
             index = index[self.words_at(t, index).any(axis=1)]
@@ -279,7 +272,7 @@ cdef class PythonCalls(Encoding):
         return 0
 
     cdef int take(self, PythonCalls parent, const Ptdesc* t) except -2:
-        """Copy the words of a table that ``parent`` serves; -1 without memory."""
+        """Copy the words of a table of ``parent``; -1 if allocation is refused."""
         if self.takes_all:
             if not self.taken:
                 if not may_allocate():
@@ -310,15 +303,14 @@ cdef class PythonCalls(Encoding):
                 return index[:0]
             if self.scans:
                 return self.scanned(
-                    <object>t.vpn + first, <object>t.vpn + last,
-                    as_int(bits), as_int(wanted))
+                    <object>t.vpn + first, <object>t.vpn + last, bits, wanted)
         held = self.view(t)[index] != <object>self.pte.none
         match = (self.words_at(t, index) & bits == wanted).all(axis=1)
         return index[held & match] + <object>t.vpn
 
     cdef object scanned(self, first, stop, mask, value):
-        """Return what scan() gives, as uint64."""
-        vpns = (<object>self).scan(range(first, stop), mask, value)
+        """Return the result of scan(), checked, as uint64."""
+        vpns = (<object>self).scan(range(first, stop), as_int(mask), as_int(value))
         vpns = np.asarray(vpns, np.uint64)
         if vpns.ndim != 1 or len(vpns) and not (
                 first <= vpns[0] and vpns[len(vpns) - 1] < stop
@@ -328,16 +320,16 @@ cdef class PythonCalls(Encoding):
         return vpns
 
     cdef int fail(self, error) except -1:
-        """Have the operation's caller told; of several errors the first."""
+        """Keep the first error of an operation for its caller."""
         if self.pending is None:
             self.pending = error
         return 0
 
 
 cdef object numbers(const uint64_t* first, Py_ssize_t n):
-    """Return memory as an array, without a copy."""
+    """Return n uint64s as an array, without a copy."""
     return np.asarray(<uint64_t[:n]><uint64_t*>first)
 
 
 cdef object as_int(lanes):
-    return sum(int(lane) << 64 * i for i, lane in enumerate(lanes))
+    return int.from_bytes(lanes.astype("<u8").tobytes(), "little")

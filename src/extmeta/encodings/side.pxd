@@ -1,23 +1,16 @@
-"""Words in an array beside the table, live where the entry's flag is set.
+"""Words in an array beside the table, valid if the entry's flag is set.
 
-What `adjacent` and `linked` share. The array may be of any of the widths below;
-its elements without a flag are undefined, so it needs no clearing.
+`adjacent` and `linked` share this. The array has one of the widths below. An element
+without a flag is undefined, so the array needs no clearing. Helpers that other
+encodings use too come first.
 """
 from libc.stdint cimport int8_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memset
 
 from extmeta.table.encoding cimport Encoding, Write
-from extmeta.memory.frames cimport Ptdesc, entries
+from extmeta.memory.frames cimport PTE, Frames, Ptdesc, entries
 from extmeta.table.pte cimport (
-    ALL,
-    PteLayout,
-    count,
-    equal,
-    flag_of,
-    flags,
-    lowest,
-    many_flags,
-)
+    ALL, PteLayout, count, equal, flag_of, flags, lowest, many_flags)
 from extmeta.memory.sync cimport publish
 from extmeta.table.vpns cimport Run, entry_at
 
@@ -29,14 +22,59 @@ ctypedef fused side_t:
     uint64_t
 
 cdef enum:
-    # From this many flags in 64 entries, comparing all words by SIMD is cheaper
-    # than visiting the flagged ones: tried 4 to 65, `pytest benchmarks/bench_scan.py
-    # --fields meta=64`. Narrower words have no SIMD compare; there visiting won
+    # From this many flags in 64 entries on, comparing all words by SIMD is cheaper than
+    # visiting the flagged ones: tried 4 to 65, `pytest benchmarks/bench_scan.py
+    # --fields meta=64`. Narrower words have no SIMD compare. There, visiting won with
     # up to half of the PTEs flagged.
     DENSE_FROM = 8
-    # Up to this many entries of a table are looked at without its descriptor,
-    # whose cache line a random lookup does not have.
+    # Up to this many entries are read without a look at the descriptor, whose cache
+    # line a random lookup does not have.
     FEW = 8
+
+cdef inline bint adds_nothing(const Write* w, int lanes) noexcept nogil:
+    """Return whether the write can only clear bits."""
+    cdef int lane
+    if w.step:
+        return False
+    for lane in range(lanes):
+        if w.add[lane]:
+            return False
+    return True
+
+
+cdef inline bint makes_a_word(const Write* w, Py_ssize_t n, int lanes) noexcept nogil:
+    """Return whether the write gives any of its n entries a bit."""
+    cdef uint64_t bits = 0
+    cdef Py_ssize_t i
+    for i in range(n * lanes if w.step else lanes):
+        bits |= w.add[i]
+    return bits != 0
+
+
+cdef inline uint64_t vpn_in(const Ptdesc* t, const Run* r, Py_ssize_t i) noexcept nogil:
+    """Return the vpn that ``r`` names as its ``i``-th."""
+    return r.vpns[i] if r.vpns else t.vpn + <uint64_t>(r.first + i)
+
+
+cdef inline size_t nr_flagged(Frames frames) noexcept nogil:
+    """Return the sum of `flagged` over all PTE tables."""
+    cdef size_t flagged = 0
+    cdef uint32_t frame
+    for frame in range(frames.top):
+        if frames.desc[frame].kind == PTE:
+            flagged += frames.desc[frame].flagged
+    return flagged
+
+
+cdef inline Py_ssize_t append_vpns(
+        uint64_t* vpns, Py_ssize_t found, uint64_t vpn, uint64_t bits) noexcept nogil:
+    """Write vpn + i for each bit i to ``vpns[found]`` and on; return the new count."""
+    while bits:
+        vpns[found] = vpn + <uint64_t>lowest(bits)
+        found += 1
+        bits &= bits - 1
+    return found
+
 
 cdef inline uint64_t get(const side_t* side, int bits, Py_ssize_t e) noexcept nogil:
     if side_t is int8_t:
@@ -59,27 +97,6 @@ cdef inline void put(
         side[e] = <side_t>word
 
 
-cdef inline bint adds_nothing(const Write* w, int lanes) noexcept nogil:
-    """Return whether the write can only clear bits."""
-    cdef int lane
-    if w.step:
-        return False
-    for lane in range(lanes):
-        if w.add[lane]:
-            return False
-    return True
-
-
-cdef inline bint makes_a_word(
-        const Write* w, Py_ssize_t n, int lanes) noexcept nogil:
-    """Return whether the write gives any of its n entries a bit."""
-    cdef uint64_t bits = 0
-    cdef Py_ssize_t i
-    for i in range(n * lanes if w.step else lanes):
-        bits |= w.add[i]
-    return bits != 0
-
-
 cdef inline void side_load(
         Encoding self, const side_t* side, int bits, const Ptdesc* t, const Run* r,
         uint64_t* words) noexcept nogil:
@@ -91,7 +108,7 @@ cdef inline void side_load(
     cdef uint64_t swap_flag = a.swap_flag
     cdef uint64_t pte, flagged
     cdef Py_ssize_t first, n, i, e
-    # A few entries of a table tell their flags sooner than its descriptor.
+    # The flags of a few entries are read faster than the descriptor.
     if r.n > FEW and t.flagged == 0:
         memset(words, 0, r.n * sizeof(uint64_t))
         return
@@ -120,14 +137,14 @@ cdef inline void side_load(
 cdef inline void side_see(
         Encoding self, const side_t* side, int bits, const Run* r,
         const uint64_t* ptes, uint64_t* words) noexcept nogil:
-    """Read words of entries, of which there are copies, without a lock."""
+    """Read words without a lock; ``ptes`` are copies of the entries."""
     cdef const PteLayout* a = &self.pte
     cdef Py_ssize_t last_entry = self.entries - 1
     cdef uint64_t flagged
     cdef Py_ssize_t at, n, i, e
     if r.n <= FEW:
-        # One by one: many at a time would be loads of more than was stored just now,
-        # which wait for all stores before, and those for the cache.
+        # One at a time: a SIMD load that spans recent narrow stores would wait until
+        # they reach the cache.
         for i in range(r.n):
             words[i] = (get(side, bits, entry_at(r, i, last_entry))
                         if side is not NULL and ptes[i] & flag_of(a, ptes[i]) else 0)
@@ -184,10 +201,9 @@ cdef inline void side_store(
     cdef Py_ssize_t i, e
     if t.flagged == 0 and not makes_a_word(w, r.n, 1):
         return
-    if adds_nothing(w, 1):
-        if r.vpns is NULL:
-            side_clear(self, side, bits, t, r, keep)
-            return
+    if adds_nothing(w, 1) and r.vpns is NULL:
+        side_clear(self, side, bits, t, r, keep)
+        return
     for i in range(r.n):
         e = entry_at(r, i, last_entry)
         pte = entry[e]
@@ -211,9 +227,8 @@ cdef inline void side_store(
 
 
 cdef inline Py_ssize_t side_scan(
-        Encoding self, const side_t* side, int bits, const Ptdesc* t,
-        Py_ssize_t first, Py_ssize_t last, uint64_t mask, uint64_t value,
-        uint64_t* vpns) noexcept nogil:
+        Encoding self, const side_t* side, int bits, const Ptdesc* t, Py_ssize_t first,
+        Py_ssize_t last, uint64_t mask, uint64_t value, uint64_t* vpns) noexcept nogil:
     cdef const PteLayout* a = &self.pte
     cdef const uint64_t* entry = entries(self.frames, t)
     cdef uint64_t[8] marks
@@ -229,11 +244,8 @@ cdef inline Py_ssize_t side_scan(
         flagged = marks[at - first >> 6 & 7]
         matches = 0
         if value == 0:
-            # An entry without a word matches too; one that holds nothing never.
-            matches = ~equal(entry + at, n, ALL, a.none)
-            if n < 64:
-                matches &= (<uint64_t>1 << n) - 1
-            matches &= ~flagged
+            # An entry without a word matches too, unless it is none.
+            matches = ALL >> (64 - n) & ~(equal(entry + at, n, ALL, a.none) | flagged)
         if side_t is uint64_t and count(flagged) >= DENSE_FROM:
             matches |= equal(<const uint64_t*>side + at, n, mask, value) & flagged
         else:
@@ -242,16 +254,13 @@ cdef inline Py_ssize_t side_scan(
                 if get(side, bits, at + i) & mask == value:
                     matches |= <uint64_t>1 << i
                 flagged &= flagged - 1
-        while matches:
-            vpns[found] = t.vpn + <uint64_t>(at + lowest(matches))
-            found += 1
-            matches &= matches - 1
+        found = append_vpns(vpns, found, t.vpn + <uint64_t>at, matches)
     return found
 
 
 cdef inline void side_zap(
         Encoding self, Ptdesc* t, Py_ssize_t first, Py_ssize_t last) noexcept nogil:
-    """Count the flags out; the caller clears the entries."""
+    """Subtract the flags from the count; the caller clears the entries."""
     cdef const PteLayout* a = &self.pte
     cdef Py_ssize_t at
     if last - first == self.entries:
@@ -263,7 +272,7 @@ cdef inline void side_zap(
 
 
 cdef inline uint32_t count_flags(Encoding self, const Ptdesc* t) noexcept nogil:
-    """Return how many entries have their flag set, counted afresh."""
+    """Return how many entries have their flag set."""
     cdef const PteLayout* a = &self.pte
     cdef const uint64_t* entry = entries(self.frames, t)
     cdef uint32_t flagged = 0

@@ -1,4 +1,4 @@
-"""A hash table of metadata words by vpn: what is done for each lookup."""
+"""A hash table of metadata words by vpn: the code of a lookup, to be inlined."""
 from libc.stdint cimport uint32_t, uint64_t
 
 from extmeta.memory.sync cimport prefetch
@@ -17,29 +17,29 @@ cdef extern from *:
 
 cdef enum:
     LINE = 8              # uint64s of a group: one cache line
-    # Lookups whose lines are asked for before the first of them is looked at.
+    # Lookups whose lines are prefetched before the first of them is read.
     AT_ONCE = 32
 
 cdef struct Table:
-    # A group is a cache line of `slots`, filled from the first on. Where a key and
-    # a word fit 64 bits, 8 times key << word_bits | word. Else words, as many
-    # times the lower 32 bits of keys, and at the end of the line their upper bits,
-    # `high_bits` each; there `word_bits` is 0. A slot whose word is 0 is free.
+    # A group is a cache line of `slots`, filled from the first on. If key and word fit
+    # 64 bits, a slot is key << word_bits | word. Else `word_bits` is 0: the line has
+    # words, then the lower 32 bits of keys, and at its end the upper bits of keys,
+    # `high_bits` each. A slot whose word is 0 is free.
     uint64_t* lines
     uint64_t groups
-    uint64_t words        # that are held
+    uint64_t words        # in the table
     int slots
     int word_bits
     int key_bits
     int high_bits
     int high_shift        # of the upper bits in the line's last uint64
-    # A key is the vpn times `factor`, mixed, times `factor` again.
+    # A key is the vpn times `factor`, mixed, times `factor` again, in `key_bits`.
     uint64_t factor
     uint64_t inverse
     uint64_t key_mask
 
 cdef inline uint64_t key_of(const Table* t, uint64_t vpn) noexcept nogil:
-    """Return the key of a vpn: another for each, and as good as random."""
+    """Return the key of a vpn: unique, and as good as random."""
     cdef uint64_t key = vpn * t.factor & t.key_mask
     key ^= key >> ((t.key_bits + 1) >> 1)
     return key * t.factor & t.key_mask
@@ -52,8 +52,20 @@ cdef inline uint64_t vpn_of(const Table* t, uint64_t key) noexcept nogil:
 
 
 cdef inline uint64_t home_of(const Table* t, uint64_t key) noexcept nogil:
-    """Return the group where a key is looked for first; it ascends with the key."""
+    """Return the group that a key belongs to; it ascends with the key."""
     return scale(key << (64 - t.key_bits), t.groups)
+
+
+cdef inline uint64_t* line_of(const Table* t, uint64_t group) noexcept nogil:
+    return t.lines + LINE * group
+
+
+cdef inline uint64_t next_group(const Table* t, uint64_t group) noexcept nogil:
+    return group + 1 if group + 1 < t.groups else 0
+
+
+cdef inline void prefetch_key(const Table* t, uint64_t key) noexcept nogil:
+    prefetch(line_of(t, home_of(t, key)))
 
 
 cdef inline int find_in(
@@ -79,7 +91,7 @@ cdef inline int slot_in(
     cdef uint64_t word_mask, hits
     cdef int i
     if t.word_bits == 0:
-        # Known to the compiler, the number makes one piece of the loop.
+        # The compiler unrolls the loop if it knows the number.
         return find_in(t, line, 5, key) if t.slots == 5 else find_in(
             t, line, t.slots, key)
     word_mask = (<uint64_t>1 << t.word_bits) - 1
@@ -87,7 +99,7 @@ cdef inline int slot_in(
     hits = 0
     for i in range(LINE):
         hits |= <uint64_t>((line[i] ^ key) <= word_mask) << i
-    # A key of 0 is like a free slot.
+    # A free slot looks like key 0.
     if hits and line[lowest(hits)]:
         return lowest(hits)
     return -1
@@ -106,62 +118,59 @@ cdef inline uint64_t find(const Table* t, uint64_t key) noexcept nogil:
     cdef const uint64_t* line
     cdef int i
     while True:
-        line = t.lines + LINE * group
+        line = line_of(t, group)
         i = slot_in(t, line, key)
         if i >= 0:
             return word_at(t, line, i)
-        # Groups fill from the front: a key that found no room here is behind.
+        # A key is in a later group only if this one was full.
         if line[t.slots - 1] == 0:
             return 0
-        group = group + 1 if group + 1 < t.groups else 0
+        group = next_group(t, group)
+
 
 cdef class VpnHash:
     cdef Table table
-    # Guards the table and the lines: one thread at a time changes them.
+    # Count of changes to the table and lines. One thread at a time changes them.
     cdef uint32_t seq
-    # Lines that `put` moves to when those there are have no room.
+    # Lines that `put` moves to if the present ones are full.
     cdef uint64_t* next_lines
     cdef uint64_t next_groups
-    cdef uint64_t aside           # words that there is always room for
+    cdef uint64_t aside           # words that room is set aside for
 
     cdef size_t nbytes(self) noexcept nogil
-    # Make room for ``more`` words besides those there are; -1 if no memory can
-    # be had, and then nothing has changed.
+    # Make room for ``more`` words besides the present ones. Return -1 if there is no
+    # memory; then nothing has changed.
     cdef int reserve(self, uint64_t more) noexcept nogil
-    # Have room for so many more words, for when no memory can be had; -1 if there
-    # is none for that. And the bytes that this takes.
+    # Set room for this many more words aside, for when allocation fails. Return -1 if
+    # there is no memory.
     cdef int set_aside(self, uint64_t words) noexcept nogil
     cdef size_t aside_bytes(self) noexcept nogil
-    # Give back what was reserved and isn't used. May allocate, to be smaller.
+    # Free what was reserved and not used. May allocate, to move to a smaller table.
     cdef void settle(self) noexcept nogil
     cdef int copy(self, VpnHash other) noexcept nogil
     cdef void clear(self) noexcept nogil
-    # Words of n vpns: those at `vpns`, or if that is NULL those from `first` on.
+    # Read the words of n vpns: those at `vpns`, or from `first` on if that is NULL.
     cdef void find_all(
         self, const uint64_t* vpns, uint64_t first, Py_ssize_t n,
         uint64_t* words) noexcept nogil
-    # The same without a lock; False if the table changed meanwhile.
+    # As find_all, without a lock. Return False if the table changed meanwhile.
     cdef bint see_all(
         self, const uint64_t* vpns, uint64_t first, Py_ssize_t n,
         uint64_t* words) noexcept nogil
-    # Set word = (word & keep) | add; there must be room. Return 1 if that made
-    # a word, -1 if it took one away, else 0.
+    # Set word = (word & keep) | add; there must be room. Return 1 if that added a word,
+    # -1 if it removed one, else 0.
     cdef int put(self, uint64_t vpn, uint64_t keep, uint64_t add) noexcept nogil
-    # Forget the words of [first, stop); return how many there were.
-    cdef uint64_t remove_range(self, uint64_t first, uint64_t stop) noexcept nogil
-    # Write the vpns and words of [first, stop) to `vpns` and `words`, ascending;
-    # each has twice the room for all there are. Return how many they are.
+    # Forget the words of [first, stop).
+    cdef void remove_range(self, uint64_t first, uint64_t stop) noexcept nogil
+    # Write the vpns and words of [first, stop) to `vpns` and `words`, ascending. Return
+    # their number. Each array must have room for twice the words of the table.
     cdef Py_ssize_t sorted(
         self, uint64_t first, uint64_t stop, uint64_t* vpns,
         uint64_t* words) noexcept nogil
     cdef const char* fault(self) noexcept nogil
+    cdef object get_each(self, vpns, bint at_once)
     cdef int set_each(self, vpns, words, bint at_once) except -1
     cdef void resize(self) noexcept nogil
     cdef int change(self, uint64_t vpn, uint64_t keep, uint64_t add) noexcept nogil
     cdef void insert(self, uint64_t group, uint64_t key, uint64_t word) noexcept nogil
     cdef void remove(self, uint64_t group, int slot) noexcept nogil
-
-cdef inline void expect(VpnHash h, uint64_t vpn) noexcept nogil:
-    """Have the line of a vpn read soon."""
-    cdef const Table* t = &h.table
-    prefetch(t.lines + LINE * home_of(t, key_of(t, vpn)))

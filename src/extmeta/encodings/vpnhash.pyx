@@ -1,14 +1,14 @@
 """A hash table of metadata words by vpn.
 
-Open addressing by cache lines: a lookup nearly always reads one. A line has 5
-keys of up to 38 bits and their words of up to 64, or 4 or 3 with keys of more
-bits; if key and word are 64 bits together, 8 of both. A key that finds its
-line full is in the next that has room. Keys are the vpns permuted, so that their
-upper bits are as random as a hash, and the vpn can be had back.
+Open addressing by cache lines: a lookup nearly always reads one line. A line has 5
+keys of up to 38 bits and their words of up to 64 bits, or 4 or 3 of them if keys are
+wider. If key and word have 64 bits together, it has 8 of both. If a key's line is
+full, the key is in the next line that has room. A key is the vpn permuted: its upper
+bits are as random as a hash, and the vpn can be computed from it.
 
 Up to 25 of 32 slots are in use. The table grows by a quarter, or to what a call
-needs. A deletion moves back what it lets nearer to its line, so there are no
-tombstones; a table that is less than half full is made smaller.
+needs. A deletion shifts displaced entries back, so there are no tombstones. A table
+that is less than three quarters as full as it may be is made smaller.
 """
 from libc.stdint cimport uint32_t, uint64_t
 from libc.stdlib cimport free
@@ -28,8 +28,7 @@ cdef extern from "stdlib.h" nogil:
 cdef enum:
     DIGIT = 11            # bits of a sorting pass
 
-# Odd, 2**64 / the golden ratio; what consecutive numbers times it have in common
-# is spread over all bits.
+# 2**64 / the golden ratio, odd. Multiplying by it spreads consecutive numbers.
 cdef uint64_t GOLDEN = 0x9e3779b97f4a7c15
 
 
@@ -38,14 +37,6 @@ cdef inline uint64_t* allocate(uint64_t groups) noexcept nogil:
     if not may_allocate() or posix_memalign(&p, 64, groups * 64):
         return NULL
     return <uint64_t*>p
-
-
-cdef inline uint64_t* line_of(const Table* t, uint64_t group) noexcept nogil:
-    return t.lines + LINE * group
-
-
-cdef inline uint64_t next_group(const Table* t, uint64_t group) noexcept nogil:
-    return group + 1 if group + 1 < t.groups else 0
 
 
 cdef inline uint64_t beyond(
@@ -79,13 +70,13 @@ cdef inline void put_at(
 
 
 cdef inline uint64_t see(const Table* t, uint64_t key) noexcept nogil:
-    """As `find`, in lines that may be changing: an end is not taken for granted."""
+    """As find(), but lines may be changing: stop after all groups."""
     cdef uint64_t group = home_of(t, key)
     cdef const uint64_t* line
     cdef uint64_t left = t.groups
     cdef int i
     while left:
-        line = t.lines + LINE * group
+        line = line_of(t, group)
         i = slot_in(t, line, key)
         if i >= 0:
             return word_at(t, line, i)
@@ -97,9 +88,9 @@ cdef inline uint64_t see(const Table* t, uint64_t key) noexcept nogil:
 
 
 cdef inline int used_in(const uint64_t* line, int slots) noexcept nogil:
-    """Return how many of a line's slots are in use, which must not be all.
+    """Return how many of a line's slots are in use; one must be free.
 
-    Counted, not looked for: how many they are is no branch to be guessed.
+    Counting all avoids a branch that can't be predicted.
     """
     cdef int used = 0
     cdef int i
@@ -120,8 +111,20 @@ cdef inline uint64_t groups_for(const Table* t, uint64_t words) noexcept nogil:
     return groups
 
 
+cdef inline Py_ssize_t prefetch_keys(
+        const Table* t, const uint64_t* vpns, uint64_t first, Py_ssize_t n,
+        uint64_t* keys) noexcept nogil:
+    """Fill ``keys`` and prefetch their lines; return how many, AT_ONCE at most."""
+    cdef Py_ssize_t i
+    n = min(AT_ONCE, n)
+    for i in range(n):
+        keys[i] = key_of(t, vpns[i] if vpns else first + <uint64_t>i)
+        prefetch_key(t, keys[i])
+    return n
+
+
 cdef class VpnHash:
-    """Words by vpn, none of them 0.
+    """Words by vpn. A word of 0 is no word.
 
     Parameters
     ----------
@@ -132,7 +135,6 @@ cdef class VpnHash:
     """
 
     def __cinit__(self, int key_bits, int word_bits):
-        cdef uint64_t inverse = 1
         self.table.key_bits = key_bits
         self.table.key_mask = ((<uint64_t>1) << key_bits) - 1
         if key_bits + word_bits <= 64:
@@ -144,10 +146,7 @@ cdef class VpnHash:
                 64 // self.table.slots)
             self.table.high_shift = 32 if self.table.slots == 5 else 0
         self.table.factor = (GOLDEN >> (64 - key_bits)) | 1
-        for _ in range(6):
-            # Newton's iteration: each doubles the bits that are right.
-            inverse *= 2 - self.table.factor * inverse
-        self.table.inverse = inverse
+        self.table.inverse = pow(<object>self.table.factor, -1, 1 << <object>key_bits)
 
     def __dealloc__(self):
         free(self.table.lines)
@@ -161,13 +160,8 @@ cdef class VpnHash:
         """Bytes of the table."""
         return self.nbytes()
 
-    @property
-    def packed(self):
-        """Whether a key and a word are 64 bits together."""
-        return self.table.word_bits != 0
-
     def load(self, vpns):
-        """Return the words of an array of vpns, 0 if there is none.
+        """Return the words of vpns, 0 for a vpn without one.
 
         Parameters
         ----------
@@ -177,34 +171,33 @@ cdef class VpnHash:
         -------
         (n,) uint64 ndarray
         """
-        cdef const uint64_t[::1] wanted = row("vpns", vpns)
-        cdef Py_ssize_t n = wanted.shape[0]
-        words = np.zeros(n, np.uint64)
-        cdef uint64_t[::1] out = words
-        if n:
-            with nogil:
-                self.find_all(&wanted[0], 0, n, &out[0])
-        return words
+        return self.get_each(vpns, True)
 
     def load_each(self, vpns):
-        """Return the same, found one after the other, as by a caller of `find`."""
+        """As load(), but look up one after another, as a caller of find() does."""
+        return self.get_each(vpns, False)
+
+    cdef object get_each(self, vpns, bint at_once):
         cdef const uint64_t[::1] wanted = row("vpns", vpns)
         cdef Py_ssize_t n = wanted.shape[0]
         cdef Py_ssize_t i
         words = np.zeros(n, np.uint64)
         cdef uint64_t[::1] out = words
         with nogil:
+            if at_once and n:
+                self.find_all(&wanted[0], 0, n, &out[0])
+                n = 0
             for i in range(n if self.table.words else 0):
                 out[i] = find(&self.table, key_of(&self.table, wanted[i]))
         return words
 
     def store(self, vpns, words):
-        """Set the words of an array of vpns; 0 forgets one.
+        """Set the words of vpns; 0 removes a word.
 
         Parameters
         ----------
         vpns, words : (n,) array_like of int
-            As wide as the table's.
+            Within `key_bits` and `word_bits`.
 
         Raises
         ------
@@ -216,9 +209,9 @@ cdef class VpnHash:
         self.set_each(vpns, words, True)
 
     def store_each(self, vpns, words):
-        """Do the same one by one, as if it weren't known how many will come.
+        """As store(), but reserve room for one word at a time.
 
-        If the table can't grow, the words before are set.
+        If the table can't grow, earlier words of the call stay set.
         """
         self.set_each(vpns, words, False)
 
@@ -231,13 +224,11 @@ cdef class VpnHash:
         if n != new.shape[0]:
             raise ValueError(f"{new.shape[0]} words for {n} vpns")
         with nogil:
-            if at_once:
-                failed = self.reserve(<uint64_t>n) != 0
-            for i in range(0 if failed else n):
-                if not at_once:
-                    failed = self.reserve(1) != 0
-                    if failed:
-                        break
+            failed = at_once and self.reserve(<uint64_t>n) != 0
+            for i in range(n):
+                failed = failed or not at_once and self.reserve(1) != 0
+                if failed:
+                    break
                 self.put(wanted[i], 0, new[i])
             self.settle()
         if failed:
@@ -263,11 +254,9 @@ cdef class VpnHash:
             memset(words, 0, n * sizeof(uint64_t))
             return
         for start in range(0, n, 32):
-            for i in range(min(AT_ONCE, n - start)):
-                keys[i] = key_of(
-                    t, vpns[start + i] if vpns else first + <uint64_t>(start + i))
-                prefetch(t.lines + LINE * home_of(t, keys[i]))
-            for i in range(min(AT_ONCE, n - start)):
+            for i in range(prefetch_keys(
+                    t, vpns + start if vpns else NULL, first + <uint64_t>start,
+                    n - start, keys)):
                 words[start + i] = find(t, keys[i])
 
     cdef bint see_all(
@@ -277,23 +266,21 @@ cdef class VpnHash:
         cdef uint32_t before = count_of_changes(&self.seq)
         cdef Table t = self.table
         cdef Py_ssize_t start, i
-        # Lines and how many they are belong together from here on.
+        # From here on, lines and their number belong together.
         if before & 1 or not unchanged_since(&self.seq, before):
             return False
         if t.words == 0:
             memset(words, 0, n * sizeof(uint64_t))
             return True
         for start in range(0, n, 32):
-            for i in range(min(AT_ONCE, n - start)):
-                keys[i] = key_of(
-                    &t, vpns[start + i] if vpns else first + <uint64_t>(start + i))
-                prefetch(t.lines + LINE * home_of(&t, keys[i]))
-            for i in range(min(AT_ONCE, n - start)):
+            for i in range(prefetch_keys(
+                    &t, vpns + start if vpns else NULL, first + <uint64_t>start,
+                    n - start, keys)):
                 words[start + i] = see(&t, keys[i])
         return unchanged_since(&self.seq, before)
 
     cdef void insert(self, uint64_t group, uint64_t key, uint64_t word) noexcept nogil:
-        """Put an element that isn't there into the first free slot."""
+        """Add a new key, in the first free slot from ``group`` on."""
         cdef const Table* t = &self.table
         cdef uint64_t* line = line_of(t, group)
         while line[t.slots - 1]:
@@ -304,7 +291,7 @@ cdef class VpnHash:
         self.table.words += 1
 
     cdef void remove(self, uint64_t group, int slot) noexcept nogil:
-        """Free a slot; move there what is further from its home for want of it."""
+        """Delete a slot and shift back the entries that were displaced past it."""
         cdef const Table* t = &self.table
         cdef uint64_t* line = line_of(t, group)
         cdef uint64_t* behind
@@ -388,7 +375,7 @@ cdef class VpnHash:
         groups = max(groups_for(t, needed + self.aside), groups + (groups >> 2))
         lines = allocate(groups)
         if lines is NULL:
-            # settle() counts out what was used of what is aside.
+            # Use what is set aside. settle() counts how much is left.
             return 0 if needed <= room(t, t.groups) else -1
         free(self.next_lines)
         self.next_lines = lines
@@ -423,8 +410,8 @@ cdef class VpnHash:
         if t.words + self.aside == 0:
             self.clear()
             return
-        # Below 3/4 of what may be in use; a sixteenth stays free, so that a
-        # table whose words come and go isn't resized each time.
+        # Shrink below 3/4 of what may be in use. Leave a sixteenth more free, so that
+        # a table whose words come and go isn't resized each time.
         if (t.words + self.aside) * 4 < room(t, t.groups) * 3:
             least = groups_for(t, t.words + self.aside)
             least += least >> 4
@@ -446,7 +433,7 @@ cdef class VpnHash:
         free_unseen(lines)
 
     cdef int copy(self, VpnHash other) noexcept nogil:
-        """Take over the content of another table, of the same widths."""
+        """Copy the content of another table with equal widths."""
         cdef uint64_t* lines = NULL
         if other.table.groups:
             lines = allocate(other.table.groups)
@@ -459,7 +446,7 @@ cdef class VpnHash:
         return 0
 
     cdef void resize(self) noexcept nogil:
-        """Move to the lines that were reserved: nearly in order on both sides."""
+        """Move all words to the reserved lines; both are read nearly in order."""
         cdef Table old = self.table
         cdef const uint64_t* line
         cdef uint64_t group, key
@@ -479,9 +466,8 @@ cdef class VpnHash:
                 self.insert(home_of(&self.table, key), key, word_at(&old, line, slot))
         free_unseen(old.lines)
 
-    cdef uint64_t remove_range(self, uint64_t first, uint64_t stop) noexcept nogil:
+    cdef void remove_range(self, uint64_t first, uint64_t stop) noexcept nogil:
         cdef const Table* t = &self.table
-        cdef uint64_t before = t.words
         cdef uint64_t group, vpn
         cdef uint64_t* line
         cdef int slot
@@ -492,12 +478,11 @@ cdef class VpnHash:
             while slot < t.slots and line[slot]:
                 vpn = vpn_of(t, key_at(t, line, slot))
                 if first <= vpn < stop:
-                    # Another may be here after that.
+                    # This may shift another word into the slot.
                     self.remove(group, slot)
                 else:
                     slot += 1
         end_change(&self.seq)
-        return before - t.words
 
     cdef Py_ssize_t sorted(
             self, uint64_t first, uint64_t stop, uint64_t* vpns,
@@ -558,7 +543,7 @@ cdef class VpnHash:
         cdef bint gap
         cdef int slot
         if self.next_lines is not NULL:
-            return b"lines that are reserved and not in use"
+            return b"reserved lines are left"
         if t.words > room(t, t.groups):
             return b"more words than the table may hold"
         if t.groups and t.words == 0:

@@ -1,22 +1,23 @@
 """Words in the PTE itself: entries of 16 bytes, the PTE and then its word.
 
-What arm64's FEAT_D128 does in hardware, with descriptors of 128 bits: no flag, no
-side memory, nothing to allocate and nothing to look up, for every table of every
-process at twice the size. Upper entries are as wide, so a table indexes one bit
-less at each level and x86-64's 36 bits take five levels. Where Linux leaves half
-of a PTE table's page idle (s390) the pairs fill it.
+arm64's FEAT_D128 does this in hardware, with descriptors of 128 bits. It needs no flag,
+no side memory, no allocation and no lookup, but it doubles every table of every
+process. Upper entries are as wide, so a table indexes one bit less at each level, and
+x86-64's 36 bits take five levels. If Linux leaves half of a PTE table's page idle
+(s390), the pairs fill it.
 
-PTE and word are one aligned pair of 16 bytes, which is read in one piece. An entry
-that holds nothing has the word 0.
+PTE and word are an aligned pair of 16 bytes, which is read at once. An entry that is
+none has the word 0.
 """
 from dataclasses import replace
 
 from cython cimport final
 from libc.stdint cimport uint64_t
 
+from extmeta.encodings.side cimport append_vpns
 from extmeta.table.encoding cimport COUNTED, Encoding, Write
 from extmeta.memory.frames cimport Ptdesc, entries
-from extmeta.table.pte cimport ALL, equal_in_pairs, lowest
+from extmeta.table.pte cimport ALL, equal_in_pairs
 from extmeta.table.vpns cimport Run, entry_at
 
 cdef enum:
@@ -35,8 +36,8 @@ cdef class Wide(Encoding):
         self.parallel = True
 
     def shape(self, arch):
-        # What is lost below is made up for by the root, and a level like the one
-        # below it where the root can't hold it all.
+        # The root indexes the bits lost below. If it would be too large, there is one
+        # more level like the one below it.
         bits = [n - 1 for n in arch.level_bits[1:]]
         tables = list(arch.table_bytes[1:])
         if arch.rest == "idle":
@@ -55,13 +56,11 @@ cdef class Wide(Encoding):
             entry_bytes=ENTRY_BYTES,
         )
 
-    cdef int fork(
-            self, Encoding parent, const Ptdesc* t, Ptdesc* child) noexcept nogil:
+    cdef int fork(self, Encoding parent, const Ptdesc* t, Ptdesc* child) noexcept nogil:
         # The words came with the entries.
         return 0
 
-    cdef void load(
-            self, const Ptdesc* t, const Run* r, uint64_t* words) noexcept nogil:
+    cdef void load(self, const Ptdesc* t, const Run* r, uint64_t* words) noexcept nogil:
         cdef const uint64_t* pair = entries(self.frames, t)
         cdef Py_ssize_t last_entry = self.entries - 1
         cdef Py_ssize_t i
@@ -102,14 +101,13 @@ cdef class Wide(Encoding):
                 pair[2 * i + 1] = (pair[2 * i + 1] & keep | add) & (
                     0 - <uint64_t>(pair[2 * i] != none))
         else:
-            # Nothing is added: an entry that holds nothing keeps its 0.
+            # Clearing keeps the 0 of an entry that is none.
             for i in range(r.n):
                 pair[2 * i + 1] &= keep
 
     cdef Py_ssize_t scan(
             self, const Ptdesc* t, Py_ssize_t first, Py_ssize_t last,
-            const uint64_t* mask, const uint64_t* value,
-            uint64_t* vpns) noexcept nogil:
+            const uint64_t* mask, const uint64_t* value, uint64_t* vpns) noexcept nogil:
         cdef const uint64_t* pair = entries(self.frames, t)
         cdef uint64_t matches
         cdef Py_ssize_t found = 0
@@ -119,15 +117,11 @@ cdef class Wide(Encoding):
             matches = equal_in_pairs(pair + 2 * at, 1, n, mask[0], value[0])
             if matches and value[0] == 0:
                 matches &= ~equal_in_pairs(pair + 2 * at, 0, n, ALL, self.pte.none)
-            while matches:
-                vpns[found] = t.vpn + <uint64_t>(at + lowest(matches))
-                found += 1
-                matches &= matches - 1
+            found = append_vpns(vpns, found, t.vpn + <uint64_t>at, matches)
         return found
 
-    cdef void zap(
-            self, Ptdesc* t, Py_ssize_t first, Py_ssize_t last) noexcept nogil:
-        # Whole entries are emptied, their words with them.
+    cdef void zap(self, Ptdesc* t, Py_ssize_t first, Py_ssize_t last) noexcept nogil:
+        # The table clears the words with the entries.
         pass
 
     cdef uint64_t carry(self, uint64_t pte, uint64_t to) noexcept nogil:

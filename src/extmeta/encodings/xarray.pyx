@@ -1,41 +1,34 @@
 """Words in an XArray by vpn, one for each address space: what kernel code reaches for.
 
-A radix tree of 64 slots a node (include/linux/xarray.h, lib/xarray.c, v6.12): as
-tall as the largest vpn with a word needs, 6 levels for x86-64's 36 bits. A node is
-made with the first word under it and freed with the last; a word of vpn 0 alone
-is in the head, without a node. A node is 576 bytes as the kernel's is on 64 bits,
-with the slots, a parent, counts and three marks, of which this uses what it must; 7
-are in a page, as in SLUB's, and the 64 bytes left over count as slack.
-`xarray_tree.pxd` has the nodes.
+This is a radix tree of 64 slots a node (include/linux/xarray.h, lib/xarray.c, v6.12).
+It is as tall as the largest vpn with a word needs: 6 levels for x86-64's 36 bits. A
+node is made with the first word under it and freed with the last. A word of vpn 0
+alone is in the head, without a node. A node has 576 bytes, as the kernel's on 64 bits:
+slots, a parent, counts and three marks, not all of which are used here. A page has 7
+nodes, as in SLUB; the other 64 bytes count as slack. `xarray_tree.pxd` has the nodes.
 
 The lowest nodes, whose slots are the words, are `side`; those above are `index`. So
-one word by itself costs 576 bytes and what is above it, a full table's words 4.6
+a single word costs 576 bytes and the nodes above it; a full table's words cost 4.6
 KiB. Neighbours share a node: an operation walks down once for 64 entries.
 
 A slot has 63 bits for a word (xa_mk_value shifts it to set a bit that tells it from
 a pointer). A word with its highest bit set lies in 8 bytes of its own, which count
-as `side`, and the slot points to it. No PTE bit is spent, and swapping leaves the
-word where it is.
+as `side`, and the slot points to it. No PTE bit is spent. Swapping doesn't move a word.
 """
 from cython cimport final
-from libc.stdint cimport uint8_t, uint32_t, uint64_t, uintptr_t
+from libc.stdint cimport uint8_t, uint64_t, uintptr_t
 from libc.string cimport memcpy, memset
 
 from extmeta.table.encoding cimport COUNTED, Encoding, Write
-from extmeta.encodings.side cimport adds_nothing
+from extmeta.encodings.side cimport adds_nothing, append_vpns, nr_flagged, vpn_in
 from extmeta.encodings.xarray_tree cimport (
     IS_NODE, IS_VALUE, SLOT_BITS, SLOTS, Node, fault_below, find, node_in, see_leaf,
-    see_word, slots_of, vpn_of, word_in)
-from extmeta.memory.epoch cimport Limbo, any_reader, next_unseen, put_off, room_for_one
-from extmeta.memory.frames cimport (
-    NO_FRAME, PTE, SIDE, Frames, Ptdesc, entries, frame_of)
-from extmeta.table.pte cimport ALL, equal, lowest
+    see_word, slots_of, word_in)
+from extmeta.memory.frames cimport Ptdesc, entries
+from extmeta.table.pte cimport ALL, equal
 from extmeta.memory.slabs cimport Aside, Slabs
 from extmeta.memory.sync cimport once, publish
 from extmeta.table.vpns cimport Run
-
-cdef enum:
-    NODES_A_PAGE = 7
 
 
 @final
@@ -43,51 +36,30 @@ cdef class XArray(Encoding):
     """Keep all words in a radix tree by vpn."""
 
     cdef uint64_t head
-    cdef Frames pages                 # of nodes
-    cdef uint32_t partial             # the first that has room
+    cdef Slabs slabs                  # of nodes, and of words that a slot can't hold
     cdef size_t leaves
     cdef size_t uppers
-    cdef Slabs slabs                  # of words that a slot can't hold
-    cdef size_t apart                 # the number of these words
-    # Memory for more of them in this operation. Each piece points to the next.
+    cdef size_t apart                 # words that a slot can't hold
+    # Memory for more of these words in this operation. Each piece points to the next.
     cdef uint64_t* spare
-    cdef Limbo limbo                  # nodes that readers may still see
-    cdef Aside aside                  # words for when no memory can be had
+    # Nodes and words set aside for when allocation fails.
+    cdef Aside spare_nodes
+    cdef Aside spare_words
 
     def configure(self):
         self.reserves = True
         self.uses_descriptor = False
         self.refuse_above(64)
         self.reading = COUNTED
-        self.pages = Frames(4096)
-        self.partial = NO_FRAME
         self.slabs = Slabs()
 
     # -- nodes --------------------------------------------------------------
 
     cdef Node* new_node(self, int shift, Node* parent, int offset) noexcept nogil:
         """Return a node with free slots, or NULL if there is no memory."""
-        cdef Ptdesc* d
-        cdef Node* node
-        if self.limbo.count:
-            self.reap()
-        if self.partial != NO_FRAME:
-            d = &self.pages.desc[self.partial]
-        else:
-            d = self.pages.alloc(0, SIDE, False)
-            if d is NULL:
-                return NULL
-            self.list_page(<uint32_t>(d - self.pages.desc))
-        node = <Node*>d.link
-        if node is not NULL:
-            d.link = <uintptr_t>node.parent
-        else:
-            # `flagged` of a page of nodes counts those ever handed out.
-            node = <Node*>entries(self.pages, d) + d.flagged
-            d.flagged += 1
-        d.used += 1
-        if d.used == NODES_A_PAGE:
-            self.unlist_page(<uint32_t>(d - self.pages.desc))
+        cdef Node* node = <Node*>self.slabs.alloc_or(&self.spare_nodes, sizeof(Node))
+        if node is NULL:
+            return NULL
         memset(node, 0, sizeof(Node))
         node.shift = <uint8_t>shift
         node.offset = <uint8_t>offset
@@ -99,61 +71,20 @@ cdef class XArray(Encoding):
         return node
 
     cdef void free_node(self, Node* node) noexcept nogil:
-        """Free a node that nothing points to, once readers don't see it either."""
-        cdef Node* old
+        """Free a node that nothing points to."""
         if node.shift:
             self.uppers -= 1
         else:
             self.leaves -= 1
-        if self.limbo.count:
-            self.reap()
-        if any_reader():
-            old = <Node*>room_for_one(&self.limbo)
-            if old is not NULL:
-                self.give_node(old)
-            put_off(&self.limbo, node)
-        else:
-            self.give_node(node)
+        self.slabs.free(node)
 
     cdef void reap(self) noexcept nogil:
-        cdef Node* node = <Node*>next_unseen(&self.limbo)
-        while node is not NULL:
-            self.give_node(node)
-            node = <Node*>next_unseen(&self.limbo)
         self.slabs.reap()
 
-    cdef void give_node(self, Node* node) noexcept nogil:
-        cdef uint32_t frame = frame_of(self.pages, node)
-        cdef Ptdesc* d = &self.pages.desc[frame]
-        if d.used == NODES_A_PAGE:
-            self.list_page(frame)
-        node.parent = <Node*>d.link
-        d.link = <uintptr_t>node
-        d.used -= 1
-        if d.used == 0:
-            self.unlist_page(frame)
-            self.pages.free_now(d)
-
-    cdef void list_page(self, uint32_t frame) noexcept nogil:
-        self.pages.desc[frame].prev = NO_FRAME
-        self.pages.desc[frame].next = self.partial
-        if self.partial != NO_FRAME:
-            self.pages.desc[self.partial].prev = frame
-        self.partial = frame
-
-    cdef void unlist_page(self, uint32_t frame) noexcept nogil:
-        cdef Ptdesc* d = &self.pages.desc[frame]
-        if d.next != NO_FRAME:
-            self.pages.desc[d.next].prev = d.prev
-        if d.prev != NO_FRAME:
-            self.pages.desc[d.prev].next = d.next
-        else:
-            self.partial = d.next
-
     cdef Node* make(self, uint64_t vpn) noexcept nogil:
-        """Return the leaf of a vpn, made with what is above it; or NULL.
+        """Return the leaf of a vpn, or NULL; make it and the nodes above it.
 
-        Never the head: `settle` moves a word there.
+        A word of vpn 0 gets a leaf too. `settle` moves it to the head.
         """
         cdef Node* node = node_in(self.head)
         cdef Node* child
@@ -192,7 +123,7 @@ cdef class XArray(Encoding):
         return node
 
     cdef void prune(self, Node* node) noexcept nogil:
-        """Free a node and those above that have no slot in use; lower the tree."""
+        """Free a node and those above it if they are empty; lower the tree."""
         cdef Node* parent
         while node is not NULL and node.count == 0:
             parent = node.parent
@@ -205,7 +136,7 @@ cdef class XArray(Encoding):
             node = parent
         node = node_in(self.head)
         while node is not NULL and node.count == 1 and node.slots[0]:
-            # What is freed still leads there.
+            # A reader in the freed node still gets there.
             publish(&self.head, node.slots[0])
             self.free_node(node)
             node = node_in(self.head)
@@ -235,8 +166,7 @@ cdef class XArray(Encoding):
             self.apart -= 1
         return old == 0
 
-    cdef Ptdesc* prepare(
-            self, Ptdesc* t, const Run* r, const Write* w) noexcept nogil:
+    cdef Ptdesc* prepare(self, Ptdesc* t, const Run* r, const Write* w) noexcept nogil:
         cdef const uint64_t* entry = entries(self.frames, t)
         cdef uint64_t made = ALL
         cdef uint64_t vpn, add
@@ -246,17 +176,17 @@ cdef class XArray(Encoding):
         if adds_nothing(w, 1):
             return t
         if t.vpn == 0:
-            # The node made for vpn 0 may turn out to hold it alone.
+            # A node made for vpn 0 goes again if it holds no other word.
             t.next = 1
         for i in range(r.n):
             add = w.add[i * w.step]
             if add == 0:
                 continue
-            vpn = vpn_of(t, r, i)
+            vpn = vpn_in(t, r, i)
             if vpn >> SLOT_BITS == made and add >> 63 == 0:
                 continue
-            # One word for all is for those that are mapped; of others, which have
-            # their own, the entries may be moved here after this.
+            # One word for all goes to mapped entries only. A word of its own may be
+            # for an entry that moves here after this.
             if w.step == 0 and entry[vpn - t.vpn] == self.pte.none:
                 continue
             if vpn >> SLOT_BITS != made:
@@ -269,7 +199,7 @@ cdef class XArray(Encoding):
                 if slot[0] and slot[0] & IS_VALUE == 0:
                     continue
                 word = <uint64_t*>self.slabs.alloc_or(
-                    &self.aside, sizeof(uint64_t))
+                    &self.spare_words, sizeof(uint64_t))
                 if word is NULL:
                     self.settle(t)
                     return NULL
@@ -278,23 +208,22 @@ cdef class XArray(Encoding):
         return t
 
     cdef bint set_aside(self, size_t n) noexcept nogil:
-        cdef size_t pages = self.pages.nr_aside
-        cdef size_t words = self.aside.n
-        # All of a table's leaves and, of nodes above them, a way from the head.
+        cdef size_t before = self.spare_nodes.n
+        # A table's leaves, and a path of nodes from the head to them.
         cdef size_t nodes = self.entries // SLOTS + self.entries // (SLOTS * SLOTS)
         nodes += (64 + SLOT_BITS - 1) // SLOT_BITS
-        nodes = (nodes + NODES_A_PAGE - 1) // NODES_A_PAGE
-        if self.pages.set_aside(n * nodes, 0, SIDE) and self.slabs.set_aside(
-                &self.aside, n * self.entries if self.bits == 64 else 0,
+        if not self.slabs.set_aside(&self.spare_nodes, n * nodes, sizeof(Node)):
+            return False
+        if self.slabs.set_aside(
+                &self.spare_words, n * self.entries if self.bits == 64 else 0,
                 sizeof(uint64_t)):
             return True
-        self.pages.set_aside(pages, 0, SIDE)
-        self.slabs.set_aside(&self.aside, words, sizeof(uint64_t))
+        self.slabs.set_aside(&self.spare_nodes, before, sizeof(Node))
         return False
 
     cdef size_t aside_bytes(self) noexcept nogil:
-        return (self.pages.nr_aside * self.pages.page_bytes
-                + self.aside.n * sizeof(uint64_t))
+        return (self.spare_nodes.n * sizeof(Node)
+                + self.spare_words.n * sizeof(uint64_t))
 
     cdef void end(self) noexcept nogil:
         cdef uint64_t* word
@@ -312,7 +241,7 @@ cdef class XArray(Encoding):
             at += SLOTS * SLOTS
 
     cdef void settle_near(self, uint64_t first, uint64_t n) noexcept nogil:
-        """Free empty leaves of n vpns that have one node above them."""
+        """Free empty leaves among n vpns below one node."""
         cdef Node* above
         cdef Node* leaf
         cdef uint64_t vpn = first
@@ -320,7 +249,7 @@ cdef class XArray(Encoding):
             return
         above = find(self.head, first, SLOT_BITS)
         if above is NULL:
-            # The whole tree is one leaf, or there is nothing near this table.
+            # The tree is one leaf, or has nothing near this table.
             leaf = find(self.head, first, 0)
             if leaf is not NULL:
                 self.prune(leaf)
@@ -331,7 +260,7 @@ cdef class XArray(Encoding):
                 self.prune(leaf)
                 above = find(self.head, first, SLOT_BITS)
             vpn += SLOTS
-        # Made and not used, or the tree may be lower now.
+        # Nodes may have been made and not used, and the tree may be lower now.
         self.prune(find(self.head, first, SLOT_BITS))
 
     cdef int copy_all(self, Encoding parent) noexcept nogil:
@@ -354,9 +283,8 @@ cdef class XArray(Encoding):
             self.apart += 1
         return p
 
-    cdef int copy(
-            self, const Node* of, Node* parent, uint64_t* slot) noexcept nogil:
-        """Point a slot to a copy of a node and of all below it."""
+    cdef int copy(self, const Node* of, Node* parent, uint64_t* slot) noexcept nogil:
+        """Point a slot to a copy of a node and of all nodes below it."""
         cdef Node* node = self.new_node(of.shift, parent, of.offset)
         cdef uint64_t* word
         cdef int i
@@ -378,13 +306,11 @@ cdef class XArray(Encoding):
                 return -1
         return 0
 
-    cdef int fork(
-            self, Encoding parent, const Ptdesc* t, Ptdesc* child) noexcept nogil:
+    cdef int fork(self, Encoding parent, const Ptdesc* t, Ptdesc* child) noexcept nogil:
         child.flagged = t.flagged
         return 0
 
-    cdef void load(
-            self, const Ptdesc* t, const Run* r, uint64_t* words) noexcept nogil:
+    cdef void load(self, const Ptdesc* t, const Run* r, uint64_t* words) noexcept nogil:
         cdef uint64_t vpn
         cdef const uint64_t* slot
         cdef Py_ssize_t at = 0
@@ -399,11 +325,9 @@ cdef class XArray(Encoding):
             vpn = t.vpn + <uint64_t>(r.first + at)
             slot = slots_of(&self.head, vpn)
             n = min(r.n - at, SLOTS - <Py_ssize_t>(vpn & (SLOTS - 1)))
-            if slot is NULL:
+            if slot is NULL or slot is &self.head:
                 memset(words + at, 0, n * sizeof(uint64_t))
-            elif slot is &self.head:
-                memset(words + at, 0, n * sizeof(uint64_t))
-                words[at] = word_in(slot[0])
+                words[at] = word_in(slot[0]) if slot is not NULL else 0
             elif self.apart == 0:
                 # A free slot is 0, and so is its word.
                 for i in range(n):
@@ -413,32 +337,31 @@ cdef class XArray(Encoding):
                     words[at + i] = word_in(slot[i])
             at += n
 
-    # The tree may change while a reader is on its way down: a slot leads to what was
-    # there when it was read, and a node that is taken out leads to where it led. A
-    # word changes under its PTE table's lock alone.
+    # The tree may change while a reader walks down. Each slot is read once, and a node
+    # taken out keeps its slots. A word changes under its PTE table's lock only.
 
     cdef bint see(
             self, const Ptdesc* t, const Run* r, const uint64_t* ptes,
             uint64_t* words) noexcept nogil:
         cdef uint64_t group = ALL
         cdef const Node* leaf = NULL
-        cdef uint64_t vpn, slot
+        cdef uint64_t slot = 0
+        cdef uint64_t vpn
         cdef uint64_t none = self.pte.none
         cdef const uint64_t* slots
-        cdef Py_ssize_t i, k, n
+        cdef Py_ssize_t i = 0
+        cdef Py_ssize_t k, n
         if t.flagged == 0:
             memset(words, 0, r.n * sizeof(uint64_t))
             return True
-        slot = 0
-        i = 0
         while i < r.n:
-            vpn = vpn_of(t, r, i)
+            vpn = vpn_in(t, r, i)
             if vpn >> SLOT_BITS != group:
                 group = vpn >> SLOT_BITS
                 leaf = see_leaf(&self.head, vpn, &slot)
                 n = min(r.n - i, SLOTS - <Py_ssize_t>(vpn & (SLOTS - 1)))
                 if leaf is not NULL and r.vpns is NULL and self.bits < 64:
-                    # A slot that isn't free has its word in it.
+                    # No word of these lies apart.
                     slots = &leaf.slots[vpn & (SLOTS - 1)]
                     for k in range(n):
                         words[i + k] = slots[k] >> 1
@@ -480,12 +403,12 @@ cdef class XArray(Encoding):
         if clearing and t.flagged == 0:
             return
         while i < r.n:
-            vpn = vpn_of(t, r, i)
+            vpn = vpn_in(t, r, i)
             if vpn >> SLOT_BITS != group:
                 group = vpn >> SLOT_BITS
                 leaf = find(self.head, vpn, 0)
             if leaf is NULL and r.vpns is NULL and vpn:
-                # No word is here, and `prepare` saw that none comes.
+                # There is no word, and `prepare` saw that none comes.
                 i += SLOTS - <Py_ssize_t>(vpn & (SLOTS - 1))
                 continue
             slot = &leaf.slots[vpn & (SLOTS - 1)] if leaf is not NULL else (
@@ -507,8 +430,7 @@ cdef class XArray(Encoding):
 
     cdef Py_ssize_t scan(
             self, const Ptdesc* t, Py_ssize_t first, Py_ssize_t last,
-            const uint64_t* mask, const uint64_t* value,
-            uint64_t* vpns) noexcept nogil:
+            const uint64_t* mask, const uint64_t* value, uint64_t* vpns) noexcept nogil:
         cdef uint64_t[SLOTS] words
         cdef const uint64_t* entry = entries(self.frames, t)
         cdef const uint64_t* slot
@@ -538,10 +460,7 @@ cdef class XArray(Encoding):
                 matches = 0
             if value[0] == 0:
                 matches &= ~equal(entry + at, n, ALL, self.pte.none)
-            while matches:
-                vpns[found] = t.vpn + <uint64_t>(at + lowest(matches))
-                found += 1
-                matches &= matches - 1
+            found = append_vpns(vpns, found, t.vpn + <uint64_t>at, matches)
             at += n
         return found
 
@@ -549,15 +468,14 @@ cdef class XArray(Encoding):
         return to
 
     cdef size_t side_bytes(self) noexcept nogil:
-        return (self.leaves * sizeof(Node) + self.slabs.object_bytes
-                + self.pages.nr_aside * self.pages.page_bytes)
+        return (self.leaves * sizeof(Node) + self.apart * sizeof(uint64_t)
+                + self.aside_bytes())
 
     cdef size_t index_bytes(self) noexcept nogil:
         return self.uppers * sizeof(Node)
 
     cdef size_t held_bytes(self) noexcept nogil:
-        return (self.pages.pages[<int>SIDE] * self.pages.page_bytes
-                + self.slabs.page_bytes() - self.index_bytes())
+        return self.slabs.page_bytes() - self.index_bytes()
 
     cdef const char* fault(self, const Ptdesc* t) noexcept nogil:
         cdef const uint64_t* entry = entries(self.frames, t)
@@ -565,7 +483,6 @@ cdef class XArray(Encoding):
         cdef uint64_t flagged = 0
         cdef const char* reason
         cdef const uint64_t* slot
-        cdef uint32_t frame
         cdef Py_ssize_t i
         for i in range(self.entries):
             slot = slots_of(&self.head, t.vpn + <uint64_t>i)
@@ -583,13 +500,11 @@ cdef class XArray(Encoding):
             return reason
         if seen[0] != self.leaves or seen[1] != self.uppers:
             return b"count of nodes is stale"
-        if seen[2] != self.apart or (
-                self.apart + self.aside.n) * 8 != self.slabs.object_bytes:
+        if seen[2] != self.apart:
             return b"count of words apart is stale"
-        flagged = 0
-        for frame in range(self.frames.top):
-            if self.frames.desc[frame].kind == PTE:
-                flagged += self.frames.desc[frame].flagged
-        if flagged != seen[3]:
+        if self.slabs.limbo.count == 0 and (
+                self.slabs.object_bytes != self.side_bytes() + self.index_bytes()):
+            return b"memory without a node or word"
+        if nr_flagged(self.frames) != seen[3]:
             return b"words of no PTE table"
         return NULL

@@ -1,9 +1,7 @@
 """The nodes of an XArray (include/linux/xarray.h, v6.12), and ways down the tree."""
 from libc.stdint cimport uint8_t, uint64_t, uintptr_t
 
-from extmeta.memory.frames cimport Ptdesc
 from extmeta.memory.sync cimport acquire, once
-from extmeta.table.vpns cimport Run
 
 cdef enum:
     SLOTS = 64
@@ -46,21 +44,18 @@ cdef inline Node* find(uint64_t head, uint64_t vpn, int shift) noexcept nogil:
     return node if node is not NULL and node.shift == shift else NULL
 
 cdef inline uint64_t* slots_of(uint64_t* head, uint64_t vpn) noexcept nogil:
-    """Return the slot of a vpn, or NULL if there is none.
+    """Return the slot of a vpn, or NULL.
 
-    The slots up to the next multiple of 64 follow. None follows the head.
+    Slots up to the next multiple of 64 follow it, unless it is the head.
     """
     cdef Node* leaf = find(head[0], vpn, 0)
     if leaf is not NULL:
         return &leaf.slots[vpn & (SLOTS - 1)]
     return head if vpn == 0 and node_in(head[0]) is NULL else NULL
 
-cdef inline uint64_t vpn_of(const Ptdesc* t, const Run* r, Py_ssize_t i) noexcept nogil:
-    return r.vpns[i] if r.vpns else t.vpn + <uint64_t>(r.first + i)
-
 cdef inline const Node* see_leaf(
         const uint64_t* top, uint64_t vpn, uint64_t* head) noexcept nogil:
-    """Return the leaf of a vpn, or NULL; ``head`` is the word of vpn 0 then."""
+    """Return the leaf of a vpn, or NULL with the slot of vpn 0 in ``head``."""
     cdef uint64_t slot = acquire(top)
     cdef const Node* node = node_in(slot)
     cdef int shift
@@ -75,7 +70,7 @@ cdef inline const Node* see_leaf(
 
 cdef inline const char* fault_below(
         uint64_t slot, const Node* parent, size_t* seen) noexcept nogil:
-    """Count leaves, nodes above, words apart and words; or what is wrong."""
+    """Return what is wrong, or NULL; count leaves, uppers, words apart and words."""
     cdef const Node* node = node_in(slot)
     cdef const char* reason
     cdef int count = 0
@@ -96,7 +91,7 @@ cdef inline const char* fault_below(
             parent.slots[node.offset] != slot)):
         return b"a node is elsewhere in its parent"
     if node.count == 1 and node.slots[0] and parent is NULL:
-        return b"the tree is taller than it need be"
+        return b"the tree is too tall"
     seen[node.shift != 0] += 1
     for i in range(SLOTS):
         if node.slots[i]:

@@ -1,8 +1,8 @@
 """A byte for each PTE in an array beside the table, and no flag in the PTE.
 
-A byte of 0 says that there is no word, so no bit of the PTE is spent; but a lookup
-reads the array of a table that has words even where the PTE has none. 512 bytes for
-a table of 512 entries, from its first word to its last. These are the five required
+A byte of 0 means no word, so no bit of the PTE is spent. But once a table has words, a
+lookup reads the array even for a PTE without a word. A table of 512 entries takes 512
+bytes from its first word until its last one is gone. These are the five required
 methods and no more.
 """
 from cython cimport final
@@ -21,8 +21,7 @@ cdef class Flagless(Encoding):
         self.refuse_above(8)
         self.objects = Slabs()
 
-    cdef Ptdesc* prepare(
-            self, Ptdesc* t, const Run* r, const Write* w) noexcept nogil:
+    cdef Ptdesc* prepare(self, Ptdesc* t, const Run* r, const Write* w) noexcept nogil:
         if t.link == 0 and makes_a_word(w, r.n, 1):
             t.link = <uintptr_t>self.objects.alloc(self.entries)
             if t.link == 0:
@@ -30,8 +29,7 @@ cdef class Flagless(Encoding):
             memset(<void*>t.link, 0, self.entries)
         return t
 
-    cdef void load(
-            self, const Ptdesc* t, const Run* r, uint64_t* words) noexcept nogil:
+    cdef void load(self, const Ptdesc* t, const Run* r, uint64_t* words) noexcept nogil:
         cdef const uint8_t* side = <const uint8_t*>t.link
         cdef Py_ssize_t i
         for i in range(r.n):

@@ -1,7 +1,7 @@
-"""Neighbours with the same word as one run: its first vpn, where it ends, the word.
+"""Neighbours with equal words as one run: its first vpn, its end, the word.
 
-Sorted arrays of 24 bytes a run for the whole address space: little where words come
-in long runs, three times a word where no two neighbours are alike.
+Sorted arrays hold the runs of the whole address space, 24 bytes a run. This is little
+if runs are long, and three times the size of a word if no two neighbours are equal.
 """
 
 import numpy as np
@@ -10,18 +10,18 @@ import extmeta as em
 
 
 class Runs(em.PythonEncoding):
-    """Keep words as runs of PTEs that have the same."""
+    """Keep words as runs of PTEs with equal words."""
 
     def __init__(self):
         self.first = self.stop = self.word = np.empty(0, np.uint64)
 
     def load(self, vpns):
         at = np.searchsorted(self.stop, vpns, "right")
-        # All are in a run: load() is asked for PTEs that have a word.
+        # load() is asked for PTEs with a word only, so each vpn is in a run.
         return self.word[at]
 
     def store(self, vpns, words):
-        # Runs that these vpns touch are taken apart and made anew.
+        # Take runs apart that these vpns touch, and make new ones.
         here = (self.stop >= vpns[0]) & (self.first <= vpns[-1] + np.uint64(1))
         old, length = self.taken_apart(here)
         vpns = np.concatenate([vpns, old])
@@ -34,13 +34,13 @@ class Runs(em.PythonEncoding):
         ends = np.append(begins[1:], True)[: len(vpns)]
         first = np.concatenate([self.first[~here], vpns[begins]])
         order = np.argsort(first)
-        # New arrays, never a change in place: a fork has the old ones.
+        # Make new arrays; a fork may still use the old ones.
         self.first = first[order]
         self.stop = np.concatenate([self.stop[~here], vpns[ends] + np.uint64(1)])[order]
         self.word = np.concatenate([self.word[~here], words[begins]])[order]
 
     def taken_apart(self, runs):
-        """Return the vpns of some runs, and how many each has."""
+        """Return the vpns of some runs, and the number of each run."""
         first = self.first[runs]
         length = (self.stop[runs] - first).astype(np.intp)
         before = np.cumsum(length) - length
@@ -63,11 +63,11 @@ class Runs(em.PythonEncoding):
         return self.first.nbytes + self.stop.nbytes
 
     def check(self):
-        # Not by assert statements, which python -O removes.
+        # python -O removes assert statements.
         if (self.first >= self.stop).any():
             raise AssertionError("a run without a PTE")
         if (self.stop[:-1] > self.first[1:]).any():
             raise AssertionError("runs overlap")
         joined = (self.stop[:-1] == self.first[1:]) & (np.diff(self.word) == 0)
         if joined.any():
-            raise AssertionError("two runs that are one")
+            raise AssertionError("two runs that should be one")

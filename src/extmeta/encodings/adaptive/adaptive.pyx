@@ -30,7 +30,7 @@ from extmeta.encodings.adaptive.contents cimport (
 from extmeta.encodings.adaptive.link cimport (
     DENSE, EMPTY, LISTED, MOST, SHARED, STALE, UNIFORM, Geometry, has_object,
     is_uniform, kind_of, object_of, width_of)
-from extmeta.encodings.adaptive.packed cimport width_for
+from extmeta.encodings.packed cimport width_for
 from extmeta.encodings.adaptive.pending cimport (
     expect, expected, forget_write, keep_handle, keep_too_large, pending, survey_more)
 from extmeta.encodings.adaptive.reserve cimport Reserve
@@ -50,8 +50,8 @@ from extmeta.table.vpns cimport Run, entry_at
 NAMES = ("empty", "uniform", "inline", "boxed", "few", "listed", "ranked", "dense")
 
 
-# The page table lets go of objects in `slabs` when it dies: the collector must not
-# clear them before.
+# The page table frees objects in `slabs` when it dies, so the collector must not clear
+# `slabs` before.
 @no_gc_clear
 @final
 cdef class Adaptive(Encoding):
@@ -83,8 +83,7 @@ cdef class Adaptive(Encoding):
         Returns
         -------
         dict of str to int
-            "empty", "uniform", "inline", "boxed", "few", "listed", "ranked" and
-            "dense"; ``adaptive/link.pxd`` says what they are.
+            The keys are `NAMES`; ``adaptive/link.pxd`` describes them.
         """
         cdef uint32_t frame
         found = [0] * len(NAMES)
@@ -102,8 +101,7 @@ cdef class Adaptive(Encoding):
 
     # -- making room ----------------------------------------------------------
 
-    cdef Ptdesc* prepare(
-            self, Ptdesc* t, const Run* r, const Write* w) noexcept nogil:
+    cdef Ptdesc* prepare(self, Ptdesc* t, const Run* r, const Write* w) noexcept nogil:
         if adds_nothing(w, 1):
             if t.flagged == 0 or w.keep[0] == 0 or container.shrinks_in_place(
                     &self.g, t, r, w.keep[0],
@@ -162,8 +160,7 @@ cdef class Adaptive(Encoding):
         if has_object(t.link):
             replace_object(&self.g, self.slabs, t)
         t.link = uniform.link_with(word)
-        marks.flag_run(
-            t, entries(self.frames, t), &self.pte, r, self.entries - 1)
+        marks.flag_run(t, entries(self.frames, t), &self.pte, r, self.entries - 1)
 
     cdef void store_all(self, Ptdesc* t, const Run* r, const Write* w) noexcept nogil:
         cdef uint64_t* entry = entries(self.frames, t)
@@ -213,9 +210,8 @@ cdef class Adaptive(Encoding):
             publish(&entry[e], pte | flag)
             t.flagged += 1
 
-    cdef void rewrite_one(
-            self, Ptdesc* t, const Run* r, const Write* w) noexcept nogil:
-        """Change one word and write the whole container anew."""
+    cdef void rewrite_one(self, Ptdesc* t, const Run* r, const Write* w) noexcept nogil:
+        """Change one word by writing the whole container again."""
         cdef const uint64_t* entry = entries(self.frames, t)
         cdef Survey v
         cdef Sparse s
@@ -226,11 +222,12 @@ cdef class Adaptive(Encoding):
 
     cdef bint clear(self, Ptdesc* t, const Run* r, uint64_t keep) noexcept nogil:
         """Keep only these bits in a run's words; False if store() has to do it."""
+        cdef uint64_t* entry = entries(self.frames, t)
         cdef uint64_t word
         if is_uniform(t.link):
             word = container.shared_word(&self.g, t.link)
             if word & keep == 0:
-                self.unflag_run(t, r)
+                marks.unflag_run(t, entry, &self.pte, r, self.entries - 1)
             elif word & keep != word:
                 if r.vpns or r.n < self.entries or (
                         has_object(t.link) and not owns(self.slabs, &self.g, t)):
@@ -238,24 +235,19 @@ cdef class Adaptive(Encoding):
                 t.link = uniform.with_word(&self.g, t.link, word & keep)
             return True
         if keep == 0 and not owns(self.slabs, &self.g, t):
-            self.unflag_run(t, r)
+            marks.unflag_run(t, entry, &self.pte, r, self.entries - 1)
             t.link |= STALE
             return True
         if kind_of(t.link) == DENSE or r.vpns:
             return False
         if r.n == self.entries and t.link & STALE == 0 and (
                 kind_of(t.link) < LISTED or owns(self.slabs, &self.g, t)) and (
-                container.clear(&self.g, t, entries(self.frames, t), keep)):
+                container.clear(&self.g, t, entry, keep)):
             return True
         self.clear_listed(t, r, keep)
         return True
 
-    cdef void unflag_run(self, Ptdesc* t, const Run* r) noexcept nogil:
-        marks.unflag_run(
-            t, entries(self.frames, t), &self.pte, r, self.entries - 1)
-
-    cdef void clear_listed(
-            self, Ptdesc* t, const Run* r, uint64_t keep) noexcept nogil:
+    cdef void clear_listed(self, Ptdesc* t, const Run* r, uint64_t keep) noexcept nogil:
         cdef uint64_t* entry = entries(self.frames, t)
         cdef Survey v
         cdef Sparse s
@@ -273,9 +265,8 @@ cdef class Adaptive(Encoding):
 
     # -- reading --------------------------------------------------------------
 
-    cdef void load(
-            self, const Ptdesc* t, const Run* r, uint64_t* words) noexcept nogil:
-        # For few entries their flags are cheaper to read than the descriptor.
+    cdef void load(self, const Ptdesc* t, const Run* r, uint64_t* words) noexcept nogil:
+        # The flags of a few entries are read faster than the descriptor.
         if r.n > LOOKED_AT and t.flagged == 0:
             memset(words, 0, r.n * sizeof(uint64_t))
         elif r.n > LOOKED_AT and r.vpns is NULL:
@@ -305,28 +296,20 @@ cdef class Adaptive(Encoding):
 
     cdef Py_ssize_t scan(
             self, const Ptdesc* t, Py_ssize_t first, Py_ssize_t last,
-            const uint64_t* mask, const uint64_t* value,
-            uint64_t* vpns) noexcept nogil:
+            const uint64_t* mask, const uint64_t* value, uint64_t* vpns) noexcept nogil:
         cdef const uint64_t* entry = entries(self.frames, t)
         if value[0] and kind_of(t.link) == EMPTY:
             return 0
         if value[0] and is_uniform(t.link):
             if container.shared_word(&self.g, t.link) & mask[0] != value[0]:
                 return 0
-            return self.scan_uniform(t, first, last, vpns)
+            return uniform.scan(entry, &self.pte, first, last, t.vpn, vpns)
         return container.scan(&self.g, t.link, entry, first, last, mask[0], value[0],
                               t.vpn, vpns)
 
-    cdef Py_ssize_t scan_uniform(
-            self, const Ptdesc* t, Py_ssize_t first, Py_ssize_t last, uint64_t* vpns
-            ) noexcept nogil:
-        return uniform.scan(
-            entries(self.frames, t), &self.pte, first, last, t.vpn, vpns)
-
     # -- giving back ----------------------------------------------------------
 
-    cdef void zap(
-            self, Ptdesc* t, Py_ssize_t first, Py_ssize_t last) noexcept nogil:
+    cdef void zap(self, Ptdesc* t, Py_ssize_t first, Py_ssize_t last) noexcept nogil:
         if t.flagged:
             self.zap_words(t, first, last)
 
@@ -354,7 +337,7 @@ cdef class Adaptive(Encoding):
         self.remember(t)
 
     cdef void remember(self, Ptdesc* t) noexcept nogil:
-        """Leave a mark if there is something for settle or trim."""
+        """Set a mark if settle or trim has something to do."""
         cdef Survey v
         cdef Shape shape
         if pending(t).has_object or t.flagged == 0:
@@ -408,8 +391,7 @@ cdef class Adaptive(Encoding):
         self.slabs.join()
         return 0
 
-    cdef int fork(
-            self, Encoding parent, const Ptdesc* t, Ptdesc* child) noexcept nogil:
+    cdef int fork(self, Encoding parent, const Ptdesc* t, Ptdesc* child) noexcept nogil:
         cdef Ptdesc* whole = <Ptdesc*>t
         if has_object(t.link) and self.slabs is not (<Adaptive>parent).slabs:
             return self.copy_words(<Adaptive>parent, t, child)
@@ -488,8 +470,6 @@ cdef class Adaptive(Encoding):
             return b"count of flagged entries is stale"
         if t.next:
             return b"room made for words was not given back"
-        if t.flagged == 0:
-            if t.link:
-                return b"a container without a flagged entry"
-            return NULL
+        if t.link and t.flagged == 0:
+            return b"a container without a flagged entry"
         return container.fault_in(&self.g, t.link, entry)

@@ -9,9 +9,9 @@ from extmeta.encodings.adaptive.link cimport (
     BOXED, CLASS_SHIFT, DENSE, EMPTY, FEW, INLINE, LISTED, MOST, RANKED, STALE,
     UNIFORM, WIDTH_SHIFT, Geometry, Kind, class_of, count_of, is_uniform, kind_of,
     link_to, object_of, width_of, with_count)
-from extmeta.encodings.adaptive.packed cimport get, put, widen
+from extmeta.encodings.packed cimport get, put, widen
 from extmeta.encodings.adaptive.shape cimport FROM_FULL, Shape
-from extmeta.encodings.side cimport adds_nothing
+from extmeta.encodings.side cimport adds_nothing, append_vpns
 from extmeta.memory.frames cimport Ptdesc
 from extmeta.memory.slabs cimport class_bytes
 from extmeta.table.encoding cimport Write
@@ -140,7 +140,7 @@ cdef inline uint64_t fill(
 cdef inline bint stays_uniform(
         const Geometry* g, const Ptdesc* t, const Run* r, const Write* w
         ) noexcept nogil:
-    """Return whether one word for a run makes all words that one, in the link."""
+    """Return whether a write of one word leaves all words equal, in the link."""
     cdef uint64_t add = w.add[0]
     cdef uint64_t word
     if r.n <= few.FEW_MOST or add == 0 or not uniform.fits(add):
@@ -156,7 +156,7 @@ cdef inline bint stays_uniform(
 cdef inline bint shrinks_in_place(
         const Geometry* g, const Ptdesc* t, const Run* r, uint64_t keep, bint owned
         ) noexcept nogil:
-    """Return whether clearing bits needs no other object than the table has."""
+    """Return whether clearing bits needs no new object."""
     if kind_of(t.link) >= LISTED:
         return owned
     if shared_word(g, t.link) & ~keep == 0:
@@ -187,7 +187,7 @@ cdef inline bint put_word(
 
 cdef inline bint clear(
         const Geometry* g, Ptdesc* t, uint64_t* entry, uint64_t keep) noexcept nogil:
-    """Keep only these bits of all words; False if LISTED or RANKED would have a 0."""
+    """Keep only these bits of all words; False if LISTED or RANKED would list a 0."""
     cdef uint64_t[few.FEW_MOST] position
     cdef Py_ssize_t i, n
     if kind_of(t.link) == LISTED:
@@ -225,10 +225,10 @@ cdef inline const char* fault_in(
 cdef inline void see(
         const Geometry* g, uint64_t link, const Run* r, const uint64_t* ptes,
         uint64_t* words) noexcept nogil:
-    """Read the words of a run without a lock, of a link that was read once.
+    """Read the words of a run without a lock, from a link that was read once.
 
-    The link says how large the object is that it names. That object may be changing:
-    no count or position found there is trusted.
+    The link gives the size of the object. The object may be changing, so no count or
+    position in it is trusted.
     """
     cdef uint64_t[MOST] every
     cdef Kind kind = kind_of(link)
@@ -305,10 +305,7 @@ cdef inline Py_ssize_t scan_all(
         matches = equal(words, n, mask, value)
         if value == 0:
             matches &= ~equal(entry + at, n, ALL, g.pte.none)
-        while matches:
-            vpns[found] = vpn + <uint64_t>(at + lowest(matches))
-            found += 1
-            matches &= matches - 1
+        found = append_vpns(vpns, found, vpn + <uint64_t>at, matches)
     return found
 
 cdef inline Py_ssize_t scan_list(

@@ -51,8 +51,7 @@ cdef inline void survey_words(
     s.word = word
     s.uniform = differ == 0
 
-cdef inline void sift(
-        const uint64_t* words, Py_ssize_t n, Sparse* s) noexcept nogil:
+cdef inline void sift(const uint64_t* words, Py_ssize_t n, Sparse* s) noexcept nogil:
     """List the words that are not 0 among n."""
     cdef uint64_t live
     cdef Py_ssize_t at, i, k
@@ -84,8 +83,8 @@ cdef inline void change_all(
         Py_ssize_t last_entry, uint64_t* words) noexcept nogil:
     """Apply a write to all words of a table.
 
-    An entry that gets a word of its own holds something or is about to: room is made
-    before a PTE moves in.
+    An entry that is none can get a word of its own here: prepare() runs before PTEs
+    move to the table.
     """
     cdef uint64_t keep = w.keep[0]
     cdef const uint64_t* add = w.add
@@ -129,8 +128,7 @@ cdef inline void change_one(
         memmove(s.position + at, s.position + at + 1, (s.count - at) * 2)
         memmove(s.word + at, s.word + at + 1, (s.count - at) * sizeof(uint64_t))
 
-cdef inline bint clear_bits(
-        const Run* r, uint64_t keep, Sparse* s) noexcept nogil:
+cdef inline bint clear_bits(const Run* r, uint64_t keep, Sparse* s) noexcept nogil:
     """Keep only these bits of words in a range; return whether a word changed."""
     cdef bint changed = False
     cdef Py_ssize_t i

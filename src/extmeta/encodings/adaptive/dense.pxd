@@ -4,7 +4,7 @@ from libc.string cimport memset
 
 from extmeta.encodings.adaptive.contents cimport Sparse
 from extmeta.encodings.adaptive.link cimport STALE, Geometry, object_of, width_of
-from extmeta.encodings.adaptive.packed cimport get, narrow, put, widen
+from extmeta.encodings.packed cimport get, narrow, put, widen
 from extmeta.table.pte cimport PteLayout, flag_of
 
 cdef inline size_t nbytes(const Geometry* g, int width) noexcept nogil:

@@ -16,8 +16,7 @@ cdef enum:
     FEW_BYTES = 16
     FEW_ENTRIES = 512     # entries that 9 bits can tell apart
 
-cdef inline bint fits_inline(
-        const Geometry* g, size_t n, uint64_t word) noexcept nogil:
+cdef inline bint fits_inline(const Geometry* g, size_t n, uint64_t word) noexcept nogil:
     cdef int below = INLINE_SHIFT + <int>n * g.position_bits
     return n <= INLINE_MOST and below < 64 and word >> (64 - below) == 0
 
@@ -35,8 +34,7 @@ cdef inline uint64_t word_at(const Geometry* g, uint64_t link) noexcept nogil:
     return link >> word_shift(g, link)
 
 cdef inline Py_ssize_t positions(
-        const Geometry* g, uint64_t link, uint64_t vpn, uint64_t* vpns
-        ) noexcept nogil:
+        const Geometry* g, uint64_t link, uint64_t vpn, uint64_t* vpns) noexcept nogil:
     """Write vpn + position of the entries listed; return how many there are.
 
     This always writes INLINE_MOST or FEW_MOST values. A loop of constant length is
@@ -57,8 +55,7 @@ cdef inline Py_ssize_t positions(
             vpns[i] = vpn + (low[i] | (high >> i & 1) << 8)
     return count_of(link)
 
-cdef inline void list_words(
-        const Geometry* g, uint64_t link, Sparse* s) noexcept nogil:
+cdef inline void list_words(const Geometry* g, uint64_t link, Sparse* s) noexcept nogil:
     cdef uint64_t[FEW_MOST] position
     cdef uint64_t word = word_at(g, link)
     cdef Py_ssize_t i

@@ -87,8 +87,7 @@ cdef inline uint64_t with_count(uint64_t link, Py_ssize_t n) noexcept nogil:
     return link & ~(<uint64_t>COUNT_MASK << COUNT_SHIFT) | <uint64_t>n << COUNT_SHIFT
 
 cdef inline void* object_of(const Geometry* g, uint64_t link) noexcept nogil:
-    return g.base + (
-        (link >> HANDLE_SHIFT & ((<uint64_t>1 << HANDLE_BITS) - 1)) << 3)
+    return g.base + ((link >> HANDLE_SHIFT & ((<uint64_t>1 << HANDLE_BITS) - 1)) << 3)
 
 cdef inline uint64_t link_to(const Geometry* g, const void* p) noexcept nogil:
     """Return the bits of a link that say where the object ``p`` is."""

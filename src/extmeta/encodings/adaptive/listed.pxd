@@ -5,7 +5,7 @@ from libc.string cimport memcpy, memmove
 from extmeta.encodings.adaptive.contents cimport Sparse, place
 from extmeta.encodings.adaptive.link cimport (
     Geometry, count_of, object_of, width_of, with_count)
-from extmeta.encodings.adaptive.packed cimport (
+from extmeta.encodings.packed cimport (
     get, keep_in_all, narrow, put, shift, widen, word_t)
 
 cdef enum:
@@ -29,8 +29,7 @@ cdef inline uint64_t word_at(
     cdef const uint16_t* position = positions(p, count_of(link), width)
     return get(p, width, place(position, count_of(link), e))
 
-cdef inline void list_words(
-        const Geometry* g, uint64_t link, Sparse* s) noexcept nogil:
+cdef inline void list_words(const Geometry* g, uint64_t link, Sparse* s) noexcept nogil:
     cdef void* p = object_of(g, link)
     s.count = count_of(link)
     memcpy(s.position, positions(p, s.count, width_of(link)), s.count * 2)
@@ -40,8 +39,7 @@ cdef inline void fill(void* p, int width, const Sparse* s) noexcept nogil:
     narrow(s.word, s.count, width, p)
     memcpy(positions(p, s.count, width), s.position, s.count * 2)
 
-cdef inline bint clear(
-        const Geometry* g, uint64_t link, uint64_t keep) noexcept nogil:
+cdef inline bint clear(const Geometry* g, uint64_t link, uint64_t keep) noexcept nogil:
     """Keep only these bits of all words, unless a word would become 0."""
     return keep_in_all(object_of(g, link), width_of(link), count_of(link), keep)
 

@@ -1,14 +1,14 @@
 """What an operation's passes tell each other about a table, in its descriptor.
 
-`prepare` makes room and says for what, `store` uses the room, `settle` and `trim` give
-back what is left. The descriptor lends `next`, `prev` and `spare` for that time; all is
-over if `next` is 0.
+`prepare` makes room and notes for which words, `store` uses the room, `settle` and
+`trim` free the rest. Meanwhile the notes are in the descriptor's `next`, `prev` and
+`spare`. If `next` is 0, there are no notes.
 """
 from libc.stdint cimport uint32_t, uint64_t
 
 from extmeta.encodings.adaptive.contents cimport Survey
 from extmeta.encodings.adaptive.link cimport Geometry
-from extmeta.encodings.adaptive.packed cimport width_for
+from extmeta.encodings.packed cimport width_for
 from extmeta.memory.frames cimport Ptdesc
 from extmeta.memory.slabs cimport HANDLE_BITS
 from extmeta.table.encoding cimport Write
@@ -43,13 +43,13 @@ cdef inline const Pending* pending_of(const Ptdesc* t) noexcept nogil:
     return <const Pending*>&t.next
 
 cdef inline void forget_write(Ptdesc* t) noexcept nogil:
-    """Forget all but the object that is kept."""
+    """Forget all but the kept object."""
     cdef Pending* p = pending(t)
     p.prepared = p.surveyed = p.uniform = p.unsettled = p.too_large = 0
     p.width = p.count = 0
 
 cdef inline void keep_too_large(Ptdesc* t) noexcept nogil:
-    """Forget all that trim() need not know."""
+    """Forget all but the note for trim()."""
     cdef uint32_t too_large = pending(t).too_large
     t.next = 0
     pending(t).too_large = too_large
@@ -75,8 +75,7 @@ cdef inline void expected(const Ptdesc* t, Survey* v) noexcept nogil:
     v.uniform = p.uniform
     v.word = t.spare
 
-cdef inline void keep_handle(
-        Ptdesc* t, uint64_t handle, int size_class) noexcept nogil:
+cdef inline void keep_handle(Ptdesc* t, uint64_t handle, int size_class) noexcept nogil:
     """Keep an object for the writes of this operation."""
     cdef Pending* p = pending(t)
     p.has_object = 1

@@ -5,7 +5,7 @@ from libc.string cimport memset
 from extmeta.encodings.adaptive.contents cimport Sparse
 from extmeta.encodings.adaptive.link cimport (
     Geometry, count_of, object_of, width_of, with_count)
-from extmeta.encodings.adaptive.packed cimport (
+from extmeta.encodings.packed cimport (
     get, keep_in_all, narrow, put, shift, widen, word_t)
 from extmeta.memory.sync cimport once
 from extmeta.table.pte cimport lowest
@@ -44,8 +44,7 @@ cdef extern from *:
     #endif
     """
     # Number of bits set before that of ``entry`` in a map of that many words.
-    int rank "extmeta_rank"(
-        const uint64_t* map, int words, int entry) noexcept nogil
+    int rank "extmeta_rank"(const uint64_t* map, int words, int entry) noexcept nogil
 
 cdef inline size_t nbytes(const Geometry* g, size_t n, int width) noexcept nogil:
     """Return what the map and n words need."""
@@ -64,8 +63,7 @@ cdef inline uint64_t word_at(
     """Return the word of an entry whose bit is set."""
     return get(words_of(g, link), width_of(link), index_of(g, link, e))
 
-cdef inline void list_words(
-        const Geometry* g, uint64_t link, Sparse* s) noexcept nogil:
+cdef inline void list_words(const Geometry* g, uint64_t link, Sparse* s) noexcept nogil:
     cdef const uint64_t* map = <const uint64_t*>object_of(g, link)
     cdef uint64_t bits
     cdef Py_ssize_t at
@@ -87,8 +85,7 @@ cdef inline void fill(
         map[s.position[i] >> 6] |= <uint64_t>1 << (s.position[i] & 63)
     narrow(s.word, s.count, width, <char*>p + g.map_bytes)
 
-cdef inline bint clear(
-        const Geometry* g, uint64_t link, uint64_t keep) noexcept nogil:
+cdef inline bint clear(const Geometry* g, uint64_t link, uint64_t keep) noexcept nogil:
     """Keep only these bits of all words, unless a word would become 0."""
     return keep_in_all(words_of(g, link), width_of(link), count_of(link), keep)
 

@@ -1,4 +1,4 @@
-"""Objects set aside for when no memory can be had: words for each PTE, or one word."""
+"""Objects set aside for when allocation fails: words for each PTE, or one word."""
 from extmeta.encodings.adaptive.link cimport BOXED
 from extmeta.encodings.adaptive.shape cimport Shape, place_in
 from extmeta.memory.slabs cimport Aside, Slabs, class_bytes, from_aside
@@ -6,11 +6,11 @@ from extmeta.memory.slabs cimport Aside, Slabs, class_bytes, from_aside
 cdef struct Reserve:
     Aside dense
     Aside boxes
-    size_t dense_bytes    # of an object that holds whatever words there are
+    size_t dense_bytes    # of an object that holds any words
 
 cdef inline bint fill(
         Reserve* r, Slabs slabs, size_t dense, size_t boxes) noexcept nogil:
-    """Set so many objects aside; return False if there is no memory."""
+    """Set these numbers of objects aside; return False if there is no memory."""
     return slabs.set_aside(&r.dense, dense, r.dense_bytes) and (
         slabs.set_aside(&r.boxes, boxes, sizeof(void*)))
 

@@ -22,7 +22,7 @@ cdef inline bint owns(Slabs slabs, const Geometry* g, Ptdesc* t) noexcept nogil:
     return True
 
 cdef inline void* take_kept(const Geometry* g, Ptdesc* t) noexcept nogil:
-    """Return the object kept for this operation, which is not kept any more."""
+    """Return the object kept for this operation, and stop keeping it."""
     return g.base + (take_handle(t) << 3)
 
 cdef inline bint make_room(
@@ -46,7 +46,7 @@ cdef inline bint make_room(
     if p is NULL and (
             v.uniform and uniform.fits(v.word) or pending(t).has_object
             and class_bytes(<int>pending(t).size_class) >= r.dense_bytes):
-        # There is room, if not the best.
+        # A UNIFORM link or the kept object has room too.
         return True
     if p is NULL:
         p = reserve.take(r, slabs, &shape)
@@ -84,7 +84,7 @@ cdef inline void write_back(
             place_in(slabs, &shape, sizeof(uint64_t))
             p = object_for(g, slabs, t, &shape, may_stay)
         if p is NULL and shape.kind != UNIFORM:
-            # Room was made for many words. There is one, which the link can't hold.
+            # Room was made for many words. Only one came, too wide for the link.
             apart = v[0]
             apart.uniform = False
             write_back(g, slabs, t, &apart, words, s, may_stay)
@@ -108,7 +108,7 @@ cdef inline void* object_for(
 
 cdef inline void replace_object(
         const Geometry* g, Slabs slabs, Ptdesc* t) noexcept nogil:
-    """Take the table's object away, but keep it if a later run may need it."""
+    """Unlink the table's object. Keep it for a later run if none is kept yet."""
     cdef void* p = object_of(g, t.link)
     if not pending(t).has_object and owns(slabs, g, t):
         keep_handle(t, handle_of(slabs, p), class_of(t.link))

@@ -10,7 +10,7 @@ from extmeta.encodings.adaptive.contents cimport Survey
 from extmeta.encodings.adaptive.link cimport (
     BOXED, DENSE, EMPTY, FEW, INLINE, LISTED, RANKED, UNIFORM, Geometry, Kind,
     class_of, kind_of, width_of)
-from extmeta.encodings.adaptive.packed cimport width_for
+from extmeta.encodings.packed cimport width_for
 from extmeta.memory.slabs cimport Slabs, class_bytes
 
 cdef enum:

@@ -4,6 +4,7 @@ from libc.stdint cimport uint16_t, uint64_t
 from extmeta.encodings.adaptive.contents cimport Sparse
 from extmeta.encodings.adaptive.link cimport (
     UNIFORM, UNIFORM_SHIFT, Geometry, kind_of, object_of)
+from extmeta.encodings.side cimport append_vpns
 from extmeta.table.pte cimport PteLayout, flag_of, flags, lowest
 
 cdef inline bint fits(uint64_t word) noexcept nogil:
@@ -55,14 +56,10 @@ cdef inline void read(
 cdef inline Py_ssize_t scan(
         const uint64_t* entry, const PteLayout* a, Py_ssize_t first, Py_ssize_t last,
         uint64_t vpn, uint64_t* vpns) noexcept nogil:
-    """Write the vpns of the flagged entries, after their word was found to match."""
+    """Write the vpns of the flagged entries; their word matches."""
     cdef Py_ssize_t found = 0
     cdef Py_ssize_t at
-    cdef uint64_t flagged
     for at in range(first, last, 64):
-        flagged = flags(entry + at, min(64, last - at), a)
-        while flagged:
-            vpns[found] = vpn + <uint64_t>(at + lowest(flagged))
-            found += 1
-            flagged &= flagged - 1
+        found = append_vpns(vpns, found, vpn + <uint64_t>at,
+                            flags(entry + at, min(64, last - at), a))
     return found
