@@ -230,7 +230,7 @@ cdef class PageTable(WordMethods):
         first, _stop = self.bounds(vpn, 1)
         size = self.huge_ptes()
         word = self.fitting("word", word)
-        self.spread(add, word)
+        self.spread(add, word, 0)
         if pfns is not None:
             numbers = self.pfns_of(pfns, self.named(slice(vpn, vpn + <object>size)))
         why = self.encoding.unfit(vpn, word, False) if self.encoding.asks else None

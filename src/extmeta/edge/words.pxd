@@ -9,12 +9,11 @@ cdef class WordMethods(Held):
     cdef int refuse_result(self, Vpns v, size_t nbytes) except -1
     # Lock the span, write or read, and unlock; raise the refusal of a write.
     cdef int write_locked(self, Vpns v, const Write* w, bint all_mapped) except -1
-    cdef int read_locked(
-        self, Vpns v, uint64_t[::1] ptes, uint64_t[::1] words) except -1
+    cdef int read_locked(self, Vpns v, ptes, words) except -1
     cdef Vpns named(self, vpns)
     cdef Vpns range_of(self, name, vpns)
     cdef runs_of(self, Vpns v)
     cdef bounds(self, first, count)
     cdef fitting(self, name, value)
-    cdef int spread(self, uint64_t* lanes, value) except -1
+    cdef int spread(self, uint64_t* lanes, value, uint64_t flip) except -1
     cdef bint stored_one(self, vpn, word)

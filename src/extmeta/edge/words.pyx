@@ -7,6 +7,7 @@ import numpy as np
 
 from extmeta.edge.held cimport Held
 from extmeta.table.encoding cimport LOCKED, MAX_LANES, ZERO_WORD, Write
+from extmeta.table.pte cimport ALL
 from extmeta.table.refusal cimport Found
 from extmeta.table.vpns cimport Span, Vpns
 
@@ -57,10 +58,10 @@ cdef class WordMethods(Held):
                              f"{self.fields.bits} bits of {self.fields!r}")
         return value
 
-    cdef int spread(self, uint64_t* lanes, value) except -1:
-        """Write an int, which may be negative, as MAX_LANES lanes."""
+    cdef int spread(self, uint64_t* lanes, value, uint64_t flip) except -1:
+        """Write an int as MAX_LANES lanes, each xor ``flip``."""
         for lane in range(MAX_LANES):
-            lanes[lane] = value >> 64 * lane & 0xffffffffffffffff
+            lanes[lane] = flip ^ <uint64_t>(value >> 64 * lane & 0xffffffffffffffff)
         return 0
 
     cdef int refuse_result(self, Vpns v, size_t nbytes) except -1:
@@ -77,15 +78,17 @@ cdef class WordMethods(Held):
             failed = self.write(&v.span, w, all_mapped)
         return self.leave_span(range_, failed)
 
-    cdef int read_locked(
-            self, Vpns v, uint64_t[::1] ptes, uint64_t[::1] words) except -1:
+    cdef int read_locked(self, Vpns v, ptes, words) except -1:
+        # Memoryviews as arguments would make each snapshot() zero 400 bytes of stack.
+        cdef uint64_t[::1] to_ptes = ptes
+        cdef uint64_t[::1] to_words = words
         cdef int range_
         if v.span.n == 0:
             return 0
         range_ = self.enter_span(&v.span, False)
         with nogil:
-            self.read_ptes(&v.span, &ptes[0])
-            self.read(&v.span, &words[0])
+            self.read_ptes(&v.span, &to_ptes[0])
+            self.read(&v.span, &to_words[0])
         return self.leave_span(range_, 0)
 
     def store(self, vpns, words=None, **values):
@@ -175,9 +178,9 @@ cdef class WordMethods(Held):
         cdef Vpns v = self.named(vpns)
         cdef Write w = Write(&keep[0], &add[0], 0)
         # It may be wider than the fields, whose further bits are clear.
-        self.spread(keep, ~whole(
-            "clear", clear, 1 << <object>(64 * self.encoding.lanes)))
-        self.spread(add, self.fitting("set", set))
+        self.spread(keep, whole(
+            "clear", clear, 1 << <object>(64 * self.encoding.lanes)), ALL)
+        self.spread(add, self.fitting("set", set), 0)
         self.write_locked(v, &w, False)
 
     def load(self, vpns, field=None):
@@ -418,11 +421,11 @@ cdef class WordMethods(Held):
             raise TypeError(f"scan(vpns, mask, value, clear), and not {refused[0]!r}")
         if clear:
             clears = True
-            self.spread(keep, ~whole("clear", clear, limit))
+            self.spread(keep, whole("clear", clear, limit), ALL)
         if value & ~mask:
             return np.empty(0, np.uint64)
-        self.spread(bits, mask)
-        self.spread(wanted, value)
+        self.spread(bits, mask, 0)
+        self.spread(wanted, value, 0)
         range_ = self.enter_span(&v.span, clears)
         with nogil:
             failed = self.find_words(&v.span, bits, wanted, &found)

@@ -1,4 +1,4 @@
-"""What tables and side pages are made of: frames, slabs, epochs, locks."""
+"""Memory of tables and words: frames, slabs, epochs, locks."""
 
 from dataclasses import dataclass
 

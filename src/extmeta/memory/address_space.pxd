@@ -1,4 +1,4 @@
-"""Address space reserved for mappings, and Linux's calls for that."""
+"""Reserve address space for mappings; the system calls for that."""
 
 cdef extern from "sys/mman.h" nogil:
     void* mmap(void*, size_t, int, int, int, long)

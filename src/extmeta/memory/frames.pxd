@@ -10,7 +10,7 @@ cdef extern from "pthread.h" nogil:
         pass
 
 cdef enum:
-    # Largest block handed out: 2**9 frames, 2 MiB where a frame is 4 KiB.
+    # Largest block handed out: 2**9 frames, 2 MiB if a frame is 4 KiB.
     MAX_ORDER = 9
     NO_FRAME = 0xffffffff
 
@@ -28,7 +28,7 @@ cdef struct Ptdesc:
     uintptr_t link
     uint64_t vpn          # of entry 0
     uint32_t seq          # lock and count of changes of a PTE table: see sync.pxd
-    uint16_t flagged      # entries whose flag is set; in a slab: objects handed out yet
+    uint16_t flagged      # entries whose flag is set; in a slab: objects ever used
     uint16_t used         # entries that are not none; in a slab: objects in use
     uint32_t next         # neighbours in a list of blocks. The encoding may use these
     uint32_t prev         # and `spare` during an operation on a PTE table.

@@ -258,7 +258,7 @@ cdef class Frames:
         while have < self.page_order and self.free_list[pool][have] == NO_FRAME:
             have += 1
         if have >= self.page_order:
-            # No fragment is left, or a whole page is asked for.
+            # No fragment is free, or a whole page is wanted.
             while have <= MAX_ORDER and self.free_list[<int>FREE][have] == NO_FRAME:
                 have += 1
         if have > MAX_ORDER:

@@ -45,9 +45,10 @@ cdef struct Level:
     const char* inactive
     const char* active
 
-V1 = (b"memory.limit_in_bytes", b"memory.usage_in_bytes",
-      (b"total_inactive_file ", b"total_active_file "))
-V2 = b"memory.max", b"memory.current", (b"inactive_file ", b"active_file ")
+cdef tuple V1 = (b"memory.limit_in_bytes", b"memory.usage_in_bytes",
+                 (b"total_inactive_file ", b"total_active_file "))
+cdef tuple V2 = (b"memory.max", b"memory.current",
+                 (b"inactive_file ", b"active_file "))
 
 cdef Level[LEVELS] levels
 cdef int nr_levels = 0

@@ -20,8 +20,8 @@ cdef struct Aside:
 
 cdef class Slabs:
     cdef readonly Frames pages
-    cdef readonly size_t object_bytes   # in use, rounded up to the sizes there are
-    cdef readonly size_t count_bytes    # of the counts of sharers
+    cdef readonly size_t object_bytes   # in use, rounded up to their class
+    cdef readonly size_t count_bytes    # of the arrays that count references
     cdef readonly int users             # page tables
     cdef uint32_t[NR_CLASSES] partial   # slabs with room, by size
     cdef uint8_t[LARGEST_EIGHTHS + 1] class_of

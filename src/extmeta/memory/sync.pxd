@@ -2,7 +2,7 @@
 
 A lock is a 32-bit count of changes, odd during a change. A writer that changes it from
 even to odd holds the lock. A reader compares the count before and after: if it is equal
-and even, what was read is of one moment. A kernel has two words, a spinlock and a
+and even, the values read are of one moment. A kernel has two words, a spinlock and a
 seqcount; they are one here, so that the descriptor has room.
 """
 from libc.stdint cimport int64_t, uint32_t, uint64_t
@@ -124,7 +124,7 @@ cdef extern from *:
     """
     # Ask for a cache line that is read soon.
     void prefetch "extmeta_prefetch"(const void* p) noexcept nogil
-    # READ_ONCE(), smp_load_acquire(), smp_store_release() and smp_wmb().
+    # READ_ONCE(), smp_load_acquire(), smp_store_release(), and a release fence.
     uint64_t once "extmeta_once"(const uint64_t* p) noexcept nogil
     uint64_t acquire "extmeta_acquire"(const uint64_t* p) noexcept nogil
     void publish "extmeta_publish"(uint64_t* p, uint64_t v) noexcept nogil
@@ -142,8 +142,8 @@ cdef extern from *:
     void give_back "extmeta_give_back"(uint32_t* taken) noexcept nogil
     # Count down for all threads; False if it is 0. Below 0 there is no limit.
     bint one_of "extmeta_one_of"(int64_t* left) noexcept nogil
-    # read_seqcount: the count before reading, odd during a change; and whether no
-    # change has begun since.
+    # As raw_read_seqcount(), whose count is odd during a change, and as
+    # !read_seqcount_retry().
     uint32_t count_of_changes "extmeta_acquire"(const uint32_t* seq) noexcept nogil
     bint unchanged_since "extmeta_same"(
         const uint32_t* seq, uint32_t before) noexcept nogil

@@ -6,8 +6,8 @@ from extmeta.table.vpns cimport Run, Span
 from extmeta.table.words cimport Words
 
 cdef class Snapshots(Words):
-    # Without a lock: the entry of a vpn, none where there is no table, and its word,
-    # of all lanes. Both were there at one moment. Not if encoding.reading is LOCKED.
+    # Return an entry, or none if there is no table, and read its word, all lanes. Both
+    # are of one moment. Don't call it if encoding.reading is LOCKED.
     cdef uint64_t see_one(self, uint64_t vpn, uint64_t* word) noexcept nogil
     cdef bint see_entry(
         self, const Ptdesc* t, uint64_t vpn, uint64_t* pte,

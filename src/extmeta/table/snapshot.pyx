@@ -162,7 +162,7 @@ cdef class Snapshots(Words):
         cdef const uint64_t* entry = self.pte_at(t, r.first)
         cdef Py_ssize_t i
         if r.vpns is NULL and self.stride == 1:
-            # It may read half an entry: the count tells if one changed.
+            # It may read half an entry, but then the count of changes differs.
             memcpy(ptes, entry, r.n * sizeof(uint64_t))
         elif r.vpns is NULL:
             for i in range(r.n):
