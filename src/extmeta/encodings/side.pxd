@@ -1,7 +1,8 @@
 """Words in an array beside the table, valid if the entry's flag is set.
 
 `adjacent` and `linked` share this. The array has one of the widths below. An element
-without a flag is undefined, so the array needs no clearing. Helpers that other
+without a flag is undefined, so a new array needs no clearing. An element that loses its
+flag becomes 0, which arrays that are scanned without the flags rely on. Helpers that other
 encodings use too come first.
 """
 from libc.stdint cimport int8_t, uint8_t, uint16_t, uint32_t, uint64_t
@@ -179,9 +180,8 @@ cdef inline void side_clear(
             e = first + lowest(flagged)
             flagged &= flagged - 1
             word = get(side, bits, e) & keep
-            if word:
-                put(side, bits, e, word)
-            else:
+            put(side, bits, e, word)
+            if word == 0:
                 entry[e] &= ~flag_of(a, entry[e])
                 t.flagged -= 1
 
@@ -213,9 +213,8 @@ cdef inline void side_store(
         word = add[i * step]
         if pte & flag:
             word |= get(side, bits, e) & keep
-            if word:
-                put(side, bits, e, word)
-            else:
+            put(side, bits, e, word)
+            if word == 0:
                 entry[e] = pte & ~flag
                 flagged -= 1
         elif word:

@@ -23,12 +23,13 @@ from cython cimport final, no_gc_clear
 from libc.stdint cimport uint32_t, uint64_t
 from libc.string cimport memset
 
-from extmeta.encodings.adaptive cimport container, dense, marks, reserve, uniform
+from extmeta.encodings.adaptive cimport (
+    container, dense, in_place, marks, reserve, uniform)
 from extmeta.encodings.adaptive.contents cimport (
     Sparse, Survey, change_all, change_one, clear_bits, drop_range, drop_zeros,
     survey_words)
 from extmeta.encodings.adaptive.link cimport (
-    DENSE, EMPTY, LISTED, MOST, SHARED, STALE, UNIFORM, Geometry, has_object,
+    DENSE, EMPTY, LISTED, MOST, SHARED, STALE, UNIFORM, Geometry, class_of, has_object,
     is_uniform, kind_of, object_of, width_of)
 from extmeta.encodings.packed cimport width_for
 from extmeta.encodings.adaptive.pending cimport (
@@ -40,7 +41,7 @@ from extmeta.encodings.adaptive.shape cimport FROM_FULL, Shape, choose, too_larg
 from extmeta.encodings.side cimport FEW as LOOKED_AT
 from extmeta.encodings.side cimport adds_nothing, count_flags, makes_a_word, side_zap
 from extmeta.memory.frames cimport PTE, Ptdesc, entries, lock_table, unlock_table
-from extmeta.memory.slabs cimport Slabs, handle_of
+from extmeta.memory.slabs cimport Slabs, class_bytes, handle_of
 from extmeta.memory.sync cimport once, publish
 from extmeta.table.encoding cimport FLAGGED, Encoding, Write
 from extmeta.table.pte cimport ALL, flag_of
@@ -102,21 +103,42 @@ cdef class Adaptive(Encoding):
     # -- making room ----------------------------------------------------------
 
     cdef Ptdesc* prepare(self, Ptdesc* t, const Run* r, const Write* w) noexcept nogil:
-        if adds_nothing(w, 1):
-            if t.flagged == 0 or w.keep[0] == 0 or container.shrinks_in_place(
-                    &self.g, t, r, w.keep[0],
-                    not has_object(t.link) or owns(self.slabs, &self.g, t)):
-                return t
-        elif t.flagged == 0 and not makes_a_word(w, r.n, 1):
+        if t.flagged == 0 and not makes_a_word(w, r.n, 1):
             return t
-        return t if self.prepare_room(t, r, w) else NULL
+        if adds_nothing(w, 1) and (w.keep[0] == 0 or container.shrinks_in_place(
+                &self.g, t, r, w.keep[0],
+                not has_object(t.link) or owns(self.slabs, &self.g, t))):
+            return t
+        if self.fits(t, r, w) or self.prepare_room(t, r, w):
+            return t
+        return NULL
+
+    cdef bint fits(self, Ptdesc* t, const Run* r, const Write* w) noexcept nogil:
+        """Promise room in the present container, or in a copy of it if it is shared."""
+        cdef Py_ssize_t joins
+        cdef void* p
+        if pending(t).prepared or w.step == 0 and container.stays_uniform(
+                &self.g, t, r, w):
+            return False
+        joins = in_place.joining(
+            &self.g, t, entries(self.frames, t), r, w, pending(t).count)
+        if joins < 0:
+            return False
+        if not owns(self.slabs, &self.g, t) and not pending(t).has_object:
+            p = self.slabs.alloc(class_bytes(class_of(t.link)))
+            if p is NULL:
+                return False
+            keep_handle(t, handle_of(self.slabs, p), class_of(t.link))
+        pending(t).in_place = 1
+        pending(t).count += <uint32_t>joins
+        return True
 
     cdef bint prepare_room(
             self, Ptdesc* t, const Run* r, const Write* w) noexcept nogil:
         cdef const uint64_t* entry = entries(self.frames, t)
         cdef bint surveyed = False
         cdef Survey v
-        if pending(t).prepared:
+        if pending(t).prepared or pending(t).in_place:
             survey_more(&self.g, t, entry, r, w, &v)
         elif w.step == 0 and container.stays_uniform(&self.g, t, r, w):
             v.count = self.entries
@@ -138,6 +160,11 @@ cdef class Adaptive(Encoding):
         if flagged == 0 and not makes_a_word(w, r.n, 1):
             forget_write(t)
             return
+        if not (w.step == 0 and container.stays_uniform(&self.g, t, r, w)) and (
+                self.store_in_place(t, r, w)):
+            if t.flagged < flagged or pending(t).has_object:
+                self.remember(t)
+            return
         if adds_nothing(w, 1):
             forget_write(t)
             if self.clear(t, r, w.keep[0]):
@@ -153,6 +180,28 @@ cdef class Adaptive(Encoding):
         else:
             self.store_all(t, r, w)
         self.remember(t)
+
+    cdef bint store_in_place(
+            self, Ptdesc* t, const Run* r, const Write* w) noexcept nogil:
+        """Write into the present container, or a copy of it; False if it can't be."""
+        cdef uint64_t* entry = entries(self.frames, t)
+        cdef void* shared
+        if adds_nothing(w, 1) and r.vpns is NULL and kind_of(t.link) != DENSE:
+            return False
+        if in_place.joining(&self.g, t, entry, r, w, 0) < 0:
+            return False
+        if not owns(self.slabs, &self.g, t):
+            if not pending(t).has_object or (
+                    <int>pending(t).size_class != class_of(t.link)):
+                return False
+            shared = object_of(&self.g, t.link)
+            in_place.copy_object(&self.g, t, take_kept(&self.g, t))
+            self.slabs.free(shared)
+        forget_write(t)
+        in_place.store(self, &self.g, t, entry, r, w)
+        if kind_of(t.link) == DENSE and in_place.seems_large(&self.g, t.link, r):
+            pending(t).too_large = 1
+        return True
 
     cdef void store_uniform(
             self, Ptdesc* t, const Run* r, uint64_t word) noexcept nogil:
@@ -370,6 +419,8 @@ cdef class Adaptive(Encoding):
         container.read(&self.g, t.link, entries(self.frames, t), 0, self.entries, words)
         survey_words(words, self.entries, &v)
         choose(&self.g, self.slabs, &v, &shape)
+        if not too_large(t.link, &shape):
+            return
         if shape.nbytes:
             # Compacting is optional: if allocation fails, keep the larger container.
             p = self.slabs.alloc(shape.nbytes)

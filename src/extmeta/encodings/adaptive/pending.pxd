@@ -7,7 +7,7 @@
 from libc.stdint cimport uint32_t, uint64_t
 
 from extmeta.encodings.adaptive.contents cimport Survey
-from extmeta.encodings.adaptive.link cimport Geometry
+from extmeta.encodings.adaptive.link cimport Geometry, width_of
 from extmeta.encodings.packed cimport width_for
 from extmeta.memory.frames cimport Ptdesc
 from extmeta.memory.slabs cimport HANDLE_BITS
@@ -29,12 +29,13 @@ cdef extern from *:
         uint32_t has_object : 1;  /* an object of `size_class` is kept for the table */
         uint32_t size_class : 6;
         uint32_t handle_high : 1;
+        uint32_t in_place : 1;    /* `count` more words are for the present container */
         uint32_t handle_low;
     } extmeta_pending;
     """
     ctypedef struct Pending "extmeta_pending":
         uint32_t prepared, surveyed, uniform, unsettled, too_large, width, count
-        uint32_t has_object, size_class, handle_high, handle_low
+        uint32_t has_object, size_class, handle_high, handle_low, in_place
 
 cdef inline Pending* pending(Ptdesc* t) noexcept nogil:
     return <Pending*>&t.next
@@ -45,7 +46,7 @@ cdef inline const Pending* pending_of(const Ptdesc* t) noexcept nogil:
 cdef inline void forget_write(Ptdesc* t) noexcept nogil:
     """Forget all but the kept object."""
     cdef Pending* p = pending(t)
-    p.prepared = p.surveyed = p.uniform = p.unsettled = p.too_large = 0
+    p.prepared = p.surveyed = p.uniform = p.unsettled = p.too_large = p.in_place = 0
     p.width = p.count = 0
 
 cdef inline void keep_too_large(Ptdesc* t) noexcept nogil:
@@ -96,7 +97,13 @@ cdef inline void survey_more(
     """Describe the most that earlier writes, not yet done, and this one make."""
     cdef uint64_t bits, word
     cdef Py_ssize_t i, e
-    expected(t, v)
+    if pending_of(t).in_place:
+        v.count = <Py_ssize_t>(t.flagged + pending_of(t).count)
+        v.bits = ALL >> (64 - (1 << width_of(t.link)))
+        v.uniform = False
+        v.word = 0
+    else:
+        expected(t, v)
     for i in range(r.n):
         e = entry_at(r, i, g.entries - 1)
         word = w.add[i * w.step]

@@ -1,0 +1,134 @@
+"""Writes that the present container has room for: no survey, and nothing is copied."""
+from libc.stdint cimport int8_t, uint8_t, uint16_t, uint32_t, uint64_t
+from libc.string cimport memcpy
+
+from extmeta.encodings.adaptive cimport container, listed, ranked
+from extmeta.encodings.adaptive.link cimport (
+    DENSE, HANDLE_SHIFT, LISTED, SHARED, STALE, Geometry, class_of,
+    count_of, kind_of, link_to, object_of, width_of)
+from extmeta.encodings.packed cimport get
+from extmeta.encodings.side cimport side_store
+from extmeta.memory.frames cimport Ptdesc
+from extmeta.memory.slabs cimport HANDLE_BITS, class_bytes
+from extmeta.memory.sync cimport publish
+from extmeta.table.encoding cimport Encoding, Write
+from extmeta.table.pte cimport flag_of
+from extmeta.table.vpns cimport Run, entry_at
+
+cdef enum:
+    # Each word that joins a list moves those behind it; more are cheaper to merge.
+    JOIN_MOST = 8
+    # A write of fewer words is followed by a look at its neighbours only.
+    SAMPLED_FROM = 32
+    SAMPLES = 8
+
+cdef inline Py_ssize_t joining(
+        const Geometry* g, const Ptdesc* t, const uint64_t* entry, const Run* r,
+        const Write* w, Py_ssize_t promised) noexcept nogil:
+    """Return how many words a write adds to the container, or -1 if they don't fit.
+
+    Earlier runs of the operation were promised room for ``promised`` words.
+    """
+    cdef uint64_t link = t.link
+    cdef int width = width_of(link)
+    cdef uint64_t bits = 0
+    cdef Py_ssize_t joins = 0
+    cdef Py_ssize_t i, e, n
+    if kind_of(link) < LISTED or link & STALE:
+        return -1
+    if kind_of(link) == DENSE and w.step and r.n == g.entries and (
+            w.add[0] == w.add[1] and w.add[0] == w.add[r.n - 1]):
+        # All words may become equal.
+        return -1
+    for i in range(r.n if w.step else 1):
+        bits |= w.add[i]
+    if width < 6 and bits >> (1 << width):
+        return -1
+    if kind_of(link) == DENSE:
+        return 0
+    for i in range(r.n if bits else 0):
+        e = entry_at(r, i, g.entries - 1)
+        joins += w.add[i * w.step] != 0 and entry[e] & flag_of(g.pte, entry[e]) == 0
+        if joins > JOIN_MOST:
+            return -1
+    if joins == 0:
+        return 0
+    n = count_of(link) + promised + joins
+    if kind_of(link) == LISTED:
+        if n > listed.LISTED_MOST or listed.nbytes(n, width) > class_bytes(
+                class_of(link)):
+            return -1
+    elif ranked.nbytes(g, n, width) > class_bytes(class_of(link)):
+        return -1
+    return joins
+
+cdef inline void copy_object(const Geometry* g, Ptdesc* t, void* p) noexcept nogil:
+    """Copy the table's object to ``p``, and link that instead."""
+    cdef uint64_t handle = (<uint64_t>1 << HANDLE_BITS) - 1 << HANDLE_SHIFT
+    memcpy(p, object_of(g, t.link), class_bytes(class_of(t.link)))
+    t.link = t.link & ~(handle | SHARED) | link_to(g, p)
+
+cdef inline void store(
+        Encoding self, const Geometry* g, Ptdesc* t, uint64_t* entry, const Run* r,
+        const Write* w) noexcept nogil:
+    """Write words that fit, as `joining` says, into an object that may change."""
+    cdef void* p = object_of(g, t.link)
+    cdef int width = width_of(t.link)
+    cdef Py_ssize_t i
+    if kind_of(t.link) != DENSE:
+        for i in range(r.n):
+            store_one(g, t, entry, entry_at(r, i, g.entries - 1), w.keep[0],
+                      w.add[i * w.step])
+    elif width == 6:
+        side_store(self, <uint64_t*>p, 64, t, r, w)
+    elif width == 5:
+        side_store(self, <uint32_t*>p, 32, t, r, w)
+    elif width == 4:
+        side_store(self, <uint16_t*>p, 16, t, r, w)
+    elif width == 3:
+        side_store(self, <uint8_t*>p, 8, t, r, w)
+    else:
+        side_store(self, <int8_t*>p, 1 << width, t, r, w)
+
+cdef inline void store_one(
+        const Geometry* g, Ptdesc* t, uint64_t* entry, Py_ssize_t e, uint64_t keep,
+        uint64_t add) noexcept nogil:
+    """Write one word into LISTED or RANKED."""
+    cdef uint64_t pte = entry[e]
+    cdef uint64_t flag = flag_of(g.pte, pte)
+    cdef bint there = pte & flag != 0
+    cdef uint64_t old = container.word_at(g, t.link, e) if there else 0
+    cdef uint64_t word = old & keep | add
+    if pte == g.pte.none or word == old:
+        return
+    # A reader that sees a flag must find a word.
+    if word == 0:
+        entry[e] = pte & ~flag
+        t.flagged -= 1
+    container.put_word(g, t, e, there, word)
+    if not there:
+        publish(&entry[e], pte | flag)
+        t.flagged += 1
+
+cdef inline bint seems_large(
+        const Geometry* g, uint64_t link, const Run* r) noexcept nogil:
+    """Return whether a sample of a DENSE object's words suggests a smaller container.
+
+    Either all are equal, or all would fit half the width.
+    """
+    cdef int width = width_of(link)
+    cdef void* p = object_of(g, link)
+    cdef Py_ssize_t e = entry_at(r, 0, g.entries - 1)
+    cdef uint64_t first = get(p, width, e)
+    cdef uint64_t differ = 0
+    cdef uint64_t bits = 0
+    cdef uint64_t word
+    cdef Py_ssize_t i
+    # This one is in the cache line that was written.
+    if r.n < SAMPLED_FROM and get(p, width, e ^ 1) != first:
+        return False
+    for i in range(SAMPLES):
+        word = get(p, width, e ^ i * (g.entries // SAMPLES))
+        bits |= word
+        differ |= word ^ first if word else 0
+    return differ == 0 or width > 1 and bits >> (1 << (width - 1)) == 0
