@@ -325,9 +325,11 @@ cdef class XArray(Encoding):
             vpn = t.vpn + <uint64_t>(r.first + at)
             slot = slots_of(&self.head, vpn)
             n = min(r.n - at, SLOTS - <Py_ssize_t>(vpn & (SLOTS - 1)))
-            if slot is NULL or slot is &self.head:
+            if slot is NULL:
                 memset(words + at, 0, n * sizeof(uint64_t))
-                words[at] = word_in(slot[0]) if slot is not NULL else 0
+            elif slot is &self.head:
+                memset(words + at, 0, n * sizeof(uint64_t))
+                words[at] = word_in(slot[0])
             elif self.apart == 0:
                 # A free slot is 0, and so is its word.
                 for i in range(n):
