@@ -230,7 +230,7 @@ cdef class Hash(Encoding):
         cdef uint64_t matches
         cdef Py_ssize_t found = 0
         cdef Py_ssize_t at, n, i, past
-        cdef Run r
+        cdef Run r = Run(0, 0, NULL)
         if value[0] and t.flagged == 0:
             return 0
         if value[0] and self.has_list(t.vpn + <uint64_t>first, last - first):
@@ -239,7 +239,6 @@ cdef class Hash(Encoding):
                 vpns[found] = self.vpns[i]
                 found += self.words[i] & mask[0] == value[0]
             return found
-        r.vpns = NULL
         for at in range(first, last, 64):
             n = min(64, last - at)
             matches = ALL >> (64 - n)

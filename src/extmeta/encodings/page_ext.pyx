@@ -295,9 +295,7 @@ cdef class PageExt(Encoding):
         cdef const uint64_t* entry = entries(self.frames, t)
         cdef uint64_t word, pte
         cdef Py_ssize_t i
-        cdef Run one
-        one.n = 1
-        one.vpns = NULL
+        cdef Run one = Run(0, 1, NULL)
         for i in range(r.n):
             one.first = entry_at(r, i, self.entries - 1)
             pte = entry[one.first]
@@ -316,14 +314,13 @@ cdef class PageExt(Encoding):
         cdef uint64_t pfn
         cdef Py_ssize_t i
         cdef Section* s
-        cdef Run r
+        cdef Run r = Run(0, 0, NULL)
         if self.family is parent.family:
             for i in range(self.entries):
                 if entry[i] & self.pte.present:
                     pfn = self.pfn_of(entry[i])
                     self.pages.map(self.pages.seek(&at, pfn), pfn)
             return 0
-        r.vpns = NULL
         for i in range(self.entries):
             if i & 63 == 0:
                 r.first = i

@@ -402,8 +402,7 @@ cdef class VpnHash:
         return 0
 
     cdef size_t aside_bytes(self) noexcept nogil:
-        cdef const Table* t = &self.table
-        return groups_for(t, self.aside) * 64
+        return groups_for(&self.table, self.aside) * 64
 
     cdef void settle(self) noexcept nogil:
         cdef const Table* t = &self.table

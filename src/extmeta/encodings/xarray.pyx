@@ -440,10 +440,9 @@ cdef class XArray(Encoding):
         cdef Py_ssize_t found = 0
         cdef Py_ssize_t at = first
         cdef Py_ssize_t n
-        cdef Run r
+        cdef Run r = Run(0, 0, NULL)
         if value[0] and t.flagged == 0:
             return 0
-        r.vpns = NULL
         while at < last:
             n = min(last - at, SLOTS - (at & (SLOTS - 1)))
             matches = ALL >> (64 - n)
