@@ -94,9 +94,8 @@ cdef class Compact(Encoding):
 
     @property
     def config(self):
-        given = {"excludes": self.excludes, "implies": self.implies,
-                 "per_vma": self.per_vma}
-        return {name: groups for name, groups in given.items() if groups}
+        names = ("excludes", "implies", "per_vma")
+        return {name: getattr(self, name) for name in names if getattr(self, name)}
 
     @property
     def plan(self):
@@ -462,12 +461,10 @@ cdef class Compact(Encoding):
             const uint64_t* mask, const uint64_t* value, uint64_t* vpns) noexcept nogil:
         cdef Py_ssize_t found = 0
         cdef Py_ssize_t choice
-        cdef Run r, p
+        cdef Run r = Run(first, last - first, NULL)
+        cdef Run p
         if not try_take(&self.taken):
             return Encoding.scan(self, t, first, last, mask, value, vpns)
-        r.vpns = NULL
-        r.first = first
-        r.n = last - first
         while r.n:
             self.spans.piece(t.vpn, &r, 0, &p, &choice)
             know_hits(self.book, &self.hits, choice, mask[0], value[0])
@@ -508,9 +505,8 @@ cdef class Compact(Encoding):
     cdef const char* fault(self, const Ptdesc* t) noexcept nogil:
         cdef const uint64_t* entry = entries(self.frames, t)
         cdef Py_ssize_t choice
-        cdef Run r, p
-        r.vpns = NULL
-        r.n = 1
+        cdef Run r = Run(0, 1, NULL)
+        cdef Run p
         for r.first in range(self.entries):
             self.spans.piece(t.vpn, &r, 0, &p, &choice)
             if entry[r.first] != self.pte.none and not self.book.used(

@@ -48,9 +48,8 @@ class Graph:
                 for i, j in combinations(places, 2):
                     self.excluded[i] |= 1 << j
                     self.excluded[j] |= 1 << i
-        for i in range(n):
-            if never >> i & 1:
-                self.all &= ~self.implying[i]
+        for i in members(never):
+            self.all &= ~self.implying[i]
 
     def _imply(self, a: int, b: int) -> None:
         """Add a => b and what follows from it."""

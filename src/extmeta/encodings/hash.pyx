@@ -24,7 +24,7 @@ from extmeta.encodings.side cimport FEW, adds_nothing, append_vpns, nr_flagged, 
 from extmeta.memory.allowance cimport may_allocate
 from extmeta.memory.frames cimport Ptdesc, entries
 from extmeta.table.pte cimport ALL, equal
-from extmeta.encodings.vpnhash cimport VpnHash, find, key_of, prefetch_key
+from extmeta.encodings.vpnhash cimport VpnHash, expect, find, key_of
 from extmeta.table.vpns cimport Run, entry_at
 
 cdef enum:
@@ -209,16 +209,16 @@ cdef class Hash(Encoding):
             if n > 1:
                 for i in range(at, at + n):
                     if w.add[i * w.step] or not none_before:
-                        prefetch_key(
-                            &self.hash.table,
-                            key_of(&self.hash.table, vpn_in(t, r, i)))
+                        expect(self.hash,
+                               r.vpns[i] if r.vpns else first + <uint64_t>i)
             for i in range(at, at + n):
                 if entry[entry_at(r, i, last_entry)] == none:
                     continue
                 add = w.add[i * w.step]
                 if add == 0 and (none_before or t.flagged == 0):
                     continue
-                made = self.hash.put(vpn_in(t, r, i), keep, add)
+                made = self.hash.put(
+                    r.vpns[i] if r.vpns else first + <uint64_t>i, keep, add)
                 t.flagged += <unsigned int>made
                 self.reserved -= made > 0
 
@@ -230,7 +230,7 @@ cdef class Hash(Encoding):
         cdef uint64_t matches
         cdef Py_ssize_t found = 0
         cdef Py_ssize_t at, n, i, past
-        cdef Run r
+        cdef Run r = Run(0, 0, NULL)
         if value[0] and t.flagged == 0:
             return 0
         if value[0] and self.has_list(t.vpn + <uint64_t>first, last - first):
@@ -239,7 +239,6 @@ cdef class Hash(Encoding):
                 vpns[found] = self.vpns[i]
                 found += self.words[i] & mask[0] == value[0]
             return found
-        r.vpns = NULL
         for at in range(first, last, 64):
             n = min(64, last - at)
             matches = ALL >> (64 - n)

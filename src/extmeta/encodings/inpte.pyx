@@ -144,6 +144,7 @@ cdef class InPte(Encoding):
             layout.parts, layout.nr_parts, w.keep[0])
         cdef Py_ssize_t at, n, i
         cdef uint64_t* pte
+        cdef uint64_t swapped
         if w.step == 0:
             add[0] = scatter(layout.parts, layout.nr_parts, w.add[0])
             if r.vpns is NULL:
@@ -156,7 +157,13 @@ cdef class InPte(Encoding):
             if w.step:
                 scatter_all(layout, w.add + at, n, add)
             if r.vpns is NULL:
-                self.put_bits(entry + r.first + at, n, keep, add, w, at)
+                pte = entry + r.first + at
+                swapped = swap_entries(pte, n, &self.pte)
+                put_present(pte, n, self.pte.present, keep, add)
+                while swapped:
+                    i = lowest(swapped)
+                    self.put_in_swap(&pte[i], w, at + i)
+                    swapped &= swapped - 1
                 continue
             for i in range(n):
                 pte = &entry[entry_at(r, at + i, last_entry)]
@@ -164,16 +171,6 @@ cdef class InPte(Encoding):
                     pte[0] = pte[0] & keep | add[i]
                 elif pte[0] != self.pte.none:
                     self.put_in_swap(pte, w, at + i)
-
-    cdef void put_bits(
-            self, uint64_t* pte, Py_ssize_t n, uint64_t keep, const uint64_t* add,
-            const Write* w, Py_ssize_t at) noexcept nogil:
-        """Write bits into n <= 64 entries in a row; then visit the swap entries."""
-        cdef uint64_t swapped = swap_entries(pte, n, &self.pte)
-        put_present(pte, n, self.pte.present, keep, add)
-        while swapped:
-            self.put_in_swap(&pte[lowest(swapped)], w, at + lowest(swapped))
-            swapped &= swapped - 1
 
     cdef void put_same(
             self, uint64_t* pte, Py_ssize_t n, uint64_t keep, uint64_t add,

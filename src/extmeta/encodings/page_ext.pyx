@@ -19,7 +19,7 @@ Page tables that are forks of each other share the arrays and a lock, and the
 `memory()` of each includes all arrays. No PTE bit is spent.
 """
 from cython cimport final, no_gc_clear
-from libc.stdint cimport uint32_t, uint64_t, uintptr_t
+from libc.stdint cimport uint8_t, uint32_t, uint64_t, uintptr_t
 from libc.stdlib cimport calloc
 from libc.string cimport memset
 
@@ -69,6 +69,13 @@ cdef struct Cursor:
     Section* section
 
 
+cdef inline uint64_t word_in(
+        const void* words, int width, uint64_t pfn) noexcept nogil:
+    cdef Py_ssize_t i = <Py_ssize_t>(pfn & (SECTION_PAGES - 1))
+    # The usual width first.
+    return (<const uint8_t*>words)[i] if width == 3 else get(words, width, i)
+
+
 # The collector must not clear `sections` before the pages are unmapped.
 @no_gc_clear
 @final
@@ -98,7 +105,7 @@ cdef class Pages:
         # The page tables are gone and have unmapped all pages.
         pthread_mutex_destroy(&self.lock)
 
-    cdef inline Section* section(self, uint64_t pfn) noexcept nogil:
+    cdef Section* section(self, uint64_t pfn) noexcept nogil:
         if self.sections.table.words == 0:
             return NULL
         return <Section*><uintptr_t>find(
@@ -149,8 +156,11 @@ cdef class Pages:
     cdef void set_word(self, Section* s, uint64_t pfn, uint64_t word) noexcept nogil:
         """Set a word in a section that has an array."""
         cdef Py_ssize_t i = pfn & (SECTION_PAGES - 1)
-        cdef bint had = get(s.words, self.width, i) != 0
-        put(s.words, self.width, i, word)
+        cdef bint had = word_in(s.words, self.width, pfn) != 0
+        if self.width == 3:
+            (<uint8_t*>s.words)[i] = <uint8_t>word
+        else:
+            put(s.words, self.width, i, word)
         s.nr_words += <uint32_t>((word != 0) - had)
         self.nr_words += <uint64_t>((word != 0) - had)
         if s.nr_words == 0:
@@ -169,7 +179,7 @@ cdef class Pages:
             return
         s.mapcount[i] -= 1
         s.nr_mapped -= 1
-        if s.mapcount[i] == 0 and s.nr_words and get(s.words, self.width, i):
+        if s.mapcount[i] == 0 and s.nr_words and word_in(s.words, self.width, pfn):
             self.set_word(s, pfn, 0)
         if s.nr_mapped == 0:
             self.list_idle(s)
@@ -285,9 +295,7 @@ cdef class PageExt(Encoding):
         cdef const uint64_t* entry = entries(self.frames, t)
         cdef uint64_t word, pte
         cdef Py_ssize_t i
-        cdef Run one
-        one.n = 1
-        one.vpns = NULL
+        cdef Run one = Run(0, 1, NULL)
         for i in range(r.n):
             one.first = entry_at(r, i, self.entries - 1)
             pte = entry[one.first]
@@ -306,14 +314,13 @@ cdef class PageExt(Encoding):
         cdef uint64_t pfn
         cdef Py_ssize_t i
         cdef Section* s
-        cdef Run r
+        cdef Run r = Run(0, 0, NULL)
         if self.family is parent.family:
             for i in range(self.entries):
                 if entry[i] & self.pte.present:
                     pfn = self.pfn_of(entry[i])
                     self.pages.map(self.pages.seek(&at, pfn), pfn)
             return 0
-        r.vpns = NULL
         for i in range(self.entries):
             if i & 63 == 0:
                 r.first = i
@@ -369,7 +376,7 @@ cdef class PageExt(Encoding):
                 pfn = self.pfn_of(pte)
                 s = self.pages.seek(&at, pfn)
                 if s.words is not NULL:
-                    words[i] = get(s.words, width, pfn & (SECTION_PAGES - 1))
+                    words[i] = word_in(s.words, width, pfn)
 
     cdef bint see(
             self, const Ptdesc* t, const Run* r, const uint64_t* ptes,
@@ -396,7 +403,7 @@ cdef class PageExt(Encoding):
                     array = <const void*><uintptr_t>acquire(
                         <const uint64_t*>&(<const Section*><uintptr_t>section).words)
             if array is not NULL:
-                words[i] = get(array, width, pfn & (SECTION_PAGES - 1))
+                words[i] = word_in(array, width, pfn)
         return True
 
     cdef void store(self, Ptdesc* t, const Run* r, const Write* w) noexcept nogil:
@@ -418,7 +425,7 @@ cdef class PageExt(Encoding):
             s = self.pages.seek(&at, pfn)
             if s.words is NULL:
                 continue
-            old = get(s.words, width, pfn & (SECTION_PAGES - 1))
+            old = word_in(s.words, width, pfn)
             word = old & keep | w.add[i * w.step]
             if word != old:
                 self.pages.set_word(s, pfn, word)

@@ -66,10 +66,7 @@ cdef inline uint64_t bits_for(
 cdef inline void scatter_all(
         const NumberLayout* l, const uint64_t* numbers, Py_ssize_t n, uint64_t* ptes
         ) noexcept nogil:
-    """Fill ``ptes`` with the bits that hold n numbers in present PTEs.
-
-    One part at a time, for SIMD.
-    """
+    """Fill ``ptes`` with the bits of n numbers, one part at a time for SIMD."""
     cdef uint64_t mask
     cdef int to, from_, part
     cdef Py_ssize_t i

@@ -1,7 +1,6 @@
 """An encoding written in Python: a few methods over numpy arrays.
 
-This is for a first version. It allows to compare RAM. Its times are Python's, so they
-can't be compared.
+A first version is written so. Its RAM can be compared; its times are Python's.
 """
 
 from typing import ClassVar, Self

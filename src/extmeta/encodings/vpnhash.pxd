@@ -64,10 +64,6 @@ cdef inline uint64_t next_group(const Table* t, uint64_t group) noexcept nogil:
     return group + 1 if group + 1 < t.groups else 0
 
 
-cdef inline void prefetch_key(const Table* t, uint64_t key) noexcept nogil:
-    prefetch(line_of(t, home_of(t, key)))
-
-
 cdef inline int find_in(
         const Table* t, const uint64_t* line, int slots, uint64_t key) noexcept nogil:
     """Return the slot of a key in a line, -1 if it has none."""
@@ -174,3 +170,8 @@ cdef class VpnHash:
     cdef int change(self, uint64_t vpn, uint64_t keep, uint64_t add) noexcept nogil
     cdef void insert(self, uint64_t group, uint64_t key, uint64_t word) noexcept nogil
     cdef void remove(self, uint64_t group, int slot) noexcept nogil
+
+cdef inline void expect(VpnHash h, uint64_t vpn) noexcept nogil:
+    """Prefetch the line of a vpn."""
+    cdef const Table* t = &h.table
+    prefetch(line_of(t, home_of(t, key_of(t, vpn))))

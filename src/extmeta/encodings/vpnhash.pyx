@@ -115,11 +115,13 @@ cdef inline Py_ssize_t prefetch_keys(
         const Table* t, const uint64_t* vpns, uint64_t first, Py_ssize_t n,
         uint64_t* keys) noexcept nogil:
     """Fill ``keys`` and prefetch their lines; return how many, AT_ONCE at most."""
+    # A copy, because stores to `keys` might alias the fields.
+    cdef Table a = t[0]
     cdef Py_ssize_t i
     n = min(AT_ONCE, n)
     for i in range(n):
-        keys[i] = key_of(t, vpns[i] if vpns else first + <uint64_t>i)
-        prefetch_key(t, keys[i])
+        keys[i] = key_of(&a, vpns[i] if vpns else first + <uint64_t>i)
+        prefetch(line_of(&a, home_of(&a, keys[i])))
     return n
 
 
@@ -135,6 +137,7 @@ cdef class VpnHash:
     """
 
     def __cinit__(self, int key_bits, int word_bits):
+        cdef uint64_t inverse = 1
         self.table.key_bits = key_bits
         self.table.key_mask = ((<uint64_t>1) << key_bits) - 1
         if key_bits + word_bits <= 64:
@@ -146,7 +149,10 @@ cdef class VpnHash:
                 64 // self.table.slots)
             self.table.high_shift = 32 if self.table.slots == 5 else 0
         self.table.factor = (GOLDEN >> (64 - key_bits)) | 1
-        self.table.inverse = pow(<object>self.table.factor, -1, 1 << <object>key_bits)
+        for _ in range(6):
+            # Newton's iteration doubles the number of correct bits.
+            inverse *= 2 - self.table.factor * inverse
+        self.table.inverse = inverse
 
     def __dealloc__(self):
         free(self.table.lines)
@@ -396,8 +402,7 @@ cdef class VpnHash:
         return 0
 
     cdef size_t aside_bytes(self) noexcept nogil:
-        cdef const Table* t = &self.table
-        return groups_for(t, self.aside) * 64
+        return groups_for(&self.table, self.aside) * 64
 
     cdef void settle(self) noexcept nogil:
         cdef const Table* t = &self.table

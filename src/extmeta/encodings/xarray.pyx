@@ -325,9 +325,11 @@ cdef class XArray(Encoding):
             vpn = t.vpn + <uint64_t>(r.first + at)
             slot = slots_of(&self.head, vpn)
             n = min(r.n - at, SLOTS - <Py_ssize_t>(vpn & (SLOTS - 1)))
-            if slot is NULL or slot is &self.head:
+            if slot is NULL:
                 memset(words + at, 0, n * sizeof(uint64_t))
-                words[at] = word_in(slot[0]) if slot is not NULL else 0
+            elif slot is &self.head:
+                memset(words + at, 0, n * sizeof(uint64_t))
+                words[at] = word_in(slot[0])
             elif self.apart == 0:
                 # A free slot is 0, and so is its word.
                 for i in range(n):
@@ -438,10 +440,9 @@ cdef class XArray(Encoding):
         cdef Py_ssize_t found = 0
         cdef Py_ssize_t at = first
         cdef Py_ssize_t n
-        cdef Run r
+        cdef Run r = Run(0, 0, NULL)
         if value[0] and t.flagged == 0:
             return 0
-        r.vpns = NULL
         while at < last:
             n = min(last - at, SLOTS - (at & (SLOTS - 1)))
             matches = ALL >> (64 - n)

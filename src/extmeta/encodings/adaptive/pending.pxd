@@ -40,9 +40,6 @@ cdef extern from *:
 cdef inline Pending* pending(Ptdesc* t) noexcept nogil:
     return <Pending*>&t.next
 
-cdef inline const Pending* pending_of(const Ptdesc* t) noexcept nogil:
-    return <const Pending*>&t.next
-
 cdef inline void forget_write(Ptdesc* t) noexcept nogil:
     """Forget all but the kept object."""
     cdef Pending* p = pending(t)
@@ -70,7 +67,7 @@ cdef inline void expect(Ptdesc* t, const Survey* v, bint surveyed) noexcept nogi
 
 cdef inline void expected(const Ptdesc* t, Survey* v) noexcept nogil:
     """Describe the words that room was made for; of `bits` only the width is known."""
-    cdef const Pending* p = pending_of(t)
+    cdef const Pending* p = <const Pending*>&t.next
     v.count = <Py_ssize_t>p.count
     v.bits = ALL >> (64 - (1 << p.width))
     v.uniform = p.uniform

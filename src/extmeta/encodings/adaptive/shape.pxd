@@ -50,7 +50,7 @@ cdef inline void choose_uniform(
         shape.kind = UNIFORM
     else:
         shape.kind = BOXED
-        place_in(slabs, shape, uniform.nbytes(v.word))
+        place_in(slabs, shape, sizeof(uint64_t))
 
 cdef inline void choose(
         const Geometry* g, Slabs slabs, const Survey* v, Shape* shape) noexcept nogil:

@@ -11,9 +11,6 @@ cdef inline bint fits(uint64_t word) noexcept nogil:
     """Return whether the link itself has room for the word."""
     return word >> (64 - UNIFORM_SHIFT) == 0
 
-cdef inline size_t nbytes(uint64_t word) noexcept nogil:
-    return 0 if fits(word) else sizeof(uint64_t)
-
 cdef inline uint64_t word_at(const Geometry* g, uint64_t link) noexcept nogil:
     if kind_of(link) == UNIFORM:
         return link >> UNIFORM_SHIFT
