@@ -1,12 +1,11 @@
-"""Two trackers with one bit: by VMA, it is uffd-wp's or soft-dirty's.
+"""One bit for two trackers: in each VMA, uffd-wp or soft-dirty has it.
 
-As :class:`extmeta.Compact` has it with ``per_vma=[("uffd_wp", "soft_dirty")]``, the
-idea of RISC-V's second series (CAAfSe-v6+Gc8ujv3m3LdBPk+rGSqmz44RheoNqGJcXjOq3vU9A@
-mail.gmail.com). A VMA with a userfaultfd gives the bit to uffd-wp. In any other one
-it is soft-dirty's, which needs it from the first clear_refs on: until then
-VM_SOFTDIRTY says the same of all pages. So VM_SOFTDIRTY stays set where uffd-wp has
-the bit, and what it gives back is soft-dirty: pages may be told once too often,
-never once too seldom.
+:class:`extmeta.Compact` does this with ``per_vma=[("uffd_wp", "soft_dirty")]``. It is
+the idea of RISC-V's second series (CAAfSe-v6+Gc8ujv3m3LdBPk+rGSqmz44RheoNqGJcXjOq3vU9A@
+mail.gmail.com). uffd-wp has the bit in VMAs with a userfaultfd, soft-dirty in others.
+Soft-dirty needs it only after the first clear_refs: until then VM_SOFTDIRTY covers all
+pages. While uffd-wp has the bit, VM_SOFTDIRTY stays set, and when soft-dirty gets the
+bit back, all pages are soft-dirty: a page may be reported too often, never too seldom.
 """
 
 import numpy as np
@@ -27,7 +26,7 @@ def refuse_uffd_wp(mm: Mm, vmas: list[Vma]) -> None:
 
 
 def refuse_soft_dirty(mm: Mm) -> None:
-    """Raise Refused if uffd-wp has the bit in a VMA."""
+    """Raise Refused if uffd-wp has the bit in any VMA."""
     for vma in mm.vmas if mm.one_bit is not None else ():
         if vma.wp:
             raise Refused(
@@ -37,9 +36,9 @@ def refuse_soft_dirty(mm: Mm) -> None:
 
 
 def give(mm: Mm, first: int, stop: int, name: str) -> None:
-    """Have one of the two use the bit in [first, stop).
+    """Give the bit to tracker ``name`` in [first, stop).
 
-    What the other one had there is gone; soft-dirty starts with all set.
+    The other one's bits are lost. For soft-dirty all bits are set.
     """
     if mm.one_bit is None or first == stop:
         return
