@@ -58,7 +58,7 @@ NATIVE = (
     Mutant(
         "a shared page given back leaves no marker",
         "mm.py",
-        "self.protected(entries.vpn) if vma.wp else marked",
+        'self.has("uffd_wp", entries.vpn) if vma.wp else marked',
         "marked & False",
     ),
     Mutant(

@@ -217,10 +217,8 @@ class Capture:
                 put(self, key, array_of(key, value, spec))
             elif spec.kind == "i":
                 put(self, key, _kib(key, value))
-        put(self, "kernel", str(self.kernel))
-        put(self, "comm", str(self.comm))
-        for key in ("huge_marked", "settled"):
-            put(self, key, bool(getattr(self, key)))
+            else:
+                put(self, key, (str if spec.kind == "U" else bool)(value))
         put(self, "vma_perms", _perms(self.vma_perms, self.vma_flags))
         if why := consistency.fault(self):
             raise CaptureError(why)

@@ -44,13 +44,7 @@ def possible(bounds: U64, vpn: U64, entry: U64) -> U64:
     """Return the first vpns of the 2 MiB spans that may be leaves.
 
     Their 512 pages are present in one VMA with equal words, except for bit 56, which
-    differs by page; the PFNs, if known, are one aligned run.
-
-    Parameters
-    ----------
-    bounds : (2 * V,) uint64 ndarray
-        First vpn and vpn past the end of each VMA, ascending.
-    vpn, entry : (N,) uint64 ndarray
+    differs by page; the PFNs, if known, are one aligned run. `bounds`: see `vpn_bounds`.
     """
     at = np.flatnonzero(vpn % LEAF_PAGES == 0)
     at = at[at + LEAF_PAGES <= len(vpn)]

@@ -145,17 +145,14 @@ def status_lines(where: int | str) -> dict[bytes, bytes]:
     return dict(line.split(b":\t", 1) for line in lines if b":\t" in line)
 
 
-def _states(pid: int) -> Iterator[tuple[int, bytes]]:
-    """Yield the threads of a process that have not ended, ascending, and their states."""
+def threads(pid: int) -> list[tuple[int, bytes]]:
+    """Return the threads of a process that have not ended, ascending: tid and state."""
+    found = []
     for tid in sorted(map(int, os.listdir(f"/proc/{pid}/task"))):
         with contextlib.suppress(FileNotFoundError, ProcessLookupError):
             if (state := stat(f"{pid}/task/{tid}")[0]) not in (b"Z", b"X"):
-                yield tid, state
-
-
-def threads(pid: int) -> list[int]:
-    """Return the threads of a process that have not ended, ascending."""
-    return [tid for tid, _state in _states(pid)]
+                found.append((tid, state))
+    return found
 
 
 def living(pid: int) -> str:
@@ -172,9 +169,9 @@ def living(pid: int) -> str:
     """
     if stat(pid)[0] not in (b"Z", b"X"):
         return str(pid)
-    if not (tids := threads(pid)):
+    if not (alive := threads(pid)):
         raise GoneError
-    return f"{pid}/task/{tids[0]}"
+    return f"{pid}/task/{alive[0][0]}"
 
 
 def absence(pid: int) -> str:
@@ -422,7 +419,7 @@ def read(pid: int, progress: Progress | None = None) -> Reading:
 
 def _running(pid: int) -> bool:
     """Tell whether a thread of the process may still run."""
-    return any(state not in (b"T", b"t") for _tid, state in _states(pid))
+    return any(state not in (b"T", b"t") for _tid, state in threads(pid))
 
 
 @contextlib.contextmanager

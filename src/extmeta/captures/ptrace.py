@@ -284,7 +284,7 @@ def _attached(pid: int) -> Thread:
     """Return a stopped thread of a process."""
     for _try in range(TRIES):
         try:
-            thread = Thread(pid, procfs.threads(pid)[0])
+            thread = Thread(pid, procfs.threads(pid)[0][0])
         except (OSError, IndexError):
             break
         try:

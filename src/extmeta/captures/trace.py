@@ -112,7 +112,7 @@ class Trace:
             ) from None
         for key in ("comm", "release", "how"):
             put(self, key, str(getattr(self, key)))
-        if why := _fault(self):
+        if why := _bad_vmas(self.vmas) or _bad_rounds(self) or _bad_words(self):
             raise CaptureError(why)
 
     @property
@@ -159,11 +159,6 @@ class Trace:
             f"{self.interval:g} s, {len(self.vpns):,} pages written of "
             f"{self.nr_pages:,} in {len(self.vmas):,} VMAs, by {self.how}>"
         )
-
-
-def _fault(trace: Trace) -> str:
-    """Return the first error in a trace, or ""."""
-    return _bad_vmas(trace.vmas) or _bad_rounds(trace) or _bad_words(trace)
 
 
 def _bad_vmas(vmas: U64) -> str:

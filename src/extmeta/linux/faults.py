@@ -1,4 +1,4 @@
-"""Page faults: what a read or a write of pages does to their PTEs.
+"""Page faults: the effects of reads and writes on PTEs.
 
 Linux mm/memory.c handle_pte_fault() and mm/huge_memory.c, over ranges. Pages are
 touched in ascending order, up to the first that can't be.
@@ -158,7 +158,7 @@ def read_vma(mm: Mm, vma: Vma, first: int, stop: int) -> None:
     swap_in(mm, entries.take(~entries.present & ~marked))
     absent = mm.absent(first, stop)
     if vma.anonymous:
-        # do_anonymous_page(): a page of zeros, protected where its marker was.
+        # do_anonymous_page(): a page of zeros, protected if there was a marker.
         mm.clear(entries.vpn[marked])
         vpns = np.sort(np.concatenate((absent, entries.vpn[marked])))
         mm.map(vma, vpns, np.full(len(vpns), ZERO_PFN, np.uint64))
@@ -187,18 +187,12 @@ def _fault_around(mm: Mm, vma: Vma, absent: U64) -> None:
 
     do_fault_around(): a window of 64 KiB in one PTE table and one VMA.
     """
-    backing = vma.backing
-    if backing is None or not len(absent):
+    if not len(absent):
         return
     size = mm.pages_per_leaf
     low = max(vma.start, mm.leaf_of(int(absent[0])))
-    high = min(
-        vma.stop,
-        mm.leaf_of(int(absent[-1])) + size,
-        max(low, vma.start + len(backing) - vma.pgoff),
-    )
-    near = mm.absent(low, high)
-    near = near[backing.resident(0, len(backing))[pages_of(vma, near)]]
+    high = min(vma.stop, mm.leaf_of(int(absent[-1])) + size)
+    near = _near(mm, vma, low, high)
     wanted = absent
     around = FAULT_AROUND_BYTES >> mm.arch.page_shift
     while len(wanted) and len(near):
@@ -216,15 +210,18 @@ def _fault_around(mm: Mm, vma: Vma, absent: U64) -> None:
 
 def _map_around(mm: Mm, vma: Vma, vpn: int) -> None:
     """Map the resident pages around an absent one: do_fault_around()."""
-    if vma.backing is None:
-        return
     around = FAULT_AROUND_BYTES >> mm.arch.page_shift
     start = vpn // around * around
-    low = max(start, vma.start)
-    high = max(low, reach_of(vma, min(start + around, vma.stop)))
-    near = mm.absent(low, high)
-    resident = vma.backing.resident(0, len(vma.backing))
-    _map_backing(mm, vma, near[resident[pages_of(vma, near)]])
+    low, high = max(start, vma.start), min(start + around, vma.stop)
+    _map_backing(mm, vma, _near(mm, vma, low, high))
+
+
+def _near(mm: Mm, vma: Vma, low: int, high: int) -> U64:
+    """Return the absent vpns of [low, high) whose page is in memory."""
+    near = mm.absent(low, max(low, reach_of(vma, high)))
+    if vma.backing is None:
+        return near[:0]
+    return near[vma.backing.resident[pages_of(vma, near)]]
 
 
 def write_vma(mm: Mm, vma: Vma, first: int, stop: int, content: bool) -> None:

@@ -1,5 +1,6 @@
 """fork copies an address space: dup_mmap()."""
 
+import copy
 from dataclasses import replace
 from typing import Any
 
@@ -31,7 +32,7 @@ def copy_mm(mm: Mm) -> Mm:
         if vma.uffd is not None:
             copied.uffd = None
             if "EVENT_FORK" in vma.uffd.features:
-                copied.uffd = contexts.setdefault(vma.uffd, vma.uffd.copy())
+                copied.uffd = contexts.setdefault(vma.uffd, copy.copy(vma.uffd))
         child.vmas.insert(copied)
         if vma.wiped or (not copied.wp and vma.anon_vma is None):
             _forget_range(child, vma.start, vma.stop)

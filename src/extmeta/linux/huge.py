@@ -111,7 +111,7 @@ def _collapse_one(mm: Mm, vma: Vma, base: int) -> tuple[int, bool]:
         vpns = np.arange(base, base + size, dtype=np.uint64)
         absent = np.setdiff1d(vpns, entries.vpn[real], assume_unique=True)
         missing = int(absent[0]) if len(absent) else missing
-    protected = entries.vpn[real & mm.protected(entries.vpn)]
+    protected = entries.vpn[real & mm.has("uffd_wp", entries.vpn)]
     if len(protected) and protected[0] < missing:
         return errno.EINVAL, True  # SCAN_PTE_UFFD_WP
     if missing < base + size:
@@ -140,7 +140,7 @@ def _writable(mm: Mm, vma: Vma, entries: Entries) -> Bools:
     writable = mm.physical.exclusive(pages) & bool(vma.prot & Prot.W)
     if mm.soft_dirty and not vma.soft_dirty:
         # clear_soft_dirty() cleared the write bit too; a write sets both again.
-        writable &= np.asarray(mm.table.load(entries.vpn, "soft_dirty") != 0)
+        writable &= mm.has("soft_dirty", entries.vpn)
     return np.asarray(writable)
 
 

@@ -110,7 +110,7 @@ class Mm:
 
     def entries(self, first: int, stop: int) -> Entries:
         """Return the PTEs of [first, stop) that are not none; no leaves."""
-        # Of the PageTable: those of `wide` are smaller than the kernel's.
+        # The encoding `wide` has smaller tables than the kernel.
         size = self.table.arch.ptrs_per_pte
         bases: Any = range(first & -size, stop, size)
         if len(bases) > LIST_FROM:
@@ -188,11 +188,11 @@ class Mm:
         size = self.pages_per_leaf
         return sorted(b for b in self.leaves if first < b + size and b < stop)
 
-    def protected(self, vpns: U64) -> Bools:
-        """Tell which vpns have uffd_wp set."""
-        if not self.uffd_wp or not len(vpns):
+    def has(self, field: str, vpns: U64) -> Bools:
+        """Tell which vpns have `uffd_wp` or `soft_dirty` set."""
+        if field not in self.table.fields or not len(vpns):
             return np.zeros(len(vpns), np.bool_)
-        return np.asarray(self.table.load(vpns, "uffd_wp") != 0)
+        return np.asarray(self.table.load(vpns, field) != 0)
 
     # -- MADV_FREE -------------------------------------------------------------
 
@@ -305,7 +305,7 @@ class Mm:
         if keep_markers and not vma.anonymous:
             # A marker stays even if no userfaultfd is left: zap_drop_markers().
             marked = self.marked(entries)
-            kept = self.protected(entries.vpn) if vma.wp else marked
+            kept = self.has("uffd_wp", entries.vpn) if vma.wp else marked
             stay = entries.vpn[kept]
         self.forget(entries)
         self.table.unmap(slice(first, stop))

@@ -8,30 +8,27 @@ pages. While uffd-wp has the bit, VM_SOFTDIRTY stays set, and when soft-dirty ge
 bit back, all pages are soft-dirty: a page may be reported too often, never too seldom.
 """
 
+from collections.abc import Iterable
+
 import numpy as np
 
 from extmeta.linux.entries import Refused
 from extmeta.linux.mm import Mm
 from extmeta.linux.vma import Vma
 
+_HOLDS = {
+    "uffd_wp": "soft_dirty holds it since clear_refs",
+    "soft_dirty": "uffd_wp holds it as long as a userfaultfd is there",
+}
 
-def refuse_uffd_wp(mm: Mm, vmas: list[Vma]) -> None:
-    """Raise Refused if soft-dirty needs the bit in a VMA: after clear_refs."""
+
+def refuse(mm: Mm, name: str, vmas: Iterable[Vma]) -> None:
+    """Raise Refused if the tracker other than ``name`` has the bit in a VMA."""
     for vma in vmas if mm.one_bit is not None else ():
-        if not vma.wp and not vma.soft_dirty:
+        if vma.wp if name == "soft_dirty" else not (vma.wp or vma.soft_dirty):
             raise Refused(
-                f"{mm.table.encoding!r}: uffd_wp has no bit in the VMA at vpn "
-                f"{vma.start:#x}, soft_dirty holds it since clear_refs"
-            )
-
-
-def refuse_soft_dirty(mm: Mm) -> None:
-    """Raise Refused if uffd-wp has the bit in any VMA."""
-    for vma in mm.vmas if mm.one_bit is not None else ():
-        if vma.wp:
-            raise Refused(
-                f"{mm.table.encoding!r}: soft_dirty has no bit in the VMA at vpn "
-                f"{vma.start:#x}, uffd_wp holds it as long as a userfaultfd is there"
+                f"{mm.table.encoding!r}: {name} has no bit in the VMA at vpn "
+                f"{vma.start:#x}, {_HOLDS[name]}"
             )
 
 

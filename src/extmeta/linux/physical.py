@@ -322,9 +322,10 @@ class Backing:
     def __len__(self) -> int:
         return len(self._cache)
 
-    def resident(self, first: int, stop: int) -> Bools:
-        """Tell which pages of [first, stop) are in memory."""
-        return np.asarray(self._cache[first:stop] != 0)
+    @property
+    def resident(self) -> Bools:
+        """Whether each page is in memory."""
+        return np.asarray(self._cache != 0)
 
     def has(self, pages: U64) -> Bools:
         """Tell which pages are in memory or swapped out, so not holes."""

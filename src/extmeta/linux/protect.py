@@ -24,12 +24,12 @@ def register(mm: Mm, uffd: Userfaultfd, mode: Mode, first: int, stop: int) -> No
     if not vmas:
         raise OSError(errno.EINVAL, f"nothing mapped in vpns [{first:#x}, {stop:#x})")
     for vma in vmas:
-        if vma.uffd is not None and vma.uffd is not uffd:
+        if vma.uffd not in (None, uffd):
             raise OSError(
                 errno.EBUSY, f"vpn {vma.start:#x} has another userfaultfd already"
             )
     if Mode.WP in mode:
-        mux.refuse_uffd_wp(mm, vmas)
+        mux.refuse(mm, "uffd_wp", vmas)
     for vma, low, high in mm.vmas.parts(first, stop):
         if vma.uffd is uffd and vma.mode & mode == mode:
             continue
@@ -47,8 +47,7 @@ def unregister(mm: Mm, uffd: Userfaultfd | None, first: int, stop: int) -> None:
     for vma in vmas:
         # Since 6.17 ("userfaultfd: prevent unregistering VMAs through a different
         # userfaultfd"); the release is unverified.
-        other = vma.uffd is not None and vma.uffd is not uffd
-        if other and mm.release >= (6, 17):
+        if vma.uffd not in (None, uffd) and mm.release >= (6, 17):
             raise OSError(errno.EINVAL, f"vpn {vma.start:#x} has another userfaultfd")
     for vma, low, high in mm.vmas.parts(first, stop):
         if vma.uffd is not None:
@@ -104,7 +103,7 @@ def clear_soft_dirty(mm: Mm) -> None:
     """Clear all soft-dirty bits: clear_refs_write(), type 4."""
     if not mm.soft_dirty:
         return
-    mux.refuse_soft_dirty(mm)
+    mux.refuse(mm, "soft_dirty", mm.vmas)
     for vma in mm.vmas:
         vma.soft_dirty = False
     mm.change_words(slice(0, mm.arch.nr_vpns), mm.soft_dirty)

@@ -91,7 +91,7 @@ def _split_folios(mm: Mm, vma: Vma, entries: Entries, *, rows_stay: bool) -> Non
         in_one_row = (
             whole
             and int(mapped.vpn[-1] - mapped.vpn[0]) == len(mapped.vpn) - 1
-            and len(np.unique(mm.protected(mapped.vpn))) == 1
+            and len(np.unique(mm.has("uffd_wp", mapped.vpn))) == 1
         )
         if mm.shared_folio(head, len(mapped.vpn)) or (rows_stay and in_one_row):
             continue
@@ -136,7 +136,7 @@ def _swap_out(mm: Mm, entries: Entries) -> None:
 
 def _unmap_file(mm: Mm, vma: Vma, entries: Entries) -> None:
     """Unmap pages of a backing; protected ones leave markers."""
-    stay = entries.vpn[mm.protected(entries.vpn)] if vma.wp else entries.vpn[:0]
+    stay = entries.vpn[mm.has("uffd_wp", entries.vpn)] if vma.wp else entries.vpn[:0]
     mm.drop(entries)
     mm.mark(stay)
 

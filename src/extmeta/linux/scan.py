@@ -47,8 +47,8 @@ def pagemap(mm: Mm, first: int, stop: int, *, pfns: bool) -> U64:
     for vma, low, high in mm.vmas.parts(first, stop):
         entries = mm.entries(low, high)
         word = _where(entries.present, PRESENT) | _where(~entries.present, SWAPPED)
-        word |= _where(mm.protected(entries.vpn), UFFD_WP)
-        word |= _soft_dirty(mm, entries.vpn)
+        word |= _where(mm.has("uffd_wp", entries.vpn), UFFD_WP)
+        word |= _where(mm.has("soft_dirty", entries.vpn), SOFT_DIRTY)
         real = entries.present & (entries.value >= FIRST_PFN)
         pages = np.where(real, entries.value, np.uint64(0))
         word |= _where(real & mm.physical.file(pages), FILE)
@@ -70,12 +70,6 @@ def _slots(mm: Mm, slots: U64) -> U64:
     bits = mm.arch.swap.offset_bits
     offset = slots & np.uint64((1 << bits) - 1)
     return offset << np.uint64(SWAP_OFFSET_SHIFT) | slots >> np.uint64(bits)
-
-
-def _soft_dirty(mm: Mm, vpns: U64) -> U64:
-    if not mm.soft_dirty or not len(vpns):
-        return np.zeros(len(vpns), np.uint64)
-    return _where(np.asarray(mm.table.load(vpns, "soft_dirty") != 0), SOFT_DIRTY)
 
 
 def _leaf_words(mm: Mm, base: int, pfns: bool) -> U64:
@@ -292,13 +286,13 @@ class Scan:
         entries = mm.entries(first, stop)
         has = _where(entries.present, PageIs.PRESENT)
         has |= _where(~entries.present, PageIs.SWAPPED)
-        has |= _where(~mm.protected(entries.vpn), PageIs.WRITTEN)
+        has |= _where(~mm.has("uffd_wp", entries.vpn), PageIs.WRITTEN)
         zero = entries.present & (entries.value == ZERO_PFN)
         has |= _where(zero, PageIs.PFNZERO)
         real = entries.present & ~zero
         pages = np.where(real, entries.value, np.uint64(0))
         has |= _where(real & mm.physical.file(pages), PageIs.FILE)
-        has |= _where(_soft_dirty(mm, entries.vpn) != 0, PageIs.SOFT_DIRTY)
+        has |= _where(mm.has("soft_dirty", entries.vpn), PageIs.SOFT_DIRTY)
         found[entries.vpn - np.uint64(first)] = has | np.uint64(category)
         return found
 

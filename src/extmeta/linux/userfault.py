@@ -1,6 +1,5 @@
 """A userfaultfd: its features and events."""
 
-import copy
 from collections.abc import Callable, Iterable
 from enum import IntFlag
 from typing import Any, NamedTuple
@@ -110,7 +109,3 @@ class Userfaultfd:
     def unpopulated(self) -> bool:
         """Whether missing pages can be protected; WP_ASYNC implies it."""
         return self.asynchronous or "WP_UNPOPULATED" in self.features
-
-    def copy(self) -> "Userfaultfd":
-        """Return the userfaultfd that a fork with EVENT_FORK makes for the child."""
-        return copy.copy(self)

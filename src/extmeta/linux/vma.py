@@ -31,7 +31,7 @@ class Prot(IntFlag):
 
 
 class AnonVma:
-    """struct anon_vma: VMAs that may share anonymous pages have the same one."""
+    """struct anon_vma: VMAs that may share anonymous pages share one."""
 
 
 @dataclass(eq=False)
@@ -145,11 +145,7 @@ class Vmas:
     def __init__(self, release: tuple[int, int]) -> None:
         self._all: list[Vma] = []
         self._release = release
-
-    @property
-    def sticky(self) -> bool:
-        """Whether a merged VMA is soft-dirty if one of them was."""
-        return self._release >= STICKY
+        self.sticky = release >= STICKY
 
     def __iter__(self) -> Iterator[Vma]:
         return iter(self._all)
@@ -213,29 +209,22 @@ class Vmas:
             return self._release >= (6, 16) and new.chain == 1
         return new.anon_vma is old.anon_vma
 
-    def _joins(
-        self, new: Vma, before: Vma | None, after: Vma | None
-    ) -> tuple[bool, bool]:
-        """Tell whether a range joins the VMA before it, and the one after it."""
-        left = before is not None and before.fits(new) and self._compatible(new, before)
-        right = after is not None and new.fits(after) and self._compatible(new, after)
-        if left and right and before and after:
-            anon_vmas = before.anon_vma, after.anon_vma
-            right = None in anon_vmas or before.anon_vma is after.anon_vma
-        return left, right
-
     def add(self, new: Vma) -> Vma:
         """Insert a VMA into free space, or extend its neighbours over it.
 
         Linux mm/vma.c vma_merge_new_range(). Returns the VMA that has the range
         now. Before 6.19 a neighbour's VM_SOFTDIRTY does not change.
         """
-        before, after = self.beside(new.start, new.stop)
-        left, right = self._joins(new, before, after)
-        return self._join(new, before if left else None, after if right else None)
+        return self._merge(new, *self.beside(new.start, new.stop))
 
-    def _join(self, new: Vma, before: Vma | None, after: Vma | None) -> Vma:
-        """Add a range to `before`, else to `after`, else as a VMA of its own."""
+    def _merge(self, new: Vma, before: Vma | None, after: Vma | None) -> Vma:
+        """Merge a range with its neighbours if possible, else insert it."""
+        if before and not (before.fits(new) and self._compatible(new, before)):
+            before = None
+        if after and not (new.fits(after) and self._compatible(new, after)):
+            after = None
+        if before and after and before.anon_vma is not after.anon_vma:
+            after = after if None in (before.anon_vma, after.anon_vma) else None
         stays = before or after
         if stays and self.sticky:
             stays.soft_dirty = any(v.soft_dirty for v in (before, new, after) if v)
@@ -283,13 +272,10 @@ class Vmas:
         """
         new = vma.part(first, stop, **changes)
         before, after = self.beside(vma.start, vma.stop)
-        left, right = self._joins(
-            new,
-            before if first == vma.start else None,
-            after if stop == vma.stop else None,
-        )
+        before = before if first == vma.start else None
+        after = after if stop == vma.stop else None
         self.cut(first, stop)
-        return self._join(new, before if left else None, after if right else None)
+        return self._merge(new, before, after)
 
     def prepare_anon(self, vma: Vma) -> None:
         """Give a VMA an anon_vma, a neighbour's if possible: __anon_vma_prepare()."""
