@@ -397,11 +397,10 @@ def read(pid: int, progress: Progress | None = None) -> Reading:
         before = status(pid)
         smaps = slurp(where, "smaps")
         vmas = parse_smaps(smaps)
-        user = vmas.user
-        ranges, huge_vpn = populated(fd, vmas) or (
-            np.stack((vmas.start[user], vmas.end[user]), axis=1),
-            None,
-        )
+        found = populated(fd, vmas)
+        # Without PAGEMAP_SCAN, every page of every VMA is read.
+        bounds = np.stack((vmas.start, vmas.end), axis=1)[vmas.user]
+        ranges, huge_vpn = found or (bounds, None)
         vpn, entry = pagemap(fd, ranges, progress)
         after = status(pid)
         maps = slurp(living(pid), "maps")

@@ -264,14 +264,12 @@ class Scan:
         shown = categories & np.uint64(self.return_mask)
         # Runs of matching pages with equal output.
         key = np.where(matches, shown + np.uint64(1), np.uint64(0))
-        cuts = np.flatnonzero(key[1:] != key[:-1]) + 1
+        cuts = (np.flatnonzero(key[1:] != key[:-1]) + 1).tolist()
         full, end = False, first
         for low, high in zip([0, *cuts], [*cuts, len(key)], strict=True):
             if not key[low]:
                 continue
-            end, full = self._output(
-                int(shown[low]), first + int(low), first + int(high)
-            )
+            end, full = self._output(int(shown[low]), first + low, first + high)
             if full:
                 break
         if self.flags & WP_MATCHING:
