@@ -431,7 +431,7 @@ def test_no_such_process(pid):
 def test_zombie(sleeper):
     sleeper.process.kill()
     sleeper.wait_for("Z")
-    with pytest.raises(CaptureError, match=f"^process {sleeper.pid} has exited$"):
+    with pytest.raises(CaptureError, match=f"^process {sleeper.pid} has ended$"):
         capture(sleeper.pid)
 
 

@@ -159,7 +159,7 @@ def test_a_zombie_has_exited(tmp_path):
         os._exit(0)
     try:
         os.waitid(os.P_PID, child, os.WEXITED | os.WNOWAIT)
-        with pytest.raises(em.CaptureError, match=f"process {child} has exited"):
+        with pytest.raises(em.CaptureError, match=f"process {child} has ended"):
             em.capture(child)
         with pytest.raises(trackers.TraceError, match=f"process {child} has ended"):
             record.Recorder(child, 1)

@@ -58,7 +58,7 @@ NATIVE = (
     Mutant(
         "a shared page given back leaves no marker",
         "mm.py",
-        "self.protected(entries.vpn) if vma.wp else marked",
+        'self.has("uffd_wp", entries.vpn) if vma.wp else marked',
         "marked & False",
     ),
     Mutant(
@@ -77,7 +77,7 @@ NATIVE = (
     Mutant(
         "resolving leaves markers",
         "protect.py",
-        "    mm.clear(entries.vpn[~entries.present & (entries.value == mm.marker)])",
+        "    mm.clear_markers(mm.entries(first, stop))",
         "",
     ),
     Mutant(
@@ -119,15 +119,15 @@ NATIVE = (
     Mutant(
         "COLD and FREE of a part leave a huge page whole",
         "reclaim.py",
-        "            # The page itself is split, too.\n"
+        "            # The page itself is split too.\n"
         "            mm.split_leaf(base, frozen=True)",
         "            pass",
     ),
     Mutant(
         "PAGEOUT of a huge page freed lazily takes its table",
         "reclaim.py",
-        "            _drop(mm, mm.entries(base, base + mm.pages_per_leaf))",
-        "            _drop(mm, mm.entries(base, base + mm.pages_per_leaf))\n"
+        "            mm.drop(mm.entries(base, base + mm.pages_per_leaf))",
+        "            mm.drop(mm.entries(base, base + mm.pages_per_leaf))\n"
         "            mm.tables.discard(base)",
     ),
     Mutant(
@@ -307,8 +307,8 @@ NATIVE = (
     Mutant(
         "DONTNEED tells nobody",
         "reclaim.py",
-        'fresh ones."""\n    mm.tell_now(vma, "REMOVE", first, stop)',
-        'fresh ones."""',
+        'brings new ones."""\n    mm.tell_now(vma, "REMOVE", first, stop)',
+        'brings new ones."""',
     ),
     Mutant(
         "mremap tells nobody",

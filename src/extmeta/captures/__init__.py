@@ -1,1 +1,1 @@
-"""Captures of processes: what is read, and what it means."""
+"""Captures and write traces of processes: readers, checks and files."""

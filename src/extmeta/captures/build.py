@@ -31,8 +31,8 @@ def build(c: "Capture", encoding: Any, fields: Fields | None, arch: str) -> Page
     vma_writable = np.strings.find(c.vma_perms, "w") >= 0
     writable = np.repeat(vma_writable, stop - first)[ptes]
     here = present(entry)
-    # Swapped ones first: the PFNs that the table makes up for them are free
-    # again before those of the capture come.
+    # Swap entries first: the PFNs that the table assigns to them are free again before
+    # the capture's PFNs are mapped.
     for may_write in (False, True):
         chosen = ~here & (writable == may_write)
         table.map(vpn[chosen], writable=may_write)

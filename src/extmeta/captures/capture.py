@@ -1,9 +1,9 @@
 """A process's page tables: captured, kept in a file, built again.
 
-A `Capture` is what Linux shows of one address space: its VMAs, the pagemap
-word of every page that has an entry, and VmPTE, the size of the real tables to
-hold the model's against. For each entry, reading takes about 0.1 us, memory 16
-bytes, a file 2, or 4 with PFNs.
+A `Capture` has what Linux shows of one address space: its VMAs, the pagemap word of
+every page that has an entry, and VmPTE, the size of the real tables, to compare the
+model's with. Each entry takes about 0.1 us to read, 16 bytes of memory, and 2 bytes in
+a file, or 4 with PFNs.
 
 The file is numpy's .npz with plain arrays, never pickles::
 
@@ -12,7 +12,7 @@ The file is numpy's .npz with plain arrays, never pickles::
     V        = number of VMAs          N = number of entries
     rows     = vma_start   uint64 (V,)  first byte, page-aligned, ascending
                vma_end     uint64 (V,)  byte past the end, not past the next start
-               vma_perms   str    (V,)  [r-][w-][x-][ps], or "": as vma_flags say
+               vma_perms   str    (V,)  [r-][w-][x-][ps], or "": see vma_flags
                vma_flags   str    (V,)  VmFlags of smaps: "rd wr mr mw me ac"
                vma_name    str    (V,)  file name without folder, "[heap]" or ""
                vpn         uint64 (N,)  strictly ascending, each in a VMA
@@ -25,13 +25,14 @@ The file is numpy's .npz with plain arrays, never pickles::
                                         (absent: hugetlb's are found by VmFlags ht)
                vma_unlocated_kb
                            uint64 (V,)  KiB of files and shmem mapped by leaves at
-                                        places that the kernel did not tell
-                                        (absent: 0)
+                                        unknown places (absent: 0)
                vma_anon_huge_kb
-                           uint64 (V,)  the same of anonymous memory (absent: 0)
+                           uint64 (V,)  KiB of anonymous memory mapped by leaves at
+                                        unknown places (absent: 0)
                huge_marked bool   ()    anonymous leaves are in huge_vpn or counted
                                         above (absent: false, they look like PTEs)
-               settled     bool   ()    nothing moved meanwhile (absent: true)
+               settled     bool   ()    VMAs and VmPTE did not change meanwhile
+                                        (absent: true)
     entry    = bit 63 present, bits 0-54 PFN, 0 if hidden
              | bit 62 swapped, bits 0-4 swap type, bits 5-54 offset
              | bit 62 with type 31: a marker, offset 1 uffd-wp, 2 poisoned,
@@ -40,9 +41,9 @@ The file is numpy's .npz with plain arrays, never pickles::
                58 guard region, 61 file or shared anonymous page
                of a leaf: 512 words; a private one without bit 61 is anonymous
 
-Members of other names are left alone. The last VMA may be the vsyscall page,
-which is in the kernel half and has no entries. :mod:`extmeta.linux.pagewords` has the
-sources of the bits, :mod:`extmeta.captures.npz` the limits on sizes.
+Members with other names are ignored. The last VMA may be the vsyscall page, which is in
+the kernel half and has no entries. :mod:`extmeta.linux.pagewords` has the sources of
+the bits, :mod:`extmeta.captures.npz` the size limits.
 """
 
 import hashlib
@@ -56,7 +57,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from extmeta.arrays import restore
+from extmeta.arrays import U64, restore
 from extmeta.captures import consistency, huge, npz
 from extmeta.linux.pagewords import (
     LEAF_KB,
@@ -73,23 +74,21 @@ if TYPE_CHECKING:
     from extmeta.fields import Fields
     from extmeta.pagetable import PageTable
 
-U64 = npt.NDArray[np.uint64]
-Bools = npt.NDArray[np.bool_]
 Text = npt.NDArray[np.str_]
 
-# What four levels of table can index.
+# The pages that four levels can map.
 FOUR_LEVEL_VPNS = 1 << 36
 
-# The shipped capture to start with.
+# The shipped capture that examples use.
 DEFAULT = "numpy-sparse"
 
 
 class CaptureError(ValueError):
-    """A process that can't be captured, or a capture that contradicts itself."""
+    """A process can't be captured, or a capture is inconsistent."""
 
 
 class Tables(NamedTuple):
-    """Pages of page table, by level; the root is one more."""
+    """Number of tables by level, without the root."""
 
     pte: int
     pmd: int
@@ -97,26 +96,32 @@ class Tables(NamedTuple):
     p4d: int
 
 
-def _array(key: str, value: Any) -> npt.NDArray[Any]:
-    """Return a read-only view of an array of the type that ``key`` has."""
-    array = np.asarray(value)
-    kind = npz.KEYS[key].kind
-    if array.dtype.kind != kind or (kind == "u" and array.dtype.itemsize != 8):
-        wanted = {"u": "uint64", "U": "str"}[kind]
+def array_of(key: str, value: Any, spec: npz.Key) -> npt.NDArray[Any]:
+    """Return a read-only view of an array, with the type that ``spec`` says."""
+    array, kind = np.asarray(value), spec.kind
+    wanted = {"u": "uint64", "i": "int64", "U": "str"}[kind]
+    if array.dtype.kind not in ("iu" if kind == "i" else kind) or (
+        kind == "u" and array.dtype.itemsize != 8
+    ):
         raise CaptureError(f"{key}: dtype {array.dtype}; {wanted} is needed")
-    if array.ndim != 1:
-        raise CaptureError(f"{key}: shape {array.shape}; one dimension is needed")
+    if array.ndim != spec.dimensions:
+        raise CaptureError(
+            f"{key}: shape {array.shape} has not {spec.dimensions} dimension(s)"
+        )
+    if kind == "i" and array.size and (high := int(array.max())) >= 1 << 63:
+        raise CaptureError(f"{key}: {high} is too large")
+    dtype = np.dtype(np.int64) if kind == "i" else array.dtype.newbyteorder("=")
     # A view: the caller's own array stays writable.
-    array = np.ascontiguousarray(array, array.dtype.newbyteorder("=")).view()
+    array = np.ascontiguousarray(array, dtype).view()
     array.flags.writeable = False
     return array
 
 
 def _perms(perms: Text, flags: Text) -> Text:
-    """Return VMA permissions, those left empty as VmFlags tell them.
+    """Return VMA permissions, with empty ones filled in from VmFlags.
 
-    The flags are those of Linux Documentation/filesystems/proc.rst; "s" is
-    VM_MAYSHARE in fs/proc/task_mmu.c show_vma_header_prefix().
+    The flags are in Linux Documentation/filesystems/proc.rst; "s" is VM_MAYSHARE in
+    fs/proc/task_mmu.c show_vma_header_prefix().
     """
     empty = perms == ""
     if len(perms) != len(flags) or not empty.any():
@@ -124,7 +129,8 @@ def _perms(perms: Text, flags: Text) -> Text:
     told: Any = ""
     for flag, yes, no in (("rd", *"r-"), ("wr", *"w-"), ("ex", *"x-"), ("ms", *"sp")):
         told = np.strings.add(told, np.where(huge.has_flag(flags, flag), yes, no))
-    return _array("vma_perms", np.where(empty & (flags != ""), told, perms))
+    perms = np.where(empty & (flags != ""), told, perms)
+    return array_of("vma_perms", perms, npz.KEYS["vma_perms"])
 
 
 def _kib(key: str, value: Any) -> int:
@@ -141,8 +147,7 @@ def _kib(key: str, value: Any) -> int:
 class Capture:
     """One address space: VMAs, pagemap words, and the size of its tables.
 
-    Attributes are read-only, arrays included. The module's docstring has the
-    meaning of each; checked when made.
+    Attributes and arrays are read-only. The module's docstring has the grammar.
 
     Parameters
     ----------
@@ -154,33 +159,32 @@ class Capture:
         KiB.
     kernel, comm : str
     huge_vpn : (H,) uint64 ndarray, optional
-        First vpns of 2 MiB leaves: huge pages, each mapped by one PMD. hugetlb's are
-        added. Their 512 words each are in `vpn` and `entry` too.
+        First vpns of 2 MiB leaves: huge pages, each mapped by one PMD. Those of hugetlb
+        are added. `vpn` and `entry` have 512 words for each.
     vma_unlocated_kb : (V,) uint64 ndarray, optional
-        KiB of files and shmem that leaves map at places not known: where the kernel
-        has no PAGEMAP_SCAN, smaps (FilePmdMapped, ShmemPmdMapped) has only the sums.
-        Their words then look like 512 PTEs each, `tables_needed` takes their
-        PTE tables off, and `build` makes one PTE table too many for each.
+        KiB of files and shmem that leaves map at unknown places: without PAGEMAP_SCAN
+        there are only the sums of smaps (FilePmdMapped, ShmemPmdMapped). Each leaf
+        looks like 512 PTEs. `tables_needed` subtracts their PTE tables; `build` makes
+        one PTE table too many for each.
     vma_anon_huge_kb : (V,) uint64 ndarray, optional
-        KiB of anonymous memory that leaves map at places not known (AnonHugePages).
+        KiB of anonymous memory that leaves map at unknown places (AnonHugePages).
         `build` makes 512 PTEs of each, in the table that Linux has deposited.
     huge_marked : bool, optional
-        All anonymous leaves are in `huge_vpn` or counted in `vma_anon_huge_kb`. False
-        in captures from before they were; then `unmarked` leaves at most are taken
-        for PTEs.
+        `huge_vpn` and `vma_anon_huge_kb` have all anonymous leaves. False in old
+        captures, in which up to `unmarked` leaves are taken for PTEs.
     settled : bool, optional
-        The VMAs and VmPTE were the same before and after the reading.
+        VMAs and VmPTE did not change during the reading.
 
     Raises
     ------
     CaptureError
-        If a part contradicts another, by value.
+        If parts are inconsistent, with the wrong value.
 
     Notes
     -----
-    Mappings of device memory (VmFlags `pf`) show no words at all, 1 GiB
-    hugetlb pages are left out, and without CAP_SYS_ADMIN neither PFNs nor swap
-    slots are told: then markers but for guard regions look like swapped pages.
+    Mappings of device memory (VmFlags `pf`) have no words, 1 GiB hugetlb pages are left
+    out, and without CAP_SYS_ADMIN the kernel hides PFNs and swap slots: markers other
+    than guard regions then look like swapped pages.
     """
 
     vma_start: U64
@@ -210,67 +214,62 @@ class Capture:
         for key, spec in npz.KEYS.items():
             value = getattr(self, key)
             if spec.limit:
-                put(self, key, _array(key, value))
+                put(self, key, array_of(key, value, spec))
             elif spec.kind == "i":
                 put(self, key, _kib(key, value))
-        put(self, "kernel", str(self.kernel))
-        put(self, "comm", str(self.comm))
-        for key in ("huge_marked", "settled"):
-            put(self, key, bool(getattr(self, key)))
+            else:
+                put(self, key, (str if spec.kind == "U" else bool)(value))
         put(self, "vma_perms", _perms(self.vma_perms, self.vma_flags))
         if why := consistency.fault(self):
             raise CaptureError(why)
         leaves = np.union1d(self.huge_vpn, huge.hugetlb(self))
-        put(self, "huge_vpn", _array("huge_vpn", leaves))
+        put(self, "huge_vpn", array_of("huge_vpn", leaves, npz.KEYS["huge_vpn"]))
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         restore(self, state)
 
     @property
     def deposited_vpn(self) -> U64:
-        """First vpns of anonymous leaves, for each of which Linux deposits a PTE table.
-
-        A part of `huge_vpn`.
-        """
+        """Those of `huge_vpn` that are anonymous, with a deposited PTE table each."""
         return huge.deposited(self)
 
     @property
     def unplaced_kb(self) -> int:
-        """KiB that leaves map at places not known: their words are taken for PTEs."""
+        """KiB that leaves map at unknown places. Their words are taken for PTEs."""
         return int(self.vma_unlocated_kb.sum() + self.vma_anon_huge_kb.sum())
 
     @property
     def unmarked(self) -> int:
-        """How many anonymous 2 MiB leaves may have been taken for 512 PTEs each.
+        """Maximum number of anonymous 2 MiB leaves that are taken for 512 PTEs each.
 
-        Not 0 only in captures from before these leaves were marked.
+        0 if `huge_marked`.
         """
         return huge.unmarked(self)
 
     @property
     def nr_present(self) -> int:
-        """Present pages, 512 for each 2 MiB leaf."""
+        """Number of present pages, 512 for each 2 MiB leaf."""
         return int(np.count_nonzero(present(self.entry)))
 
     @property
     def nr_swapped(self) -> int:
-        """PTEs of pages in swap or on their way: not markers."""
+        """Number of swap and migration entries, without markers."""
         held = int(np.count_nonzero(populated(self.entry)))
         return held - self.nr_present - self.nr_markers
 
     @property
     def nr_markers(self) -> int:
-        """PTE markers: write-protected, poisoned or guard, without a page."""
+        """Number of PTE markers: write-protected, poisoned or guard, without a page."""
         return int(np.count_nonzero(marker(self.entry)))
 
     @property
     def has_pfns(self) -> bool:
-        """Whether the PFNs are known: captured by root, saved with ``pfns=True``."""
+        """Whether PFNs are known: captured by root, and saved with ``pfns=True``."""
         return bool((self.entry[present(self.entry)] & PFN_MASK).any())
 
     @property
     def arch(self) -> str:
-        """ "x86_64", or "x86_64_la57" where four levels can't index a page."""
+        """ "x86_64", or "x86_64_la57" if a page is beyond four levels."""
         high = len(self.vpn) and self.vpn[-1] >= FOUR_LEVEL_VPNS
         return "x86_64_la57" if high else "x86_64"
 
@@ -280,10 +279,10 @@ class Capture:
         Returns
         -------
         Tables
-            A named tuple; `p4d` is 0 with four levels. The root is not in it. The PTE
-            tables that are deposited with anonymous leaves are.
+            A named tuple, without the root, with the PTE tables deposited for anonymous
+            leaves; `p4d` is 0 with four levels.
         """
-        # One PTE table fewer for each leaf that only looks like 512 PTEs.
+        # Leaves that look like 512 PTEs have no PTE table.
         unlocated = int(self.vma_unlocated_kb.sum()) // LEAF_KB
         vpn = self.vpn[populated(self.entry)]
         five_levels = self.arch == "x86_64_la57"
@@ -298,42 +297,37 @@ class Capture:
 
     @property
     def empty_tables(self) -> int:
-        """Tables that VmPTE counts and no entry needs.
+        """Number of tables that VmPTE counts and no entry needs.
 
-        What unmapping and reclaim left empty, and tables of device memory,
-        which pagemap does not show. VmPTE counts PTE, PMD and PUD tables but
-        not P4D tables nor the root: Linux mm/memory.c mm_inc_nris_pte(),
-        mm_inc_nr_pmds(), mm_inc_nr_puds() and their callers. Below 0 only
-        where the capture is not `settled`.
+        Unmap and reclaim left them empty, or they map device memory, which pagemap does
+        not show. VmPTE counts PTE, PMD and PUD tables, not P4D tables and the root:
+        Linux mm/memory.c mm_inc_nr_ptes(), mm_inc_nr_pmds(), mm_inc_nr_puds() and their
+        callers. Below 0 only if the capture is not `settled`.
         """
         need = self.tables_needed()
         return self.vmpte_kb * 1024 // PAGE_BYTES - (need.pte + need.pmd + need.pud)
 
     def occupancy(self) -> npt.NDArray[np.int64]:
-        """Return how full the PTE tables are.
+        """Return the number of PTE tables by number of entries, (513,) int64.
 
-        Returns
-        -------
-        (513,) int64 ndarray
-            Number of PTE tables by number of their entries; 2 MiB leaves,
-            which have none, left out, so that [0] is 0.
+        2 MiB leaves and empty tables are not counted, so that [0] is 0.
         """
         _, filled = np.unique(self.vpn[huge.ptes(self)] >> 9, return_counts=True)
         return np.bincount(filled, minlength=LEAF_PAGES + 1)
 
     @property
     def sha256(self) -> str:
-        """Hex digest of the content; a file of the same content has the same."""
+        """Hex digest of the content, independent of the file's compression."""
         digest = hashlib.sha256()
         for key, spec in npz.KEYS.items():
             value = getattr(self, key)
-            # Those of before have the digest that they had.
+            # Old captures keep their digest.
             if not self.huge_marked and key in ("vma_anon_huge_kb", "huge_marked"):
                 continue
             if spec.kind == "u":
                 raw = value.astype("<u8", copy=False).tobytes()
             else:
-                # By code point, with its width: neither depends on the padding.
+                # The digest must not depend on the padding of texts.
                 items = value.tolist() if spec.limit else [str(value)]
                 raw = "\0".join(items).encode("utf-8", "surrogatepass")
             digest.update(f"{key} {len(raw)}\n".encode())
@@ -353,17 +347,16 @@ class Capture:
         Parameters
         ----------
         path : path-like
-            Taken as it is; ".npz" is not added. A file that was there is
-            replaced once the new one is on disk.
+            ".npz" is not added. An existing file is replaced when the new one is on
+            disk.
         pfns : bool, optional
-            Keep the PFNs of present pages. They say where in a machine's
-            memory a page is, so by default they do not leave it. Swap slots
-            and markers stay.
+            Keep the PFNs of present pages, which tell physical addresses of the
+            machine. Swap slots and markers are always kept.
 
         Raises
         ------
         OSError
-            If there is no space, no permission and the like.
+            For example no space, no permission.
         """
         arrays = {key: getattr(self, key) for key in npz.KEYS}
         if not pfns:
@@ -383,27 +376,25 @@ class Capture:
         ----------
         encoding : str or encoding, optional
         fields : Fields, optional
-            Those named `uffd_wp` and `soft_dirty` are set to 1 where the
-            capture has that bit; every other word is 0.
+            `uffd_wp` and `soft_dirty` are 1 if the page's word has that bit; other
+            fields are 0.
         arch : str, optional
-            By default `arch`, the smallest that holds every page.
+            By default `arch`, the smallest that can map every page.
 
         Returns
         -------
         PageTable
-            With every PTE table that the process needs: present PTEs, with
-            their PFNs if known, else PFNs of their own; swap entries and
-            markers as slot type << 50 | offset; 2 MiB leaves as such, anonymous
-            ones with a deposited PTE table. In a capture with `unmarked` leaves,
-            these are PTEs. PTEs are writable where their VMA is. A settled
-            capture's table has
-            ``memory().pte + memory().upper`` equal to VmPTE plus the root
-            (plus, with five levels, the P4D tables), less `empty_tables`.
+            Present PTEs have their PFNs if known, else arbitrary ones; swap entries and
+            markers have the slot type << 50 | offset; 2 MiB leaves are leaves, anonymous
+            ones with a deposited PTE table, except `unmarked` ones, which are PTEs. PTEs
+            are writable if their VMA is. If the capture is settled,
+            ``memory().pte + memory().upper`` is VmPTE plus the root (plus, with five
+            levels, the P4D tables), less `empty_tables`.
 
         Raises
         ------
         ValueError
-            If `arch` can't index a page or the encoding can't hold `fields`.
+            If `arch` can't map a page or the encoding can't hold `fields`.
         MemoryError
         """
         from extmeta.captures.build import build
@@ -412,12 +403,12 @@ class Capture:
 
 
 def load_capture(path: str | os.PathLike[str]) -> Capture:
-    """Read a capture from a file, believing nothing in it unchecked.
+    """Read a capture from a file, which need not be trusted.
 
     Parameters
     ----------
     path : path-like
-        If there is no such file: the name of a capture of `shipped`.
+        If there is no file of this name, the name of a capture in `shipped`.
 
     Returns
     -------
@@ -426,10 +417,10 @@ def load_capture(path: str | os.PathLike[str]) -> Capture:
     Raises
     ------
     CaptureError
-        If the file is damaged, hostile, too large, or contradicts itself: one
-        line with the file, and the value that is wrong.
+        If the file is damaged, hostile, too large or inconsistent: one line with the
+        file and the wrong value.
     OSError
-        If it can't be read; FileNotFoundError if it is not there.
+        If it can't be read; FileNotFoundError if it does not exist.
     """
     path = os.fsdecode(path)
     if not os.path.exists(path):
@@ -446,7 +437,7 @@ def shipped() -> dict[str, Path]:
     Returns
     -------
     dict of str to Path
-        "numpy-sparse", the default, first. Their data/README.md says what ran.
+        "numpy-sparse", the default, is first. data/README.md describes the processes.
     """
     folder = Path(str(resources.files("extmeta") / "data"))
     paths = sorted(folder.glob("*.npz"), key=lambda p: (p.stem != DEFAULT, p.stem))

@@ -1,7 +1,7 @@
-"""Whether a capture's parts agree with each other.
+"""Check that a capture's parts agree with each other.
 
-Asked of every `Capture` that is made, from a process or from a file that anyone
-may have written; all of it array operations, some 10 ns for each entry.
+Every `Capture` is checked, whether it comes from a process or from a file that anyone
+may have written. The checks are array operations, some 10 ns for each entry.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -18,6 +18,7 @@ from extmeta.linux.pagewords import (
     PFN_MASK,
     leaves_within,
     present,
+    vpn_bounds,
     whole_leaves,
     within,
 )
@@ -25,19 +26,14 @@ from extmeta.linux.pagewords import (
 if TYPE_CHECKING:
     from extmeta.captures.capture import Capture
 
-# The user half with five levels of table: 2**56 bytes.
+# The user half with five levels: 2**56 bytes.
 USER_VPNS = 1 << 44
 KERNEL_HALF = 1 << 63
 
 
 def _first(bad: npt.NDArray[Any]) -> int | None:
-    """Return the first place that is set, or None."""
+    """Return the first index that is set, or None."""
     return int(np.argmax(bad)) if bad.any() else None
-
-
-def _bounds(c: "Capture") -> npt.NDArray[Any]:
-    """Return first vpns and ends of the VMAs by turns."""
-    return np.stack((c.vma_start, c.vma_end), axis=1).ravel() >> PAGE_SHIFT
 
 
 def _lengths(c: "Capture") -> str | None:
@@ -83,7 +79,7 @@ def _entries(c: "Capture") -> str | None:
         return f"{at(i + 1)} comes after {at(i)}"
     if len(vpn) and vpn[-1] >= USER_VPNS:
         return f"{at(-1)} is beyond the user half"
-    if (i := _first(~within(vpn, _bounds(c)))) is not None:
+    if (i := _first(~within(vpn, vpn_bounds(c.vma_start, c.vma_end)))) is not None:
         return f"{at(i)} is in no VMA"
     if (i := _first(entry == 0)) is not None:
         return f"{at(i)} has entry 0"
@@ -108,7 +104,9 @@ def _leaves(c: "Capture") -> str | None:
         return f"{at(i + 1)} comes after {at(i)}"
     if len(huge) and huge[-1] >= USER_VPNS:
         return f"{at(-1)} is beyond the user half"
-    if (i := _first(~leaves_within(huge, _bounds(c)))) is not None:
+    if (
+        i := _first(~leaves_within(huge, vpn_bounds(c.vma_start, c.vma_end)))
+    ) is not None:
         return f"{at(i)} is in no VMA"
     if (i := _first(~whole_leaves(huge, c.vpn, c.entry))) is not None:
         return f"{at(i)}: not all of its {LEAF_PAGES} pages are present"
@@ -116,16 +114,8 @@ def _leaves(c: "Capture") -> str | None:
 
 
 def fault(c: "Capture") -> str | None:
-    """Return what is wrong with a capture, with the first value that is.
+    """Return one line about the first wrong value of a capture, or None.
 
-    Parameters
-    ----------
-    c : Capture
-        Its arrays of the right type and one dimension.
-
-    Returns
-    -------
-    str or None
-        One line; None if nothing is wrong.
+    The arrays of `c` must have the right type and one dimension.
     """
     return _lengths(c) or _vmas(c) or _entries(c) or _leaves(c)

@@ -1,17 +1,17 @@
-"""Huge pages of a captured process: where they are, and what a split would ask for.
+"""Huge pages of a captured process: their places, and their deposited PTE tables.
 
 Linux maps 2 MiB by one PMD, a leaf, instead of a PTE table. pagemap shows 512 words
 for it. Kinds of leaves (Linux 6.12, x86-64):
 
-- Anonymous memory: a PTE table is deposited with each leaf, for when it is split, and
+- Anonymous memory: Linux deposits a PTE table with each leaf, for a later split, and
   VmPTE counts it (pgtable_trans_huge_deposit() in mm/huge_memory.c).
-- Files and shmem have none: do_set_pmd() of mm/memory.c deposits one only if
-  arch_needs_pgtable_deposit(), which is not so on x86.
-- hugetlb has none.
+- Files and shmem: no table. do_set_pmd() of mm/memory.c deposits one only if
+  arch_needs_pgtable_deposit(), which is false on x86.
+- hugetlb: no table.
 
-PAGEMAP_SCAN (Linux 6.7 up) tells where the leaves are. Before, smaps has the sums of
-each VMA. They tell the places only if a VMA has no more memory that may be in leaves.
-The huge page of zeros is in no sum, so it is then taken for PTEs.
+PAGEMAP_SCAN (since Linux 6.7) tells where the leaves are. Before, smaps has only a sum
+for each VMA. It tells the places only if all memory of the VMA that may be in leaves is.
+No sum counts the huge page of zeros, so that it is taken for PTEs.
 """
 
 from typing import TYPE_CHECKING
@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
+from extmeta.arrays import U64, Bools
 from extmeta.linux.pagewords import (
     EXCLUSIVE,
     FILE,
@@ -29,6 +30,7 @@ from extmeta.linux.pagewords import (
     leaves_within,
     populated,
     present,
+    vpn_bounds,
     whole_leaves,
     within,
 )
@@ -37,26 +39,12 @@ if TYPE_CHECKING:
     from extmeta.captures.capture import Capture
     from extmeta.captures.procfs import Vmas
 
-U64 = npt.NDArray[np.uint64]
-Bools = npt.NDArray[np.bool_]
-
-
-def vpn_bounds(start: U64, end: U64) -> U64:
-    """Return first vpns and ends of VMAs by turns."""
-    return np.asarray(np.stack((start, end), axis=1).ravel() >> np.uint64(PAGE_SHIFT))
-
 
 def possible(bounds: U64, vpn: U64, entry: U64) -> U64:
-    """Return the 2 MiB spans that may each be a leaf, by first vpn.
+    """Return the first vpns of the 2 MiB spans that may be leaves.
 
-    Their 512 pages are present in one VMA and their words alike, but for bit 56, which
-    is each page's own; the PFNs, if known, are those of one aligned run.
-
-    Parameters
-    ----------
-    bounds : (2 * V,) uint64 ndarray
-        First vpn and vpn past the end of each VMA, ascending.
-    vpn, entry : (N,) uint64 ndarray
+    Their 512 pages are present in one VMA with equal words, except for bit 56, which
+    differs by page; the PFNs, if known, are one aligned run. `bounds`: see `vpn_bounds`.
     """
     at = np.flatnonzero(vpn % LEAF_PAGES == 0)
     at = at[at + LEAF_PAGES <= len(vpn)]
@@ -71,14 +59,14 @@ def possible(bounds: U64, vpn: U64, entry: U64) -> U64:
 
 
 def placed(vmas: "Vmas", vpn: U64, entry: U64) -> tuple[U64, U64, U64]:
-    """Return the leaves whose places follow from how many smaps says there are.
+    """Return the leaves whose places follow from the sums of smaps.
 
     Returns
     -------
     leaves : (H,) uint64 ndarray
         First vpns, ascending.
     files, anonymous : (V,) uint64 ndarray
-        KiB that other leaves map in each VMA, at places not known.
+        KiB that other leaves map in each VMA, at unknown places.
     """
     bounds = vpn_bounds(vmas.start, vmas.end)
     leaves = possible(bounds, vpn, entry)
@@ -94,18 +82,18 @@ def placed(vmas: "Vmas", vpn: U64, entry: U64) -> tuple[U64, U64, U64]:
 
 
 def hugetlb(capture: "Capture") -> U64:
-    """Return the first vpns of a capture's leaves in hugetlb's VMAs."""
+    """Return the first vpns of a capture's hugetlb leaves."""
     chosen = has_flag(capture.vma_flags, "ht")
     bounds = vpn_bounds(capture.vma_start[chosen], capture.vma_end[chosen])
     vpn = capture.vpn[within(capture.vpn, bounds)]
     leaves = np.unique(vpn & ~np.uint64(LEAF_PAGES - 1))
     leaves = leaves[leaves_within(leaves, bounds)]
-    # A torn reading may have part of one.
+    # A reading that is not settled may have a part of a leaf.
     return np.asarray(leaves[whole_leaves(leaves, capture.vpn, capture.entry)])
 
 
 def ptes(capture: "Capture") -> Bools:
-    """Tell which entries are of a PTE table, not of a leaf above it."""
+    """Tell which entries are of PTEs, not of leaves."""
     first = capture.vpn & ~np.uint64(LEAF_PAGES - 1)
     in_leaf = np.isin(first, capture.huge_vpn)
     return np.asarray(populated(capture.entry) & ~in_leaf)
@@ -114,8 +102,8 @@ def ptes(capture: "Capture") -> Bools:
 def deposited(capture: "Capture") -> U64:
     """Return the first vpns of a capture's anonymous leaves, each with a PTE table.
 
-    pagemap has bit 61 in words of the huge page of zeros too (seen on 6.18). In a VMA
-    without a file it can be nothing else.
+    pagemap sets bit 61 for the huge page of zeros too (seen on 6.18). In a VMA without
+    a file, a leaf with bit 61 must be that page.
     """
     leaves = capture.huge_vpn
     first = capture.entry[np.searchsorted(capture.vpn, leaves)]
@@ -129,9 +117,9 @@ def deposited(capture: "Capture") -> U64:
 
 
 def unmarked(capture: "Capture") -> int:
-    """Return how many anonymous leaves a capture may have that it does not mark.
+    """Return the number of spans that may be anonymous leaves without a mark.
 
-    0 if it says of each VMA how much it has of them.
+    0 if the capture has the sum of anonymous leaves for each VMA.
     """
     if capture.huge_marked:
         return 0
@@ -143,6 +131,6 @@ def unmarked(capture: "Capture") -> int:
 
 
 def has_flag(vma_flags: npt.NDArray[np.str_], flag: str) -> Bools:
-    """Tell which VMAs have a flag: two letters of VmFlags."""
+    """Tell which VMAs have a flag, two letters of VmFlags."""
     padded = np.strings.add(np.strings.add(" ", vma_flags), " ")
     return np.greater_equal(np.strings.find(padded, f" {flag} "), 0)

@@ -1,13 +1,11 @@
-"""A capture on disk: the zip archive read with suspicion, and written whole.
+"""Captures on disk: reads zip archives from untrusted sources, and writes them.
 
-The grammar stands in :mod:`extmeta.captures.capture`. A file may come from anyone, so
-nothing in it is believed before it is checked: the archive's directory first,
-then the header of each member, and only then is memory asked for. Nothing is
-unpickled. A header is a Python literal (numpy/lib/_format_impl.py, numpy 2.4). It is
-evaluated as one after its tokens were checked, by `ast.literal_eval`: numpy's own
-reader accepts more, warns about some of it, and has no public form for version 3.0.
-
-What the arrays mean is not this module's business: see `Capture`.
+:mod:`extmeta.captures.capture` has the grammar. A file may come from anyone, so the
+archive's directory is checked first, then the header of each member, and only then
+memory is allocated. Nothing is unpickled. A header is a Python literal
+(numpy/lib/_format_impl.py, numpy 2.4). Its tokens are checked before
+`ast.literal_eval` evaluates it. numpy's own reader accepts more, warns about some of
+it, and has no public form for version 3.0. `Capture` checks what the arrays mean.
 """
 
 import ast
@@ -21,7 +19,7 @@ import stat
 import struct
 import zipfile
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, BinaryIO, Literal, NamedTuple
 
 import numpy as np
@@ -39,33 +37,33 @@ MAX_VMAS = 1 << 20  # vm.max_map_count is 65,530 unless raised
 MAX_CHARS = 2048  # a file name of 255 bytes, each of them escaped
 MAX_TEXT_BYTES = 1 << 27
 
-# Ascending 8-byte numbers deflate to a fifth, as 0, 1, 2, 3, ... does; a zip
-# bomb shrinks by a thousand. So the size of the file bounds the memory.
+# Ascending 8-byte numbers such as 0, 1, 2, 3, ... deflate to a fifth, a zip bomb to a
+# thousandth. So the size of the file bounds the memory.
 MAX_RATIO = 64
 
-# numpy reads no longer header either (_MAX_HEADER_SIZE).
+# numpy's limit (_MAX_HEADER_SIZE).
 MAX_HEADER_BYTES = 10_000
 PIECE_BYTES = 1 << 20
 
 
 class DamagedFileError(ValueError):
-    """The file is not a capture; the message says where it goes wrong."""
+    """The file is not a capture; the message says why."""
 
 
 class Key(NamedTuple):
-    """What a member has to be.
+    """The form of a member.
 
     Attributes
     ----------
     kind : str
         numpy's letter: "u" uint64, "i" any integer, "f" float64, "U" text, "b" bool.
     limit : int
-        Elements of a one-dimensional array at most; 0 for a scalar.
+        Maximum number of elements, or rows; 0 for a scalar.
     ascending : bool
         Strictly, so that it can't deflate by more than `MAX_RATIO`.
     required : bool
     columns : int
-        Columns of an array of at most `limit` rows; 0 if it has one dimension.
+        Columns of a two-dimensional array, else 0.
     """
 
     kind: str
@@ -76,7 +74,7 @@ class Key(NamedTuple):
 
     @property
     def dimensions(self) -> int:
-        """1 or 2 of an array, 0 of a scalar."""
+        """Number of dimensions, 0 for a scalar."""
         return bool(self.limit) + bool(self.columns)
 
 
@@ -107,7 +105,7 @@ ROWS = (
 
 
 class Grammar(NamedTuple):
-    """What a kind of file has: its name, members, and arrays of one length."""
+    """A kind of file: its name, its members, and groups of arrays of one length."""
 
     what: str
     keys: Mapping[str, Key]
@@ -118,7 +116,7 @@ CAPTURE = Grammar("capture", KEYS, ROWS)
 
 
 class Header(NamedTuple):
-    """The header of one .npy member; `order` is "F" by columns, else "C"."""
+    """The header of a .npy member."""
 
     dtype: str
     shape: tuple[int, ...]
@@ -126,10 +124,10 @@ class Header(NamedTuple):
     order: Literal["C", "F"] = "C"
 
 
-# The tokens of a header that describes a plain array: no operators, names or brackets,
-# so evaluating it is harmless.
+# The tokens of a header of a plain array. Without operators, names and brackets it is
+# harmless to evaluate.
 _HEADER = re.compile(r"""(?:[\s{}(),:]|'[^'\\]*'|"[^"\\]*"|\b(?:\d+|True|False)\b)*""")
-# The descr of every type that a key may have, as numpy.dtype() takes it.
+# The descr of every type that a key may have.
 _DESCR = re.compile(
     r"[<>|=]?(?:[uifb][1248]|U\d{1,9}|u?int\d{1,2}|float64|bool|[?bBhHiIlLqQd])"
 )
@@ -151,7 +149,7 @@ _WANTED = {
 
 
 def _dtype(member: str, key: Key, descr: str) -> str:
-    """Return the member's numpy dtype, or refuse it."""
+    """Return the member's dtype, checked."""
     found = None
     with contextlib.suppress(TypeError, ValueError):
         found = np.dtype(descr) if _DESCR.fullmatch(descr) else None
@@ -166,7 +164,7 @@ def _dtype(member: str, key: Key, descr: str) -> str:
 
 
 def _header(member: str, key: Key, head: bytes) -> Header:
-    """Return the .npy header at the start of ``head``, or refuse it."""
+    """Return the .npy header at the start of ``head``, checked."""
     version = head[6:8]
     if head[:6] != b"\x93NUMPY" or version not in _VERSIONS:
         raise DamagedFileError(f"{member}: {head[:8]!r} does not start a .npy file")
@@ -177,7 +175,7 @@ def _header(member: str, key: Key, head: bytes) -> Header:
     (length,) = width.unpack_from(head, 8)
     if start + length > len(head):
         raise DamagedFileError(f"{member}: a header of {length} bytes, not all there")
-    # Version 3.0 is UTF-8. What both could say differently is not in our tokens.
+    # Version 3.0 is UTF-8. No text that differs between the two is a plain dtype.
     text = head[start : start + length].decode("latin-1")
     descr, by_columns, shape = _described(member, text)
     dtype = _dtype(member, key, descr)
@@ -193,7 +191,7 @@ def _header(member: str, key: Key, head: bytes) -> Header:
 
 
 def _described(member: str, text: str) -> tuple[str, bool, tuple[int, ...]]:
-    """Return the three values of a header's dict, whose keys have no order."""
+    """Return the three values of a header's dict."""
     found: object = None
     with contextlib.suppress(SyntaxError, ValueError, TypeError, MemoryError):
         if _HEADER.fullmatch(text):
@@ -210,7 +208,7 @@ def _described(member: str, text: str) -> tuple[str, bool, tuple[int, ...]]:
 
 
 def _check_size(member: zipfile.ZipInfo, key: Key, header: Header) -> None:
-    """Refuse a member whose header lies about its size, or that is too big."""
+    """Refuse a member with a wrong size in its header, or with too much text."""
     array_bytes = math.prod(header.shape) * np.dtype(header.dtype).itemsize
     if header.data_offset + array_bytes != member.file_size:
         raise DamagedFileError(
@@ -227,7 +225,7 @@ def _check_size(member: zipfile.ZipInfo, key: Key, header: Header) -> None:
 def _members(
     archive: zipfile.ZipFile, file_bytes: int, grammar: Grammar
 ) -> dict[str, zipfile.ZipInfo]:
-    """Return the members that hold keys of ours, by key; directory checked."""
+    """Check the directory; return the members with known keys, by key."""
     infos = archive.infolist()
     if len(infos) > MAX_MEMBERS:
         raise DamagedFileError(f"{len(infos)} members are more than {MAX_MEMBERS}")
@@ -239,7 +237,7 @@ def _members(
             raise DamagedFileError(f"member {info.filename[:40]!r} is there twice")
         seen.add(info.filename)
         key = info.filename.removesuffix(".npy")
-        # Keys that we don't know are a newer version's.
+        # Unknown keys are a newer version's.
         if key == info.filename or key not in keys:
             continue
         if info.flag_bits & 1:
@@ -255,7 +253,7 @@ def _members(
                 f"{info.filename}: {info.compress_size} bytes at "
                 f"{info.header_offset} are not in a file of {file_bytes}"
             )
-        # A header may be padded with as many blanks as it likes.
+        # A header may be padded with blanks.
         most = MAX_RATIO * info.compress_size + MAX_HEADER_BYTES
         if keys[key].ascending and info.file_size > most:
             raise DamagedFileError(
@@ -270,7 +268,7 @@ def _members(
 
 
 def _check_rows(headers: Mapping[str, Header], grammar: Grammar) -> None:
-    """Refuse arrays that belong together and differ in length."""
+    """Refuse arrays of one group that differ in length."""
     for keys in grammar.rows:
         first, *others = (key for key in keys if key in headers)
         for key in others:
@@ -282,11 +280,11 @@ def _check_rows(headers: Mapping[str, Header], grammar: Grammar) -> None:
 
 
 def _array(file: Any, member: zipfile.ZipInfo, header: Header) -> Array:
-    """Read an array whose header was checked, ``file`` being at its start."""
-    # numpy writes "<U0" for texts that are all empty, and makes "<U1" of it.
+    """Read an array, with ``file`` after its header."""
+    # numpy writes "<U0" for texts that are all empty, and reads it as "<U1".
     if not np.dtype(header.dtype).itemsize:
         return np.zeros(header.shape, "U1")
-    # Not touched before it is filled: memory follows what is really there.
+    # Not touched before it is filled: a short member uses little memory.
     array = np.empty(header.shape, header.dtype, header.order)
     raw = array.ravel("K").view(np.uint8).data
     done = 0
@@ -303,27 +301,6 @@ def _array(file: Any, member: zipfile.ZipInfo, header: Header) -> Array:
         if chars.size and (high := int(chars.max())) > 0x10FFFF:
             raise DamagedFileError(f"{member.filename}: {high:#x} is no character")
     return array.astype(array.dtype.newbyteorder("="), copy=False)
-
-
-@contextlib.contextmanager
-def _damage() -> Iterator[None]:
-    """Turn what zipfile raises of a damaged archive into one exception."""
-    try:
-        yield
-    except DamagedFileError:
-        raise
-    except (
-        *(zipfile.BadZipFile, zlib.error, EOFError, struct.error),
-        *(ValueError, OverflowError, RuntimeError),  # NotImplementedError too
-    ) as error:
-        # It may quote a name out of the archive.
-        why = str(error)[:120] or type(error).__name__
-        raise DamagedFileError(f"not a whole .npz archive: {why}") from None
-    except OSError as error:
-        # A seek to a place that the archive made up; real I/O errors pass.
-        if error.errno != errno.EINVAL:
-            raise
-        raise DamagedFileError("an offset outside the file") from None
 
 
 def _read_arrays(file: BinaryIO, file_bytes: int, grammar: Grammar) -> dict[str, Array]:
@@ -345,19 +322,18 @@ def _read_arrays(file: BinaryIO, file_bytes: int, grammar: Grammar) -> dict[str,
         return arrays
 
 
-def read(path: str, grammar: Grammar = CAPTURE) -> dict[str, Array]:
-    """Return the arrays of a capture file, each with the dtype it has to have.
+def values(path: str, grammar: Grammar = CAPTURE) -> dict[str, Any]:
+    """Return the members of a file by key, each with the dtype that it has to have.
 
     Parameters
     ----------
     path : str
     grammar : Grammar, optional
-        The grammar of another kind of file.
 
     Returns
     -------
-    dict of str to ndarray
-        The grammar's keys that the file has, in native byte order.
+    dict
+        Arrays in native byte order, and scalars as Python has them.
 
     Raises
     ------
@@ -368,7 +344,7 @@ def read(path: str, grammar: Grammar = CAPTURE) -> dict[str, Array]:
     MemoryError
     """
     found = os.stat(path)
-    # A directory is open()'s to refuse. A pipe would wait for its writer.
+    # open() refuses a directory. A pipe would wait for its writer.
     if not stat.S_ISREG(found.st_mode) and not stat.S_ISDIR(found.st_mode):
         raise DamagedFileError("not a regular file")
     with open(path, "rb") as file:
@@ -376,31 +352,30 @@ def read(path: str, grammar: Grammar = CAPTURE) -> dict[str, Array]:
             raise DamagedFileError(
                 f"{found.st_size} bytes are more than {MAX_FILE_BYTES}"
             )
-        with _damage():
-            return _read_arrays(file, found.st_size, grammar)
-
-
-def values(path: str, grammar: Grammar = CAPTURE) -> dict[str, Any]:
-    """Return what `read` does, with scalars as Python has them."""
-    arrays = read(path, grammar)
+        try:
+            arrays = _read_arrays(file, found.st_size, grammar)
+        except DamagedFileError:
+            raise
+        except (
+            *(zipfile.BadZipFile, zlib.error, EOFError, struct.error),
+            *(ValueError, OverflowError, RuntimeError),  # NotImplementedError too
+        ) as error:
+            # It may quote a name in the archive.
+            why = str(error)[:120] or type(error).__name__
+            raise DamagedFileError(f"not a whole .npz archive: {why}") from None
+        except OSError as error:
+            # A wrong offset in the archive; real I/O errors pass.
+            if error.errno != errno.EINVAL:
+                raise
+            raise DamagedFileError("an offset outside the file") from None
     return {k: array if array.ndim else array.item() for k, array in arrays.items()}
 
 
 def write(path: str, arrays: Mapping[str, Any]) -> None:
-    """Write a capture file: all of it, or nothing.
+    """Write a file, all of it or nothing: see `whole_file.replace`.
 
-    Parameters
-    ----------
-    path : str
-        Kept as it is, with or without ".npz". What was there is replaced when
-        the new file is complete and on disk; a link is followed.
-    arrays : mapping of str to array_like
-        None of dtype object.
-
-    Raises
-    ------
-    OSError
-        No space, no permission and the like; what was there is untouched.
+    ``path`` is used without a change; ".npz" is not added. No array may be of dtype
+    object.
     """
     # In memory first: a ZipFile whose file fails raises again when closed.
     archive = io.BytesIO()

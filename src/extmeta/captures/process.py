@@ -1,47 +1,29 @@
-"""A running process is captured."""
+"""Capture a running process."""
 
 import contextlib
 import operator
 import os
 import re
-from collections.abc import Iterator
 
 import numpy as np
 
 from extmeta.captures import huge, procfs
 from extmeta.captures.capture import Capture, CaptureError
 from extmeta.captures.procfs import Progress
+from extmeta.integers import is_whole
 from extmeta.linux.pagewords import PAGE_BYTES, whole_leaves
 
-# How often a process that maps while it is read is read again.
+# How often a process that maps or unmaps meanwhile is read again.
 RETRIES = 3
 
 
-@contextlib.contextmanager
-def _named(pid: int) -> Iterator[None]:
-    """Turn what can befall a reading into one line about the process."""
-    try:
-        yield
-    except procfs.StopError:
-        why = f"did not stop within {procfs.STOP_SECONDS:g} s"
-    except PermissionError:
-        why = "may be read by its owner and by root (CAP_SYS_PTRACE) only"
-    except (procfs.GoneError, ProcessLookupError):
-        why = "exited while being read"
-    except FileNotFoundError as error:
-        why = f"exited while being read: {error.filename} is gone"
-    else:
-        return
-    raise CaptureError(f"process {pid} {why}") from None
-
-
 def _read_settled(pid: int, progress: Progress | None) -> procfs.Reading:
-    """Read until nothing moves meanwhile, `RETRIES` times more at most."""
+    """Read until a reading is settled, at most 1 + `RETRIES` times."""
     for retries_left in range(RETRIES, -1, -1):
         try:
             reading = procfs.read(pid, progress)
         except (procfs.GoneError, ProcessLookupError):
-            # exec takes the address space away and gives another one.
+            # exec replaces the address space.
             procfs.status(pid)
             if not retries_left:
                 raise
@@ -66,14 +48,14 @@ def capture(
     ----------
     pid : int
     stop : bool, optional
-        Hold the process by SIGSTOP meanwhile and let it go on by SIGCONT,
-        whatever happens; its parent is told of both, by SIGCHLD. One that is
-        stopped or traced already is left so. Without it, a process that maps
-        or unmaps while it is read is read again, up to three times, and then
-        given as it was last seen: `Capture.settled` is False.
+        Stop the process meanwhile by SIGSTOP, and continue it by SIGCONT in any
+        case; its parent gets SIGCHLD for both. A process that is already stopped or
+        traced stays so. Without `stop`, a process that maps or unmaps meanwhile is
+        read again, up to three times. If it still does, the last reading is returned
+        with `Capture.settled` False.
     progress : callable, optional
-        Called now and then with bytes of pagemap read and to be read, two
-        ints; from 0 again when the reading is repeated.
+        Called with the bytes of pagemap read and to be read, two ints; starts from
+        0 when the reading is repeated.
 
     Returns
     -------
@@ -84,25 +66,22 @@ def capture(
     TypeError
         If `pid` is not an integer.
     ValueError
-        If `pid` is not positive, or `stop` is asked of this process itself.
+        If `pid` is not positive, or is this process itself and `stop` is set.
     CaptureError
         If there is no such process, it exits meanwhile, has no address space
         (a kernel thread), may not be read, or does not stop.
 
     Notes
     -----
-    Linux 6.7 up tells where the pages are (PAGEMAP_SCAN); before, every page
-    of every VMA is asked for, 10 s for a reservation of 16 TiB, and the place of
-    a 2 MiB leaf is known only if all that can be leaves in its VMA are: see
+    Since Linux 6.7, PAGEMAP_SCAN tells where the pages are. Before, the words of all
+    pages of all VMAs are read, 10 s for a reservation of 16 TiB, and the place of a
+    2 MiB leaf is known only if all memory of its VMA that may be in leaves is: see
     `Capture.vma_unlocated_kb` and `Capture.vma_anon_huge_kb`. `stop` needs pidfds,
     Linux 5.3.
     """
-    if isinstance(pid, bool):
-        raise TypeError(f"pid: {pid} is not an integer")
-    try:
-        pid = operator.index(pid)
-    except TypeError:
-        raise TypeError(f"pid: {pid!r} is not an integer") from None
+    if not is_whole(pid):
+        raise TypeError(f"pid: {pid!r} is not an integer")
+    pid = operator.index(pid)
     if pid <= 0:
         raise ValueError(f"pid: {pid} is not positive")
     if os.sysconf("SC_PAGE_SIZE") != PAGE_BYTES:
@@ -110,19 +89,22 @@ def capture(
             f"pages of {os.sysconf('SC_PAGE_SIZE')} bytes; captures are of 4 KiB ones"
         )
     try:
-        procfs.status(pid)
-    except (FileNotFoundError, ProcessLookupError):
-        raise CaptureError(procfs.absence(pid)) from None
-    except procfs.GoneError:
-        raise CaptureError(f"process {pid} has exited") from None
-    except procfs.KernelThreadError:
-        raise CaptureError(
-            f"process {pid} is a kernel thread and has no address space"
-        ) from None
-    with _named(pid):
+        procfs.checked_status(pid)
+    except procfs.AbsentError as error:
+        raise CaptureError(str(error)) from None
+    try:
         with procfs.stopped(pid) if stop else contextlib.nullcontext():
             reading = _read_settled(pid, progress)
         return _captured(reading)
+    except procfs.StopError:
+        why = f"did not stop within {procfs.STOP_SECONDS:g} s"
+    except PermissionError:
+        why = "may be read by its owner and by root (CAP_SYS_PTRACE) only"
+    except (procfs.GoneError, ProcessLookupError):
+        why = "exited while being read"
+    except FileNotFoundError as error:
+        why = f"exited while being read: {error.filename} is gone"
+    raise CaptureError(f"process {pid} {why}")
 
 
 def _captured(reading: procfs.Reading) -> Capture:
@@ -131,7 +113,7 @@ def _captured(reading: procfs.Reading) -> Capture:
     unlocated = anonymous = np.zeros(len(vmas.start), np.uint64)
     if leaves is None:
         leaves, unlocated, anonymous = huge.placed(vmas, reading.vpn, reading.entry)
-    # Gone since, or of 1 GiB pages, whose entries are left out.
+    # Leaves out those unmapped since, and 1 GiB pages, which have no entries.
     leaves = leaves[whole_leaves(leaves, reading.vpn, reading.entry)]
     return Capture(
         vma_start=vmas.start,

@@ -1,14 +1,14 @@
-"""What /proc tells of one process: its state, its VMAs, its pagemap words.
+"""Read one process in /proc: its state, its VMAs, its pagemap words.
 
-/proc is bytes in lines that end in b"\\n": a name may hold any other byte, those that
-Python calls line ends or no UTF-8 among them. A process whose first thread has ended
-shows nothing by its own number; `living` says where it is read then.
+Files of /proc are lines of bytes that end in b"\\n". Names may contain any other byte,
+also other line ends of Python and invalid UTF-8. If the first thread of a process has
+ended, /proc/PID is empty; `living` says where to read then.
 
-Nothing is kept between calls, and nothing here loops over pages: pagemap is
-read in large pieces, and where the kernel has PAGEMAP_SCAN only around the
-pages that are there, so that a reservation of terabytes costs nothing.
+There is no state between calls, and no loop over pages: pagemap is read in large
+pieces, and if the kernel has PAGEMAP_SCAN only around populated pages, so that a
+reservation of terabytes costs nothing.
 
-An address space moves while it is read. :func:`read` says whether it did.
+An address space may change while it is read; `Reading.settled` is then False.
 """
 
 import contextlib
@@ -23,21 +23,21 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from extmeta.arrays import U64, Bools
 from extmeta.linux import pagemap_scan, pagewords
 from extmeta.linux.pagemap_scan import PageIs
 from extmeta.linux.pagewords import LEAF_PAGES, LEAF_SHIFT, PAGE_SHIFT
 
-U64 = npt.NDArray[np.uint64]
 Progress = Callable[[int, int], object]
 
 KERNEL_HALF = 1 << 63
 
-# Pages a pread covers: 1 MiB of words. Larger ones are no faster: holes came
-# at 3.2 GB/s with 64 KiB, 3.4 with 1 MiB, 2.9 with 8 MiB.
+# Pages per pread: 1 MiB of words. More is not faster: holes were read at 3.2 GB/s with
+# 64 KiB, 3.4 with 1 MiB, 2.9 with 8 MiB.
 CHUNK_PAGES = 1 << 17
 
-# Ranges closer than this many pages are read as one: a hole of that many words
-# takes about as long to read as a pread to call (10 us).
+# Ranges closer than this are read as one: reading a hole of this size takes as long as
+# a call of pread (10 us).
 GAP_PAGES = 1 << 12
 
 # How long SIGSTOP may take to stop every thread.
@@ -47,12 +47,12 @@ STOP_SECONDS = 5.0
 _KTHREAD = 0x00200000
 
 _VMA = re.compile(
-    rb"^([0-9a-f]+)-([0-9a-f]+) ([-rwxsp]{4}) [0-9a-f]+ \S+ \d+ *(.*)$", re.MULTILINE
+    rb"^([0-9a-f]+)-([0-9a-f]+) ([-rwxsp]{4}) [0-9a-f]+ \S+ (\d+) *(.*)$", re.MULTILINE
 )
 _FLAGS = re.compile(rb"^VmFlags: *(.*?) *$", re.MULTILINE)
 _PAGE_SIZE = re.compile(rb"^KernelPageSize: *(\d+) kB$", re.MULTILINE)
 _ANON_HUGE = re.compile(rb"^AnonHugePages: *(\d+) kB$", re.MULTILINE)
-# Two lines, one below the other: Linux fs/proc/task_mmu.c __show_smap().
+# Adjacent lines: Linux fs/proc/task_mmu.c __show_smap().
 _PMD_MAPPED = re.compile(
     rb"^ShmemPmdMapped: *(\d+) kB\nFilePmdMapped: *(\d+) kB$", re.MULTILINE
 )
@@ -62,8 +62,8 @@ class GoneError(Exception):
     """The process has no address space any more."""
 
 
-class KernelThreadError(Exception):
-    """The process never had an address space."""
+class AbsentError(Exception):
+    """There is no address space to read; the message is one line."""
 
 
 class StopError(Exception):
@@ -73,8 +73,8 @@ class StopError(Exception):
 class Status(NamedTuple):
     """Lines of /proc/PID/status; sizes in kB.
 
-    VmPTE is mm_pgtables_bytes(): PTE, PMD and PUD tables. Neither the PGD nor
-    a P4D table is counted (Linux mm/memory.c __p4d_alloc()).
+    VmPTE is mm_pgtables_bytes(): PTE, PMD and PUD tables, without the PGD and P4D
+    tables (Linux mm/memory.c __p4d_alloc()).
     """
 
     comm: str
@@ -97,23 +97,23 @@ class Vmas(NamedTuple):
     anon_huge_kb: U64
 
     @property
-    def user(self) -> npt.NDArray[np.bool_]:
-        """All but the vsyscall page, which pagemap can't show."""
+    def user(self) -> Bools:
+        """All but the vsyscall page, which pagemap does not show."""
         return np.less(self.start, KERNEL_HALF)
 
-    def only(self, keep: npt.NDArray[np.bool_]) -> "Vmas":
+    def only(self, keep: Bools) -> "Vmas":
         """Return the rows that are set in ``keep``."""
         rows: list[Any] = [field[keep] for field in self]
         return Vmas(*rows)
 
 
 class Reading(NamedTuple):
-    """An address space as it was read once."""
+    """The result of one `read`; `settled`: VMAs and VmPTE did not change meanwhile."""
 
     vmas: Vmas
     vpn: U64
     entry: U64
-    huge_vpn: U64 | None  # None: the kernel did not tell where they are
+    huge_vpn: U64 | None  # None: the kernel has no PAGEMAP_SCAN
     status: Status
     settled: bool
 
@@ -128,14 +128,14 @@ def open_file(where: int | str, name: str, flags: int = os.O_RDONLY) -> int:
 
 
 def slurp(where: int | str, name: str) -> bytes:
-    """Return all that a file below /proc/``where`` has."""
+    """Return the content of a file below /proc/``where``."""
     with open(open_file(where, name), "rb") as file:
         return file.read()
 
 
 def stat(where: int | str) -> list[bytes]:
-    """Return the fields of stat that follow the name, from the state on."""
-    # The name in parentheses may hold anything, parentheses too.
+    """Return the fields of stat after the name, the state first."""
+    # The name in parentheses may contain parentheses.
     return slurp(where, "stat").rpartition(b")")[2].split()
 
 
@@ -145,33 +145,33 @@ def status_lines(where: int | str) -> dict[bytes, bytes]:
     return dict(line.split(b":\t", 1) for line in lines if b":\t" in line)
 
 
-def threads(pid: int) -> list[int]:
-    """Return the threads of a process that live, ascending."""
+def threads(pid: int) -> list[tuple[int, bytes]]:
+    """Return the threads of a process that have not ended, ascending: tid and state."""
     found = []
     for tid in sorted(map(int, os.listdir(f"/proc/{pid}/task"))):
         with contextlib.suppress(FileNotFoundError, ProcessLookupError):
-            if stat(f"{pid}/task/{tid}")[0] not in (b"Z", b"X"):
-                found.append(tid)
+            if (state := stat(f"{pid}/task/{tid}")[0]) not in (b"Z", b"X"):
+                found.append((tid, state))
     return found
 
 
 def living(pid: int) -> str:
-    """Return what below /proc shows the address space of a process.
+    """Return the directory below /proc that shows the address space of a process.
 
-    That is ``pid``, or a thread that lives, if the first one has ended.
+    That is ``pid``, or another thread if the first one has ended.
 
     Raises
     ------
     GoneError
-        If no thread lives.
+        If all threads have ended.
     OSError
         If there is no such process.
     """
     if stat(pid)[0] not in (b"Z", b"X"):
         return str(pid)
-    if not (tids := threads(pid)):
+    if not (alive := threads(pid)):
         raise GoneError
-    return f"{pid}/task/{tids[0]}"
+    return f"{pid}/task/{alive[0][0]}"
 
 
 def absence(pid: int) -> str:
@@ -188,13 +188,13 @@ def absence(pid: int) -> str:
 
 
 def status(pid: int) -> Status:
-    """Return what /proc/PID/status tells of a process with an address space.
+    """Return /proc/PID/status of a process with an address space.
 
     Raises
     ------
     GoneError
-        If it is a zombie or on its way there.
-    KernelThreadError
+        If it is a zombie or is about to be one.
+    AbsentError
         If it is a kernel thread.
     OSError
         If there is no such process.
@@ -202,7 +202,11 @@ def status(pid: int) -> Status:
     where = living(pid)
     lines = status_lines(where)
     if b"VmPTE" not in lines:
-        raise KernelThreadError if int(stat(where)[6]) & _KTHREAD else GoneError
+        if int(stat(where)[6]) & _KTHREAD:
+            raise AbsentError(
+                f"process {pid} is a kernel thread and has no address space"
+            )
+        raise GoneError
     return Status(
         comm=_text(lines[b"Name"]),
         state=_text(lines[b"State"][:1]),
@@ -212,54 +216,66 @@ def status(pid: int) -> Status:
     )
 
 
+def checked_status(pid: int) -> Status:
+    """Return `status`, or raise AbsentError with the reason in one line."""
+    try:
+        return status(pid)
+    except (FileNotFoundError, ProcessLookupError):
+        why = absence(pid)
+    except GoneError:
+        why = f"process {pid} has ended"
+    raise AbsentError(why)
+
+
 def _base_name(raw: bytes) -> str:
     """Return a mapping's name without the folder of its file."""
     return _text(raw.rpartition(b"/")[2] if raw.startswith(b"/") else raw)
 
 
+def vma_rows(text: bytes) -> list[tuple[bytes, bytes, bytes, bytes, bytes]]:
+    """Return start, end, permissions, inode and name of the VMAs in maps or smaps."""
+    return _VMA.findall(text)
+
+
 def parse_smaps(text: bytes) -> Vmas:
-    """Return the VMAs that /proc/PID/smaps lists.
+    """Return the VMAs in the text of /proc/PID/smaps.
 
     Raises
     ------
     GoneError
         If there is none, or one is cut short.
     """
-    rows = _VMA.findall(text)
+    rows = vma_rows(text)
     flags = _FLAGS.findall(text)
     sizes = _PAGE_SIZE.findall(text)
-    # Absent before Linux 5.4; then no file could be mapped by PMDs.
+    # Absent before Linux 5.4, which did not map files by PMDs.
     mapped = _PMD_MAPPED.findall(text) or [(b"0", b"0")] * len(rows)
-    # Absent before Linux 2.6.38, which had no huge pages but hugetlb's.
+    # Absent before Linux 2.6.38, which had only hugetlb's huge pages.
     anonymous = _ANON_HUGE.findall(text) or [b"0"] * len(rows)
     lengths = {len(found) for found in (rows, flags, sizes, mapped, anonymous)}
     if not rows or len(lengths) > 1:
         raise GoneError
+    starts, ends, perms, _inodes, names = zip(*rows, strict=True)
     vmas = Vmas(
-        start=np.array([int(row[0], 16) for row in rows], np.uint64),
-        end=np.array([int(row[1], 16) for row in rows], np.uint64),
-        perms=np.array([row[2].decode() for row in rows], "U4"),
+        start=np.array([int(start, 16) for start in starts], np.uint64),
+        end=np.array([int(end, 16) for end in ends], np.uint64),
+        perms=np.array(perms, "S4").astype("U4"),
         flags=np.array([flag.decode() for flag in flags]),
-        name=np.array([_base_name(row[3]) for row in rows]),
-        page_kb=np.array([int(size) for size in sizes], np.uint64),
-        pmd_mapped_kb=np.array([int(a) + int(b) for a, b in mapped], np.uint64),
-        anon_huge_kb=np.array([int(kib) for kib in anonymous], np.uint64),
+        name=np.array([_base_name(name) for name in names]),
+        page_kb=np.array(sizes).astype(np.uint64),
+        pmd_mapped_kb=np.array(mapped).astype(np.uint64).sum(axis=1),
+        anon_huge_kb=np.array(anonymous).astype(np.uint64),
     )
-    # The kernel writes smaps piece by piece. A VMA that grew between two
-    # pieces is listed again, overlapping: keep what is new of it.
+    # The kernel writes smaps piece by piece. A VMA that grew between two pieces is
+    # listed again, overlapping: keep only the new part.
     over = np.maximum.accumulate(vmas.end)
     start = vmas.start.copy()
     start[1:] = np.maximum(start[1:], over[:-1])
     return vmas._replace(start=start).only(start < vmas.end)
 
 
-def _bounds(text: bytes) -> list[tuple[bytes, bytes, bytes]]:
-    """Return bounds and permissions of the VMAs in maps or smaps."""
-    return [row[:3] for row in _VMA.findall(text)]
-
-
 def populated(fd: int, vmas: Vmas) -> tuple[U64, U64] | None:
-    """Ask the kernel where the pages are.
+    """Find the pages by PAGEMAP_SCAN.
 
     Parameters
     ----------
@@ -273,7 +289,7 @@ def populated(fd: int, vmas: Vmas) -> tuple[U64, U64] | None:
         Bytes [first, end) of present, swapped and marker PTEs.
     huge_vpn : (H,) uint64 ndarray
         First vpns of the 2 MiB leaves: huge pages that one PMD maps, hugetlb's too.
-    or None, where the kernel (before 6.7) has no PAGEMAP_SCAN.
+    or None if the kernel has no PAGEMAP_SCAN (before 6.7).
     """
     user = vmas.user
     if not user.any():
@@ -290,17 +306,13 @@ def populated(fd: int, vmas: Vmas) -> tuple[U64, U64] | None:
         if error.errno in (errno.ENOTTY, errno.EINVAL, errno.ENOSYS):
             return None
         raise
-    huge = found[found[:, 2] == PageIs.HUGE]
-    first = huge[:, 0] >> LEAF_SHIFT
-    count = ((huge[:, 1] >> LEAF_SHIFT) - first).astype(np.int64)
-    # 0 1 2 0 1 0 1 2 ... : the place of each leaf in its range.
-    place = np.arange(count.sum()) - np.repeat(np.cumsum(count) - count, count)
-    index = np.repeat(first, count) + place.astype(np.uint64)
-    return found[:, :2], np.asarray(index * np.uint64(LEAF_PAGES))
+    huge = found[found[:, 2] == PageIs.HUGE, :2] >> LEAF_SHIFT
+    leaves = [np.arange(first, stop, dtype=np.uint64) for first, stop in huge.tolist()]
+    return found[:, :2], np.concatenate([huge[:0, 0], *leaves]) * np.uint64(LEAF_PAGES)
 
 
 def _joined(ranges: U64) -> npt.NDArray[np.int64]:
-    """Return ranges of bytes as ranges of vpns, those close together as one."""
+    """Return ranges of bytes as ranges of vpns, with close ones merged."""
     vpns = (ranges >> PAGE_SHIFT).astype(np.int64)
     apart = vpns[1:, 0] - vpns[:-1, 1] > GAP_PAGES
     first = vpns[np.concatenate(([True], apart)), 0]
@@ -309,7 +321,7 @@ def _joined(ranges: U64) -> npt.NDArray[np.int64]:
 
 
 def pagemap(fd: int, ranges: U64, progress: Progress | None) -> tuple[U64, U64]:
-    """Read the populated pagemap words of some ranges.
+    """Read the populated pagemap words of ranges.
 
     Parameters
     ----------
@@ -323,14 +335,14 @@ def pagemap(fd: int, ranges: U64, progress: Progress | None) -> tuple[U64, U64]:
     Returns
     -------
     vpn, entry : (N,) uint64 ndarray
-        Pages that are present, swapped or markers, and their words. Pages
-        between the ranges may be among them.
+        Pages that are present, swapped or markers, and their words. They may
+        include pages between the ranges.
 
     Raises
     ------
     GoneError
-        If the address space goes away meanwhile: pagemap then ends early
-        (Linux fs/proc/task_mmu.c pagemap_read()).
+        If the address space is freed meanwhile: pagemap then ends early (Linux
+        fs/proc/task_mmu.c pagemap_read()).
     """
     vpns: list[U64] = []
     entries: list[U64] = []
@@ -358,29 +370,27 @@ def pagemap(fd: int, ranges: U64, progress: Progress | None) -> tuple[U64, U64]:
     return np.concatenate([none, *vpns]), np.concatenate([none, *entries])
 
 
-def _within(vpn: U64, vmas: Vmas) -> npt.NDArray[np.bool_]:
+def _within(vpn: U64, vmas: Vmas) -> Bools:
     """Tell which vpns are in a VMA that has PTEs or 2 MiB leaves."""
-    # 1 GiB hugetlb pages hang off the PUD table; no entry of ours says so.
-    here = vmas.user & (vmas.page_kb <= 1 << (LEAF_SHIFT - 10))
-    bounds = np.stack((vmas.start[here], vmas.end[here]), axis=1) >> PAGE_SHIFT
-    return pagewords.within(vpn, bounds.ravel())
+    # A PUD maps a 1 GiB hugetlb page, for which captures have no form.
+    here = vmas.user & (vmas.page_kb <= pagewords.LEAF_KB)
+    bounds = pagewords.vpn_bounds(vmas.start[here], vmas.end[here])
+    return pagewords.within(vpn, bounds)
 
 
 def read(pid: int, progress: Progress | None = None) -> Reading:
-    """Read an address space once, as it is.
-
-    `settled` tells whether VMAs and VmPTE were the same before and after.
+    """Read an address space once.
 
     Raises
     ------
-    GoneError, KernelThreadError
-        If there is no address space, or not long enough.
+    GoneError, AbsentError
+        If there is no address space, or it is freed meanwhile.
     OSError
         If the process does not exist or may not be read.
     """
     with contextlib.ExitStack() as stack:
-        # Opened first: it holds on to the address space, while smaps opened
-        # after an exec shows the next one.
+        # Opened first: pagemap keeps its address space, while smaps opened after an
+        # exec shows the new one.
         where = living(pid)
         fd = open_file(where, "pagemap")
         stack.callback(os.close, fd)
@@ -388,15 +398,13 @@ def read(pid: int, progress: Progress | None = None) -> Reading:
         smaps = slurp(where, "smaps")
         vmas = parse_smaps(smaps)
         found = populated(fd, vmas)
-        if found is None:
-            user = vmas.user
-            ranges = np.stack((vmas.start[user], vmas.end[user]), axis=1)
-            huge_vpn = None
-        else:
-            ranges, huge_vpn = found
+        # Without PAGEMAP_SCAN, every page of every VMA is read.
+        bounds = np.stack((vmas.start, vmas.end), axis=1)[vmas.user]
+        ranges, huge_vpn = found or (bounds, None)
         vpn, entry = pagemap(fd, ranges, progress)
         after = status(pid)
-        same = _bounds(smaps) == _bounds(slurp(living(pid), "maps"))
+        maps = slurp(living(pid), "maps")
+        same = [r[:3] for r in vma_rows(smaps)] == [r[:3] for r in vma_rows(maps)]
     keep = _within(vpn, vmas)
     return Reading(
         vmas=vmas,
@@ -410,23 +418,19 @@ def read(pid: int, progress: Progress | None = None) -> Reading:
 
 def _running(pid: int) -> bool:
     """Tell whether a thread of the process may still run."""
-    for tid in threads(pid):
-        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
-            if stat(f"{pid}/task/{tid}")[0] not in (b"T", b"t", b"Z", b"X"):
-                return True
-    return False
+    return any(state not in (b"T", b"t") for _tid, state in threads(pid))
 
 
 @contextlib.contextmanager
 def stopped(pid: int) -> Iterator[None]:
-    """Hold a process by SIGSTOP, and let it go on afterwards by SIGCONT.
+    """Stop a process by SIGSTOP for a block, and continue it by SIGCONT.
 
-    One that is stopped or traced already is left as it is.
+    A process that is already stopped or traced stays as it is.
 
     Raises
     ------
     ValueError
-        If it is this very process.
+        If it is this process itself.
     StopError
         If it does not stop within `STOP_SECONDS`.
     OSError
@@ -438,7 +442,7 @@ def stopped(pid: int) -> Iterator[None]:
     if now.state in "Tt":
         yield
         return
-    # By pidfd, so that SIGCONT never reaches a stranger that got the number.
+    # A pidfd: SIGCONT never reaches another process that got the pid.
     fd = os.pidfd_open(now.tgid)
     try:
         signal.pidfd_send_signal(fd, signal.SIGSTOP)

@@ -1,18 +1,17 @@
-"""System calls made by another process, on our behalf.
+"""Make another process execute system calls.
 
-One thread of it is stopped by ptrace, given the registers of a system call and
-sent over a ``syscall`` instruction that is there already, in the vDSO or in a
-library; then it has its registers and its signal mask back. Its other threads
-go on. A system call in which it was stopped is restarted by the kernel, as after
-SIGSTOP; the few that return EINTR then (epoll_wait, semop: signal(7)) do so here.
+ptrace stops one of its threads, gives it the registers of a system call, and lets it
+execute an existing ``syscall`` instruction in the vDSO or a library. Then it restores
+registers and signal mask. The other threads go on. The kernel restarts a system
+call that the stop interrupted, as after SIGSTOP; the few that return EINTR then
+(epoll_wait, semop: signal(7)) do so here too.
 
-Should this process be killed by SIGKILL between (a millisecond), the other one goes
-on with the wrong registers.
+If SIGKILL kills this process meanwhile (a millisecond), the other process goes on with
+the wrong registers.
 """
 
 import contextlib
 import ctypes
-import errno
 import os
 import platform
 import signal
@@ -47,10 +46,10 @@ _RSEQ_CS_AT = 8  # in struct rseq
 _EHDR_CLASS = 4
 _ELFCLASS32 = 1
 
-# How long a thread may take to stop: one in an uninterruptible sleep does not.
+# How long a thread may take to stop. In an uninterruptible sleep it does not stop.
 STOP_SECONDS = 5.0
 POLL_SECONDS = 0.0005
-# How many threads that end before they stop are passed over.
+# How many threads are tried, if they end before they stop.
 TRIES = 8
 
 _MAX_ERRNO = 4095
@@ -59,7 +58,7 @@ _PAGE_BYTES = 4096
 
 
 class InjectError(Exception):
-    """No system call can be made there; the message is one line."""
+    """The process can't be made to execute system calls; the message is one line."""
 
 
 class GoneError(InjectError):
@@ -80,32 +79,21 @@ def _ptrace(request: int, tid: int, addr: int = 0, data: object = 0) -> int:
 
 
 def refusal(pid: int) -> str:
-    """Return why no system call can be made in a process, or ""."""
+    """Return why a process can't be made to execute system calls, or ""."""
     if platform.machine() != "x86_64":
         return f"system calls can't be injected on {platform.machine()}, only on x86_64"
     try:
         with open(procfs.open_file(procfs.living(pid), "exe"), "rb") as file:
             head = file.read(_EHDR_CLASS + 1)
-    except (
-        OSError,
-        procfs.GoneError,
-    ):  # its binary may be unreadable: ptrace will tell
-        return ""
+    except (OSError, procfs.GoneError):
+        return ""  # an unreadable binary is ptrace's to refuse
     if head[_EHDR_CLASS:] == bytes([_ELFCLASS32]):
         return f"process {pid} is a 32-bit one"
     return ""
 
 
-def _thread(pid: int) -> int:
-    """Return a thread that lives; the first one may have ended before others."""
-    try:
-        return procfs.threads(pid)[0]
-    except (OSError, IndexError):
-        raise GoneError(f"process {pid} has ended") from None
-
-
 class Thread:
-    """A thread of another process that is stopped; see `stopped`."""
+    """A stopped thread of another process; see `stopped`."""
 
     def __init__(self, pid: int, tid: int) -> None:
         self.pid = pid
@@ -122,7 +110,7 @@ class Thread:
         os.pwrite(self._memory, data, address)
 
     def call(self, number: int, *arguments: int) -> int:
-        """Make a system call; return what it returned.
+        """Execute a system call; return its result.
 
         Raises
         ------
@@ -147,16 +135,16 @@ class Thread:
 
     @contextlib.contextmanager
     def scratch(self) -> Iterator[int]:
-        """Have a page in the process for the time of a block; yield its address."""
-        # PROT_READ|PROT_WRITE, MAP_PRIVATE|MAP_ANONYMOUS. Not its stack: what lies
-        # below may be another thread's, where stacks are small.
+        """Map a page in the process for a block; yield its address."""
+        # PROT_READ|PROT_WRITE, MAP_PRIVATE|MAP_ANONYMOUS. Not on the stack, below which
+        # another thread's memory may be.
         where = self.call(_MMAP, 0, _PAGE_BYTES, 3, 0x22, -1, 0)
         try:
             yield where
         finally:
             self.call(_MUNMAP, where, _PAGE_BYTES)
 
-    # -- stopping, and letting go ----------------------------------------------------
+    # -- stop and continue -----------------------------------------------------------
 
     def _ptrace(self, request: int, addr: int = 0, data: object = 0) -> int:
         try:
@@ -165,7 +153,7 @@ class Thread:
             raise GoneError(f"process {self.pid} has ended") from None
 
     def _wait(self, wanted: int, again: int) -> None:
-        """Wait for a stop; pass over others by resuming with ``again``."""
+        """Wait for the wanted stop; continue from others by ``again``."""
         deadline = time.monotonic() + STOP_SECONDS
         while True:
             try:
@@ -184,7 +172,7 @@ class Thread:
             event, number = status >> 16, os.WSTOPSIG(status)
             if (event or number) == wanted:
                 return
-            # A signal on its way is passed on; they are blocked soon.
+            # Delivers a pending signal; later ones are blocked soon.
             self._ptrace(again, 0, 0 if event or number == _SYSCALL_STOP else number)
 
     def _get_regs(self) -> tuple[int, ...]:
@@ -203,21 +191,21 @@ class Thread:
     def _attach(self) -> None:
         options = _O_TRACESYSGOOD
         if _number(self.pid, self.tid, b"Seccomp"):
-            # Else its filter might kill it for a system call that it never makes.
+            # Else its filter might kill it for the injected system call.
             options |= _O_SUSPEND_SECCOMP
         try:
             _ptrace(_SEIZE, self.tid, 0, options)
         except PermissionError:
             raise InjectError(_not_permitted(self.pid, self.tid, options)) from None
+        except ProcessLookupError:
+            raise GoneError(f"process {self.pid} has ended") from None
         except OSError as error:
-            if error.errno == errno.ESRCH:
-                raise GoneError(f"process {self.pid} has ended") from None
             raise InjectError(f"process {self.pid}: {error.strerror}") from None
         self._interrupt()
         where = f"{self.pid}/task/{self.tid}"
         self._memory = procfs.open_file(where, "mem", os.O_RDWR)
         while self._in_rseq():
-            # What is below would let it go on there though it was interrupted.
+            # New registers would prevent the restart of its sequence.
             self._ptrace(_CONT)
             time.sleep(POLL_SECONDS)
             self._interrupt()
@@ -228,7 +216,7 @@ class Thread:
         self._ptrace(_SETSIGMASK, 8, ctypes.byref(ctypes.c_uint64(ALL_SIGNALS)))
 
     def _in_rseq(self) -> bool:
-        """Tell whether it is in a restartable sequence (rseq(2))."""
+        """Tell whether the thread is in a restartable sequence (rseq(2))."""
         raw = ctypes.create_string_buffer(24)
         try:
             if self._ptrace(_GET_RSEQ, len(raw), raw) <= 0:
@@ -245,20 +233,21 @@ class Thread:
         return bool(start <= self._get_regs()[_RIP] < start + length)
 
     def _find(self) -> int:
-        """Return where a ``syscall`` instruction is: mostly in the vDSO."""
-        rows = procfs.slurp(f"{self.pid}/task/{self.tid}", "maps").split(b"\n")
-        executable = [row for row in rows if row and row.split()[1][2:3] == b"x"]
-        for row in sorted(executable, key=lambda row: not row.endswith(b" [vdso]")):
-            start, end = (int(part, 16) for part in row.split()[0].split(b"-"))
+        """Return the address of a ``syscall`` instruction, mostly in the vDSO."""
+        rows = procfs.vma_rows(procfs.slurp(f"{self.pid}/task/{self.tid}", "maps"))
+        for first, end, perms, _inode, _name in sorted(
+            rows, key=lambda row: row[-1] != b"[vdso]"
+        ):
+            start = int(first, 16)
             with contextlib.suppress(OSError):
-                at = self.read(start, end - start).find(_INSTRUCTION)
-                if at >= 0:
+                code = self.read(start, int(end, 16) - start) if b"x" in perms else b""
+                if (at := code.find(_INSTRUCTION)) >= 0:
                     return start + at
         raise InjectError(f"process {self.pid} has no syscall instruction")
 
     def _let_go(self) -> None:
-        # Stopped where signals are handled: only from there does the kernel look
-        # whether a system call is to be restarted.
+        # Stop it where signals are handled. Only from there the kernel restarts an
+        # interrupted system call.
         self._ptrace(_INTERRUPT)
         self._ptrace(_CONT)
         self._wait(_EVENT_STOP, _CONT)
@@ -273,7 +262,7 @@ class Thread:
 
 
 def _number(pid: int, tid: int, key: bytes) -> int:
-    """Return a number of a thread's status; 0 if it has none."""
+    """Return a number in a thread's status; 0 if it is absent."""
     try:
         return int(procfs.status_lines(f"{pid}/task/{tid}").get(key, b"0"))
     except (FileNotFoundError, ProcessLookupError):
@@ -292,14 +281,17 @@ def _not_permitted(pid: int, tid: int, options: int) -> str:
 
 
 def _attached(pid: int) -> Thread:
-    """Return a thread of a process, stopped."""
+    """Return a stopped thread of a process."""
     for _try in range(TRIES):
-        thread = Thread(pid, _thread(pid))
+        try:
+            thread = Thread(pid, procfs.threads(pid)[0][0])
+        except (OSError, IndexError):
+            break
         try:
             thread._attach()
             return thread
         except (GoneError, procfs.GoneError, FileNotFoundError, ProcessLookupError):
-            thread._close()  # it has ended; another one may live
+            thread._close()  # it has ended; try another one
         except BaseException:
             thread._close()
             raise
@@ -308,26 +300,18 @@ def _attached(pid: int) -> Thread:
 
 @contextlib.contextmanager
 def stopped(pid: int) -> Iterator[Thread]:
-    """Stop one thread of a process, to make system calls in it.
-
-    Parameters
-    ----------
-    pid : int
-
-    Yields
-    ------
-    Thread
+    """Stop one thread of a process, to execute system calls in it; yield the Thread.
 
     Raises
     ------
     InjectError
-        If that can't be: no permission, a 32-bit process, one that does not stop.
+        Without permission, for a 32-bit process, or if it does not stop.
     GoneError
         If it has ended.
     """
     if why := refusal(pid):
         raise InjectError(why)
-    # An exception halfway would leave it with the wrong registers.
+    # A signal's exception here would leave the thread with the wrong registers.
     held = signal.pthread_sigmask(
         signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM, signal.SIGHUP}
     )

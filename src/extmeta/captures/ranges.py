@@ -1,4 +1,4 @@
-"""Ranges of bytes, and the VMAs of a process that can be tracked."""
+"""Ranges of bytes, and the VMAs of a process that a tracker can cover."""
 
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Sequence
@@ -29,25 +29,14 @@ class Vma(NamedTuple):
 def vmas(pid: int) -> list[Vma]:
     """Return the VMAs of a process; none if it has ended."""
     try:
-        rows = procfs.slurp(procfs.living(pid), "maps").split(b"\n")
+        rows = procfs.vma_rows(procfs.slurp(procfs.living(pid), "maps"))
     except (FileNotFoundError, ProcessLookupError, procfs.GoneError):
         return []
-    found = []
-    for row in filter(None, rows):
-        span, perms, _offset, _device, inode, *name = row.split(maxsplit=5)
-        start, end = (int(part, 16) for part in span.split(b"-"))
-        found.append(Vma(start, end, perms, inode, name[0] if name else b""))
-    return found
+    return [Vma(int(start, 16), int(end, 16), *row) for start, end, *row in rows]
 
 
 class Ranges:
-    """Ranges of bytes that ascend and neither overlap nor touch.
-
-    Parameters
-    ----------
-    ranges : sequence of (int, int)
-        In any order.
-    """
+    """Ranges of bytes: ascending, without overlap, and adjacent ones merged."""
 
     def __init__(self, ranges: Iterable[Range] = ()) -> None:
         self.all: list[Range] = []
@@ -59,22 +48,22 @@ class Ranges:
         self._starts = [start for start, _end in self.all]
 
     def add(self, ranges: Iterable[Range]) -> "Ranges":
-        """Return these and others."""
+        """Return the union with others."""
         return Ranges([*self.all, *ranges])
 
     def cover(self, start: int, end: int) -> bool:
-        """Tell whether [start, end) lies in one of them."""
+        """Tell whether one range contains [start, end)."""
         at = bisect_right(self._starts, start)
         return at > 0 and end <= self.all[at - 1][1]
 
     def touch(self, start: int, end: int) -> bool:
-        """Tell whether [start, end) has a byte in one of them."""
+        """Tell whether a range has a byte of [start, end)."""
         at = bisect_left(self._starts, end)
         return at > 0 and start < self.all[at - 1][1]
 
 
 def split_where(ranges: Sequence[Range], kept: Sequence[bool]) -> list[list[Range]]:
-    """Return the ranges that are kept, a list for each that stand side by side."""
+    """Return the ranges that are kept, in lists of neighbours."""
     runs: list[list[Range]] = []
     before = False
     for one, keep in zip(ranges, kept, strict=True):

@@ -1,18 +1,17 @@
-"""Which pages a running process writes, recorded round by round from outside.
+"""Record the pages that a running process writes, round by round, from outside.
 
-WP_ASYNC: the process is made, by :mod:`extmeta.captures.ptrace`, to open a userfaultfd and to
-register its anonymous private memory with it. Then in each round PAGEMAP_SCAN tells
-the pages that were written, and write-protects them again in the same breath; the
-first write of a page in a round takes a fault, which the kernel resolves alone. At
-the end the userfaultfd is closed, and all is as before.
+WP_ASYNC: :mod:`extmeta.captures.ptrace` makes the process open a userfaultfd and
+register its private anonymous memory. In each round one PAGEMAP_SCAN returns the
+pages written and write-protects them again. The first write to a page in a round takes
+a fault, which the kernel resolves alone. At the end the userfaultfd is closed.
 
-Soft-dirty, on kernels that have it: the process is stopped for the moment in which
-its pagemap is read and its bits are cleared by clear_refs.
+Soft-dirty, on kernels that have it: the process is stopped while its pagemap is read
+and clear_refs clears the bits.
 
-What is recorded is exact but for these. A huge page is written as a whole. Memory
-that is mapped during a round counts as written where it is there at its end.
-A page that is dropped (MADV_DONTNEED) counts when it is written again. Mappings of
-files and shared memory are not tracked.
+The record is exact, with these exceptions: A write to a huge page counts for all of it.
+Pages mapped during a round count as written if they are present at its end. A page
+dropped by MADV_DONTNEED counts when it is written again. Mappings of files and shared
+memory are not tracked.
 """
 
 import contextlib
@@ -25,9 +24,10 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 
+from extmeta.arrays import U64
 from extmeta.captures import procfs
 from extmeta.captures.ptrace import InjectError
-from extmeta.captures.trace import U64, Trace
+from extmeta.captures.trace import Trace
 from extmeta.captures.trackers import (
     SoftDirty,
     TraceError,
@@ -41,7 +41,7 @@ Progress = Callable[[int, int, str], object]
 
 
 class Recorder:
-    """Records a process; what there is can be had at any time.
+    """Records a process; `trace` returns the rounds so far.
 
     Parameters
     ----------
@@ -52,7 +52,7 @@ class Recorder:
     Raises
     ------
     TraceError
-        If it can't be traced, in a line.
+        If it can't be traced; the message is one line.
     """
 
     def __init__(self, pid: int, interval: float) -> None:
@@ -60,13 +60,9 @@ class Recorder:
         self.interval = interval
         self.rounds: list[U64] = []
         try:
-            found = procfs.status(pid)
-        except (FileNotFoundError, ProcessLookupError):
-            raise TraceError(procfs.absence(pid)) from None
-        except procfs.KernelThreadError:
-            raise TraceError(f"process {pid} is a kernel thread") from None
-        except procfs.GoneError:
-            raise TraceError(f"process {pid} has ended") from None
+            found = procfs.checked_status(pid)
+        except procfs.AbsentError as error:
+            raise TraceError(str(error)) from None
         if found.tgid == os.getpid():
             raise TraceError(f"process {pid} is this process itself")
         if found.tgid != pid:
@@ -75,7 +71,7 @@ class Recorder:
         try:
             self.tracker: Tracker = (SoftDirty if has_soft_dirty() else WpAsync)(pid)
             try:
-                # From here on what is written counts.
+                # Writes from here on count.
                 self.tracker.written()
             except BaseException:
                 self.tracker.close()
@@ -91,22 +87,19 @@ class Recorder:
             raise TraceError(str(error)) from None
 
     def record(self, rounds: int, progress: Progress | None = None) -> str:
-        """Record rounds, until there are as many.
+        """Record until there are `rounds` rounds.
 
-        Returns
-        -------
-        str
-            Why there are fewer: the process has ended; else "".
+        Returns the reason if there are fewer, for example the end of the process, or "".
         """
         due = time.monotonic()
         while len(self.rounds) < rounds:
             if progress:
                 last = f"{len(self.rounds[-1]):,} pages" if self.rounds else "-"
                 progress(len(self.rounds), rounds, f"rounds: the last {last}")
-            due += self.interval
-            # Late, it does not hurry: a round is an interval, or longer.
-            due = max(due, time.monotonic())
-            time.sleep(due - time.monotonic() if due > time.monotonic() else 0)
+            # A late round does not shorten the next one.
+            now = time.monotonic()
+            due = max(due + self.interval, now)
+            time.sleep(due - now)
             try:
                 found = self.tracker.written()
             except (InjectError, procfs.StopError) as error:
@@ -116,7 +109,7 @@ class Recorder:
         return ""
 
     def trace(self) -> Trace | None:
-        """Return what was recorded; None if no round was."""
+        """Return the rounds so far; None if there are none."""
         if not self.rounds:
             return None
         spans = np.array(self.tracker.tracked.all, np.uint64).reshape(-1, 2)
@@ -132,7 +125,7 @@ class Recorder:
         )
 
     def said(self) -> list[str]:
-        """Return a line on memory that is not tracked."""
+        """Return a line about memory that is not tracked, if any."""
         skipped = self.tracker.skipped
         if not skipped:
             return []
@@ -141,7 +134,7 @@ class Recorder:
         return [f"not tracked: {start:#x}-{end:#x}: {why}{rest}"]
 
     def close(self) -> str:
-        """Leave the process as it was; return why that can't be, or ""."""
+        """Restore the process; return why that failed, or ""."""
         try:
             self.tracker.close()
         except (InjectError, OSError) as error:
@@ -151,7 +144,7 @@ class Recorder:
 
 @contextlib.contextmanager
 def until_told() -> Iterator[None]:
-    """Turn SIGTERM and SIGHUP into KeyboardInterrupt for the time of a block."""
+    """Turn SIGTERM and SIGHUP into KeyboardInterrupt during a block."""
     before = {}
     for number in (signal.SIGTERM, signal.SIGHUP):
         with contextlib.suppress(ValueError):  # not in the main thread

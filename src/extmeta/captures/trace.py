@@ -1,15 +1,15 @@
 """A write trace: the pages that a process wrote, round after round.
 
-Recorded by write-protecting a process's memory, waiting, and asking which pages
-were written meanwhile. The file is numpy's .npz with plain arrays, never pickles;
-how it is read is :mod:`extmeta.captures.npz`'s::
+The recorder write-protects a process's memory, waits, and asks which pages were written
+meanwhile. The file is numpy's .npz with plain arrays, never pickles, read by
+:mod:`extmeta.captures.npz`::
 
     file  = zip archive of members, stored or deflated, in any order
     R     = number of rounds      W = pages written, summed over rounds
-    rows  = vpns      uint64  (W,)      of a round after the other; within a round
-                                        strictly ascending, each in a VMA
+    rows  = vpns      uint64  (W,)      round after round; strictly ascending within a
+                                        round, each in a VMA
             rounds    int64   (R + 1,)  where each round starts in vpns, and W
-            vmas      uint64  (n, 2)    [start, stop) in pages, ascending, apart:
+            vmas      uint64  (n, 2)    [start, stop) in pages, ascending, disjoint:
                                         all that was tracked in any round
             interval  float64 ()        seconds from one round to the next
             comm      str     ()        the process's name
@@ -17,7 +17,7 @@ how it is read is :mod:`extmeta.captures.npz`'s::
             how       str     ()        "WP_ASYNC" or "soft-dirty"
             version   int     ()        1
 
-Members of other names are left alone. Pages are of 4 KiB.
+Members with other names are ignored. Pages have 4 KiB.
 """
 
 import math
@@ -28,26 +28,23 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from extmeta.arrays import restore
+from extmeta.arrays import U64, restore
 from extmeta.captures import npz
-from extmeta.captures.capture import CaptureError
+from extmeta.captures.capture import CaptureError, array_of
+from extmeta.captures.consistency import USER_VPNS
 from extmeta.captures.npz import DamagedFileError, Grammar, Key
 
 __all__ = ["Trace", "load_trace"]
 
-U64 = npt.NDArray[np.uint64]
 I64 = npt.NDArray[np.int64]
 
 VERSION = 1
 HOW = ("WP_ASYNC", "soft-dirty")
 
-# Written pages repeat from round to round, so a file may shrink more than a capture
-# does; this bounds the memory it takes: 512 MiB.
+# Pages repeat from round to round, so a trace may deflate more than a capture. This
+# bounds its memory: 512 MiB.
 MAX_WRITTEN = 1 << 26
 MAX_ROUNDS = 1 << 20
-
-# The lower half of five levels' addresses.
-NR_VPNS = 1 << 44
 
 GRAMMAR = Grammar(
     "write trace",
@@ -64,47 +61,27 @@ GRAMMAR = Grammar(
 )
 
 
-def _array(key: str, value: Any, dtype: type, dimensions: int) -> npt.NDArray[Any]:
-    """Return a read-only view of an array, or refuse it."""
-    array = np.asarray(value)
-    kinds = "u" if dtype is np.uint64 else "iu"
-    if array.dtype.kind not in kinds or (kinds == "u" and array.dtype.itemsize != 8):
-        wanted = np.dtype(dtype).name
-        raise CaptureError(f"{key}: dtype {array.dtype}; {wanted} is needed")
-    if array.ndim != dimensions:
-        raise CaptureError(
-            f"{key}: shape {array.shape} has not {dimensions} dimension"
-            f"{'s' if dimensions > 1 else ''}"
-        )
-    if array.size and (high := int(array.max())) > np.iinfo(dtype).max:
-        raise CaptureError(f"{key}: {high} is too large")
-    # A view: the caller's own array stays writable.
-    array = np.ascontiguousarray(array, dtype).view()
-    array.flags.writeable = False
-    return array
-
-
 @dataclass(frozen=True, eq=False, repr=False)
 class Trace:
-    """What a process wrote, round after round. Checked when made, read-only.
+    """The pages that a process wrote, round after round. Read-only.
 
     Parameters
     ----------
     vpns : (W,) uint64 ndarray
-        The pages written in each round, one round after the other; strictly
-        ascending within a round, each in one of `vmas`.
+        The pages written, round after round; strictly ascending within a round, each
+        in one of `vmas`.
     rounds : (R + 1,) int64 ndarray
-        Where each round starts in `vpns`; the last one is W.
+        Where each round starts in `vpns`; the last element is W.
     vmas : (n, 2) uint64 ndarray
-        [start, stop) in pages of what was tracked, in any round; ascending.
+        Ranges [start, stop) of pages that were tracked in any round; ascending.
     interval : float
         Seconds from one round to the next.
     comm : str
         The process's name.
     release : str
-        Release of the kernel that it was recorded on.
+        The kernel's release.
     how : {"WP_ASYNC", "soft-dirty"}
-        The tracker that told.
+        The tracker.
 
     Raises
     ------
@@ -125,9 +102,8 @@ class Trace:
 
     def __post_init__(self) -> None:
         put = object.__setattr__
-        put(self, "vpns", _array("vpns", self.vpns, np.uint64, 1))
-        put(self, "rounds", _array("rounds", self.rounds, np.int64, 1))
-        put(self, "vmas", _array("vmas", self.vmas, np.uint64, 2))
+        for key in ("vpns", "rounds", "vmas"):
+            put(self, key, array_of(key, getattr(self, key), GRAMMAR.keys[key]))
         try:
             put(self, "interval", float(self.interval))
         except (TypeError, ValueError):
@@ -136,26 +112,25 @@ class Trace:
             ) from None
         for key in ("comm", "release", "how"):
             put(self, key, str(getattr(self, key)))
-        if why := _fault(self):
+        if why := _bad_vmas(self.vmas) or _bad_rounds(self) or _bad_words(self):
             raise CaptureError(why)
 
     @property
     def nr_rounds(self) -> int:
-        """Rounds."""
+        """Number of rounds."""
         return len(self.rounds) - 1
 
     @property
     def nr_pages(self) -> int:
-        """Pages tracked, there or not."""
+        """Number of pages tracked, present or not."""
         return int((self.vmas[:, 1] - self.vmas[:, 0]).sum())
 
     def round(self, number: int) -> U64:
-        """Return the vpns written in a round, counted from 0.
+        """Return the vpns written in a round; the first is 0.
 
         Raises
         ------
         IndexError
-            If there is no such round.
         """
         if not 0 <= number < self.nr_rounds:
             raise IndexError(f"round {number} is not in [0, {self.nr_rounds})")
@@ -167,13 +142,13 @@ class Trace:
         Parameters
         ----------
         path : path-like
-            Taken as it is; ".npz" is not added. A file that was there is
-            replaced once the new one is on disk.
+            ".npz" is not added. An existing file is replaced when the new one is on
+            disk.
 
         Raises
         ------
         OSError
-            If there is no space, no permission and the like.
+            For example no space, no permission.
         """
         arrays: dict[str, Any] = {f.name: getattr(self, f.name) for f in fields(self)}
         npz.write(os.fsdecode(path), {**arrays, "version": VERSION})
@@ -186,11 +161,6 @@ class Trace:
         )
 
 
-def _fault(trace: Trace) -> str:
-    """Return what is wrong with a trace, or ""."""
-    return _bad_vmas(trace.vmas) or _bad_rounds(trace) or _bad_words(trace)
-
-
 def _bad_vmas(vmas: U64) -> str:
     if vmas.shape[1] != 2:
         return f"vmas: shape {vmas.shape} has not 2 columns"
@@ -199,8 +169,8 @@ def _bad_vmas(vmas: U64) -> str:
         return f"vmas: [{start[i]:#x}, {stop[i]:#x}) is no range"
     for i in np.flatnonzero(start[1:] < stop[:-1])[:1]:
         return f"vmas: {start[i + 1]:#x} follows [{start[i]:#x}, {stop[i]:#x})"
-    if len(vmas) and stop[-1] > NR_VPNS:
-        return f"vmas: {stop[-1]:#x} is past the last page, {NR_VPNS:#x}"
+    if len(vmas) and stop[-1] > USER_VPNS:
+        return f"vmas: {stop[-1]:#x} is past the last page, {USER_VPNS:#x}"
     return ""
 
 
@@ -215,11 +185,8 @@ def _bad_rounds(trace: Trace) -> str:
     falls = np.flatnonzero(vpns[1:] <= vpns[:-1]) + 1
     for i in falls[~np.isin(falls, rounds)][:1]:
         return f"vpns: {vpns[i]:#x} follows {vpns[i - 1]:#x} in a round"
-    if len(vmas):
-        at = np.searchsorted(vmas[:, 0], vpns, "right") - 1
-        outside = (at < 0) | (vpns >= vmas[at, 1])
-    else:
-        outside = np.ones(len(vpns), np.bool_)
+    # Odd: past a start but not past its end.
+    outside = np.searchsorted(vmas.ravel(), vpns, "right") % 2 == 0
     for i in np.flatnonzero(outside)[:1]:
         return f"vpns: {vpns[i]:#x} is in no VMA"
     return ""
@@ -238,7 +205,7 @@ def _bad_words(trace: Trace) -> str:
 
 
 def load_trace(path: str | os.PathLike[str]) -> Trace:
-    """Read a write trace from a file, believing nothing in it unchecked.
+    """Read a write trace from a file, which need not be trusted.
 
     Parameters
     ----------
@@ -251,10 +218,10 @@ def load_trace(path: str | os.PathLike[str]) -> Trace:
     Raises
     ------
     CaptureError
-        If the file is damaged, hostile, too large, or contradicts itself: one
-        line with the file, and the value that is wrong.
+        If the file is damaged, hostile, too large or inconsistent: one line with the
+        file and the wrong value.
     OSError
-        If it can't be read; FileNotFoundError if it is not there.
+        If it can't be read; FileNotFoundError if it does not exist.
     """
     path = os.fsdecode(path)
     try:

@@ -1,21 +1,22 @@
-"""What tells the pages that a process has written: WP_ASYNC or soft-dirty."""
+"""Trackers of the pages that a process writes: WP_ASYNC or soft-dirty."""
 
 import contextlib
 import errno
 import os
 import struct
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
+from extmeta.arrays import U64
 from extmeta.captures import procfs, ptrace
 from extmeta.captures.ptrace import GoneError, Thread
 from extmeta.captures.ranges import Range, Ranges, split_where, vmas
-from extmeta.captures.trace import U64
 from extmeta.linux import pagemap_scan
 from extmeta.linux.pagemap_scan import PageIs
 from extmeta.linux.pagewords import PAGE_SHIFT
+from extmeta.linux.pagewords import SOFT_DIRTY as SOFT_DIRTY_BIT
 
 WP_ASYNC, SOFT_DIRTY = "WP_ASYNC", "soft-dirty"
 
@@ -28,13 +29,11 @@ _UFFD_API, _REGISTER_WP = 0xAA, 2
 # PAGEFAULT_FLAG_WP, WP_UNPOPULATED, WP_ASYNC
 _FEATURES = 1 << 0 | 1 << 13 | 1 << 15
 
-# UFFD_USER_MODE_ONLY needs no privilege. Writes by the kernel are seen all the same:
-# with WP_ASYNC they are resolved without asking anybody.
+# UFFD_USER_MODE_ONLY needs no privilege. With WP_ASYNC, writes by the kernel are tracked
+# nevertheless: the kernel resolves their faults itself.
 _FLAGS = os.O_CLOEXEC | 1
 
-_SOFT_DIRTY_BIT = np.uint64(55)
-
-# VmFlags of a VMA that some userfaultfd has: missing, wp, minor.
+# VmFlags of a VMA with a userfaultfd: missing, wp, minor.
 _UFFD_FLAGS = frozenset(("um", "uw", "ui"))
 
 
@@ -43,7 +42,7 @@ class TraceError(Exception):
 
 
 class Tracker(ABC):
-    """What tells the pages written; a `Recorder` has one."""
+    """Returns the pages written; a `Recorder` has one."""
 
     how: str
 
@@ -55,20 +54,20 @@ class Tracker(ABC):
 
     @abstractmethod
     def written(self) -> list[U64]:
-        """Return arrays of the vpns written since the last call, and start anew.
+        """Return arrays of the vpns written since the last call.
 
         Raises
         ------
         GoneError
-            If the process has ended, or is another program now.
+            If the process has ended, or runs another program.
         """
 
     def close(self) -> None:
-        """Leave the process as it was; it may have ended."""
+        """Restore the process, which may have ended."""
         os.close(self.pagemap)
 
     def _runs(self, other_than: Ranges) -> list[list[Range]]:
-        """Return the VMAs to be tracked; a list for those with no other VMA between."""
+        """Return the VMAs to track, in lists of neighbours."""
         found = vmas(self.pid)
         if not found:
             raise GoneError(f"process {self.pid} has ended")
@@ -79,14 +78,14 @@ class Tracker(ABC):
 
 
 class WpAsync(Tracker):
-    """By a userfaultfd in the process and PAGEMAP_SCAN from here."""
+    """A userfaultfd in the process, and PAGEMAP_SCAN from here."""
 
     how = WP_ASYNC
 
     def __init__(self, pid: int) -> None:
         super().__init__(pid)
         self._fd = -1
-        self._mm = _start_time(pid), _exe(pid)
+        self._program = _program(pid)
         with contextlib.ExitStack() as failing:
             failing.callback(super().close)
             foreign = self._foreign()
@@ -104,10 +103,10 @@ class WpAsync(Tracker):
         ]
 
     def _register(self, runs: Sequence[Sequence[Range]]) -> None:
-        """Register VMAs, in one stop of a thread.
+        """Register VMAs, with one stop of a thread.
 
-        One call is enough for a run of VMAs: userfaultfd_register() passes over the
-        holes between them (Linux v6.12 fs/userfaultfd.c).
+        One call registers a run of VMAs: userfaultfd_register() skips the holes between
+        them (Linux v6.12 fs/userfaultfd.c).
         """
         if not runs:
             return
@@ -123,7 +122,7 @@ class WpAsync(Tracker):
                     error = self._refusal(thread, page, [one])
                     if not error:
                         registered.append(one)
-                    # Gone since it was listed: not worth a word.
+                    # These mean that it was unmapped since it was listed.
                     elif error.errno not in (errno.EINVAL, errno.ENOMEM):
                         busy = error.errno == errno.EBUSY
                         why = "another userfaultfd has it" if busy else error.strerror
@@ -132,13 +131,18 @@ class WpAsync(Tracker):
         self._other_than = Ranges(vma for vma, _why in self.skipped)
 
     def _refusal(
-        self, thread: Thread, page: int, run: Sequence[Range]
+        self,
+        thread: Thread,
+        page: int,
+        run: Sequence[Range],
+        ioctl: int = _UFFDIO_REGISTER,
     ) -> OSError | None:
-        """Register a run of VMAs; return what the kernel refuses it with."""
+        """Register, or unregister, a run of VMAs; return the kernel's error or None."""
         start, end = run[0][0], run[-1][1]
+        # struct uffdio_register, which starts with struct uffdio_range.
         thread.write(page, struct.pack("=4Q", start, end - start, _REGISTER_WP, 0))
         try:
-            thread.call(_IOCTL, self._fd, _UFFDIO_REGISTER, page)
+            thread.call(_IOCTL, self._fd, ioctl, page)
         except OSError as error:
             return error
         return None
@@ -162,7 +166,7 @@ class WpAsync(Tracker):
         self._fd = fd
 
     def written(self) -> list[U64]:
-        if (_start_time(self.pid), _exe(self.pid)) != self._mm:
+        if _program(self.pid) != self._program:
             raise GoneError(f"process {self.pid} has ended, or runs another program")
         found: list[U64] = []
         new: list[list[Range]] = []
@@ -177,10 +181,10 @@ class WpAsync(Tracker):
         return found
 
     def _scan_run(self, run: Sequence[Range], new: list[list[Range]]) -> list[U64]:
-        """Return the vpns written in a run of VMAs; list those not registered in `new`.
+        """Return the vpns written in a run of VMAs; add those not registered to `new`.
 
-        PAGEMAP_SCAN passes over holes, but refuses a run in which a VMA is not
-        registered: one unmapped and mapped again, or mapped in a hole just now.
+        PAGEMAP_SCAN skips holes, but refuses a run with a VMA that is not registered:
+        one that was mapped again, or mapped in a hole since the listing.
         """
         with contextlib.suppress(PermissionError):
             return self._scan(run[0][0], run[-1][1])
@@ -192,8 +196,8 @@ class WpAsync(Tracker):
     def _scan(self, start: int, end: int) -> list[U64]:
         """Return the vpns written in a range, and write-protect them again."""
         try:
-            # No holes: protected, they would need page tables. A page that comes to
-            # be there is not protected, and so written, but for the zero page.
+            # Holes stay unprotected: protected, they would need page tables. So a page
+            # that is populated later counts as written, except for the zero page.
             ranges = pagemap_scan.pagemap_scan(
                 self.pagemap,
                 start,
@@ -213,33 +217,23 @@ class WpAsync(Tracker):
 
     def close(self) -> None:
         super().close()
-        if (_start_time(self.pid), _exe(self.pid)) != self._mm:
+        if _program(self.pid) != self._program:
             return
         with (
             contextlib.suppress(GoneError),
             ptrace.stopped(self.pid) as thread,
             thread.scratch() as page,
         ):
-            # Closing would do, but for children, who have the file too.
+            # To close the file is not enough: children may have it too.
             for run in self._runs(self._other_than):
-                whole = (run[0][0], run[-1][1])
-                if not self._unregistered(thread, page, whole):
+                if self._refusal(thread, page, run, _UFFDIO_UNREGISTER):
                     for one in run:
-                        self._unregistered(thread, page, one)
+                        self._refusal(thread, page, [one], _UFFDIO_UNREGISTER)
             thread.call(_CLOSE, self._fd)
-
-    def _unregistered(self, thread: Thread, page: int, span: Range) -> bool:
-        """Unregister what is in a range; return whether the kernel did it."""
-        thread.write(page, struct.pack("=2Q", span[0], span[1] - span[0]))
-        try:
-            thread.call(_IOCTL, self._fd, _UFFDIO_UNREGISTER, page)
-        except OSError:
-            return False
-        return True
 
 
 class SoftDirty(Tracker):
-    """By clear_refs and pagemap, both from here."""
+    """clear_refs and pagemap, both from here."""
 
     how = SOFT_DIRTY
 
@@ -253,12 +247,15 @@ class SoftDirty(Tracker):
             raise
 
     def written(self) -> list[U64]:
-        # Between reading and clearing, a write would be lost.
-        with _held(self.pid):
-            ranges = [one for run in self._runs(Ranges()) for one in run]
-            self.tracked = self.tracked.add(ranges)
-            found = [self._dirty(start, end) for start, end in ranges]
-            os.write(self._clear_refs, b"4")
+        try:
+            # A write between reading and clearing would be lost.
+            with procfs.stopped(self.pid):
+                ranges = [one for run in self._runs(Ranges()) for one in run]
+                self.tracked = self.tracked.add(ranges)
+                found = [self._dirty(start, end) for start, end in ranges]
+                os.write(self._clear_refs, b"4")
+        except (procfs.GoneError, ProcessLookupError, FileNotFoundError):
+            raise GoneError(f"process {self.pid} has ended") from None
         return found
 
     def _dirty(self, start: int, end: int) -> U64:
@@ -273,12 +270,9 @@ class SoftDirty(Tracker):
             )[:, :2]
         except OSError:  # before Linux 6.7
             there = span
-        try:
-            vpn, entry = procfs.pagemap(self.pagemap, there, None)
-        except procfs.GoneError:
-            raise GoneError(f"process {self.pid} has ended") from None
+        vpn, entry = procfs.pagemap(self.pagemap, there, None)
         mine = (vpn >= span[0, 0] >> PAGE_SHIFT) & (vpn < span[0, 1] >> PAGE_SHIFT)
-        dirty = (entry >> _SOFT_DIRTY_BIT & np.uint64(1)).astype(np.bool_)
+        dirty = entry & SOFT_DIRTY_BIT != 0
         return np.asarray(vpn[mine & dirty])
 
     def close(self) -> None:
@@ -286,39 +280,30 @@ class SoftDirty(Tracker):
         super().close()
 
 
-@contextlib.contextmanager
-def _held(pid: int) -> Iterator[None]:
-    try:
-        with procfs.stopped(pid):
-            yield
-    except (procfs.GoneError, ProcessLookupError, FileNotFoundError):
-        raise GoneError(f"process {pid} has ended") from None
+def _program(pid: int) -> tuple[bytes, str]:
+    """Return start time and executable of a process; two empty values if it has ended.
 
-
-def _start_time(pid: int) -> bytes:
-    """Return what tells a process from a later one of its pid; b"" if it ended."""
+    They differ in a later process with its pid, and after exec.
+    """
     try:
-        procfs.living(pid)
-        return procfs.stat(pid)[19]
+        where = procfs.living(pid)
+        return procfs.stat(pid)[19], _exe(where)
     except (OSError, procfs.GoneError):
-        return b""
+        return b"", ""
 
 
-def _exe(pid: int) -> str:
+def _exe(where: str) -> str:
     try:
-        return os.readlink(f"/proc/{procfs.living(pid)}/exe")
-    except (OSError, procfs.GoneError):
+        return os.readlink(f"/proc/{where}/exe")
+    except OSError:
         return ""
 
 
 def has_soft_dirty() -> bool:
-    """Tell whether this kernel has soft-dirty: a page just written is so."""
+    """Tell whether this kernel has soft-dirty: whether a page just written has it."""
     page = np.ones(2 << PAGE_SHIFT, np.uint8)
-    # The second of two, which is whole.
-    vpn = (page.ctypes.data + (1 << PAGE_SHIFT)) >> PAGE_SHIFT
-    fd = os.open("/proc/self/pagemap", os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        (word,) = struct.unpack("=Q", os.pread(fd, 8, vpn * 8))
-    finally:
-        os.close(fd)
-    return bool(word >> 55 & 1)
+    # The array contains at least the second page that it touches.
+    vpn = (page.ctypes.data >> PAGE_SHIFT) + 1
+    with open("/proc/self/pagemap", "rb", buffering=0) as file:
+        (word,) = struct.unpack("=Q", os.pread(file.fileno(), 8, vpn * 8))
+    return bool(word & SOFT_DIRTY_BIT)

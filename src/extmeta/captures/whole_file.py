@@ -1,14 +1,13 @@
-"""Write a file so that it is the old one or the new one, never a part of either.
+"""Write a file so that it has either its old or its new content, never a mixture.
 
-That holds also if the process is killed in the middle, the disk is full or the machine
-stops. A file that is replaced keeps its mode, owner, ACL and other attributes.
+This holds even if the process is killed, the disk is full or the machine stops. A file
+that is replaced keeps its mode, owner, ACL and other attributes.
 """
 
 import contextlib
 import os
 import secrets
 import stat
-from collections.abc import Iterator
 
 
 def replace(path: str | os.PathLike[str], data: bytes | memoryview) -> None:
@@ -17,23 +16,22 @@ def replace(path: str | os.PathLike[str], data: bytes | memoryview) -> None:
     Parameters
     ----------
     path : str or path-like
-        Links are followed: the link stays, its target is replaced, or made. The new
-        file takes the old one's place when it is complete and on disk. If the process
-        is killed before, it leaves a file beside it that is named
-        ``.extmeta-*.tmp``. What is no regular file (a device, a pipe, /dev/stdout) is
-        written to.
+        A link stays, and its target is replaced or created. The new file takes the old
+        one's place when it is complete and on disk. If the process is killed before, a
+        file ``.extmeta-*.tmp`` is left beside it. A file that is not regular (a device,
+        a pipe, /dev/stdout) is written to.
     data : bytes-like
 
     Raises
     ------
     OSError
-        No space, no permission and the like, with the path; what was there is
+        For example no space or no permission; it has the path. The old file is
         untouched.
     """
     path = os.fsdecode(path)
-    with _named(path):
+    try:
         try:
-            # Without O_TRUNC, this asks only whether the file may be written.
+            # Without O_TRUNC, this only checks that the file may be written.
             old = os.open(path, os.O_WRONLY | os.O_APPEND)
         except FileNotFoundError:
             _replace(os.path.realpath(path), data, None)
@@ -43,19 +41,13 @@ def replace(path: str | os.PathLike[str], data: bytes | memoryview) -> None:
                 _replace(os.path.realpath(path), data, old)
             else:
                 file.write(data)
-
-
-@contextlib.contextmanager
-def _named(path: str) -> Iterator[None]:
-    """Let an OSError name the file that was asked for, not the draft beside it."""
-    try:
-        yield
     except OSError as error:
+        # It may name the draft beside the file.
         raise OSError(error.errno, error.strerror, path) from None
 
 
 def _is_descriptor(path: str) -> bool:
-    """Tell whether a name is of an open file, as /dev/stdout and /dev/fd/3 are."""
+    """Tell whether a path leads to an open file, as /dev/stdout and /dev/fd/3 do."""
     while os.path.islink(path):
         folder = os.path.realpath(os.path.dirname(path))
         if folder.startswith("/proc/"):
@@ -67,7 +59,7 @@ def _is_descriptor(path: str) -> bool:
 def _replace(path: str, data: bytes | memoryview, old: int | None) -> None:
     folder = os.path.dirname(path)
     draft = os.path.join(folder, f".extmeta-{secrets.token_hex(8)}.tmp")
-    # Nobody else may read it before it has the old one's mode.
+    # No other user may read it before it has the old file's mode.
     mode = 0o666 if old is None else 0o600
     try:
         with open(
@@ -83,7 +75,7 @@ def _replace(path: str, data: bytes | memoryview, old: int | None) -> None:
         with contextlib.suppress(OSError):
             os.unlink(draft)
         raise
-    # The rename too has to survive a crash. Some folders can't be opened or synced.
+    # The rename has to survive a crash too. Some folders can't be opened or synced.
     with contextlib.suppress(OSError):
         descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
         try:
@@ -93,7 +85,7 @@ def _replace(path: str, data: bytes | memoryview, old: int | None) -> None:
 
 
 def _copy_attributes(old: int, new: int) -> None:
-    """Give a file the mode, owner and extended attributes of another."""
+    """Copy mode, owner and extended attributes."""
     was = os.fstat(old)
     mode = stat.S_IMODE(was.st_mode)
     try:
@@ -102,7 +94,7 @@ def _copy_attributes(old: int, new: int) -> None:
         try:
             os.fchown(new, -1, was.st_gid)
         except OSError:
-            # Another group must not get what the old one had.
+            # The new file's group must not get the permissions of the old one's.
             mode &= ~stat.S_IRWXG | (mode & stat.S_IRWXO) << 3
     os.fchmod(new, mode)
     with contextlib.suppress(OSError):

@@ -1,8 +1,8 @@
 """Linux's semantics of uffd-wp and soft-dirty over any encoding.
 
-:class:`AddressSpace` is the whole of it; docs/semantics.md has the rules, each with
-the kernel's function. Read on from `mm` (what there is), `faults` (reads and writes),
-`protect` (the two trackers), `move`, `reclaim`, `scan` (what is shown).
+:class:`AddressSpace` is the interface; docs/semantics.md has the rules, each with the
+kernel's function. Start with `mm` (the state), `faults` (reads and writes),
+`protect` (the two trackers), `move`, `reclaim`, `scan` (pagemap).
 """
 
 from extmeta.linux.addressspace import AddressSpace

@@ -1,7 +1,7 @@
-"""AddressSpace: system calls on one process's memory, their arguments checked.
+"""AddressSpace: system calls on one process's memory, with checks of their arguments.
 
-Here is the edge: bytes become pages, names become bits, and what the kernel would
-refuse raises OSError with its errno.
+This layer turns bytes into pages and names into bits. It raises OSError with the
+kernel's errno.
 """
 
 import copy
@@ -19,7 +19,7 @@ from extmeta.linux.edge import bits_of, names_of, prot_of
 from extmeta.linux.fork import copy_mm
 from extmeta.linux.mm import Mm
 from extmeta.linux.pagemap import Pagemap
-from extmeta.linux.physical import Physical
+from extmeta.linux.physical import Backing, Physical
 from extmeta.linux.uffdio import Uffdio
 from extmeta.linux.userfault import UffdEvent
 from extmeta.linux.vma import Prot, Vma
@@ -27,7 +27,7 @@ from extmeta.pagetable import PageTable
 from extmeta.release import DEFAULT, RELEASES, release_named, release_text
 from extmeta.table.encoding import Encoding
 
-# The semantics of later releases were not looked at.
+# The semantics of later releases have not been checked.
 LAST = (6, 19)
 
 _TYPES = {"private", "shared"}
@@ -45,10 +45,9 @@ class _RemapFlags(IntFlag):
 class AddressSpace(Uffdio, Pagemap):
     """A process's memory with Linux's semantics, over an encoding of words.
 
-    The trackers of the modelled kernel are the fields: `uffd_wp` for userfaultfd
-    write-protection, `soft_dirty` for the soft-dirty bit, 1 bit each. Without the
-    field that tracker does not exist. Other fields ride along: they are copied by
-    fork, moved by mremap and kept over swap.
+    The fields say which trackers the modelled kernel has: `uffd_wp` for userfaultfd
+    write-protection, `soft_dirty` for the soft-dirty bit, 1 bit each. Other fields are
+    copied by fork, moved by mremap and kept over swap.
 
     Addresses and lengths are in bytes. Not for several threads at once.
 
@@ -57,19 +56,19 @@ class AddressSpace(Uffdio, Pagemap):
     fields : Fields
     encoding : str or Encoding, default "linked"
     arch : str or Arch, default "x86_64"
-        A name is that of `release`; before 6.12 its bits are those of 6.12.
+        A name means that of `release`, before 6.12 that of 6.12.
     thp : {"madvise", "always", "never"}
         Which anonymous VMAs get huge pages.
     thp_swap : bool, default False
-        Huge pages go to swap whole, as with THP_SWAP and swap on a solid-state
-        device; else they are split, and what of them is all zeros is freed.
+        Huge pages are swapped out whole, as with THP_SWAP and swap on a solid-state
+        device. Otherwise they are split, and pages of zeros are freed.
     release : str, default "6.18"
         The kernel's release, from 6.7 to 6.19.
 
     Attributes
     ----------
     table : PageTable
-        The page table underneath. Change words of other fields through it.
+        The page table. Use it to change words of other fields.
 
     Raises
     ------
@@ -78,8 +77,8 @@ class AddressSpace(Uffdio, Pagemap):
 
     Notes
     -----
-    An operation whose result the encoding can't hold raises :class:`Refused`, a
-    ValueError; what it did to earlier pages stays.
+    If the encoding can't hold a result, the operation raises :class:`Refused`, a
+    ValueError; changes to earlier pages stay.
     """
 
     def __copy__(self) -> "AddressSpace":
@@ -126,7 +125,7 @@ class AddressSpace(Uffdio, Pagemap):
         prot: str = "rw",
         flags: str = "private|anonymous",
     ) -> None:
-        """Map memory at an address, in place of what is there: MAP_FIXED.
+        """Map memory at an address, in place of existing mappings: MAP_FIXED.
 
         Parameters
         ----------
@@ -135,8 +134,8 @@ class AddressSpace(Uffdio, Pagemap):
         prot : str
             Letters of "rwx", or "none".
         flags : str
-            "private" or "shared", and "anonymous" or "file": an own new file in
-            memory (memfd) of that length.
+            "private" or "shared", and "anonymous" or "file": a new file in memory
+            (memfd) of that length.
 
         Raises
         ------
@@ -156,27 +155,19 @@ class AddressSpace(Uffdio, Pagemap):
         mm.unmap(first, stop)
         mux.give(mm, first, stop, "soft_dirty")
         shared = "shared" in names
-        backing = None
+        backing, pgoff = None, first
         if shared or "file" in names:
-            backing = mm.new_backing(stop - first)
+            backing, pgoff = Backing(mm.physical, stop - first), 0
+        account = not shared and bool(bits & Prot.W)
         vma = mm.vmas.add(
-            Vma(
-                start=first,
-                stop=stop,
-                prot=bits,
-                shared=shared,
-                backing=backing,
-                pgoff=0 if backing is not None else first,
-                soft_dirty=False,
-                account=not shared and bool(bits & Prot.W),
-            )
+            Vma(first, stop, bits, shared, backing, pgoff, False, account)
         )
-        # "New (or expanded) vma": the one it has joined, too (mmap_region()).
+        # mmap_region() sets it also in an existing VMA that the new one merged into.
         vma.soft_dirty = bool(mm.soft_dirty)
         mm.tell_notes()
 
     def munmap(self, addr: int, length: int) -> None:
-        """Unmap what is mapped in a range.
+        """Unmap a range.
 
         Raises
         ------
@@ -190,16 +181,16 @@ class AddressSpace(Uffdio, Pagemap):
         self._mm.tell_notes()
 
     def mprotect(self, addr: int, length: int, prot: str) -> None:
-        """Change what may be done with pages.
+        """Change the protection of pages.
 
-        Words and flags are kept. Linux as it is would clear those in `Arch.cleared`,
-        which a kernel that keeps words there has to add to _PAGE_CHG_MASK.
+        Words and flags are kept. Linux today clears the bits in `Arch.cleared`; a
+        kernel that keeps words there has to add them to _PAGE_CHG_MASK.
 
         Raises
         ------
         OSError
-            EINVAL: not aligned. ENOMEM: a part is not mapped; what is before it
-            has been changed.
+            EINVAL: not aligned. ENOMEM: a part is not mapped; pages before it have
+            been changed.
         """
         bits = prot_of(prot)
         first, stop = self._whole_pages(addr, length, errno.ENOMEM)
@@ -213,24 +204,24 @@ class AddressSpace(Uffdio, Pagemap):
         new_addr: int | None = None,
         flags: int | str = "MAYMOVE|FIXED",
     ) -> None:
-        """Move a mapping, in place of what is there, or resize it where it is.
+        """Move a mapping, in place of existing ones, or resize it in place.
 
         Parameters
         ----------
         new_addr : int, optional
             Needed with FIXED.
         flags : int or str
-            "MAYMOVE|FIXED" moves; with "|DONTUNMAP" the pages move and an empty mapping
-            stays; "" grows or shrinks the mapping where it is. A place that the
-            kernel would choose (MAYMOVE or DONTUNMAP without FIXED) is not modelled.
+            "MAYMOVE|FIXED" moves; with "|DONTUNMAP" an empty mapping stays; "" grows or
+            shrinks the mapping in place. MAYMOVE and DONTUNMAP without FIXED, with
+            which the kernel chooses the address, are not modelled.
 
         Raises
         ------
         OSError
             EINVAL: not aligned, no new length, beyond the address space, the
             ranges overlap, or DONTUNMAP with another length. EFAULT: the old range
-            is not mapped, or not one VMA where that is needed. ENOMEM: no room to
-            grow where it is.
+            is not mapped, or not in one VMA if it has to be. ENOMEM: no room to grow in
+            place.
         """
         bits = bits_of("flags", flags, _RemapFlags)
         fixed = bits & _RemapFlags.FIXED
@@ -259,22 +250,21 @@ class AddressSpace(Uffdio, Pagemap):
             self._mm.tell_notes()
 
     def madvise(self, addr: int, length: int, advice: str) -> None:
-        """Give advice.
+        """Give advice about a range.
 
         Parameters
         ----------
         advice : str
-            DONTNEED, FREE, REMOVE, COLD, PAGEOUT, POPULATE_READ, POPULATE_WRITE, HUGEPAGE,
-            NOHUGEPAGE, COLLAPSE, DONTFORK, DOFORK, WIPEONFORK or KEEPONFORK. NORMAL
-            and WILLNEED change nothing.
+            DONTNEED, FREE, REMOVE, COLD, PAGEOUT, POPULATE_READ, POPULATE_WRITE,
+            HUGEPAGE, NOHUGEPAGE, COLLAPSE, DONTFORK, DOFORK, WIPEONFORK or KEEPONFORK.
+            NORMAL and WILLNEED change nothing.
 
         Raises
         ------
         OSError
             EINVAL: not aligned, or not for this memory. EACCES: REMOVE of private
-            memory. ENOMEM: a part is not
-            mapped; the rest has been done. EBUSY: COLLAPSE with a page missing
-            under a userfaultfd.
+            memory. ENOMEM: a part is not mapped; the rest has been done. EBUSY: COLLAPSE
+            with a page missing under a userfaultfd.
         UserFault
             POPULATE_READ as `read`, POPULATE_WRITE as `write`.
         """
@@ -288,43 +278,32 @@ class AddressSpace(Uffdio, Pagemap):
             return
         # madvise_walk_vmas()
         missing = False
-        at = first
-        while at < stop:
-            vma = self._mm.vmas.find(at)
+        for vma, low, high in self._mm.vmas.walk(first, stop):
             if vma is None:
                 missing = True
-                after = self._mm.vmas.within(at, stop)
-                at = after[0].start if after else stop
-                continue
-            end = min(stop, vma.stop)
-            _ADVICE[advice](self._mm, vma, at, end)
-            at = end
+            else:
+                _ADVICE[advice](self._mm, vma, low, high)
         if missing:
             raise OSError(errno.ENOMEM, f"a part of {addr:#x} is not mapped")
 
     def _populate(self, first: int, stop: int, *, write: bool) -> None:
         """MADV_POPULATE_*: faultin_page_range()."""
-        at = first
         wanted = Prot.W if write else Prot.R
-        while at < stop:
-            vma = self._mm.vmas.find(at)
+        for vma, low, high in self._mm.vmas.walk(first, stop):
             if vma is None:
-                raise OSError(errno.ENOMEM, f"{at << self._shift:#x} is not mapped")
+                raise OSError(errno.ENOMEM, f"{low << self._shift:#x} is not mapped")
             if not vma.prot & wanted:
-                raise OSError(errno.EINVAL, f"{at << self._shift:#x} can't be accessed")
-            end = min(stop, vma.stop)
-            if write:
-                faults.write(self._mm, at, end, self._event, content=False)
-            else:
-                faults.read(self._mm, at, end, self._event)
-            at = end
+                raise OSError(
+                    errno.EINVAL, f"{low << self._shift:#x} can't be accessed"
+                )
+            faults.access(self._mm, low, high, self._event, write=write, content=False)
 
     # -- accesses -----------------------------------------------------------
 
-    def _touched(self, addr: Any, length: Any) -> tuple[int, int]:
-        """Return the vpns of bytes, which may start and end within a page."""
+    def _access(self, addr: Any, length: Any, *, write: bool) -> None:
         addr, length = whole("addr", addr), whole("length", length)
-        return addr >> self._shift, -(-(addr + length) >> self._shift)
+        first, stop = addr >> self._shift, -(-(addr + length) >> self._shift)
+        faults.access(self._mm, first, stop, self._event, write=write)
 
     def read(self, addr: int, length: int = 1) -> None:
         """Read every page that has a byte of a range.
@@ -332,14 +311,13 @@ class AddressSpace(Uffdio, Pagemap):
         Raises
         ------
         OSError
-            EFAULT, where a process would get SIGSEGV or SIGBUS (as under a
-            userfaultfd with SIGBUS).
+            EFAULT: a process would get SIGSEGV or SIGBUS (as under a userfaultfd with
+            SIGBUS).
         UserFault
             At a missing page that no handler brings. In every case the pages before
             have been read.
         """
-        first, stop = self._touched(addr, length)
-        faults.read(self._mm, first, stop, self._event)
+        self._access(addr, length, write=False)
 
     def write(self, addr: int, length: int = 1) -> None:
         """Write to every page that has a byte of a range.
@@ -347,27 +325,25 @@ class AddressSpace(Uffdio, Pagemap):
         Raises
         ------
         OSError
-            EFAULT, where a process would get SIGSEGV or SIGBUS.
+            EFAULT: a process would get SIGSEGV or SIGBUS.
         UserFault
-            At a page protected by a userfaultfd without WP_ASYNC, or missing under
-            one, without a handler, or whose handler left it so or woke nobody. In
-            every case the pages before have been written.
+            At a page that a userfaultfd without WP_ASYNC protects or that is missing
+            under one, if there is no handler, or it neither resolves the fault nor
+            wakes the access. In every case the pages before have been written.
         """
-        first, stop = self._touched(addr, length)
-        faults.write(self._mm, first, stop, self._event)
+        self._access(addr, length, write=True)
 
     # -- processes ----------------------------------------------------------
 
     def fork(self) -> "AddressSpace":
         """Return the child's address space.
 
-        Private pages are shared until one side writes. A VMA stays with a
-        userfaultfd, the child's own, only if that has EVENT_FORK.
+        Private pages are shared until one side writes. If a VMA's userfaultfd has
+        EVENT_FORK, the child's VMA gets a userfaultfd of its own, otherwise none.
 
         Raises
         ------
         MemoryError
-            If memory can't be had.
         """
         child = AddressSpace.__new__(AddressSpace)
         child._adopt(copy_mm(self._mm))
@@ -375,15 +351,14 @@ class AddressSpace(Uffdio, Pagemap):
         for vma, copied in zip(kept, child._mm.vmas, strict=True):
             if vma.wp and not copied.wp:
                 mux.give(child._mm, copied.start, copied.stop, "soft_dirty")
-        uffds = dict.fromkeys(vma.uffd for vma in child._mm.vmas if vma.uffd)
-        child._uffds = list(uffds)
+        child._uffds = list(dict.fromkeys(v.uffd for v in child._mm.vmas if v.uffd))
         for uffd in dict.fromkeys(vma.uffd for vma in self._mm.vmas if vma.copied):
             if uffd and uffd.listener and "EVENT_FORK" in uffd.features:
                 uffd.listener(self, UffdEvent("FORK", child=child))
         return child
 
     def exit(self) -> None:
-        """Unmap everything, as a process's end does."""
+        """Unmap everything, as at the end of a process."""
         self._mm.unmap(0, self._end >> self._shift)
         self._mm.notes.clear()  # exit_mmap() tells nobody
         self._uffds = []
@@ -394,22 +369,21 @@ class AddressSpace(Uffdio, Pagemap):
         Raises
         ------
         Refused
-            The two trackers have one bit by VMA, and `uffd_wp` holds it in one with
-            a userfaultfd.
+            The two trackers share one bit by VMA, and `uffd_wp` has it in one.
         """
         protect.clear_soft_dirty(self._mm)
 
 
 def _nothing(mm: Mm, vma: Vma, first: int, stop: int) -> None:
-    """Advice that can't be seen."""
+    """Ignore advice without a visible effect."""
 
 
 _ADVICE: dict[str, Callable[[Mm, Vma, int, int], None]] = {
     "NORMAL": _nothing,
     "WILLNEED": _nothing,
     "COLD": reclaim.cold,
-    "DONTFORK": partial(protect.advise_fork, copied=False),
-    "DOFORK": partial(protect.advise_fork, copied=True),
+    "DONTFORK": partial(protect.advise, copied=False),
+    "DOFORK": partial(protect.advise, copied=True),
     "WIPEONFORK": partial(protect.advise_wipe, wiped=True),
     "KEEPONFORK": partial(protect.advise_wipe, wiped=False),
     "DONTNEED": reclaim.dontneed,
@@ -417,8 +391,8 @@ _ADVICE: dict[str, Callable[[Mm, Vma, int, int], None]] = {
     "FREE": reclaim.free,
     "PAGEOUT": reclaim.pageout,
     "COLLAPSE": huge.collapse,
-    "HUGEPAGE": partial(protect.advise_huge, huge=True),
-    "NOHUGEPAGE": partial(protect.advise_huge, huge=False),
+    "HUGEPAGE": partial(protect.advise, huge=True),
+    "NOHUGEPAGE": partial(protect.advise, huge=False),
     "POPULATE_READ": _nothing,
     "POPULATE_WRITE": _nothing,
 }

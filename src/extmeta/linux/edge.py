@@ -1,4 +1,4 @@
-"""What the system calls of `AddressSpace` share: its state, and checked arguments."""
+"""State and argument checks shared by the system calls of `AddressSpace`."""
 
 import errno
 from collections.abc import Iterable
@@ -10,7 +10,7 @@ from extmeta.linux.mm import Mm
 from extmeta.linux.userfault import Userfaultfd
 from extmeta.linux.vma import Prot
 
-# vm.mmap_min_addr, as distributions have it.
+# The usual value of vm.mmap_min_addr in distributions.
 MIN_ADDRESS = 65536
 
 
@@ -27,10 +27,8 @@ def prot_of(text: Any) -> Prot:
     """Return the PROT_* of "rw", "r", "none" and so on."""
     if not isinstance(text, str):
         raise TypeError(f"prot: {text!r} is not text such as 'rw'")
-    if text in ("none", ""):
-        return Prot.NONE
     prot = Prot.NONE
-    for letter in text:
+    for letter in "" if text == "none" else text:
         if letter not in "rwx":
             raise ValueError(
                 f"prot: {text!r} has {letter!r}; 'rwx' and 'none' are known"
@@ -40,7 +38,7 @@ def prot_of(text: Any) -> Prot:
 
 
 def bits_of(name: str, value: Any, names: type[IntFlag]) -> int:
-    """Return a mask that is given as an int or as names."""
+    """Return a mask given as an int or as names."""
     if is_whole(value):
         return whole(name, value)
     bits = 0
@@ -52,26 +50,26 @@ def bits_of(name: str, value: Any, names: type[IntFlag]) -> int:
 
 
 class Edge:
-    """A process's memory, and its addresses checked: a part of `AddressSpace`."""
+    """A process's memory and checks of its addresses: a part of `AddressSpace`."""
 
-    # Pages whose access waits and whose waiter nobody has woken yet.
+    # Vpns of pages whose access waits and was not woken yet.
     _asleep: set[int]
-    # Those of this process, the one used last at the end.
+    # This process's, the one registered last at the end.
     _uffds: list[Userfaultfd]
 
     def _adopt(self, mm: Mm) -> None:
         self._mm = mm
         self._shift = mm.arch.page_shift
         self._page = 1 << self._shift
-        # As TASK_SIZE: the lower half without its last page, on x86-64.
+        # TASK_SIZE of x86-64: the lower half without its last page.
         self._end = (mm.arch.nr_vpns // 2 << self._shift) - self._page
         self._uffds = []
         self._asleep = set()
 
     def _whole_pages(self, addr: Any, length: Any, beyond: int) -> tuple[int, int]:
-        """Return a range as vpns, its length rounded up; unaligned is EINVAL.
+        """Return a range as vpns, the length rounded up; EINVAL if unaligned.
 
-        `beyond` is the errno of a range that leaves the address space.
+        `beyond` is the errno for a range that leaves the address space.
         """
         addr, length = whole("addr", addr), whole("length", length)
         if addr % self._page:
@@ -88,9 +86,6 @@ class Edge:
             raise OSError(
                 errno.EINVAL, f"address {addr:#x}, length {length:#x}: no whole pages"
             )
-        if addr < MIN_ADDRESS or addr + length > self._end:
-            raise OSError(
-                errno.EINVAL,
-                f"[{addr:#x}, {addr + length:#x}) leaves the address space",
-            )
-        return addr >> self._shift, addr + length >> self._shift
+        if addr < MIN_ADDRESS:
+            raise OSError(errno.EINVAL, f"address {addr:#x} is below {MIN_ADDRESS:#x}")
+        return self._whole_pages(addr, length, errno.EINVAL)

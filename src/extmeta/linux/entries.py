@@ -1,4 +1,4 @@
-"""What page tables hold, as values: PTEs, leaves, runs of vpns."""
+"""PTEs, leaves and runs of vpns, as values."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -11,11 +11,11 @@ from extmeta.linux.physical import HUGE_ZERO_PFN
 
 
 class Refused(ValueError):
-    """The encoding can't hold what this operation would write."""
+    """The encoding can't hold the result of an operation."""
 
 
 class Entries(NamedTuple):
-    """PTEs that hold something.
+    """PTEs that are not none.
 
     Attributes
     ----------
@@ -31,20 +31,13 @@ class Entries(NamedTuple):
     value: U64
 
     def take(self, which: Any) -> "Entries":
-        """Return some of them."""
+        """Return those that an index or mask selects."""
         return Entries(self.vpn[which], self.present[which], self.value[which])
 
 
 @dataclass
 class Leaf:
-    """A PTE of a huge page.
-
-    Attributes
-    ----------
-    pfn : int
-        The first.
-    word : int
-    """
+    """A PMD that maps a huge page: its first pfn, and its word."""
 
     pfn: int
     word: int = 0
@@ -60,7 +53,6 @@ def runs(vpns: U64) -> Iterator[tuple[int, int]]:
     if not len(vpns):
         return
     cuts = np.flatnonzero(vpns[1:] != vpns[:-1] + np.uint64(1)) + 1
-    firsts = vpns[np.concatenate(([0], cuts))]
-    lasts = vpns[np.concatenate((cuts - 1, [len(vpns) - 1]))]
+    firsts, lasts = vpns[np.append(0, cuts)], vpns[np.append(cuts, len(vpns)) - 1]
     for first, last in zip(firsts.tolist(), lasts.tolist(), strict=True):
         yield first, last + 1

@@ -1,7 +1,7 @@
-"""Page faults: what a read or a write of pages does to their PTEs.
+"""Page faults: the effects of reads and writes on PTEs.
 
 Linux mm/memory.c handle_pte_fault() and mm/huge_memory.c, over ranges. Pages are
-touched in ascending order; where one can't be, those before it have been.
+touched in ascending order, up to the first that can't be.
 """
 
 import errno
@@ -20,87 +20,72 @@ from extmeta.linux.vma import Prot, Vma
 # fault_around_bytes.
 FAULT_AROUND_BYTES = 65536
 
-# Pages looked at at once for one whose access must wait for its userfaultfd.
+# Pages searched at once for one whose access must wait for its userfaultfd.
 LOOK_AHEAD = 4096
 
 # Called with a VMA, the vpn of a page whose access waits, and whether it is missing.
 Event = Callable[[Vma, int, bool], None]
 
 
-def read(mm: Mm, first: int, stop: int, event: Event) -> None:
-    """Read pages [first, stop); EFAULT where nothing can be read.
-
-    `event` is called at a page that a userfaultfd has to bring, as `write` does.
-    """
-    at = first
-    while at < stop:
-        vma = mm.vmas.find(at)
-        if vma is None or vma.prot == Prot.NONE:
-            raise OSError(errno.EFAULT, f"no page to read at vpn {at:#x}")
-        end = min(stop, vma.stop)
-        if vma.missing:
-            end = _first_missing(mm, vma, at, min(end, at + LOOK_AHEAD))
-            if end == at:
-                _before_missing(mm, vma, at, write=False)
-                event(vma, at, True)
-                continue
-        reach = max(at, reach_of(vma, end))
-        read_vma(mm, vma, at, reach)
-        if reach < end and vma.uffd is None:
-            # do_fault_around() comes before the SIGBUS.
-            _map_around(mm, vma, reach)
-        _refuse_past_end(reach, end)
-        at = end
-
-
-def write(mm: Mm, first: int, stop: int, event: Event, *, content: bool = True) -> None:
-    """Write pages [first, stop); EFAULT where nothing can be written.
+def access(
+    mm: Mm, first: int, stop: int, event: Event, *, write: bool, content: bool = True
+) -> None:
+    """Read or write pages [first, stop).
 
     Parameters
     ----------
     event : callable
-        Called at a page whose write must wait for a userfaultfd; what it raises
-        ends the write there. The page must be writable when it returns.
+        Called at a page whose access must wait for a userfaultfd. When it returns, the
+        access must be possible; an exception ends the access there.
     content : bool
         Something other than zeros is written.
+
+    Raises
+    ------
+    OSError
+        EFAULT: a page is not mapped, its protection forbids the access, or it is past
+        the end of its backing.
     """
     at = first
     while at < stop:
         vma = mm.vmas.find(at)
-        if vma is None or not vma.prot & Prot.W:
-            raise OSError(errno.EFAULT, f"no page to write at vpn {at:#x}")
+        if vma is None or not (vma.prot & Prot.W if write else vma.prot):
+            how = "write" if write else "read"
+            raise OSError(errno.EFAULT, f"no page to {how} at vpn {at:#x}")
         end = min(stop, vma.stop)
-        if vma.missing or (vma.wp and not vma.asynchronous):
+        waits = write and vma.wp and not vma.asynchronous
+        if vma.missing or waits:
             end = min(end, at + LOOK_AHEAD)
         if vma.missing:
             end = _first_missing(mm, vma, at, end)
             if end == at:
-                _before_missing(mm, vma, at, write=True)
+                _before_missing(mm, vma, at, write=write)
                 event(vma, at, True)
                 continue
-        if vma.wp and not vma.asynchronous and at < reach_of(vma, end):
+        if waits and at < reach_of(vma, end):
             end = _first_protected(mm, at, end)
             if end == at:
                 _populate_protected(mm, vma, at)
                 event(vma, at, False)
                 continue
         reach = max(at, reach_of(vma, end))
-        write_vma(mm, vma, at, reach, content)
-        _refuse_past_end(reach, end)
+        if write:
+            write_vma(mm, vma, at, reach, content)
+        else:
+            read_vma(mm, vma, at, reach)
+            if reach < end and vma.uffd is None:
+                # do_fault_around() comes before the SIGBUS.
+                _map_around(mm, vma, reach)
+        if reach < end:
+            raise OSError(errno.EFAULT, f"vpn {reach:#x} is past the file's end")
         at = end
 
 
 def reach_of(vma: Vma, stop: int) -> int:
-    """Return the vpn up to which a VMA has pages to be faulted in."""
+    """Return ``stop``, or the vpn where the VMA's backing ends if that is lower."""
     if vma.backing is None:
         return stop
     return min(stop, vma.start + len(vma.backing) - vma.pgoff)
-
-
-def _refuse_past_end(reach: int, stop: int) -> None:
-    """Raise EFAULT, for SIGBUS, where a backing ends before [.., stop)."""
-    if reach < stop:
-        raise OSError(errno.EFAULT, f"vpn {reach:#x} is past the file's end")
 
 
 def is_missing(mm: Mm, vma: Vma, vpn: int) -> bool:
@@ -111,11 +96,11 @@ def is_missing(mm: Mm, vma: Vma, vpn: int) -> bool:
 def _first_missing(mm: Mm, vma: Vma, first: int, stop: int) -> int:
     """Return the first vpn of [first, stop) that has no page, or stop.
 
-    Neither in its PTE, which may have a marker, nor in the backing:
+    Its PTE is none or a marker, and the backing has no page either:
     do_anonymous_page(), shmem_get_folio_gfp().
     """
     entries = mm.entries(first, reach_of(vma, stop))
-    marked = ~entries.present & (entries.value == mm.marker)
+    marked = mm.marked(entries)
     absent = mm.absent(first, max(first, reach_of(vma, stop)))
     vpns = np.union1d(absent, entries.vpn[marked])
     if vma.backing is not None:
@@ -126,7 +111,7 @@ def _first_missing(mm: Mm, vma: Vma, first: int, stop: int) -> int:
 def _before_missing(mm: Mm, vma: Vma, vpn: int, *, write: bool) -> None:
     """Do what a fault does before it finds that a page is missing."""
     if not vma.wp:
-        _clear_leftover(mm, mm.entries(vpn, vpn + 1))
+        mm.clear_markers(mm.entries(vpn, vpn + 1))
     huge = would_be_huge(mm, vma, mm.leaf_of(vpn))
     if not vma.shared and (write or huge):
         mm.vmas.prepare_anon(vma)
@@ -134,13 +119,6 @@ def _before_missing(mm: Mm, vma: Vma, vpn: int, *, write: bool) -> None:
         mm.tables.add(mm.leaf_of(vpn))
     elif vma.backing is not None and not write and not vma.wp:
         _map_around(mm, vma, vpn)
-
-
-def _clear_leftover(mm: Mm, entries: Entries) -> Entries:
-    """Clear markers that nobody uses any more; return the rest: pte_marker_clear()."""
-    marked = ~entries.present & (entries.value == mm.marker)
-    mm.clear(entries.vpn[marked])
-    return entries.take(~marked)
 
 
 def _first_protected(mm: Mm, first: int, stop: int) -> int:
@@ -156,9 +134,9 @@ def _first_protected(mm: Mm, first: int, stop: int) -> int:
 
 
 def _populate_protected(mm: Mm, vma: Vma, vpn: int) -> None:
-    """Bring the page of a marker or a swap entry in, protected as it stays.
+    """Bring in the page of a marker or a swap entry, still protected.
 
-    The write faults again, now on a present page: do_wp_page() waits.
+    The write then faults again, on a present page, and waits in do_wp_page().
     """
     entries = mm.entries(vpn, vpn + 1)
     if not len(entries.vpn) or entries.present[0]:
@@ -171,16 +149,16 @@ def _populate_protected(mm: Mm, vma: Vma, vpn: int) -> None:
 
 
 def read_vma(mm: Mm, vma: Vma, first: int, stop: int) -> None:
-    """Read pages of one VMA that may be read."""
+    """Read pages of one readable VMA."""
     huge_faults(mm, vma, first, stop, write=False)
     entries = mm.entries(first, stop)
     if not vma.wp:
-        entries = _clear_leftover(mm, entries)
-    marked = ~entries.present & (entries.value == mm.marker)
+        entries = mm.clear_markers(entries)
+    marked = mm.marked(entries)
     swap_in(mm, entries.take(~entries.present & ~marked))
     absent = mm.absent(first, stop)
     if vma.anonymous:
-        # do_anonymous_page(): a page of zeros, protected where its marker was.
+        # do_anonymous_page(): a page of zeros, protected if there was a marker.
         mm.clear(entries.vpn[marked])
         vpns = np.sort(np.concatenate((absent, entries.vpn[marked])))
         mm.map(vma, vpns, np.full(len(vpns), ZERO_PFN, np.uint64))
@@ -194,37 +172,31 @@ def read_vma(mm: Mm, vma: Vma, first: int, stop: int) -> None:
 
 
 def pages_of(vma: Vma, vpns: U64) -> U64:
-    """Return which pages of its backing a VMA has at some vpns."""
+    """Return the index in the VMA's backing of each vpn."""
     return np.asarray(vpns - np.uint64(vma.start) + np.uint64(vma.pgoff))
 
 
 def _map_backing(mm: Mm, vma: Vma, vpns: U64) -> None:
-    """Map pages of the backing where there is nothing: finish_fault()."""
+    """Map pages of the backing at free vpns: finish_fault()."""
     if vma.backing is not None:
         mm.map(vma, vpns, vma.backing.get(pages_of(vma, vpns)))
 
 
 def _fault_around(mm: Mm, vma: Vma, absent: U64) -> None:
-    """Map absent pages, and with each what is in memory around it.
+    """Map absent pages, and with each the resident ones around it.
 
     do_fault_around(): a window of 64 KiB in one PTE table and one VMA.
     """
-    backing = vma.backing
-    if backing is None or not len(absent):
+    if not len(absent):
         return
     size = mm.pages_per_leaf
     low = max(vma.start, mm.leaf_of(int(absent[0])))
-    high = min(
-        vma.stop,
-        mm.leaf_of(int(absent[-1])) + size,
-        max(low, vma.start + len(backing) - vma.pgoff),
-    )
-    near = mm.absent(low, high)
-    near = near[backing.resident(0, len(backing))[pages_of(vma, near)]]
+    high = min(vma.stop, mm.leaf_of(int(absent[-1])) + size)
+    near = _near(mm, vma, low, high)
     wanted = absent
     around = FAULT_AROUND_BYTES >> mm.arch.page_shift
     while len(wanted) and len(near):
-        # One fault at a time, as long as there is something around to be mapped.
+        # One fault at a time, while resident pages are left to map around it.
         at = int(wanted[0])
         base = mm.leaf_of(at)
         start = max(base + (at - base) // around * around, vma.start)
@@ -237,30 +209,31 @@ def _fault_around(mm: Mm, vma: Vma, absent: U64) -> None:
 
 
 def _map_around(mm: Mm, vma: Vma, vpn: int) -> None:
-    """Map what is in memory around a page that is not: do_fault_around()."""
-    if vma.backing is None:
-        return
+    """Map the resident pages around an absent one: do_fault_around()."""
     around = FAULT_AROUND_BYTES >> mm.arch.page_shift
     start = vpn // around * around
-    low = max(start, vma.start)
-    high = max(low, reach_of(vma, min(start + around, vma.stop)))
-    near = mm.absent(low, high)
-    resident = vma.backing.resident(0, len(vma.backing))
-    _map_backing(mm, vma, near[resident[pages_of(vma, near)]])
+    low, high = max(start, vma.start), min(start + around, vma.stop)
+    _map_backing(mm, vma, _near(mm, vma, low, high))
+
+
+def _near(mm: Mm, vma: Vma, low: int, high: int) -> U64:
+    """Return the absent vpns of [low, high) whose page is in memory."""
+    near = mm.absent(low, max(low, reach_of(vma, high)))
+    if vma.backing is None:
+        return near[:0]
+    return near[vma.backing.resident[pages_of(vma, near)]]
 
 
 def write_vma(mm: Mm, vma: Vma, first: int, stop: int, content: bool) -> None:
-    """Write pages of one VMA that may be written, none of which has to wait."""
+    """Write pages of one writable VMA, none of which has to wait."""
     huge_faults(mm, vma, first, stop, write=True)
     for base in mm.leaves_within(first, stop):
         write_leaf(mm, vma, base)
-    entries = mm.entries(first, stop)
-    marked = ~entries.present & (entries.value == mm.marker)
-    swap_in(mm, entries.take(~entries.present & ~marked))
-    mm.clear(entries.vpn[marked])
+    entries = mm.clear_markers(mm.entries(first, stop))
+    swap_in(mm, entries.take(~entries.present))
     _populate(mm, vma, mm.absent(first, stop))
     if vma.wp:
-        # WP_ASYNC: the bit goes by itself (do_wp_page()).
+        # WP_ASYNC: do_wp_page() clears the bit without waiting.
         mm.change_words(slice(first, stop), mm.uffd_wp)
     if vma.shared and vma.backing is not None:
         vma.backing.dirty(pages_of(vma, np.arange(first, stop, dtype=np.uint64)))
@@ -281,7 +254,7 @@ def write_vma(mm: Mm, vma: Vma, first: int, stop: int, content: bool) -> None:
 
 
 def _populate(mm: Mm, vma: Vma, vpns: U64, *, protected: bool = False) -> None:
-    """Map pages for a write where there is nothing; soft-dirty by pte_mkdirty().
+    """Map pages for a write at free vpns; soft-dirty by pte_mkdirty().
 
     do_anonymous_page(), do_cow_fault(), do_shared_fault().
     """
@@ -299,13 +272,11 @@ def _populate(mm: Mm, vma: Vma, vpns: U64, *, protected: bool = False) -> None:
 
 
 def _copy_on_write(mm: Mm, vma: Vma, entries: Entries) -> None:
-    """Let PTEs have pages of their own: wp_page_copy() where reuse is impossible."""
+    """Give PTEs their own pages: wp_page_copy() where reuse is impossible."""
     physical = mm.physical
     shared = physical.shared(entries.value) | physical.file(entries.value)
-    heads = physical.heads(entries.value)
-    for head in np.unique(heads[heads != 0]).tolist():
+    for head, part in physical.folios(entries.value):
         # A page of a huge page that was shared: wp_can_reuse_anon_folio().
-        part = heads == head
         unsure = part & ~physical.exclusive(entries.value)
         if unsure.any() and (
             mm.release < (6, 15) or mm.shared_folio(head, int(part.sum()))

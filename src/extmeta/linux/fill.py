@@ -1,7 +1,7 @@
-"""Missing pages brought by a userfaultfd: UFFDIO_COPY and UFFDIO_ZEROPAGE.
+"""A userfaultfd brings missing pages: UFFDIO_COPY and UFFDIO_ZEROPAGE.
 
 Linux mm/userfaultfd.c mfill_atomic(). Pages are filled in ascending order up to the
-first that can't be; each gets a PTE of its own, also where a huge page would fit.
+first that can't be. Each gets a PTE, even if a huge page would fit.
 """
 
 import errno
@@ -29,14 +29,12 @@ def fill(
     Raises
     ------
     OSError
-        ENOENT: not in one VMA that has a userfaultfd. EINVAL: `protect` in one
-        whose writes are not tracked.
+        ENOENT: not in one VMA with a userfaultfd. EINVAL: `protect`, but the VMA's
+        writes are not tracked.
     """
-    vma = mm.vmas.find(first)
-    if vma is None:
-        raise OSError(errno.ENOENT, f"nothing mapped at vpn {first:#x}")
+    vma = mm.vmas.get(first, errno.ENOENT)
     if not vma.shared:
-        # Before anything is looked at: find_vma_and_prepare_anon().
+        # Before any check: find_vma_and_prepare_anon().
         mm.vmas.prepare_anon(vma)
     if stop > vma.stop or vma.uffd is None:
         raise OSError(
@@ -61,7 +59,7 @@ def fill(
         pfns = mm.physical.allocate(len(vpns))
     mm.map(vma, vpns, pfns)
     if vma.shared or not zeros:
-        # pte_mkdirty() sets soft-dirty, in the page of zeros' PTE it is not called.
+        # pte_mkdirty() sets soft-dirty. It is not called for the page of zeros.
         mm.change_words(vpns, 0, mm.soft_dirty | (mm.uffd_wp if protect else 0))
     if not zeros:
         mm.physical.write(pfns)
@@ -69,9 +67,9 @@ def fill(
 
 
 def _fillable(mm: Mm, vma: Vma, first: int, stop: int, zeros: bool) -> tuple[int, int]:
-    """Return up to which page there is nothing, and what the next one is refused by.
+    """Return the end of the free pages, and the errno of the next one or 0.
 
-    A marker is nothing but to a private page of zeros, which asks for pte_none().
+    A PTE with a marker is free, except for a private page of zeros: pte_none().
     """
     entries = mm.entries(first, stop)
     held = np.ones(len(entries.vpn), np.bool_)

@@ -1,5 +1,6 @@
-"""A fork's copy of an address space: dup_mmap()."""
+"""fork copies an address space: dup_mmap()."""
 
+import copy
 from dataclasses import replace
 from typing import Any
 
@@ -8,17 +9,14 @@ from extmeta.linux.physical import FIRST_PFN
 
 
 def copy_mm(mm: Mm) -> Mm:
-    """Return the child of a fork: dup_mmap().
+    """Return the child's address space: dup_mmap().
 
-    The child's VMAs keep a userfaultfd that has EVENT_FORK
-    (dup_userfaultfd()). What a fault can bring back is not copied
-    (vma_needs_copy()); protection that nobody tracks goes, and its markers
-    (copy_nonpresent_pte(), copy_pte_marker()).
+    The child's VMAs keep a userfaultfd that has EVENT_FORK (dup_userfaultfd());
+    otherwise they lose protection and markers (copy_nonpresent_pte(),
+    copy_pte_marker()). PTEs that a fault can restore are not copied (vma_needs_copy()).
     """
-    child = Mm(
-        *(mm.table.fork(), mm.arch, mm.physical, mm.release),
-        *(mm.thp, mm.thp_swap),
-    )
+    table = mm.table.fork()
+    child = Mm(table, mm.arch, mm.physical, mm.release, mm.thp, mm.thp_swap)
     child.clean = mm.clean.copy()
     child.leaves = {base: replace(leaf) for base, leaf in mm.leaves.items()}
     contexts: dict[Any, Any] = {}
@@ -34,7 +32,7 @@ def copy_mm(mm: Mm) -> Mm:
         if vma.uffd is not None:
             copied.uffd = None
             if "EVENT_FORK" in vma.uffd.features:
-                copied.uffd = contexts.setdefault(vma.uffd, vma.uffd.copy())
+                copied.uffd = contexts.setdefault(vma.uffd, copy.copy(vma.uffd))
         child.vmas.insert(copied)
         if vma.wiped or (not copied.wp and vma.anon_vma is None):
             _forget_range(child, vma.start, vma.stop)
@@ -43,27 +41,23 @@ def copy_mm(mm: Mm) -> Mm:
         if not copied.wp:
             child.disown(vma.start, vma.stop)
         else:
-            _renew_markers(child, vma.start, vma.stop)
+            # copy_pte_marker() makes new markers, without soft-dirty.
+            entries = child.entries(vma.start, vma.stop)
+            markers = entries.vpn[child.marked(entries)]
+            child.change_words(markers, child.soft_dirty)
         _count(child, vma.start, vma.stop)
     return child
 
 
 def _forget_range(mm: Mm, first: int, stop: int) -> None:
-    """Take away what a fork's copy has in [first, stop), not counted yet."""
+    """Unmap [first, stop) of a copy that is not counted yet."""
     for base in mm.leaves_within(first, stop):
         mm.take_leaf(base)
     mm.table.unmap(slice(first, stop))
 
 
-def _renew_markers(mm: Mm, first: int, stop: int) -> None:
-    """Let markers be as new, without soft-dirty: copy_pte_marker()."""
-    entries = mm.entries(first, stop)
-    markers = entries.vpn[~entries.present & (entries.value == mm.marker)]
-    mm.change_words(markers, mm.soft_dirty)
-
-
 def _count(mm: Mm, first: int, stop: int) -> None:
-    """Count all that PTEs of [first, stop) map once more."""
+    """Count one more user of the pages and slots of [first, stop)."""
     entries = mm.entries(first, stop)
     pfns = entries.value[entries.present]
     mm.physical.share(pfns[pfns >= FIRST_PFN])

@@ -16,7 +16,7 @@ from extmeta.linux.vma import Prot, Vma
 
 
 def may_be_huge(mm: Mm, vma: Vma) -> bool:
-    """thp_vma_allowable_order(): whether faults of a VMA may map huge pages."""
+    """thp_vma_allowable_order(): tell whether faults may map huge pages in a VMA."""
     if not vma.anonymous or vma.huge is False or mm.thp == "never":
         return False
     return vma.huge is True or mm.thp == "always"
@@ -30,7 +30,7 @@ def would_be_huge(mm: Mm, vma: Vma, base: int) -> bool:
 
 
 def huge_faults(mm: Mm, vma: Vma, first: int, stop: int, *, write: bool) -> None:
-    """Map huge pages where there is no table yet: do_huge_pmd_anonymous_page()."""
+    """Map huge pages where no table is yet: do_huge_pmd_anonymous_page()."""
     if not may_be_huge(mm, vma):
         return
     for base, _at, _end in mm.regions(first, stop):
@@ -52,10 +52,10 @@ def _put_huge(mm: Mm, base: int, word: int = 0) -> None:
 
 
 def write_leaf(mm: Mm, vma: Vma, base: int) -> None:
-    """A write to a page of a leaf: wp_huge_pmd(), do_huge_pmd_wp_page()."""
+    """Write to a page of a leaf: wp_huge_pmd(), do_huge_pmd_wp_page()."""
     leaf = mm.leaves[base]
     if vma.wp and leaf.word & mm.uffd_wp:
-        # Asynchronous: taken off one page only.
+        # Asynchronous: only the page written loses its protection.
         mm.split_leaf(base)
     elif leaf.zero and mm.release >= (6, 13):
         # do_huge_zero_wp_pmd(), new in 6.13.
@@ -69,11 +69,11 @@ def write_leaf(mm: Mm, vma: Vma, base: int) -> None:
 
 
 def collapse(mm: Mm, vma: Vma, first: int, stop: int) -> None:
-    """Make huge pages of [first, stop)'s whole ones: madvise_collapse().
+    """Collapse each aligned huge page's span in [first, stop): madvise_collapse().
 
-    Raises OSError: EINVAL, or EBUSY where a page is not there and a userfaultfd
-    waits for it. Ranges before the one refused are collapsed, and after some
-    reasons those after it.
+    Raises OSError: EINVAL, or EBUSY if a page is missing and a userfaultfd may have to
+    bring it. Spans before the one refused are collapsed; for some reasons also those
+    after it.
     """
     size = mm.pages_per_leaf
     start, end = -(-first // size) * size, mm.leaf_of(stop)
@@ -82,8 +82,8 @@ def collapse(mm: Mm, vma: Vma, first: int, stop: int) -> None:
         raise OSError(errno.EINVAL, "this VMA can't have huge pages")
     if vma.anon_vma is None:
         raise OSError(errno.EINVAL, "nothing was written to this VMA")
-    # Inside one huge page's span the rounded range ends before it starts, and the count
-    # of those collapsed is never that of those wanted.
+    # A range inside one span ends, when rounded, before it starts: the number of pages
+    # collapsed then never equals the number wanted.
     failed = errno.EINVAL if end < start else 0
     for base in range(start, end, size):
         error, go_on = _collapse_one(mm, vma, base)
@@ -95,9 +95,9 @@ def collapse(mm: Mm, vma: Vma, first: int, stop: int) -> None:
 
 
 def _collapse_one(mm: Mm, vma: Vma, base: int) -> tuple[int, bool]:
-    """Collapse one: hpage_collapse_scan_pmd(), collapse_huge_page().
+    """Collapse one span: hpage_collapse_scan_pmd(), collapse_huge_page().
 
-    Returns the error or 0, and whether those after it are tried.
+    Returns the error or 0, and whether the spans after it are tried.
     """
     if base in mm.leaves:
         return 0, True
@@ -106,13 +106,12 @@ def _collapse_one(mm: Mm, vma: Vma, base: int) -> tuple[int, bool]:
     size = mm.pages_per_leaf
     entries = mm.entries(base, base + size)
     real = ~entries.present | (entries.value >= FIRST_PFN)
+    missing = base + size
     if vma.uffd is not None:
-        mapped = np.zeros(size, np.bool_)
-        mapped[(entries.vpn[real] - np.uint64(base)).astype(np.int64)] = True
-        missing = base + int(np.argmin(mapped)) if not mapped.all() else base + size
-    else:
-        missing = base + size
-    protected = entries.vpn[real & mm.protected(entries.vpn)]
+        vpns = np.arange(base, base + size, dtype=np.uint64)
+        absent = np.setdiff1d(vpns, entries.vpn[real], assume_unique=True)
+        missing = int(absent[0]) if len(absent) else missing
+    protected = entries.vpn[real & mm.has("uffd_wp", entries.vpn)]
     if len(protected) and protected[0] < missing:
         return errno.EINVAL, True  # SCAN_PTE_UFFD_WP
     if missing < base + size:
@@ -133,20 +132,20 @@ def _collapse_one(mm: Mm, vma: Vma, base: int) -> tuple[int, bool]:
 
 
 def _writable(mm: Mm, vma: Vma, entries: Entries) -> Bools:
-    """Tell which PTEs have the write bit, as far as the model knows it.
+    """Tell which PTEs have the write bit, as far as the model knows.
 
-    6.18 does not ask; since which release is unverified.
+    6.18 does not check it; the release that dropped the check is unverified.
     """
     pages = np.where(entries.present, entries.value, np.uint64(ZERO_PFN))
     writable = mm.physical.exclusive(pages) & bool(vma.prot & Prot.W)
     if mm.soft_dirty and not vma.soft_dirty:
-        # clear_soft_dirty() took the bit, a write brings both back.
-        writable &= np.asarray(mm.table.load(entries.vpn, "soft_dirty") != 0)
+        # clear_soft_dirty() cleared the write bit too; a write sets both again.
+        writable &= mm.has("soft_dirty", entries.vpn)
     return np.asarray(writable)
 
 
 def _common(words: U64) -> int:
-    """Return the bits that all words have: what becomes of one word for all."""
+    """Return the bits that all words have: the word of the collapsed page."""
     if not len(words):
         return 0
     lanes = np.bitwise_and.reduce(words.reshape(len(words), -1), axis=0)

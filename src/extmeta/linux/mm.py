@@ -1,10 +1,10 @@
-"""One address space's VMAs and page table, and what every operation needs of them.
+"""One address space's VMAs and page table, and the steps that operations share.
 
-The words of the PageTable have the bits `uffd_wp` and `soft_dirty`, of swap
-entries and PTE markers too. A huge page's PTE is a leaf above the PTE tables, which
-has no word: its word is in `leaves`, as the kernel has its bits in the pmd.
-The write bit of entries is as their VMA was when they came; what a write does
-is decided by the words and by how often a page is mapped.
+The words of the PageTable have the bits `uffd_wp` and `soft_dirty`, also those of swap
+entries and PTE markers. The PageTable has no word for a huge page, which a leaf above
+the PTE tables maps: `leaves` has it, as the kernel has these bits in the pmd.
+The write bit of an entry is set by its VMA's protection when it is mapped, and not
+kept up to date: words and mapcounts decide what a write does.
 """
 
 from collections.abc import Callable, Iterator
@@ -16,7 +16,7 @@ from extmeta.arch import Arch
 from extmeta.arrays import U64, Bools
 from extmeta.encodings.compact import Compact
 from extmeta.linux.entries import Entries, Leaf, Refused, runs
-from extmeta.linux.physical import FIRST_PFN, ZERO_PFN, Backing, Physical
+from extmeta.linux.physical import FIRST_PFN, ZERO_PFN, Physical
 from extmeta.linux.userfault import Userfaultfd
 from extmeta.linux.vma import Vma, Vmas
 from extmeta.pagetable import PageTable
@@ -26,16 +26,12 @@ from extmeta.pagetable import PageTable
 MARKER_TYPE = 31
 MARKER_UFFD_WP = 1
 
-# From here on all tables are listed, instead of being asked for one by one.
+# Above this number of tables, all are listed instead of asking for each.
 LIST_FROM = 4096
 
 
-def _nobody(*_event: Any) -> None:
-    """Tell nobody of an event."""
-
-
 class Mm:
-    """An address space, as struct mm_struct is one.
+    """An address space: struct mm_struct.
 
     Parameters
     ----------
@@ -43,11 +39,11 @@ class Mm:
     arch : Arch
     physical : Physical
     release : (int, int)
-        The kernel's version, where versions differ.
+        The kernel's version.
     thp : str
         "always", "madvise" or "never".
     thp_swap : bool
-        Huge pages go to swap whole.
+        Huge pages are swapped out whole.
 
     Attributes
     ----------
@@ -55,8 +51,8 @@ class Mm:
         By first vpn.
     tables : set of int
         First vpns of the PTE tables that the kernel would have. The model frees
-        a table with its last entry, the kernel mostly when nothing is mapped
-        there any more, and PAGEMAP_SCAN tells the difference.
+        a table with its last entry, the kernel mostly when no VMA is left there, and
+        PAGEMAP_SCAN tells the difference.
     """
 
     def __init__(
@@ -75,19 +71,19 @@ class Mm:
         self.thp = thp
         self.thp_swap = thp_swap
         self.vmas = Vmas(release)
-        # Events that are told when a call is done: userfaultfd, name, vpns.
+        # Events to deliver at the end of the call: userfaultfd, name, vpns.
         self.notes: list[tuple[Userfaultfd, str, tuple[int, ...]]] = []
-        # What tells them; an AddressSpace sets it.
-        self.tell: Callable[[Userfaultfd, str, tuple[int, ...]], None] = _nobody
+        # Delivers an event; an AddressSpace sets it.
+        self.tell: Callable[[Userfaultfd, str, tuple[int, ...]], None]
         physical.spaces.add(self)
         self.leaves: dict[int, Leaf] = {}
-        # By pfn: this address space's PTE is clean since MADV_FREE.
+        # By pfn: this address space's PTE has been clean since MADV_FREE.
         self.clean = np.zeros(0, np.bool_)
         self.tables: set[int] = set()
         fields = table.fields
         self.uffd_wp = fields.mask("uffd_wp") if "uffd_wp" in fields else 0
         self.soft_dirty = fields.mask("soft_dirty") if "soft_dirty" in fields else 0
-        # The encoding, where it has one bit for the two, by VMA: see `mux`.
+        # The encoding, if it has one bit for both trackers, by VMA: see `mux`.
         self.one_bit: Compact | None = None
         if isinstance(table.encoding, Compact):
             groups = map(set, table.encoding.per_vma)
@@ -104,7 +100,7 @@ class Mm:
         return vpn & -self.pages_per_leaf
 
     def regions(self, first: int, stop: int) -> Iterator[tuple[int, int, int]]:
-        """Yield what each PTE table has of [first, stop): its first vpn, a range."""
+        """Split [first, stop) by PTE table: yield each first vpn and the part."""
         at = first
         while at < stop:
             base = self.leaf_of(at)
@@ -113,8 +109,8 @@ class Mm:
             at = end
 
     def entries(self, first: int, stop: int) -> Entries:
-        """Return the PTEs of [first, stop) that hold something, without leaves."""
-        # The table underneath decides: `wide` has smaller ones than the kernel.
+        """Return the PTEs of [first, stop) that are not none; no leaves."""
+        # The encoding `wide` has smaller tables than the kernel.
         size = self.table.arch.ptrs_per_pte
         bases: Any = range(first & -size, stop, size)
         if len(bases) > LIST_FROM:
@@ -136,16 +132,26 @@ class Mm:
         return self._decoded(np.concatenate(vpns), np.concatenate(ptes))
 
     def pages(self, first: int, stop: int) -> Entries:
-        """Return the PTEs of [first, stop) that map a page, not that of zeros."""
+        """Return the PTEs of [first, stop) that map a page other than that of zeros."""
         entries = self.entries(first, stop)
         return entries.take(entries.present & (entries.value >= FIRST_PFN))
 
+    def marked(self, entries: Entries) -> Bools:
+        """Tell which PTEs are uffd-wp markers."""
+        return np.asarray(~entries.present & (entries.value == self.marker))
+
+    def clear_markers(self, entries: Entries) -> Entries:
+        """Clear PTEs that are markers; return the others: pte_marker_clear()."""
+        marked = self.marked(entries)
+        self.clear(entries.vpn[marked])
+        return entries.take(~marked)
+
     def shared_folio(self, head: int, here: int) -> bool:
-        """Tell whether another process maps a page of a huge page without a leaf here.
+        """Tell whether another process maps a page of a huge page mapped by PTEs here.
 
         folio_maybe_mapped_shared() counts by process since 6.15. Before,
-        folio_likely_mapped_shared() looked at the first page. `here` is how many of the
-        pages are known to be mapped here.
+        folio_likely_mapped_shared() looked at the first page. `here` is the number of
+        pages known to be mapped by this process.
         """
         counts = self.physical.mapcount[self.physical.folio(head, self.pages_per_leaf)]
         total = int(counts.sum())
@@ -182,26 +188,26 @@ class Mm:
         size = self.pages_per_leaf
         return sorted(b for b in self.leaves if first < b + size and b < stop)
 
-    def protected(self, vpns: U64) -> Bools:
-        """Tell which vpns' words have uffd_wp."""
-        if not self.uffd_wp or not len(vpns):
+    def has(self, field: str, vpns: U64) -> Bools:
+        """Tell which vpns have `uffd_wp` or `soft_dirty` set."""
+        if field not in self.table.fields or not len(vpns):
             return np.zeros(len(vpns), np.bool_)
-        return np.asarray(self.table.load(vpns, "uffd_wp") != 0)
+        return np.asarray(self.table.load(vpns, field) != 0)
 
-    # -- what MADV_FREE leaves to reclaim -------------------------------------
+    # -- MADV_FREE -------------------------------------------------------------
 
     def free_lazily(self, pfns: U64) -> None:
-        """Let pages go when memory is short, unless they are written before."""
+        """Let reclaim drop pages, unless they are written before."""
         if len(missing := self.physical.mapcount[len(self.clean) :]):
             self.clean = np.append(self.clean, np.zeros(len(missing), np.bool_))
         self.clean[self.physical.free_lazily(pfns)] = True
 
     def keep(self, pfns: U64) -> None:
-        """Note that PTEs are dirty: reclaim has to keep what is in the pages."""
+        """Note that PTEs are dirty: reclaim must keep the content of the pages."""
         self.clean[pfns[pfns < len(self.clean)]] = False
 
     def droppable(self, pfns: U64) -> Bools:
-        """Tell which pages, mapped here alone, reclaim drops instead of swapping."""
+        """Tell which pages, mapped only here, reclaim drops instead of swapping out."""
         found = self.physical.lazy(pfns)
         known = pfns < len(self.clean)
         found[~known] = False
@@ -211,14 +217,14 @@ class Mm:
     # -- changing entries ---------------------------------------------------
 
     def refusable(self, operation: Callable[..., None], *args: Any) -> None:
-        """Do what the encoding may refuse; that it does, by a `Refused`."""
+        """Call an operation; a ValueError of the encoding becomes `Refused`."""
         try:
             operation(*args)
         except ValueError as refused:
             raise Refused(str(refused)) from refused
 
     def change_words(self, vpns: Any, clear: int = 0, set_: int = 0) -> None:
-        """Change bits of the words of mapped PTEs, which are of one VMA to be set."""
+        """Change bits in the words of mapped PTEs; `set_` only within one VMA."""
         if set_ and self.one_bit is not None:
             at = vpns.start if isinstance(vpns, slice) else next(iter(vpns), 0)
             set_ = self.settable(int(at), set_)
@@ -226,13 +232,13 @@ class Mm:
             self.refusable(self.table.update, vpns, clear, set_)
 
     def settable(self, vpn: int, bits: int) -> int:
-        """Return bits without soft_dirty, where uffd_wp has the one bit."""
+        """Return ``bits``, without soft_dirty if uffd_wp has the shared bit there."""
         if self.one_bit is not None and "uffd_wp" in self.one_bit.chosen(vpn):
             return bits & ~self.soft_dirty
         return bits
 
     def map(self, vma: Vma, vpns: U64, pfns: U64) -> None:
-        """Map pages where there is nothing; the zero page is not counted."""
+        """Map pages at free vpns; the zero page is not counted."""
         if not len(vpns):
             return
         self.table.map(vpns, pfns, bool(vma.prot & vma.prot.W))
@@ -240,12 +246,12 @@ class Mm:
         self.have_tables(vpns)
 
     def have_tables(self, vpns: U64) -> None:
-        """Note that the PTE tables of some vpns are there."""
+        """Note that the PTE tables of some vpns exist."""
         mask = np.uint64(self.pages_per_leaf - 1)
         self.tables.update(np.unique(vpns & ~mask).tolist())
 
     def mark(self, vpns: U64) -> None:
-        """Put uffd-wp markers where there is nothing: make_pte_marker()."""
+        """Put uffd-wp markers at free vpns: make_pte_marker()."""
         if not len(vpns):
             return
         self.table.map(vpns, np.zeros(len(vpns), np.uint64), False)
@@ -258,12 +264,12 @@ class Mm:
         self.have_tables(vpns)
 
     def clear(self, vpns: U64) -> None:
-        """Clear PTEs, not counted: pte_clear()."""
+        """Clear PTEs without counting: pte_clear()."""
         for first, stop in runs(vpns):
             self.table.unmap(slice(first, stop))
 
     def replace(self, vma: Vma, vpns: U64, pfns: U64) -> None:
-        """Let PTEs map other pages; their words stay."""
+        """Map other pages by these PTEs; the words stay."""
         if not len(vpns):
             return
         words = self.table.load(vpns)
@@ -272,28 +278,34 @@ class Mm:
         self.refusable(self.table.store, vpns, words)
 
     def forget(self, entries: Entries) -> None:
-        """Count that PTEs no longer map their pages, or name their slots."""
+        """Count one user less of each page or slot that PTEs have."""
         self.physical.unmap(entries.value[entries.present])
         slots = entries.value[~entries.present]
         self.physical.drop_slots(slots[slots != self.marker])
 
+    def drop(self, entries: Entries) -> None:
+        """Clear PTEs and count one user less of their pages and slots."""
+        self.forget(entries)
+        self.clear(entries.vpn)
+
     def zap(
         self, vma: Vma, first: int, stop: int, *, keep_markers: bool = False
     ) -> None:
-        """Drop what is in a VMA's [first, stop): zap_pte_range().
+        """Unmap the pages of a VMA's [first, stop): zap_pte_range().
 
-        With `keep_markers`, protection of what is not anonymous outlives its
-        page: zap_install_uffd_wp_if_needed().
+        With `keep_markers`, a protected page that is not anonymous leaves a marker:
+        zap_install_uffd_wp_if_needed().
         """
         self.split_at(first, stop)
         for base in self.leaves_within(first, stop):
-            self.drop_leaf(base)
+            # zap_huge_pmd(): the deposited table goes too.
+            self.physical.unmap(self.leaf_pfns(self.take_leaf(base)))
         entries = self.entries(first, stop)
         stay = np.empty(0, np.uint64)
         if keep_markers and not vma.anonymous:
-            # A marker stays also if nobody uses it any more: zap_drop_markers().
-            marked = ~entries.present & (entries.value == self.marker)
-            kept = self.protected(entries.vpn) if vma.wp else marked
+            # A marker stays even if no userfaultfd is left: zap_drop_markers().
+            marked = self.marked(entries)
+            kept = self.has("uffd_wp", entries.vpn) if vma.wp else marked
             stay = entries.vpn[kept]
         self.forget(entries)
         self.table.unmap(slice(first, stop))
@@ -302,13 +314,13 @@ class Mm:
     # -- leaves -------------------------------------------------------------
 
     def put_leaf(self, base: int, leaf: Leaf) -> None:
-        """Map a huge page where there is nothing, counted by the caller."""
+        """Map a huge page at a free place; the caller counts it."""
         self.table.map_huge(base, leaf.pfn, deposit=True)
         self.leaves[base] = leaf
         self.tables.discard(base)
 
     def take_leaf(self, base: int) -> Leaf:
-        """Unmap a leaf, not counted."""
+        """Unmap a leaf without counting."""
         self.table.unmap(slice(base, base + self.pages_per_leaf))
         return self.leaves.pop(base)
 
@@ -316,17 +328,13 @@ class Mm:
         """Return the pfns that a leaf maps."""
         return np.arange(leaf.pfn, leaf.pfn + self.pages_per_leaf, dtype=np.uint64)
 
-    def drop_leaf(self, base: int) -> None:
-        """Unmap a huge page; its deposited table goes too: zap_huge_pmd()."""
-        self.physical.unmap(self.leaf_pfns(self.take_leaf(base)))
-
     def split_leaf(self, base: int, *, frozen: bool = False) -> None:
-        """Let 512 PTEs map what a leaf did, with its word: __split_huge_pmd().
+        """Replace a leaf by 512 PTEs with its word: __split_huge_pmd().
 
         The PTEs of a dirty leaf get pte_mkdirty(), which on x86 sets soft-dirty:
-        all pages are soft-dirty though the leaf was not. Not so when the page
-        itself is split next (`frozen`). Of the huge zero page, soft-dirty is not
-        even copied (__split_huge_zero_page_pmd()).
+        all pages become soft-dirty, even if the leaf was not. If the page itself is
+        split next (`frozen`), they don't. The huge zero page's PTEs lose soft-dirty
+        (__split_huge_zero_page_pmd()).
         """
         leaf = self.leaves[base]
         pfns, word = self.leaf_pfns(leaf), leaf.word
@@ -335,7 +343,7 @@ class Mm:
             word &= ~self.soft_dirty
         elif not frozen:
             word |= self.settable(base, self.soft_dirty)
-        # Not writable, not counted again.
+        # Not writable. The mapcounts stay.
         self.refusable(self.table.split_huge, base, word, pfns, False)
         del self.leaves[base]
         self.tables.add(base)
@@ -358,30 +366,35 @@ class Mm:
         return self.vmas.modify(vma, first, stop, **changes)
 
     def unmap(self, first: int, stop: int) -> None:
-        """Take away the VMAs of [first, stop) and what is in them: do_munmap()."""
+        """Remove the VMAs of [first, stop) and their pages: do_munmap()."""
         gone = self.vmas.cut(first, stop)
         for vma in {vma.uffd: vma for vma in gone}.values():
             self.note(vma, "UNMAP", first, stop)
         for vma in gone:
             self.zap(vma, vma.start, vma.stop)
-        self.free_tables(first, stop)
+        # free_pgtables()
+        size = self.pages_per_leaf
+        low, high = self.leaf_of(first), self.leaf_of(stop - 1)
+        for base in [b for b in self.tables if low <= b <= high]:
+            if not self.vmas.within(base, base + size):
+                self.tables.discard(base)
 
     # -- events -------------------------------------------------------------
 
     def note(self, vma: Vma, kind: str, *vpns: int) -> None:
-        """Have a VMA's userfaultfd told when the call is done, if it wants that."""
+        """Note an event for a VMA's userfaultfd if it has that feature."""
         if vma.uffd is not None and f"EVENT_{kind}" in vma.uffd.features:
             self.notes.append((vma.uffd, kind, vpns))
 
     def tell_now(self, vma: Vma, kind: str, *vpns: int) -> None:
-        """Have a VMA's userfaultfd told, if it wants that, before the call goes on."""
+        """Deliver an event at once, before the call goes on."""
         if vma.uffd is not None and f"EVENT_{kind}" in vma.uffd.features:
             self.tell(vma.uffd, kind, vpns)
 
     def tell_notes(self) -> None:
-        """Tell what happened in a call, what was moved before what was unmapped.
+        """Deliver the events of a call: REMAP, then UNMAP.
 
-        But for what was unmapped at the place to move to: mremap()'s uf_unmap_early.
+        UNMAP of the range that mremap() moved to comes first: uf_unmap_early.
         """
         notes, self.notes = self.notes, []
         moved = {vpns[2] for _uffd, kind, vpns in notes if kind == "REMAP"}
@@ -389,27 +402,14 @@ class Mm:
         for note in notes:
             self.tell(*note)
 
-    def free_tables(self, first: int, stop: int) -> None:
-        """Free the PTE tables of [first, stop) that no VMA needs: free_pgtables()."""
-        size = self.pages_per_leaf
-        low, high = self.leaf_of(first), self.leaf_of(stop - 1)
-        for base in [b for b in self.tables if low <= b <= high]:
-            if not self.vmas.within(base, base + size):
-                self.tables.discard(base)
-
-    def new_backing(self, pages: int) -> Backing:
-        """Return a new shared memory object."""
-        return Backing(self.physical, pages)
-
     def tables_within(self, first: int, stop: int) -> set[int]:
-        """Return which PTE tables of [first, stop) are there."""
+        """Return which PTE tables of [first, stop) exist."""
         low = self.leaf_of(first)
         return {b for b in self.tables if low <= b < stop}
 
     def disown(self, first: int, stop: int) -> None:
-        """Drop the markers and take protection off."""
-        entries = self.entries(first, stop)
-        self.clear(entries.vpn[~entries.present & (entries.value == self.marker)])
+        """Drop the markers and clear uffd_wp."""
+        self.clear_markers(self.entries(first, stop))
         self.change_words(slice(first, stop), self.uffd_wp)
         for base in self.leaves_within(first, stop):
             self.leaves[base].word &= ~self.uffd_wp

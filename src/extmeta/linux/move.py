@@ -1,9 +1,9 @@
-"""mremap: VMAs moved, with what is in them.
+"""mremap: moves and resizes VMAs.
 
-Linux mm/mremap.c. A PTE that is moved becomes soft-dirty (move_soft_dirty_pte());
-a table that is moved as a whole is not looked at (move_normal_pmd()); which
-architectures move them is `Arch.moves_tables`. Protection by a userfaultfd without
-EVENT_REMAP does not move.
+Linux mm/mremap.c. A PTE that moves becomes soft-dirty (move_soft_dirty_pte()). If a
+whole table moves, its PTEs do not change (move_normal_pmd()); `Arch.moves_tables` says
+whether an architecture does this. Protection by a userfaultfd without EVENT_REMAP does
+not move.
 """
 
 import errno
@@ -14,21 +14,18 @@ from extmeta.linux import mux
 from extmeta.linux.mm import Mm
 from extmeta.linux.vma import Vma
 
-# Since this release what can't be moved is refused before anything is unmapped, and
-# several VMAs may be moved by one call.
+# Since this release all checks come before the first unmap, and one call can move
+# several VMAs.
 CHECKS_FIRST = (6, 17)
 
 
 def resize(mm: Mm, first: int, old: int, new: int, end: int) -> None:
-    """Let a mapping have `new` pages where it is: mremap_at(), without MAYMOVE.
+    """Resize a mapping to `new` pages in place: mremap_at(), without MAYMOVE.
 
-    Raises OSError: EINVAL for no pages; EFAULT where nothing is mapped or the range
-    leaves a VMA; ENOMEM where there is no room before the next VMA or `end`.
+    Raises OSError: EFAULT if nothing is mapped or the range leaves a VMA; ENOMEM if
+    there is no room before the next VMA or `end`.
     """
-    if not new:
-        raise OSError(errno.EINVAL, "no new length")
-    if mm.vmas.find(first) is None:
-        raise OSError(errno.EFAULT, f"nothing mapped at vpn {first:#x}")
+    mm.vmas.get(first, errno.EFAULT)
     if new < old:
         mm.unmap(first + new, first + old)
     if new <= old:
@@ -42,16 +39,16 @@ def resize(mm: Mm, first: int, old: int, new: int, end: int) -> None:
 
 
 def mremap(mm: Mm, src: int, old: int, new: int, dst: int, *, keep: bool) -> None:
-    """Move pages [src, src + old) to dst; there `new` pages: MREMAP_FIXED.
+    """Move pages [src, src + old) to dst, and resize to `new` pages: MREMAP_FIXED.
 
     With `keep` the old mapping stays, empty: MREMAP_DONTUNMAP.
 
-    Raises OSError: EINVAL where the ranges overlap; EFAULT where nothing is mapped
-    or, when it is not just moved, the range is not of one VMA.
+    Raises OSError: EINVAL if the ranges overlap; EFAULT if nothing is mapped, or if the
+    length changes and the range is not in one VMA.
     """
     several = mm.release >= CHECKS_FIRST
-    if not several and mm.vmas.find(src) is None:
-        raise OSError(errno.EFAULT, f"nothing mapped at vpn {src:#x}")
+    if not several:
+        mm.vmas.get(src, errno.EFAULT)
     if src < dst + new and dst < src + old:
         raise OSError(errno.EINVAL, f"vpns {src:#x} and {dst:#x} on overlap")
     if several and old == new:
@@ -66,13 +63,13 @@ def mremap(mm: Mm, src: int, old: int, new: int, dst: int, *, keep: bool) -> Non
     if old > new:
         mm.unmap(src + new, src + old)
         old = new
-        # mremap_userfaultfd_complete() was given the length that was asked for.
+        # mremap_userfaultfd_complete() got the old length that was asked for.
         told = old if several else told
     _move(mm, _one_vma(mm, src, old), src, old, new, dst, keep, told)
 
 
 def _one_vma(mm: Mm, src: int, count: int) -> Vma:
-    """Return the VMA that has all of a range: vma_to_resize()."""
+    """Return the VMA that contains a range: vma_to_resize()."""
     vma = mm.vmas.find(src)
     if vma is None or src + count > vma.stop:
         raise OSError(errno.EFAULT, f"vpns [{src:#x}, {src + count:#x}) leave a VMA")
@@ -82,9 +79,9 @@ def _one_vma(mm: Mm, src: int, count: int) -> Vma:
 
 
 def _move_several(mm: Mm, src: int, count: int, dst: int, keep: bool) -> None:
-    """Move each VMA of a range, gaps stay: remap_move() of 6.17."""
+    """Move each VMA of a range; gaps stay: remap_move() of 6.17."""
     stop = src + count
-    parts = [(max(v.start, src), min(v.stop, stop)) for v in mm.vmas.within(src, stop)]
+    parts = [(low, high) for _vma, low, high in mm.vmas.parts(src, stop)]
     if not parts or parts[0][0] > src:
         raise OSError(errno.EFAULT, f"nothing mapped at vpn {src:#x}")
     for at, end in parts:
@@ -93,7 +90,7 @@ def _move_several(mm: Mm, src: int, count: int, dst: int, keep: bool) -> None:
             raise OSError(errno.EFAULT, f"vpn {at:#x} has a userfaultfd")
         to = dst + at - src
         mm.unmap(to, to + end - at)
-        # An unmapped destination may have cut nothing of the source: no overlap.
+        # The unmap has not cut the source: the ranges do not overlap.
         count = end - at
         _move(mm, _one_vma(mm, at, count), at, count, count, to, keep, count)
 
@@ -101,9 +98,9 @@ def _move_several(mm: Mm, src: int, count: int, dst: int, keep: bool) -> None:
 def _move(
     mm: Mm, vma: Vma, src: int, old: int, new: int, dst: int, keep: bool, told: int
 ) -> None:
-    """Move a range of one VMA where nothing is mapped: move_vma().
+    """Move a range of one VMA to free space: move_vma().
 
-    `told` is the number of pages that a userfaultfd is told of.
+    `told` is the number of pages that the event says.
     """
     moved = vma.part(src, src + old)
     moved.start, moved.stop = dst, dst + new
@@ -115,7 +112,7 @@ def _move(
     wholes = _whole_tables(mm, vma, src, old, dst) if whole else set()
     new_vma = mm.vmas.add(moved)
     if wholes and new_vma.start != dst and mm.leaf_of(src) != src:
-        # try_realign_addr(): not where the new VMA has joined one before it.
+        # try_realign_addr() does not apply if the new VMA merged with one before it.
         wholes.discard(mm.leaf_of(src))
     _move_entries(mm, src, old, dst, wholes, loses)
     if loses:
@@ -127,7 +124,7 @@ def _move(
     if not keep:
         mm.unmap(src, src + old)
         return
-    # dontunmap_complete(): no page of the old VMA has its anon_vma any more.
+    # dontunmap_complete(): the old VMA has no page with its anon_vma any more.
     emptied = mm.vmas.find(src)
     if (
         emptied is not None
@@ -138,10 +135,10 @@ def _move(
 
 
 def _whole_tables(mm: Mm, vma: Vma, src: int, count: int, dst: int) -> set[int]:
-    """Return which PTE tables of a range are moved as they are.
+    """Return the PTE tables of a range that move whole.
 
-    Those that lie in it whole; the first one also if nothing else is in the part
-    before it, on both sides: try_realign_addr().
+    The range must contain a table. For the first table it is enough that no VMA is in
+    the part before the range, on both sides: try_realign_addr().
     """
     size = mm.pages_per_leaf
     stop = src + count
@@ -165,7 +162,7 @@ def _whole_tables(mm: Mm, vma: Vma, src: int, count: int, dst: int) -> set[int]:
 def _move_entries(
     mm: Mm, src: int, count: int, dst: int, wholes: set[int], loses: bool
 ) -> None:
-    """Move what is in a range: move_page_tables()."""
+    """Move the entries of a range: move_page_tables()."""
     size, delta = mm.pages_per_leaf, dst - src
     stop = src + count
     mm.split_at(src, stop)
@@ -174,7 +171,7 @@ def _move_entries(
             mm.split_leaf(base)
     leaves = {b: mm.take_leaf(b) for b in mm.leaves_within(src, stop)}
     for base in mm.tables_within(src, stop) - wholes:
-        # pte_alloc() of the new place, whatever is in the old one.
+        # pte_alloc() at the destination, even if the source is empty.
         low, high = max(base, src) + delta, min(base + size, stop) + delta
         mm.tables.update(b for b, _at, _end in mm.regions(low, high))
     mm.tables -= wholes

@@ -1,13 +1,14 @@
-"""Two trackers with one bit: by VMA, it is uffd-wp's or soft-dirty's.
+"""One bit for two trackers: in each VMA, uffd-wp or soft-dirty has it.
 
-As :class:`extmeta.Compact` has it with ``per_vma=[("uffd_wp", "soft_dirty")]``, the
-idea of RISC-V's second series (CAAfSe-v6+Gc8ujv3m3LdBPk+rGSqmz44RheoNqGJcXjOq3vU9A@
-mail.gmail.com). A VMA with a userfaultfd gives the bit to uffd-wp. In any other one
-it is soft-dirty's, which needs it from the first clear_refs on: until then
-VM_SOFTDIRTY says the same of all pages. So VM_SOFTDIRTY stays set where uffd-wp has
-the bit, and what it gives back is soft-dirty: pages may be told once too often,
-never once too seldom.
+:class:`extmeta.Compact` does this with ``per_vma=[("uffd_wp", "soft_dirty")]``. It is
+the idea of RISC-V's second series (CAAfSe-v6+Gc8ujv3m3LdBPk+rGSqmz44RheoNqGJcXjOq3vU9A@
+mail.gmail.com). uffd-wp has the bit in VMAs with a userfaultfd, soft-dirty in others.
+Soft-dirty needs it only after the first clear_refs: until then VM_SOFTDIRTY covers all
+pages. While uffd-wp has the bit, VM_SOFTDIRTY stays set, and when soft-dirty gets the
+bit back, all pages are soft-dirty: a page may be reported too often, never too seldom.
 """
+
+from collections.abc import Iterable
 
 import numpy as np
 
@@ -15,31 +16,26 @@ from extmeta.linux.entries import Refused
 from extmeta.linux.mm import Mm
 from extmeta.linux.vma import Vma
 
+_HOLDS = {
+    "uffd_wp": "soft_dirty holds it since clear_refs",
+    "soft_dirty": "uffd_wp holds it as long as a userfaultfd is there",
+}
 
-def refuse_uffd_wp(mm: Mm, vmas: list[Vma]) -> None:
-    """Raise Refused if soft-dirty needs the bit in a VMA: after clear_refs."""
+
+def refuse(mm: Mm, name: str, vmas: Iterable[Vma]) -> None:
+    """Raise Refused if the tracker other than ``name`` has the bit in a VMA."""
     for vma in vmas if mm.one_bit is not None else ():
-        if not vma.wp and not vma.soft_dirty:
+        if vma.wp if name == "soft_dirty" else not (vma.wp or vma.soft_dirty):
             raise Refused(
-                f"{mm.table.encoding!r}: uffd_wp has no bit in the VMA at vpn "
-                f"{vma.start:#x}, soft_dirty holds it since clear_refs"
-            )
-
-
-def refuse_soft_dirty(mm: Mm) -> None:
-    """Raise Refused if uffd-wp has the bit in a VMA."""
-    for vma in mm.vmas if mm.one_bit is not None else ():
-        if vma.wp:
-            raise Refused(
-                f"{mm.table.encoding!r}: soft_dirty has no bit in the VMA at vpn "
-                f"{vma.start:#x}, uffd_wp holds it as long as a userfaultfd is there"
+                f"{mm.table.encoding!r}: {name} has no bit in the VMA at vpn "
+                f"{vma.start:#x}, {_HOLDS[name]}"
             )
 
 
 def give(mm: Mm, first: int, stop: int, name: str) -> None:
-    """Have one of the two use the bit in [first, stop).
+    """Give the bit to tracker ``name`` in [first, stop).
 
-    What the other one had there is gone; soft-dirty starts with all set.
+    The other one's bits are lost. For soft-dirty all bits are set.
     """
     if mm.one_bit is None or first == stop:
         return

@@ -1,4 +1,4 @@
-"""What /proc/PID/pagemap shows and PAGEMAP_SCAN finds: their arguments checked."""
+"""Reads of /proc/PID/pagemap and PAGEMAP_SCAN, with checks of their arguments."""
 
 import errno
 from enum import IntFlag
@@ -9,31 +9,31 @@ import numpy.typing as npt
 from extmeta.integers import whole
 from extmeta.linux import scan
 from extmeta.linux.edge import Edge, bits_of
-from extmeta.linux.pagemap_scan import PageIs
+from extmeta.linux.pagemap_scan import CHECK_WPASYNC, WP_MATCHING, PageIs
 
 
 class _ScanFlags(IntFlag):
-    WP_MATCHING = scan.WP_MATCHING
-    CHECK_WPASYNC = scan.CHECK_WPASYNC
+    WP_MATCHING = WP_MATCHING
+    CHECK_WPASYNC = CHECK_WPASYNC
 
 
 class Pagemap(Edge):
-    """What a process's tables look like from outside: a part of `AddressSpace`."""
+    """/proc/PID/pagemap of a process: a part of `AddressSpace`."""
 
     def pagemap(
         self, addr: int, length: int, *, pfns: bool = False
     ) -> npt.NDArray[np.uint64]:
-        """Return what /proc/PID/pagemap has of a range.
+        """Return the words of /proc/PID/pagemap for a range.
 
         Parameters
         ----------
         pfns : bool, default False
-            With frame numbers and swap slots, which need privileges.
+            With PFNs and swap slots, which need CAP_SYS_ADMIN.
 
         Returns
         -------
         (n,) uint64 ndarray
-            A word a page; none past the end of the address space.
+            One word for each page up to the end of the address space.
         """
         first, _ = self._whole_pages(addr, 0, errno.EINVAL)
         stop = first + -(-whole("length", length) // self._page)
@@ -52,7 +52,7 @@ class Pagemap(Edge):
         max_pages: int = 0,
         vec_len: int | None = None,
     ) -> tuple[npt.NDArray[np.void], int]:
-        """Find pages of some categories and protect them: the ioctl PAGEMAP_SCAN.
+        """Find pages in some categories, and protect them: the ioctl PAGEMAP_SCAN.
 
         Parameters
         ----------
@@ -65,22 +65,21 @@ class Pagemap(Edge):
         max_pages : int, default 0
             0: no limit.
         vec_len : int, optional
-            Regions that there is room for. 0: no output is wanted; by default
-            as many as there are.
+            Number of regions to return at most; by default all. 0: no output.
 
         Returns
         -------
         regions : structured ndarray of start, end, categories
         walk_end : int
-            Where the walk stopped. With more than 512 regions it may be before
-            the last one's end, as the kernel's may.
+            Where the walk stopped. With more than 512 regions it may be before the end
+            of the last one, as in the kernel.
 
         Raises
         ------
         OSError
-            EINVAL: an unknown flag or category, or not aligned. EFAULT: beyond
-            the address space. EPERM: CHECK_WPASYNC, and a VMA is not tracked by
-            WP_ASYNC; pages before it have been protected.
+            EINVAL: an unknown flag or category, or not aligned. EFAULT: beyond the
+            address space. EPERM: CHECK_WPASYNC, and a VMA has no WP_ASYNC; pages before
+            it have been protected.
         """
         bits = bits_of("flags", flags, _ScanFlags)
         masks = {
@@ -89,15 +88,11 @@ class Pagemap(Edge):
             "category_anyof_mask": category_anyof_mask,
             "return_mask": return_mask,
         }
-        categories = {
-            name: bits_of(name, value, PageIs) for name, value in masks.items()
-        }
-        known = sum(int(one) for one in PageIs)
+        categories = {name: bits_of(name, mask, PageIs) for name, mask in masks.items()}
+        unknown = -1 << len(PageIs)
         for one, since in ((PageIs.SOFT_DIRTY, (6, 8)), (PageIs.GUARD, (6, 15))):
-            known -= int(one) if self._mm.release < since else 0
-        if bits >> len(_ScanFlags) or any(
-            mask & ~known for mask in categories.values()
-        ):
+            unknown |= int(one) if self._mm.release < since else 0
+        if bits >> len(_ScanFlags) or any(m & unknown for m in categories.values()):
             raise OSError(
                 errno.EINVAL,
                 f"flags {bits:#x} or a category of {categories} is unknown",

@@ -1,9 +1,7 @@
-"""The running kernel, asked in plain Python.
+"""The PAGEMAP_SCAN ioctl of the running kernel.
 
-What Linux tells and does by itself, so that the model can be held against it:
-for now the PAGEMAP_SCAN ioctl, which names the populated ranges of an address
-space without reading its entries one by one. No header of this machine is
-needed: distributions ship ones older than the kernel they run.
+It returns the populated ranges of an address space without a read of every entry. The
+numbers are written out, because distributions ship older headers than their kernel.
 """
 
 import errno
@@ -12,9 +10,8 @@ import struct
 from enum import IntFlag
 
 import numpy as np
-import numpy.typing as npt
 
-U64 = npt.NDArray[np.uint64]
+from extmeta.arrays import U64
 
 # _IOWR('f', 16, struct pm_scan_arg): include/uapi/linux/fs.h, Linux 6.7 up.
 PAGEMAP_SCAN = 0xC0606610
@@ -24,16 +21,16 @@ PAGEMAP_SCAN = 0xC0606610
 _ARG = struct.Struct("=12Q")
 _WALK_END = struct.Struct("=32xQ")
 
-# Linux 6.18 was seen to leave walk_end before the end of the last region it
-# returned, with a vec of more than 512 regions.
+# With a vec of more than 512 regions, Linux 6.18 was seen to return a walk_end before
+# the end of the last region.
 VEC_LEN = 512
 
 
 class PageIs(IntFlag):
     """Categories of a page: PAGE_IS_* of include/uapi/linux/fs.h.
 
-    A PTE marker (userfaultfd write-protection of a page that is not there, a
-    poisoned page, a guard page) counts as SWAPPED.
+    A PTE marker (write-protection of a missing page by userfaultfd, a poisoned page, a
+    guard page) counts as SWAPPED.
     """
 
     WPALLOWED = 1 << 0
@@ -49,8 +46,8 @@ class PageIs(IntFlag):
 
 NONE = PageIs(0)
 
-# PM_SCAN_* of include/uapi/linux/fs.h: write-protect what is found; refuse, by EPERM,
-# a VMA that no userfaultfd with WP_ASYNC has.
+# PM_SCAN_* of include/uapi/linux/fs.h: write-protect the pages found; return EPERM at a
+# VMA without WP_ASYNC.
 WP_MATCHING = 1 << 0
 CHECK_WPASYNC = 1 << 1
 
@@ -66,7 +63,7 @@ def pagemap_scan(
     no: PageIs = NONE,
     flags: int = 0,
 ) -> U64:
-    """Return the ranges of an address space whose pages are of some categories.
+    """Return the ranges of an address space whose pages are in some categories.
 
     Parameters
     ----------
@@ -74,15 +71,13 @@ def pagemap_scan(
         An open /proc/PID/pagemap.
     start, end : int
         Bytes, page-aligned, [start, end), within the user half.
-    anyof : PageIs
-        A page is returned if it is in any of these.
+    anyof, every, no : PageIs
+        A page is returned if it is in one of `anyof`, in all of `every` and in none of
+        `no`.
     returned : PageIs
-        Which categories are told apart; neighbours that differ in no other
-        come as one range.
-    every, no : PageIs
-        And only if it is in every one of these, in none of those.
+        Categories to return. Neighbours that differ only in others are one range.
     flags : int
-        `WP_MATCHING` and the like.
+        `WP_MATCHING`, `CHECK_WPASYNC`.
 
     Returns
     -------
@@ -92,8 +87,8 @@ def pagemap_scan(
     Raises
     ------
     OSError
-        ENOTTY where the kernel has no PAGEMAP_SCAN; otherwise what the ioctl
-        gave (Documentation/admin-guide/mm/pagemap.rst).
+        ENOTTY if the kernel has no PAGEMAP_SCAN, or the ioctl's error
+        (Documentation/admin-guide/mm/pagemap.rst).
     """
     vec = np.empty((VEC_LEN, 3), np.uint64)
     found = []

@@ -1,8 +1,8 @@
-"""Pagemap words: what their bits say, asked of whole arrays.
+"""The bits of pagemap words, tested for whole arrays.
 
-A word is what /proc/PID/pagemap has for one page, 8 bytes. The bits are those
-of Linux Documentation/admin-guide/mm/pagemap.rst; that markers are swap entries
-of type 31 is from include/linux/swapops.h make_pte_marker(), seen on 6.18.
+/proc/PID/pagemap has a word of 8 bytes for each page. Its bits are documented in Linux
+Documentation/admin-guide/mm/pagemap.rst. Markers are swap entries of type 31:
+include/linux/swapops.h make_pte_marker(), seen on 6.18.
 """
 
 from typing import Any
@@ -10,13 +10,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-U64 = npt.NDArray[np.uint64]
-Bools = npt.NDArray[np.bool_]
+from extmeta.arrays import U64, Bools
 
 PAGE_BYTES = 4096
 PAGE_SHIFT = 12
 
-# 2 MiB, what one PMD maps.
+# One PMD maps 2 MiB.
 LEAF_SHIFT = 21
 LEAF_PAGES = 512
 LEAF_KB = 2048
@@ -40,22 +39,22 @@ PFN_BITS = 40
 
 
 def populated(entry: U64) -> Bools:
-    """Tell which words are of a page with a PTE.
+    """Tell which words are of a PTE.
 
-    Not every word that isn't 0: a hole of a soft-dirty VMA has bit 55 (Linux
-    fs/proc/task_mmu.c pagemap_pte_hole()).
+    A word may have other bits without one: in a hole of a soft-dirty VMA, bit 55 is
+    set (Linux fs/proc/task_mmu.c pagemap_pte_hole()).
     """
     return np.greater_equal(entry, SWAPPED)
 
 
 def present(entry: U64) -> Bools:
-    """Tell which words are of a present page."""
+    """Tell which words are of present pages."""
     return np.greater_equal(entry, PRESENT)
 
 
 def marker(entry: U64) -> Bools:
     """Tell which words are of PTE markers: no page, no swap slot."""
-    # The type is hidden from those without CAP_SYS_ADMIN, the guard bit is not.
+    # Without CAP_SYS_ADMIN the type is hidden. The guard bit is not.
     marked = (entry & SWAP_TYPE_MASK == MARKER_TYPE) | (entry & GUARD != 0)
     return np.asarray(marked & populated(entry) & ~present(entry))
 
@@ -63,20 +62,23 @@ def marker(entry: U64) -> Bools:
 def slots(entry: U64) -> U64:
     """Return the swap slots of swapped and marker words: type << 50 | offset.
 
-    Where slot and type are hidden, each gets an offset of its own.
+    Hidden slots get distinct offsets.
     """
     offset = (entry & PFN_MASK) >> SWAP_OFFSET_SHIFT
     found = (entry & SWAP_TYPE_MASK) << SWAP_OFFSET_BITS | offset
-    # Slot 0 holds the swap area's header, never a page.
+    # Slot 0 is the swap area's header.
     hidden = np.flatnonzero(found == 0)
     found[hidden] = np.arange(1, 1 + len(hidden))
     return np.asarray(found, np.uint64)
 
 
+def vpn_bounds(start: U64, end: U64) -> U64:
+    """Return first vpns and ends of VMAs by turns, of their bounds in bytes."""
+    return np.asarray(np.stack((start, end), axis=1).ravel() >> np.uint64(PAGE_SHIFT))
+
+
 def whole_leaves(leaves: U64, vpn: U64, entry: U64) -> Bools:
     """Tell which 2 MiB leaves, by first vpn, have all of their pages present."""
-    if not len(leaves):
-        return np.zeros(0, np.bool_)
     first = np.searchsorted(vpn, leaves)
     stop = np.searchsorted(vpn, leaves + np.uint64(LEAF_PAGES))
     before = np.concatenate(([0], np.cumsum(present(entry))))
@@ -84,14 +86,14 @@ def whole_leaves(leaves: U64, vpn: U64, entry: U64) -> Bools:
 
 
 def within(vpn: U64, bounds: npt.NDArray[Any]) -> Bools:
-    """Tell which of some ascending vpns lie in one of some ranges.
+    """Tell which vpns lie in a range.
 
     Parameters
     ----------
     vpn : (N,) uint64 ndarray
+        Ascending.
     bounds : (2 * R,) uint64 ndarray
-        Ranges [bounds[0], bounds[1]), [bounds[2], bounds[3]) and so on,
-        ascending.
+        Ranges [bounds[0], bounds[1]), [bounds[2], bounds[3]) ..., ascending.
     """
     # Runs of vpns, by turns outside and inside.
     cuts = np.concatenate(([0], np.searchsorted(vpn, bounds), [len(vpn)]))
@@ -99,10 +101,10 @@ def within(vpn: U64, bounds: npt.NDArray[Any]) -> Bools:
 
 
 def leaves_within(leaves: U64, bounds: npt.NDArray[Any]) -> Bools:
-    """Tell which 2 MiB leaves, by first vpn, lie in a single one of some ranges."""
+    """Tell which 2 MiB leaves, by first vpn, lie in one range: see `within`."""
     first = np.searchsorted(bounds, leaves, side="right")
     last = np.searchsorted(bounds, leaves + np.uint64(LEAF_PAGES - 1), side="right")
-    # Past a start and not past its end: an odd place.
+    # Odd: past a start but not past its end.
     return np.asarray((first % 2 == 1) & (first == last))
 
 

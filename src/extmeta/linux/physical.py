@@ -1,18 +1,18 @@
 """Pages and swap slots, counted: what address spaces have in common.
 
-A page that is mapped more than once is copied when written; one that nobody
-maps, nor needs from swap, is free. pagemap calls a page exclusive that is
-mapped once (Linux fs/proc/task_mmu.c, folio_precise_page_mapcount()).
+A write to a page that is mapped more than once copies it. A page is free if no PTE
+maps it and no swap entry needs it. pagemap calls a page exclusive that is mapped once
+(Linux fs/proc/task_mmu.c, folio_precise_page_mapcount()).
 """
 
+from collections.abc import Iterator
 from typing import Any
 from weakref import WeakSet
 
 import numpy as np
 import numpy.typing as npt
 
-U64 = npt.NDArray[np.uint64]
-Bools = npt.NDArray[np.bool_]
+from extmeta.arrays import U64, Bools
 
 # The page of zeros that reads of untouched anonymous memory map, and the huge one,
 # which has 8192 pages at most (arm64 with 64K).
@@ -23,9 +23,31 @@ FIRST_PFN = 2 * HUGE_ZERO_PFN
 # Slot 0 holds a swap area's header.
 FIRST_SLOT = 1
 
+PAGE = np.dtype(
+    [
+        ("mapcount", "i8"),  # PTEs that map it
+        ("head", "i8"),  # the first pfn of its huge page, or 0
+        ("slot", "i8"),  # the slot that the swap cache has it for, or 0
+        ("file", "?"),  # of a backing, not anonymous
+        ("written", "?"),  # something other than zeros was written to it
+        ("exclusive", "?"),  # PG_anon_exclusive
+        ("lazy", "?"),  # MADV_FREE was the last advice
+    ],
+    align=True,
+)
+SLOT = np.dtype(
+    [
+        ("count", "i8"),  # swap entries that name it
+        ("cached", "i8"),  # the page in the swap cache, or 0
+        ("written", "?"),  # its content is not all zeros
+        ("exclusive", "?"),  # pte_swp_exclusive()
+    ],
+    align=True,
+)
+
 
 class Numbers:
-    """Numbers that are handed out, given back and handed out again."""
+    """A source of numbers that are reused after they are given back."""
 
     def __init__(self, first: int) -> None:
         self.top = first
@@ -58,11 +80,14 @@ class Numbers:
             self._free.append(numbers)
 
 
-def _grown(array: npt.NDArray[np.int64], size: int) -> npt.NDArray[np.int64]:
-    """Return the array, longer if it is too short for ``size``."""
+def _grown(array: npt.NDArray[np.void], size: int) -> npt.NDArray[np.void]:
+    """Return the array with at least ``size`` elements, the new ones 0."""
     if size <= len(array):
         return array
-    return np.concatenate((array, np.zeros(size, np.int64)))
+    grown = np.zeros(len(array) + size, array.dtype)
+    # As bytes: numpy copies records field by field.
+    grown.view(np.uint8)[: array.nbytes] = array.view(np.uint8)
+    return grown
 
 
 class Physical:
@@ -72,31 +97,14 @@ class Physical:
     ----------
     spaces : WeakSet of Mm
         Those that may map pages.
-    mapcount : int64 ndarray, by pfn
-        How many PTEs map the page; one of a huge page counts for each page.
     """
 
     def __init__(self) -> None:
         self.spaces: WeakSet[Any] = WeakSet()
         self._pfns = Numbers(FIRST_PFN)
         self._slots = Numbers(FIRST_SLOT)
-        self.mapcount = np.zeros(FIRST_PFN, np.int64)
-        # By pfn: of a backing, not anonymous; the first pfn of its huge page or 0;
-        # whether anything was written to it; whether it is PG_anon_exclusive; whether
-        # MADV_FREE was the last that was done to it; the slot it is cached for, or 0.
-        self._file = np.zeros(FIRST_PFN, np.int64)
-        self._head = np.zeros(FIRST_PFN, np.int64)
-        self._written = np.zeros(FIRST_PFN, np.int64)
-        self._exclusive = np.zeros(FIRST_PFN, np.int64)
-        self._lazy = np.zeros(FIRST_PFN, np.int64)
-        self._slot = np.zeros(FIRST_PFN, np.int64)
-        # By slot: how many swap entries name it; the page in the swap cache, or 0;
-        # whether anything was written to what is in it; whether its entry is
-        # pte_swp_exclusive().
-        self._swapcount = np.zeros(FIRST_SLOT, np.int64)
-        self._cached = np.zeros(FIRST_SLOT, np.int64)
-        self._kept = np.zeros(FIRST_SLOT, np.int64)
-        self._alone = np.zeros(FIRST_SLOT, np.int64)
+        self._page = np.zeros(FIRST_PFN, PAGE)
+        self._swap = np.zeros(FIRST_SLOT, SLOT)
 
     def __getstate__(self) -> dict[str, Any]:
         return {**vars(self), "spaces": list(self.spaces)}
@@ -106,22 +114,17 @@ class Physical:
 
     # -- pages --------------------------------------------------------------
 
+    @property
+    def mapcount(self) -> npt.NDArray[np.int64]:
+        """By pfn: how many PTEs map the page. A leaf counts for each of its pages."""
+        return self._page["mapcount"]
+
     def _reset(self, pfns: U64, file: bool) -> None:
-        size = self._pfns.top
-        self.mapcount = _grown(self.mapcount, size)
-        self._file = _grown(self._file, size)
-        self._head = _grown(self._head, size)
-        self._written = _grown(self._written, size)
-        self._exclusive = _grown(self._exclusive, size)
-        self._lazy = _grown(self._lazy, size)
-        self._slot = _grown(self._slot, size)
-        self.mapcount[pfns] = 0
-        self._file[pfns] = file
-        self._head[pfns] = 0
-        self._written[pfns] = 0
-        self._lazy[pfns] = 0
-        self._exclusive[pfns] = not file
-        self._slot[pfns] = 0
+        self._page = _grown(self._page, self._pfns.top)
+        # All fields at once, as 64-bit words: field by field is slower.
+        self._page.view(np.uint64).reshape(len(self._page), -1)[pfns] = 0
+        self._page["file"][pfns] = file
+        self._page["exclusive"][pfns] = not file
 
     def allocate(self, n: int, file: bool = False) -> U64:
         """Return n new pages of zeros, not mapped yet."""
@@ -130,10 +133,10 @@ class Physical:
         return pfns
 
     def allocate_huge(self, n: int) -> int:
-        """Return the first of n new pages in a row that are one huge page."""
+        """Return the first pfn of a new huge page of n pages."""
         head = self._pfns.take_run(n)
         self._reset(np.arange(head, head + n, dtype=np.uint64), False)
-        self._head[head : head + n] = head
+        self._page["head"][head : head + n] = head
         return head
 
     def map(self, pfns: U64) -> None:
@@ -141,20 +144,20 @@ class Physical:
         np.add.at(self.mapcount, pfns, 1)
 
     def unmap(self, pfns: U64) -> None:
-        """Count one PTE less for each; pages that nobody needs are free."""
+        """Count one PTE less for each page, and free what nobody needs."""
         real = pfns[pfns >= FIRST_PFN]
         np.subtract.at(self.mapcount, real, 1)
         self._release(np.unique(real[self.mapcount[real] == 0]))
 
     def _release(self, pfns: U64) -> None:
         """Free those anonymous pages that no swap entry needs either."""
-        pfns = pfns[(self._file[pfns] == 0) & (self._slot[pfns] == 0)]
-        self._head[pfns] = 0
+        pfns = pfns[~self._page["file"][pfns] & (self._page["slot"][pfns] == 0)]
+        self._page["head"][pfns] = 0
         self._pfns.give(pfns)
 
     def file(self, pfns: U64) -> Bools:
         """Tell which pages are of a backing."""
-        return np.asarray(self._file[pfns] != 0)
+        return np.asarray(self._page["file"][pfns])
 
     def shared(self, pfns: U64) -> Bools:
         """Tell which anonymous pages must be copied before a write.
@@ -162,136 +165,139 @@ class Physical:
         Those that another PTE maps or another's swap entry names: Linux
         mm/memory.c wp_can_reuse_anon_folio(). The zero page always.
         """
-        slots = self._slot[pfns]
-        needed = self.mapcount[pfns] + np.where(slots, self._swapcount[slots], 0)
+        slots = self._page["slot"][pfns]
+        needed = self.mapcount[pfns] + np.where(slots, self._swap["count"][slots], 0)
         return np.asarray((needed > 1) | (pfns < FIRST_PFN))
 
     def share(self, pfns: U64) -> None:
-        """Count a child's PTE for each page: none may be written without a fault."""
+        """Count a child's PTE for each page. From now on writes to them fault."""
         self.map(pfns)
-        self._exclusive[pfns] = 0
+        self._page["exclusive"][pfns] = False
 
     def reuse(self, pfns: U64) -> None:
         """Let pages that were shared be written again: wp_page_reuse()."""
-        self._exclusive[pfns] = 1
+        self._page["exclusive"][pfns] = True
 
     def exclusive(self, pfns: U64) -> Bools:
         """Tell which anonymous pages may be written without a fault.
 
-        Not those shared since they were written last, with somebody who may have
-        gone by now: PageAnonExclusive().
+        A page that was shared since its last write is not one of them, even if no
+        other process has it any more: PageAnonExclusive().
         """
-        return np.asarray(self._exclusive[pfns] != 0)
+        return np.asarray(self._page["exclusive"][pfns])
 
     def write(self, pfns: U64) -> None:
-        """Note that something other than zeros is in these pages."""
-        self._written[pfns] = 1
+        """Note that these pages contain something other than zeros."""
+        self._page["written"][pfns] = True
 
     def free_lazily(self, pfns: U64) -> U64:
-        """Let pages be dropped by reclaim if no PTE is dirty: folio_mark_lazyfree().
+        """Let reclaim drop pages if no PTE is dirty: folio_mark_lazyfree().
 
-        Returns those that are: not what others have in the swap cache.
+        Returns these pages. Pages of the swap cache that others share are left out.
         """
-        in_cache = self._slot[pfns] != 0
+        in_cache = self._page["slot"][pfns] != 0
         found = pfns[~(in_cache & ((self.mapcount[pfns] > 1) | self.shared(pfns)))]
-        self._lazy[found] = 1
+        self._page["lazy"][found] = True
         return np.asarray(found)
 
     def lazy(self, pfns: U64) -> Bools:
-        """Tell which pages MADV_FREE was the last advice for."""
-        return np.asarray(self._lazy[pfns] != 0)
+        """Tell for which pages MADV_FREE was the last advice."""
+        return np.asarray(self._page["lazy"][pfns])
 
     def copy(self, source: U64, target: U64) -> None:
-        """Note that pages have the content of others."""
-        self._written[target] = self._written[source]
+        """Copy the content of pages."""
+        self._page["written"][target] = self._page["written"][source]
 
     def written(self, pfns: U64) -> Bools:
-        """Tell which pages have something other than zeros."""
-        return np.asarray(self._written[pfns] != 0)
+        """Tell which pages contain something other than zeros."""
+        return np.asarray(self._page["written"][pfns])
 
     # -- huge pages ---------------------------------------------------------
 
     def heads(self, pfns: U64) -> npt.NDArray[np.int64]:
-        """Return the first pfn of each page's huge page; 0 where it is of none."""
-        return self._head[pfns]
+        """Return the first pfn of each page's huge page; 0: a small page."""
+        return np.asarray(self._page["head"][pfns])
+
+    def folios(self, pfns: U64) -> Iterator[tuple[int, Bools]]:
+        """Yield the first pfn of each huge page, and which of ``pfns`` it has."""
+        heads = self.heads(pfns)
+        for head in np.unique(heads[heads != 0]).tolist():
+            yield head, heads == head
 
     def folio(self, head: int, n: int) -> U64:
         """Return those of a huge page's n pages that are still mapped or swapped."""
         pfns = np.arange(head, head + n, dtype=np.uint64)
-        return np.asarray(pfns[self._head[pfns] == head])
+        return np.asarray(pfns[self.heads(pfns) == head])
 
     def split(self, head: int, n: int) -> None:
         """Make a huge page n small ones: Linux mm/huge_memory.c split_folio()."""
-        self._head[head : head + n] = 0
+        self._page["head"][head : head + n] = 0
 
     # -- swap ---------------------------------------------------------------
 
     def take_slots(self, pfns: U64) -> U64:
         """Return a slot for each page: that of the swap cache, or a new one."""
-        slots = self._slot[pfns].astype(np.uint64)
+        slots = self._page["slot"][pfns].astype(np.uint64)
         new = slots == 0
         slots[new] = self._slots.take(int(np.count_nonzero(new)))
-        self._swapcount = _grown(self._swapcount, self._slots.top)
-        self._cached = _grown(self._cached, self._slots.top)
-        self._kept = _grown(self._kept, self._slots.top)
-        self._alone = _grown(self._alone, self._slots.top)
+        self._swap = _grown(self._swap, self._slots.top)
         return slots
 
     def give_slots(self, slots: U64) -> None:
         """Take back slots that were not used after all."""
-        unused = (self._swapcount[slots] == 0) & (self._cached[slots] == 0)
-        self._slots.give(slots[unused])
+        rows = self._swap[slots]
+        self._slots.give(slots[(rows["count"] == 0) & (rows["cached"] == 0)])
 
     def swap_out(self, pfns: U64, slots: U64) -> None:
-        """Let swap entries stand for pages that one PTE each mapped.
+        """Count swap entries for pages that one PTE each mapped.
 
-        A huge page that goes as a whole stays in the swap cache.
+        A huge page that is swapped out whole stays in the swap cache.
         """
-        whole = self._head[pfns] != 0
-        self._swapcount[slots] += 1
-        self._cached[slots] = np.where(whole, pfns.astype(np.int64), 0)
-        self._kept[slots] = self._written[pfns]
-        self._alone[slots] = self._exclusive[pfns]
-        self._slot[pfns] = np.where(whole, slots.astype(np.int64), 0)
+        whole = self.heads(pfns) != 0
+        self._swap["count"][slots] += 1
+        self._swap["cached"][slots] = np.where(whole, pfns.astype(np.int64), 0)
+        for name in ("written", "exclusive"):
+            self._swap[name][slots] = self._page[name][pfns]
+        self._page["slot"][pfns] = np.where(whole, slots.astype(np.int64), 0)
         self.unmap(pfns)
 
     def cached(self, slots: U64) -> U64:
-        """Return the pages that the swap cache has for slots; 0 where it has none."""
-        return self._cached[slots].astype(np.uint64)
+        """Return the page that the swap cache has for each slot; 0: none."""
+        return np.asarray(self._swap["cached"][slots].astype(np.uint64))
 
     def swap_in(self, slots: U64) -> U64:
-        """Return the pages of swap entries, mapped instead of those."""
-        pfns = self._cached[slots].astype(np.uint64)
+        """Map the pages of swap entries in their place; return the pfns."""
+        pfns = self.cached(slots)
         new = pfns == 0
         pfns[new] = self.allocate(int(np.count_nonzero(new)))
-        self._written[pfns[new]] = self._kept[slots[new]]
-        self._cached[slots] = pfns
-        self._slot[pfns] = slots
+        self._page["written"][pfns[new]] = self._swap["written"][slots[new]]
+        self._swap["cached"][slots] = pfns
+        self._page["slot"][pfns] = slots
         self.map(pfns)
-        self._exclusive[pfns] = self._alone[slots]
+        self._page["exclusive"][pfns] = self._swap["exclusive"][slots]
         self.drop_slots(slots)
         return pfns
 
     def exclusive_slots(self, slots: U64) -> Bools:
-        """Tell which swap entries nobody shares since their page was written.
+        """Tell which swap entries are pte_swp_exclusive().
 
-        pte_swp_exclusive()
+        Nobody has shared them since their page was written.
         """
-        return np.asarray(self._alone[slots] != 0)
+        return np.asarray(self._swap["exclusive"][slots])
 
     def share_slots(self, slots: U64) -> None:
         """Count one more swap entry for each: swap_duplicate()."""
-        self._swapcount[slots] += 1
-        self._alone[slots] = 0
+        self._swap["count"][slots] += 1
+        self._swap["exclusive"][slots] = False
 
     def drop_slots(self, slots: U64) -> None:
         """Count one swap entry less for each; slots without any are free."""
-        self._swapcount[slots] -= 1
-        free = slots[self._swapcount[slots] == 0]
-        cached = self._cached[free].astype(np.uint64)
+        self._swap["count"][slots] -= 1
+        free = slots[self._swap["count"][slots] == 0]
+        cached = self.cached(free)
         cached = cached[cached != 0]
-        self._slot[cached] = 0
-        self._cached[free] = 0
+        self._page["slot"][cached] = 0
+        self._swap["cached"][free] = 0
         self._slots.give(free)
         self._release(cached[self.mapcount[cached] == 0])
 
@@ -308,7 +314,7 @@ class Backing:
 
     def __init__(self, physical: Physical, pages: int) -> None:
         self._physical = physical
-        # pfn by page; 0 where it is not in memory: a hole, or swapped out.
+        # pfn by page; 0 if it is not in memory: a hole, or swapped out.
         self._cache = np.zeros(pages, np.uint64)
         self._swapped = np.zeros(pages, np.bool_)
         self._dirty = np.zeros(pages, np.bool_)
@@ -316,16 +322,17 @@ class Backing:
     def __len__(self) -> int:
         return len(self._cache)
 
-    def resident(self, first: int, stop: int) -> Bools:
-        """Tell which pages of [first, stop) are in memory."""
-        return np.asarray(self._cache[first:stop] != 0)
+    @property
+    def resident(self) -> Bools:
+        """Whether each page is in memory."""
+        return np.asarray(self._cache != 0)
 
     def has(self, pages: U64) -> Bools:
-        """Tell which pages are no holes: in memory, or swapped out."""
+        """Tell which pages are in memory or swapped out, so not holes."""
         return np.asarray((self._cache[pages] != 0) | self._swapped[pages])
 
     def get(self, pages: U64) -> U64:
-        """Return the pfns of pages, brought in if need be."""
+        """Return the pfns of pages; brings in those not in memory."""
         pfns = self._cache[pages]
         absent = np.flatnonzero(pfns == 0)
         pfns[absent] = self._physical.allocate(len(absent), file=True)
@@ -334,9 +341,9 @@ class Backing:
         return pfns
 
     def evict(self, pages: U64) -> None:
-        """Let pages leave memory, to swap; one that nobody wrote is a hole again.
+        """Swap pages out; one that nobody wrote becomes a hole.
 
-        Linux mm/vmscan.c shrink_folio_list(): a clean folio is just removed.
+        Linux mm/vmscan.c shrink_folio_list() just removes a clean folio.
         """
         self._cache[pages] = 0
         self._swapped[pages] = self._dirty[pages]

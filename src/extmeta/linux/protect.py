@@ -1,6 +1,7 @@
-"""Write-protection by a userfaultfd, and the soft-dirty bits cleared."""
+"""Changes of VMAs and PTEs by userfaultfd, clear_refs, mprotect and madvise."""
 
 import errno
+from typing import Any
 
 from extmeta.linux import mux
 from extmeta.linux.mm import Mm
@@ -9,10 +10,10 @@ from extmeta.linux.vma import Prot, Vma
 
 
 def register(mm: Mm, uffd: Userfaultfd, mode: Mode, first: int, stop: int) -> None:
-    """Let a userfaultfd have the VMAs of [first, stop): userfaultfd_register().
+    """Register the VMAs of [first, stop): userfaultfd_register().
 
-    A VMA that it has already keeps its mode if that includes the new one; else it
-    gets the new one, and what was protected stays marked as that.
+    A VMA that is registered already keeps its mode if that includes the new one.
+    Otherwise it gets the new one, and protected pages keep their bits.
     """
     if Mode.WP in mode and not mm.uffd_wp:
         raise OSError(
@@ -23,16 +24,15 @@ def register(mm: Mm, uffd: Userfaultfd, mode: Mode, first: int, stop: int) -> No
     if not vmas:
         raise OSError(errno.EINVAL, f"nothing mapped in vpns [{first:#x}, {stop:#x})")
     for vma in vmas:
-        if vma.uffd is not None and vma.uffd is not uffd:
+        if vma.uffd not in (None, uffd):
             raise OSError(
                 errno.EBUSY, f"vpn {vma.start:#x} has another userfaultfd already"
             )
     if Mode.WP in mode:
-        mux.refuse_uffd_wp(mm, vmas)
-    for vma in vmas:
+        mux.refuse(mm, "uffd_wp", vmas)
+    for vma, low, high in mm.vmas.parts(first, stop):
         if vma.uffd is uffd and vma.mode & mode == mode:
             continue
-        low, high = max(first, vma.start), min(stop, vma.stop)
         tracked = vma.wp
         mm.modify(vma, low, high, uffd=uffd, mode=mode)
         if tracked != (Mode.WP in mode):
@@ -40,19 +40,17 @@ def register(mm: Mm, uffd: Userfaultfd, mode: Mode, first: int, stop: int) -> No
 
 
 def unregister(mm: Mm, uffd: Userfaultfd | None, first: int, stop: int) -> None:
-    """Take off all protection, and the tracking: userfaultfd_unregister()."""
+    """Clear all protection and stop tracking: userfaultfd_unregister()."""
     vmas = mm.vmas.within(first, stop)
     if not vmas:
         raise OSError(errno.EINVAL, f"nothing mapped in vpns [{first:#x}, {stop:#x})")
     for vma in vmas:
         # Since 6.17 ("userfaultfd: prevent unregistering VMAs through a different
-        # userfaultfd"); which release is unverified.
-        other = vma.uffd is not None and vma.uffd is not uffd
-        if other and mm.release >= (6, 17):
+        # userfaultfd"); the release is unverified.
+        if vma.uffd not in (None, uffd) and mm.release >= (6, 17):
             raise OSError(errno.EINVAL, f"vpn {vma.start:#x} has another userfaultfd")
-    for vma in vmas:
+    for vma, low, high in mm.vmas.parts(first, stop):
         if vma.uffd is not None:
-            low, high = max(first, vma.start), min(stop, vma.stop)
             tracked = vma.wp
             if tracked:
                 change(mm, vma, low, high, on=False)
@@ -64,25 +62,24 @@ def unregister(mm: Mm, uffd: Userfaultfd | None, first: int, stop: int) -> None:
 def writeprotect(mm: Mm, first: int, stop: int, *, on: bool) -> None:
     """UFFDIO_WRITEPROTECT: mwriteprotect_range().
 
-    Raises OSError ENOENT at the first VMA that is not tracked; those before it
-    are done.
+    Raises OSError ENOENT at the first VMA that is not tracked, after it has changed
+    those before it.
     """
-    vmas = mm.vmas.within(first, stop)
-    for vma in vmas:
+    for vma, low, high in mm.vmas.parts(first, stop):
         if not vma.wp:
             raise OSError(
                 errno.ENOENT, f"vpn {vma.start:#x} has no userfaultfd for writes"
             )
-        change(mm, vma, max(first, vma.start), min(stop, vma.stop), on=on)
-    if not vmas:
+        change(mm, vma, low, high, on=on)
+    if not mm.vmas.within(first, stop):
         raise OSError(errno.ENOENT, f"nothing mapped in vpns [{first:#x}, {stop:#x})")
 
 
 def change(mm: Mm, vma: Vma, first: int, stop: int, *, on: bool) -> None:
-    """Protect [first, stop) of a VMA, or resolve it: change_protection().
+    """Set or clear uffd-wp in [first, stop) of a VMA: change_protection().
 
-    A leaf is split only if the range cuts it. Where markers are used, what is not
-    there gets one, and loses it again.
+    A leaf is split only if the range cuts it. If the VMA uses markers, missing pages
+    get and lose them.
     """
     mm.split_at(first, stop)
     for base in mm.leaves_within(first, stop):
@@ -98,16 +95,15 @@ def change(mm: Mm, vma: Vma, first: int, stop: int, *, on: bool) -> None:
                 if base not in mm.leaves
             )
         return
-    entries = mm.entries(first, stop)
-    mm.clear(entries.vpn[~entries.present & (entries.value == mm.marker)])
+    mm.clear_markers(mm.entries(first, stop))
     mm.change_words(slice(first, stop), mm.uffd_wp)
 
 
 def clear_soft_dirty(mm: Mm) -> None:
-    """Clear what the tracker knows: clear_refs_write(), type 4."""
+    """Clear all soft-dirty bits: clear_refs_write(), type 4."""
     if not mm.soft_dirty:
         return
-    mux.refuse_soft_dirty(mm)
+    mux.refuse(mm, "soft_dirty", mm.vmas)
     for vma in mm.vmas:
         vma.soft_dirty = False
     mm.change_words(slice(0, mm.arch.nr_vpns), mm.soft_dirty)
@@ -116,56 +112,37 @@ def clear_soft_dirty(mm: Mm) -> None:
 
 
 def mprotect(mm: Mm, first: int, stop: int, prot: Prot) -> None:
-    """Change what may be done with pages; the bits stay: do_mprotect_pkey()."""
-    at = first
-    while at < stop:
-        vma = mm.vmas.find(at)
+    """Change the protection; words stay: do_mprotect_pkey(), mprotect_fixup()."""
+    for vma, low, high in mm.vmas.walk(first, stop):
         if vma is None:
-            raise OSError(errno.ENOMEM, f"nothing mapped at vpn {at:#x}")
-        end = min(stop, vma.stop)
-        _fix(mm, vma, at, end, prot)
-        at = end
+            raise OSError(errno.ENOMEM, f"nothing mapped at vpn {low:#x}")
+        if prot == vma.prot:
+            continue
+        account = vma.account
+        if prot & Prot.W:
+            account = account or not (vma.prot & Prot.W or vma.shared)
+        elif vma.anonymous and vma.anon_vma is None:
+            account = False
+        advise(mm, vma, low, high, prot=prot, account=account)
 
 
-def _fix(mm: Mm, vma: Vma, first: int, stop: int, prot: Prot) -> None:
-    """mprotect_fixup(): a merged VMA gets this one's VM_SOFTDIRTY."""
-    if prot == vma.prot:
-        return
-    account = vma.account
-    if prot & Prot.W:
-        account = account or not (vma.prot & Prot.W or vma.shared)
-    elif vma.anonymous and vma.anon_vma is None:
-        account = False
-    soft_dirty = vma.soft_dirty
-    changed = mm.modify(vma, first, stop, prot=prot, account=account)
-    changed.soft_dirty = soft_dirty or (mm.vmas.sticky and changed.soft_dirty)
+def advise(mm: Mm, vma: Vma, first: int, stop: int, **flags: Any) -> None:
+    """Change flags of a part of a VMA: madvise_update_vma().
 
-
-def _advise(mm: Mm, vma: Vma, first: int, stop: int, **flag: bool) -> None:
-    """Change a flag of a part of a VMA: madvise_update_vma()."""
-    ((name, value),) = flag.items()
-    if getattr(vma, name) is value:
+    A VMA that this one merges into gets its VM_SOFTDIRTY.
+    """
+    if all(getattr(vma, name) is value for name, value in flags.items()):
         return
     soft_dirty = vma.soft_dirty
-    changed = mm.modify(vma, first, stop, **flag)
+    changed = mm.modify(vma, first, stop, **flags)
     changed.soft_dirty = soft_dirty or (mm.vmas.sticky and changed.soft_dirty)
-
-
-def advise_huge(mm: Mm, vma: Vma, first: int, stop: int, *, huge: bool) -> None:
-    """MADV_HUGEPAGE and MADV_NOHUGEPAGE: hugepage_madvise()."""
-    _advise(mm, vma, first, stop, huge=huge)
-
-
-def advise_fork(mm: Mm, vma: Vma, first: int, stop: int, *, copied: bool) -> None:
-    """MADV_DONTFORK and MADV_DOFORK: VM_DONTCOPY."""
-    _advise(mm, vma, first, stop, copied=copied)
 
 
 def advise_wipe(mm: Mm, vma: Vma, first: int, stop: int, *, wiped: bool) -> None:
-    """MADV_WIPEONFORK and MADV_KEEPONFORK: VM_WIPEONFORK, of private anonymous memory.
+    """MADV_WIPEONFORK and MADV_KEEPONFORK, for private anonymous memory.
 
     Linux mm/madvise.c madvise_vma_behavior().
     """
     if wiped and not vma.anonymous:
         raise OSError(errno.EINVAL, f"the VMA at vpn {vma.start:#x} is not anonymous")
-    _advise(mm, vma, first, stop, wiped=wiped)
+    advise(mm, vma, first, stop, wiped=wiped)

@@ -1,7 +1,7 @@
-"""What /proc/PID/pagemap shows: its words, and the ioctl PAGEMAP_SCAN.
+"""/proc/PID/pagemap: its words, and the ioctl PAGEMAP_SCAN.
 
-Linux fs/proc/task_mmu.c. PAGEMAP_SCAN is followed to its buffer of 512 regions,
-since walk_end tells of it.
+Linux fs/proc/task_mmu.c. The kernel's buffer of 512 regions is modelled too, because
+walk_end depends on it.
 """
 
 import errno
@@ -13,8 +13,10 @@ import numpy.typing as npt
 from extmeta.arrays import U64, Bools
 from extmeta.linux import protect
 from extmeta.linux.mm import Mm
-from extmeta.linux.pagemap_scan import VEC_LEN, PageIs
+from extmeta.linux.pagemap_scan import CHECK_WPASYNC, VEC_LEN, WP_MATCHING, PageIs
 from extmeta.linux.pagewords import (
+    EXCLUSIVE,
+    FILE,
     PRESENT,
     SOFT_DIRTY,
     SWAP_OFFSET_SHIFT,
@@ -24,19 +26,11 @@ from extmeta.linux.pagewords import (
 from extmeta.linux.physical import FIRST_PFN, ZERO_PFN
 from extmeta.linux.vma import Vma
 
-# PM_MMAP_EXCLUSIVE and PM_FILE.
-EXCLUSIVE = 1 << 56
-FILE = 1 << 61
-
-# PM_SCAN_*: include/uapi/linux/fs.h.
-WP_MATCHING = 1
-CHECK_WPASYNC = 2
-
 REGION = np.dtype([("start", "<u8"), ("end", "<u8"), ("categories", "<u8")])
 
 
 def _where(which: npt.ArrayLike, bits: int) -> U64:
-    """Return these bits where something is so, else 0."""
+    """Return ``bits`` at places that are set, else 0."""
     return np.where(which, np.uint64(bits), np.uint64(0))
 
 
@@ -46,46 +40,36 @@ def _where(which: npt.ArrayLike, bits: int) -> U64:
 def pagemap(mm: Mm, first: int, stop: int, *, pfns: bool) -> U64:
     """Return the words of [first, stop): pte_to_pagemap_entry().
 
-    Without `pfns` frames and swap slots are 0, as without CAP_SYS_ADMIN; which
-    marker it is is told always.
+    Without `pfns` frames and swap slots are 0, as without CAP_SYS_ADMIN. The type of
+    a marker is always shown.
     """
     words = np.zeros(stop - first, np.uint64)
-    for vma in mm.vmas.within(first, stop):
-        low, high = max(first, vma.start), min(stop, vma.stop)
+    for vma, low, high in mm.vmas.parts(first, stop):
         entries = mm.entries(low, high)
         word = _where(entries.present, PRESENT) | _where(~entries.present, SWAPPED)
-        word |= _where(mm.protected(entries.vpn), UFFD_WP)
-        word |= _soft_dirty(mm, entries.vpn)
+        word |= _where(mm.has("uffd_wp", entries.vpn), UFFD_WP)
+        word |= _where(mm.has("soft_dirty", entries.vpn), SOFT_DIRTY)
         real = entries.present & (entries.value >= FIRST_PFN)
-        of_pages = np.where(real, entries.value, np.uint64(0))
-        word |= _where(real & mm.physical.file(of_pages), FILE)
-        word |= _where(real & (mm.physical.mapcount[of_pages] == 1), EXCLUSIVE)
-        slots = _slots(mm, entries.value)
-        numbers = np.where(entries.present, entries.value, slots)
-        told = np.uint64(pfns) | (~entries.present & (entries.value == mm.marker))
-        word |= numbers * told
+        pages = np.where(real, entries.value, np.uint64(0))
+        word |= _where(real & mm.physical.file(pages), FILE)
+        word |= _where(real & (mm.physical.mapcount[pages] == 1), EXCLUSIVE)
+        numbers = np.where(entries.present, entries.value, _slots(mm, entries.value))
+        word |= numbers * (np.uint64(pfns) | mm.marked(entries))
         words[entries.vpn - np.uint64(first)] = word
         for base in mm.leaves_within(low, high):
             a, b = max(low, base), min(high, base + mm.pages_per_leaf)
-            words[a - first : b - first] = _leaf_words(mm, base, pfns)[
-                a - base : b - base
-            ]
+            leaf = _leaf_words(mm, base, pfns)
+            words[a - first : b - first] = leaf[a - base : b - base]
         if vma.soft_dirty:
             words[low - first : high - first] |= np.uint64(SOFT_DIRTY)
     return words
 
 
 def _slots(mm: Mm, slots: U64) -> U64:
-    """Return swap slots as the words have them: the type below the offset."""
+    """Return swap slots in the format of the words: the type below the offset."""
     bits = mm.arch.swap.offset_bits
     offset = slots & np.uint64((1 << bits) - 1)
     return offset << np.uint64(SWAP_OFFSET_SHIFT) | slots >> np.uint64(bits)
-
-
-def _soft_dirty(mm: Mm, vpns: U64) -> U64:
-    if not mm.soft_dirty or not len(vpns):
-        return np.zeros(len(vpns), np.uint64)
-    return _where(np.asarray(mm.table.load(vpns, "soft_dirty") != 0), SOFT_DIRTY)
 
 
 def _leaf_words(mm: Mm, base: int, pfns: bool) -> U64:
@@ -100,7 +84,7 @@ def _leaf_words(mm: Mm, base: int, pfns: bool) -> U64:
         return words | np.uint64(word | FILE)
     exclusive = mm.physical.mapcount[numbers] == 1
     if mm.release >= (6, 15):
-        # __folio_page_mapped_exclusively() is asked of the first page for all.
+        # The kernel calls __folio_page_mapped_exclusively() for the first page only.
         exclusive[:] = exclusive[0]
     return words | np.uint64(word) | _where(exclusive, EXCLUSIVE)
 
@@ -110,14 +94,14 @@ def _leaf_words(mm: Mm, base: int, pfns: bool) -> U64:
 
 @dataclass
 class Scan:
-    """struct pm_scan_arg, addresses as vpns, and the output's state.
+    """struct pm_scan_arg with vpns as addresses, and the state of the output.
 
     Attributes
     ----------
     vec_len : int
-        Regions that there is still room for; 0: no output is wanted.
+        Room for regions that is left. 0: no output is wanted.
     walk_end : int or None
-        Where the walk stopped for want of room.
+        The vpn where the walk stopped because the output was full.
     """
 
     mm: Mm
@@ -136,11 +120,11 @@ class Scan:
         self._regions: list[tuple[int, int, int]] = []
         self._buffer: list[tuple[int, int, int]] = []
         self._room = min(VEC_LEN, self.vec_len)
-        # A region was taken back: the next one is not joined to those before.
+        # A region was backed out: the next one does not extend the last.
         self._apart = False
 
     def run(self, first: int, stop: int) -> list[tuple[int, int, int]]:
-        """Walk [first, stop), return the regions: do_pagemap_scan()."""
+        """Walk [first, stop) and return the regions: do_pagemap_scan()."""
         at = first
         while at < stop:
             full = self._walk(at, stop)
@@ -151,27 +135,24 @@ class Scan:
         return self._regions
 
     def _flush(self) -> None:
-        """Hand the buffer over: pagemap_scan_flush_buffer()."""
+        """Move the buffer to the result: pagemap_scan_flush_buffer()."""
         self._regions += self._buffer
         self.vec_len -= len(self._buffer)
         self._buffer = []
         self._room = min(self._room, self.vec_len)
         self._apart = False
 
-    # Each of these returns whether the output is full: -ENOSPC.
+    # -- the walk: each method with -> bool returns whether the output is full, -ENOSPC
 
     def _walk(self, first: int, stop: int) -> bool:
-        for vma in self.mm.vmas.within(first, stop):
+        for vma, low, high in self.mm.vmas.parts(first, stop):
             category = self._test(vma)
-            if category is None:
-                continue
-            low, high = max(first, vma.start), min(stop, vma.stop)
-            if self._walk_vma(vma, category, low, high):
+            if category is not None and self._walk_vma(vma, category, low, high):
                 return True
         return False
 
     def _test(self, vma: Vma) -> int | None:
-        """Return a VMA's categories, or None: pagemap_scan_test_walk()."""
+        """Return a VMA's categories; None: skip it. pagemap_scan_test_walk()"""
         allowed = vma.wp and vma.asynchronous
         if not allowed:
             if self.flags & CHECK_WPASYNC:
@@ -211,7 +192,7 @@ class Scan:
         return np.asarray((seen & mask == mask) & ((anyof == 0) | (seen & anyof != 0)))
 
     def _output(self, categories: int, first: int, stop: int) -> tuple[int, bool]:
-        """Add a range; return how far it went, and whether that is all.
+        """Add a range; return the end of what fitted, and whether the output is full.
 
         pagemap_scan_output(), pagemap_scan_push_range()
         """
@@ -235,7 +216,7 @@ class Scan:
         return stop, full
 
     def _hole(self, vma: Vma, category: int, first: int, stop: int) -> bool:
-        """Pages without a table: pagemap_scan_pte_hole()."""
+        """Scan pages without a table: pagemap_scan_pte_hole()."""
         if vma.wp:
             category |= PageIs.WRITTEN
         if not self._matches(np.array([category], np.uint64))[0]:
@@ -246,7 +227,7 @@ class Scan:
         return full
 
     def _leaf(self, category: int, first: int, stop: int) -> bool | None:
-        """A huge page, None if it was split: pagemap_scan_thp_entry()."""
+        """Scan a huge page; None if it was split. pagemap_scan_thp_entry()"""
         mm = self.mm
         base = mm.leaf_of(first)
         leaf = mm.leaves[base]
@@ -272,7 +253,7 @@ class Scan:
         return full
 
     def _table(self, category: int, first: int, stop: int) -> bool:
-        """The entries of a PTE table: pagemap_scan_pmd_entry()."""
+        """Scan a PTE table: pagemap_scan_pmd_entry()."""
         categories = self._categories(category, first, stop)
         written = categories & np.uint64(PageIs.WRITTEN) != 0
         vpns = np.arange(first, stop, dtype=np.uint64)
@@ -281,16 +262,14 @@ class Scan:
             return False
         matches = self._matches(categories)
         shown = categories & np.uint64(self.return_mask)
-        # Runs of pages that match and are shown alike.
+        # Runs of matching pages with equal output.
         key = np.where(matches, shown + np.uint64(1), np.uint64(0))
-        cuts = np.flatnonzero(key[1:] != key[:-1]) + 1
+        cuts = (np.flatnonzero(key[1:] != key[:-1]) + 1).tolist()
         full, end = False, first
         for low, high in zip([0, *cuts], [*cuts, len(key)], strict=True):
             if not key[low]:
                 continue
-            end, full = self._output(
-                int(shown[low]), first + int(low), first + int(high)
-            )
+            end, full = self._output(int(shown[low]), first + low, first + high)
             if full:
                 break
         if self.flags & WP_MATCHING:
@@ -299,19 +278,19 @@ class Scan:
         return full
 
     def _categories(self, category: int, first: int, stop: int) -> U64:
-        """Return pages' categories: pagemap_page_category()."""
+        """Return the categories of pages: pagemap_page_category()."""
         mm = self.mm
         found = np.full(stop - first, category | PageIs.WRITTEN, np.uint64)
         entries = mm.entries(first, stop)
         has = _where(entries.present, PageIs.PRESENT)
         has |= _where(~entries.present, PageIs.SWAPPED)
-        has |= _where(~mm.protected(entries.vpn), PageIs.WRITTEN)
+        has |= _where(~mm.has("uffd_wp", entries.vpn), PageIs.WRITTEN)
         zero = entries.present & (entries.value == ZERO_PFN)
         has |= _where(zero, PageIs.PFNZERO)
         real = entries.present & ~zero
         pages = np.where(real, entries.value, np.uint64(0))
         has |= _where(real & mm.physical.file(pages), PageIs.FILE)
-        has |= _where(_soft_dirty(mm, entries.vpn) != 0, PageIs.SOFT_DIRTY)
+        has |= _where(mm.has("soft_dirty", entries.vpn), PageIs.SOFT_DIRTY)
         found[entries.vpn - np.uint64(first)] = has | np.uint64(category)
         return found
 

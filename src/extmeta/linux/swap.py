@@ -7,7 +7,7 @@ from extmeta.linux.mm import Mm
 
 
 def swap_in(mm: Mm, entries: Entries) -> None:
-    """Let swap entries be pages again, with their bits: do_swap_page()."""
+    """Map the pages of swap entries; the bits stay: do_swap_page()."""
     if mm.thp_swap and len(entries.vpn):
         entries = _with_huge(mm, entries)
     if len(entries.vpn):
@@ -15,16 +15,15 @@ def swap_in(mm: Mm, entries: Entries) -> None:
 
 
 def _with_huge(mm: Mm, entries: Entries) -> Entries:
-    """Return swap entries, and all of the huge pages that are still whole.
+    """Return swap entries, and the others of each huge page that is still whole.
 
-    do_swap_page() maps a huge page of the swap cache by all of its PTEs, if they lie
-    in one table and VMA as they did, and have the same bits.
+    do_swap_page() maps a huge page of the swap cache by 512 PTEs if their swap entries
+    are still in order in one table and one VMA, with equal bits.
     """
     pfns = mm.physical.cached(entries.value)
-    heads = mm.physical.heads(pfns)
     found = [entries]
-    for head in np.unique(heads[heads != 0]).tolist():
-        at = int(np.argmax(heads == head))
+    for head, here in mm.physical.folios(pfns):
+        at = int(np.argmax(here))
         start = int(entries.vpn[at]) - int(pfns[at]) + head
         stop = start + mm.pages_per_leaf
         vma = mm.vmas.find(int(entries.vpn[at]))

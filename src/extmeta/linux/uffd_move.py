@@ -1,9 +1,9 @@
-"""Pages given from one place to another: UFFDIO_MOVE.
+"""UFFDIO_MOVE: pages move from one range to another.
 
 Linux mm/userfaultfd.c move_pages() and mm/huge_memory.c move_pages_huge_pmd(). Only
-anonymous pages that nobody shares are moved. A page that is there gets a new PTE:
-without uffd-wp, soft-dirty. A swap entry keeps its bits and gets soft-dirty; the page
-of zeros has neither. Other fields go along.
+anonymous pages that nobody shares can move. A present page gets a new PTE: not
+uffd-wp, but soft-dirty. A swap entry keeps its bits and becomes soft-dirty. The page of
+zeros loses both bits. Other fields are kept.
 """
 
 import errno
@@ -21,32 +21,28 @@ from extmeta.linux.vma import Prot, Vma
 def move(
     mm: Mm, uffd: Userfaultfd | None, dst: int, src: int, count: int, *, holes: bool
 ) -> tuple[int, int]:
-    """Move `count` pages; return how many were, and the errno of the next or 0.
+    """Move `count` pages; return how many moved, and the errno of the next or 0.
 
     Parameters
     ----------
     uffd : Userfaultfd or None
-        The one that asks.
+        The caller's.
     holes : bool
-        Nothing is moved where nothing is: UFFDIO_MOVE_MODE_ALLOW_SRC_HOLES.
+        Absent pages are skipped: UFFDIO_MOVE_MODE_ALLOW_SRC_HOLES.
 
     Raises
     ------
     OSError
-        ENOENT: nothing is mapped. EINVAL: not two ranges of one private anonymous
-        VMA each that may be written, the destination's with this userfaultfd.
+        ENOENT: nothing is mapped. EINVAL: a range is not in one private, anonymous and
+        writable VMA, or the destination does not have this userfaultfd.
     """
-    to = mm.vmas.find(dst)
-    if to is None:
-        raise OSError(errno.ENOENT, f"nothing mapped at vpn {dst:#x}")
+    to = mm.vmas.get(dst, errno.ENOENT)
     if not to.shared:
         mm.vmas.prepare_anon(to)
-    of = mm.vmas.find(src)
-    if of is None:
-        raise OSError(errno.ENOENT, f"nothing mapped at vpn {src:#x}")
+    of = mm.vmas.get(src, errno.ENOENT)
     _validate(uffd, to, of, dst, src, count)
     done = 0
-    # If ranges overlap, what was moved may be moved again.
+    # If ranges overlap, pages that have moved may move again.
     longest = 1 if abs(dst - src) < count else mm.pages_per_leaf
     while done < count:
         moved, error = _step(
@@ -61,7 +57,7 @@ def move(
 def _validate(
     uffd: Userfaultfd | None, to: Vma, of: Vma, dst: int, src: int, count: int
 ) -> None:
-    """Refuse what can't be moved at all: move_pages(), validate_move_areas()."""
+    """Raise EINVAL: move_pages(), validate_move_areas()."""
     reasons = {
         "shared memory": of.shared or to.shared,
         "not in one VMA": src + count > of.stop or dst + count > to.stop,
@@ -80,9 +76,9 @@ def _validate(
 def _step(
     mm: Mm, of: Vma, dst: int, src: int, count: int, longest: int, holes: bool
 ) -> tuple[int, int]:
-    """Move what is in one PTE table on both sides; return as `move`.
+    """Move pages within one PTE table on each side; return as `move`.
 
-    Nothing is moved, and there is no error, after a huge page was split.
+    Returns (0, 0) after it split a huge page.
     """
     size = mm.pages_per_leaf
     base, to_base = mm.leaf_of(src), mm.leaf_of(dst)
@@ -97,11 +93,10 @@ def _step(
     entries = mm.entries(src, src + count)
     end, error = _movable(mm, entries, dst, src, count, holes)
     entries = entries.take(entries.vpn < np.uint64(src + end))
-    heads = mm.physical.heads(entries.value[entries.present])
-    heads = np.unique(heads[heads != 0])
-    if len(heads):
-        for head in heads.tolist():
-            split_folio(mm, of, head)
+    heads = [head for head, _ in mm.physical.folios(entries.value[entries.present])]
+    for head in heads:
+        split_folio(mm, of, head)
+    if heads:
         return 0, 0
     _give(mm, entries, dst, src, end)
     return end, error
@@ -128,10 +123,10 @@ def _leaf(mm: Mm, dst: int, src: int, count: int) -> tuple[int, int]:
 def _movable(
     mm: Mm, entries: Entries, dst: int, src: int, count: int, holes: bool
 ) -> tuple[int, int]:
-    """Return how many pages can be moved, and what the next one is refused by."""
+    """Return how many pages can move, and the errno of the next one or 0."""
     errors = np.full(count, 0 if holes else errno.ENOENT)
     values = entries.value
-    marked = ~entries.present & (values == mm.marker)
+    marked = mm.marked(entries)
     slots = np.where(entries.present | marked, np.uint64(0), values)
     pages = np.where(entries.present, values, np.uint64(ZERO_PFN))
     busy = np.where(

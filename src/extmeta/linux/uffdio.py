@@ -1,4 +1,4 @@
-"""The ioctls of a userfaultfd: their arguments checked."""
+"""The ioctls of a userfaultfd, with checks of their arguments."""
 
 import errno
 from collections.abc import Iterable
@@ -7,7 +7,6 @@ from extmeta.linux import faults, fill, protect, uffd_move
 from extmeta.linux.edge import Edge, bits_of, names_of
 from extmeta.linux.userfault import (
     FEATURES,
-    HAS_MOVE,
     Handler,
     Listener,
     Mode,
@@ -21,19 +20,15 @@ Modes = str | Iterable[str]
 
 
 def _flags(mode: Modes, known: set[str]) -> set[str]:
-    """Return the names of a call's mode; one that is not `known` is refused."""
-    if isinstance(mode, str):
-        mode = mode.split("|")
-    elif isinstance(mode, bytes) or not isinstance(mode, Iterable):
-        raise TypeError(f"mode: {mode!r} is neither names nor text")
-    names = set(mode) - {"", "-"}
+    """Return the names in a call's mode, all of which must be `known`."""
+    names = names_of("mode", mode) - {"", "-"}
     if unknown := names - known:
         raise ValueError(f"mode: {sorted(map(str, unknown))} unknown; {sorted(known)}")
     return names
 
 
 class Uffdio(Edge):
-    """What a monitor does by a userfaultfd: a part of `AddressSpace`."""
+    """The monitor's side of a userfaultfd: a part of `AddressSpace`."""
 
     def uffd_register(
         self,
@@ -46,36 +41,36 @@ class Uffdio(Edge):
         missing_handler: Handler | None = None,
         listener: Listener | None = None,
     ) -> None:
-        """Have a userfaultfd told of faults: UFFDIO_REGISTER.
+        """Register a range with a userfaultfd: UFFDIO_REGISTER.
 
-        There is one userfaultfd for each set of features; the one that was
-        registered last is also used to unregister.
+        There is one userfaultfd for each set of features. `uffd_unregister` uses the
+        one registered last.
 
         Parameters
         ----------
         features : iterable of str
             UFFD_FEATURE_* without the prefix, or text joined by "|".
         mode : str or iterable of str
-            WP: writes are tracked. MISSING: it is to bring pages that are not there.
+            WP: track writes. MISSING: the userfaultfd brings missing pages.
         handler : callable, optional
-            ``handler(space, address)`` is called at a write to a protected page,
+            ``handler(space, address)`` is called at a write to a protected page
             without WP_ASYNC, and should unprotect it.
         missing_handler : callable, optional
             ``missing_handler(space, address)`` is called at an access to a missing
             page and should bring it, by `uffd_copy` for example.
         listener : callable, optional
             ``listener(space, event)`` is called with a :class:`UffdEvent` for each
-            event of the features EVENT_*. REMOVE comes before pages go, the others
-            when the call is done.
+            event of the features EVENT_*: for REMOVE before pages are unmapped, for
+            others at the end of the call.
 
         Raises
         ------
         OSError
-            EINVAL: no mode, no whole pages, nothing mapped, a feature that this
-            release has not, or WP without a field `uffd_wp`. EBUSY: another
-            userfaultfd is there.
+            EINVAL: no mode, not whole pages, nothing mapped, a feature that this
+            release does not have, or WP without a field `uffd_wp`. EBUSY: the range
+            has another userfaultfd.
         Refused
-            The two trackers have one bit by VMA, and `soft_dirty` holds it since
+            The two trackers share one bit by VMA, and `soft_dirty` has it since
             clear_refs.
         """
         names = frozenset(names_of("features", features))
@@ -95,28 +90,22 @@ class Uffdio(Edge):
                 raise OSError(errno.EINVAL, f"no {name} in {self._mm.release}")
         if not modes:
             raise OSError(errno.EINVAL, f"mode {mode!r}: none")
-        uffd = self._uffd(names)
+        same = (one for one in self._uffds if one.features == names)
+        uffd = next(same, None) or Userfaultfd(names)
         protect.register(self._mm, uffd, modes, *self._uffd_range(addr, length))
         self._uffds = [one for one in self._uffds if one is not uffd] + [uffd]
         for name, called in callbacks.items():
             if called is not None:
                 setattr(uffd, name, called)
 
-    def _uffd(self, features: frozenset[str]) -> Userfaultfd:
-        """Return the userfaultfd of these features, a new one if there is none."""
-        for uffd in self._uffds:
-            if uffd.features == features:
-                return uffd
-        return Userfaultfd(features)
-
     def uffd_unregister(self, addr: int, length: int) -> None:
-        """Take protection off and stop tracking: UFFDIO_UNREGISTER.
+        """Clear protection and stop tracking: UFFDIO_UNREGISTER.
 
         Raises
         ------
         OSError
-            EINVAL: no whole pages, nothing mapped, or tracked by a userfaultfd
-            that is not the one registered last.
+            EINVAL: not whole pages, nothing mapped, or registered with a userfaultfd
+            other than the one registered last.
         """
         uffd = self._uffds[-1] if self._uffds else None
         first, stop = self._uffd_range(addr, length)
@@ -124,13 +113,13 @@ class Uffdio(Edge):
         self._wake(first, stop)
 
     def uffd_writeprotect(self, addr: int, length: int, on: bool | int) -> None:
-        """Protect pages, or take protection off: UFFDIO_WRITEPROTECT.
+        """Protect pages, or clear protection: UFFDIO_WRITEPROTECT.
 
         Raises
         ------
         OSError
-            EINVAL: no whole pages. ENOENT: a part is not tracked, or nothing is
-            mapped; what is before it has been changed.
+            EINVAL: not whole pages. ENOENT: a part is not tracked, or nothing is
+            mapped; pages before it have been changed.
         """
         first, stop = self._uffd_range(addr, length)
         protect.writeprotect(self._mm, first, stop, on=bool(on))
@@ -138,18 +127,17 @@ class Uffdio(Edge):
             self._wake(first, stop)
 
     def uffd_copy(self, addr: int, length: int, mode: Modes = "") -> int:
-        """Bring missing pages with content of the monitor's: UFFDIO_COPY.
+        """Bring missing pages with the monitor's content: UFFDIO_COPY.
 
-        What the monitor copies from is its own memory, which is not modelled: it can
-        always be read.
+        The monitor's memory that it copies from is not modelled: it is always readable.
 
         Parameters
         ----------
         addr, length : int
             Bytes, whole pages.
         mode : str or iterable of str
-            WP: the pages come write-protected. DONTWAKE: who waits for them goes on
-            waiting until `uffd_wake`.
+            WP: the pages come write-protected. DONTWAKE: accesses that wait for them
+            go on waiting until `uffd_wake`.
 
         Returns
         -------
@@ -159,14 +147,13 @@ class Uffdio(Edge):
         Raises
         ------
         OSError
-            EINVAL: no whole pages, or WP where writes are not tracked. ENOENT: not
-            in one VMA that has a userfaultfd. EEXIST: the first page is there, or in
-            the backing of shared memory, or a huge page is. EFAULT: it is past the
-            backing's end.
+            EINVAL: not whole pages, or WP in a VMA whose writes are not tracked.
+            ENOENT: not in one VMA that has a userfaultfd. EEXIST: the first page is
+            present or in the backing of shared memory. EFAULT: it is past the end of
+            the backing.
         BlockingIOError
-            EAGAIN: a page after the first can't be brought. `characters_written`
-            says how many bytes were copied, which is what the kernel's field
-            `copy` has.
+            EAGAIN: a page after the first can't be brought. `characters_written` is
+            the number of bytes copied, as in the kernel's field `copy`.
         """
         names = _flags(mode, {"WP", "DONTWAKE"})
         first, stop = self._uffd_range(addr, length)
@@ -176,27 +163,8 @@ class Uffdio(Edge):
     def uffd_zeropage(self, addr: int, length: int, mode: Modes = "") -> int:
         """Bring missing pages that are all zeros: UFFDIO_ZEROPAGE.
 
-        Private memory gets the page of zeros, which is not soft-dirty.
-
-        Parameters
-        ----------
-        addr, length : int
-            Bytes, whole pages.
-        mode : str or iterable of str
-            DONTWAKE.
-
-        Returns
-        -------
-        int
-            `length`, the bytes filled.
-
-        Raises
-        ------
-        OSError
-            As `uffd_copy`. EEXIST also where private memory has a marker of
-            protection.
-        BlockingIOError
-            As `uffd_copy`.
+        As `uffd_copy`, but the only mode is DONTWAKE, and private memory gets the page
+        of zeros, which is not soft-dirty. EEXIST also for a marker in private memory.
         """
         names = _flags(mode, {"DONTWAKE"})
         first, stop = self._uffd_range(addr, length)
@@ -204,16 +172,16 @@ class Uffdio(Edge):
         return self._result(first, done, "DONTWAKE" in names)
 
     def uffd_move(self, dst: int, src: int, length: int, mode: Modes = "") -> int:
-        """Bring missing pages by moving others there: UFFDIO_MOVE.
+        """Bring missing pages by moving others: UFFDIO_MOVE.
 
-        Asked of the userfaultfd that was registered last.
+        An ioctl of the userfaultfd that was registered last.
 
         Parameters
         ----------
         dst, src, length : int
             Bytes, whole pages.
         mode : str or iterable of str
-            ALLOW_SRC_HOLES: pages that are not there count as moved. DONTWAKE.
+            ALLOW_SRC_HOLES: skip missing pages. DONTWAKE.
 
         Returns
         -------
@@ -223,16 +191,16 @@ class Uffdio(Edge):
         Raises
         ------
         OSError
-            EINVAL: no whole pages; not two ranges of one private, anonymous and
-            writable VMA each; the destination has not that userfaultfd; before 6.8.
-            ENOENT: nothing is mapped, or the first page is not there. EEXIST: there
-            is a page, or a marker, at the destination. EBUSY: the page is or was
-            shared with another process and not written since. EFAULT: it is a marker.
+            EINVAL: not whole pages; a range is not in one private, anonymous and
+            writable VMA; the destination does not have that userfaultfd; before 6.8.
+            ENOENT: nothing is mapped, or the first page is missing. EEXIST: the
+            destination has a page or a marker. EBUSY: the page is shared, or was
+            shared since its last write. EFAULT: it is a marker.
         BlockingIOError
             As `uffd_copy`.
         """
         names = _flags(mode, {"ALLOW_SRC_HOLES", "DONTWAKE"})
-        if self._mm.release < HAS_MOVE:
+        if self._mm.release < FEATURES["MOVE"]:
             raise OSError(errno.EINVAL, f"no UFFDIO_MOVE in {self._mm.release}")
         to, _ = self._uffd_range(dst, length)
         first, stop = self._uffd_range(src, length)
@@ -242,17 +210,17 @@ class Uffdio(Edge):
         return self._result(to, done, "DONTWAKE" in names)
 
     def uffd_wake(self, addr: int, length: int) -> None:
-        """Wake who waits for pages: UFFDIO_WAKE, needed after DONTWAKE.
+        """Wake accesses that wait for pages: UFFDIO_WAKE, needed after DONTWAKE.
 
         Raises
         ------
         OSError
-            EINVAL: no whole pages.
+            EINVAL: not whole pages.
         """
         self._wake(*self._uffd_range(addr, length))
 
     def _result(self, first: int, done: tuple[int, int], asleep: bool) -> int:
-        """Wake who waits for the pages done; return their bytes, or raise."""
+        """Wake accesses to the pages done; return the bytes, or raise."""
         pages, error = done
         if not asleep:
             self._wake(first, first + pages)
@@ -264,13 +232,13 @@ class Uffdio(Edge):
         reason = f"{errno.errorcode[error]} {at}"
         raise BlockingIOError(errno.EAGAIN, reason, pages << self._shift)
 
-    # -- who waits, who is told ---------------------------------------------
+    # -- faults and events --------------------------------------------------
 
     def _wake(self, first: int, stop: int) -> None:
         self._asleep -= {vpn for vpn in self._asleep if first <= vpn < stop}
 
     def _event(self, vma: Vma, vpn: int, missing: bool) -> None:
-        """Have somebody resolve a fault: handle_userfault()."""
+        """Have a handler resolve a fault: handle_userfault()."""
         address = vpn << self._shift
         uffd = vma.uffd or Userfaultfd(())
         if "SIGBUS" in uffd.features:
@@ -286,7 +254,7 @@ class Uffdio(Edge):
             raise UserFault(address, missing)
 
     def _waits(self, vpn: int, missing: bool) -> bool:
-        """Tell whether an access to a page still can't go on."""
+        """Tell whether an access to a page still has to wait."""
         mm, vma = self._mm, self._mm.vmas.find(vpn)
         if vma is None:
             return False
@@ -299,7 +267,7 @@ class Uffdio(Edge):
         return bool(word & mm.uffd_wp)
 
     def _tell(self, uffd: Userfaultfd, kind: str, vpns: tuple[int, ...]) -> None:
-        """Tell a userfaultfd's listener of an event, in bytes."""
+        """Call a userfaultfd's listener with an event, in bytes."""
         if uffd.listener is not None:
             event = UffdEvent(kind, *(vpn << self._shift for vpn in vpns))
             uffd.listener(self, event)

@@ -1,11 +1,11 @@
-"""Who is told of faults and of changes: a userfaultfd, its features, its events."""
+"""A userfaultfd: its features and events."""
 
 from collections.abc import Callable, Iterable
 from enum import IntFlag
 from typing import Any, NamedTuple
 
-# include/uapi/linux/userfaultfd.h, with the release that each came in, if it is one
-# of those that can be chosen. Those in the last line change nothing here.
+# include/uapi/linux/userfaultfd.h, with the first release of those newer than the
+# oldest that can be chosen. Those in the last line change nothing here.
 FEATURES = {
     **dict.fromkeys(("PAGEFAULT_FLAG_WP", "SIGBUS", "MISSING_SHMEM"), (0, 0)),
     **dict.fromkeys(("EVENT_FORK", "EVENT_REMAP"), (0, 0)),
@@ -16,12 +16,9 @@ FEATURES = {
     **dict.fromkeys(("THREAD_ID", "EXACT_ADDRESS", "WP_HUGETLBFS_SHMEM"), (0, 0)),
 }
 
-# UFFDIO_MOVE, the call and the feature.
-HAS_MOVE = FEATURES["MOVE"]
-
 
 class Mode(IntFlag):
-    """UFFDIO_REGISTER_MODE_*: which faults a userfaultfd is told of."""
+    """UFFDIO_REGISTER_MODE_*: the faults that a userfaultfd handles."""
 
     NONE = 0
     MISSING = 1
@@ -29,18 +26,18 @@ class Mode(IntFlag):
 
 
 class UffdEvent(NamedTuple):
-    """What a userfaultfd is told besides faults: struct uffd_msg.
+    """An event other than a fault: struct uffd_msg.
 
     Attributes
     ----------
     kind : str
         FORK, REMAP, REMOVE or UNMAP.
     start, end : int
-        Bytes. Of REMAP: what was moved. Of FORK: 0.
+        The range in bytes, before a REMAP; 0 for FORK.
     to : int
-        Where REMAP moved it to, else 0.
+        The new address for REMAP, else 0.
     child : AddressSpace or None
-        The one that FORK made; its VMAs have a userfaultfd of their own.
+        The child for FORK; its VMAs have a userfaultfd of their own.
     """
 
     kind: str
@@ -52,19 +49,18 @@ class UffdEvent(NamedTuple):
 
 # Called with the address space and the address of a page whose access waits.
 Handler = Callable[[Any, int], object]
-# Called with the address space and what happened to it.
 Listener = Callable[[Any, UffdEvent], object]
 
 
 class UserFault(Exception):
-    """An access to a page waits for somebody to resolve it.
+    """An access to a page waits for a userfaultfd, and nothing resolved it.
 
     Attributes
     ----------
     address : int
         Address of the page, in bytes.
     missing : bool
-        The page is not there; else it is write-protected.
+        The page is missing; else it is write-protected.
     """
 
     def __init__(self, address: int, missing: bool = False) -> None:
@@ -92,8 +88,8 @@ class Userfaultfd:
     Attributes
     ----------
     handler, missing_handler : callable or None
-        Called as ``handler(space, address)`` at a write to a protected page, and at
-        an access to a missing one; expected to resolve it.
+        Called as ``handler(space, address)`` at a write to a protected page, or at an
+        access to a missing one, to resolve it.
     listener : callable or None
         Called as ``listener(space, event)``.
     """
@@ -106,17 +102,10 @@ class Userfaultfd:
 
     @property
     def asynchronous(self) -> bool:
-        """A write takes the protection off by itself."""
+        """Whether a write clears the protection without waiting."""
         return "WP_ASYNC" in self.features
 
     @property
     def unpopulated(self) -> bool:
-        """Pages not there are protected too; WP_ASYNC implies it."""
+        """Whether missing pages can be protected; WP_ASYNC implies it."""
         return self.asynchronous or "WP_UNPOPULATED" in self.features
-
-    def copy(self) -> "Userfaultfd":
-        """Return the child's, which a fork with EVENT_FORK makes."""
-        child = Userfaultfd(self.features)
-        child.handler, child.missing_handler = self.handler, self.missing_handler
-        child.listener = self.listener
-        return child

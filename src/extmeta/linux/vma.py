@@ -1,21 +1,23 @@
-"""VMAs: ranges of pages that are mapped alike, split and merged as Linux does.
+"""VMAs, split and merged as Linux does.
 
-How they merge can be seen from outside: fork copies the zero pages of a VMA only
-if something in it was written (`anon_vma`), fault-around and huge pages stay
-inside one, and a merged VMA has VM_SOFTDIRTY of the one that survives (before 6.19).
+Merging is visible to user space: fork copies the zero pages of a VMA only if it was
+written to (`anon_vma`), fault-around and huge pages stay inside one VMA, and before
+6.19 a merged VMA has the VM_SOFTDIRTY of the one that survives.
 """
 
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from enum import IntFlag
+from itertools import islice, takewhile
+from operator import attrgetter
 from typing import Any
 
 from extmeta.linux.physical import Backing
 from extmeta.linux.userfault import Mode, Userfaultfd
 
-# Since this release a merged VMA is soft-dirty if one of them was ("mm: propagate
-# VM_SOFTDIRTY on merge"); which release is unverified.
+# Since this release a merged VMA is soft-dirty if either was ("mm: propagate
+# VM_SOFTDIRTY on merge"); the release is unverified.
 STICKY = (6, 19)
 
 
@@ -29,7 +31,7 @@ class Prot(IntFlag):
 
 
 class AnonVma:
-    """What VMAs have in common whose anonymous pages came of one another."""
+    """struct anon_vma: VMAs that may share anonymous pages share one."""
 
 
 @dataclass(eq=False)
@@ -39,28 +41,27 @@ class Vma:
     Attributes
     ----------
     backing : Backing or None
-        The object that holds the pages; None: anonymous and private.
+        The file or shared memory; None: private anonymous memory.
     pgoff : int
-        Which page of the backing is the first; of anonymous memory the vpn
-        that it was mapped at.
+        First page in the backing; in anonymous memory the vpn it was mapped at.
     soft_dirty : bool
-        VM_SOFTDIRTY: all of it counts as soft-dirty.
+        VM_SOFTDIRTY: all pages count as soft-dirty.
     uffd : Userfaultfd or None
-        Who is told of faults here.
+        The one registered here.
     mode : Mode
-        VM_UFFD_MISSING and VM_UFFD_WP: which faults. Counts only with a `uffd`.
+        VM_UFFD_MISSING and VM_UFFD_WP. Valid only with a `uffd`.
     huge : bool or None
-        As MADV_HUGEPAGE and MADV_NOHUGEPAGE said.
+        MADV_HUGEPAGE, MADV_NOHUGEPAGE, or neither.
     account : bool
-        VM_ACCOUNT; it keeps VMAs apart that are alike otherwise.
+        VM_ACCOUNT, which prevents a merge if it differs.
     anon_vma : AnonVma or None
         None until the first page of its own.
     chain : int
-        How many anon_vmas its pages may be of: more than one after a fork.
+        Number of anon_vmas that its pages may have: more than one after a fork.
     copied : bool
-        Not VM_DONTCOPY: a fork's child has it, too.
+        Not VM_DONTCOPY: a fork's child gets the VMA.
     wiped : bool
-        VM_WIPEONFORK: a fork's child has none of its pages.
+        VM_WIPEONFORK: a fork's child gets none of the pages.
     """
 
     start: int
@@ -86,7 +87,7 @@ class Vma:
 
     @property
     def missing(self) -> bool:
-        """userfaultfd_missing(): a page that is not there is a userfaultfd's fault."""
+        """userfaultfd_missing(): a userfaultfd has to bring missing pages."""
         return self.uffd is not None and Mode.MISSING in self.mode
 
     @property
@@ -96,41 +97,40 @@ class Vma:
 
     @property
     def asynchronous(self) -> bool:
-        """Whether a write takes protection off by itself, if there is any."""
+        """Whether a write clears protection without waiting for a userfaultfd."""
         return self.uffd is None or self.uffd.asynchronous
 
     @property
     def uses_markers(self) -> bool:
-        """userfaultfd_wp_use_markers(): whether pages not there are protected."""
+        """userfaultfd_wp_use_markers(): missing pages can be protected."""
         return self.wp and bool(
             not self.anonymous or (self.uffd and self.uffd.unpopulated)
         )
 
     def part(self, first: int, stop: int, **changes: Any) -> "Vma":
-        """Return a VMA like this one, of pages [first, stop)."""
+        """Return a copy for pages [first, stop), with ``changes``."""
         pgoff = self.pgoff + first - self.start
         return replace(self, start=first, stop=stop, pgoff=pgoff, **changes)
 
     def take_anon(self, source: "Vma | None") -> None:
-        """Have a merged VMA's anon_vma where there is none: dup_anon_vma()."""
+        """Take over a merged VMA's anon_vma if there is none: dup_anon_vma()."""
         if source is not None and self.anon_vma is None:
             self.anon_vma, self.chain = source.anon_vma, source.chain
 
     def fits(self, above: "Vma") -> bool:
-        """is_mergeable_vma() and the offsets: `above` goes on where this ends."""
+        """is_mergeable_vma(): `above` starts where this ends, in the backing too."""
         return (
             self.stop == above.start
-            and self.prot == above.prot
-            and self.shared == above.shared
+            and self.pgoff + self.stop - self.start == above.pgoff
             and self.backing is above.backing
             and self.uffd is above.uffd
             and (self.uffd is None or self.mode == above.mode)
-            and self.huge == above.huge
-            and self.account == above.account
-            and self.copied == above.copied
-            and self.wiped == above.wiped
-            and self.pgoff + self.stop - self.start == above.pgoff
+            and _FLAGS(self) == _FLAGS(above)
         )
+
+
+# Flags that must be equal in VMAs that merge.
+_FLAGS = attrgetter("prot", "shared", "huge", "account", "copied", "wiped")
 
 
 class Vmas:
@@ -145,17 +145,13 @@ class Vmas:
     def __init__(self, release: tuple[int, int]) -> None:
         self._all: list[Vma] = []
         self._release = release
-
-    @property
-    def sticky(self) -> bool:
-        """Whether VM_SOFTDIRTY of one is that of the VMA it merges into."""
-        return self._release >= STICKY
+        self.sticky = release >= STICKY
 
     def __iter__(self) -> Iterator[Vma]:
         return iter(self._all)
 
     def _index(self, vpn: int) -> int:
-        """Return the place of the first VMA that ends above ``vpn``."""
+        """Return the index of the first VMA that ends above ``vpn``."""
         return bisect_right(self._all, vpn, key=lambda vma: vma.stop)
 
     def find(self, vpn: int) -> Vma | None:
@@ -165,27 +161,46 @@ class Vmas:
             return self._all[i]
         return None
 
+    def get(self, vpn: int, error: int) -> Vma:
+        """Return the VMA that has ``vpn``; without one, raise OSError ``error``."""
+        if (vma := self.find(vpn)) is None:
+            raise OSError(error, f"nothing mapped at vpn {vpn:#x}")
+        return vma
+
     def within(self, first: int, stop: int) -> list[Vma]:
         """Return the VMAs that have a page of [first, stop)."""
-        found = []
-        for i in range(self._index(first), len(self._all)):
-            if self._all[i].start >= stop:
-                break
-            found.append(self._all[i])
-        return found
+        later = islice(self._all, self._index(first), None)
+        return list(takewhile(lambda vma: vma.start < stop, later))
+
+    def parts(self, first: int, stop: int) -> Iterator[tuple[Vma, int, int]]:
+        """Yield each VMA with a page of [first, stop), and its part of the range."""
+        for vma in self.within(first, stop):
+            yield vma, max(first, vma.start), min(stop, vma.stop)
+
+    def walk(self, first: int, stop: int) -> Iterator[tuple[Vma | None, int, int]]:
+        """Yield each VMA and each gap (None), with its part of [first, stop).
+
+        VMAs up to the end of the part yielded last may be split and merged meanwhile.
+        """
+        at = first
+        while at < stop:
+            vma = self.find(at)
+            if vma is not None:
+                end = min(stop, vma.stop)
+            else:
+                end = next((later.start for later in self.within(at, stop)), stop)
+            yield vma, at, end
+            at = end
 
     def beside(self, first: int, stop: int) -> tuple[Vma | None, Vma | None]:
         """Return the VMAs before and after a range."""
-        i, j = self._index(first), self._index(stop - 1)
-        if i < len(self._all) and self._all[i].start < first:
-            i += 1
+        i = bisect_left(self._all, first, key=lambda vma: vma.start)
+        j = bisect_left(self._all, stop, key=lambda vma: vma.start)
         before = self._all[i - 1] if i else None
-        if j < len(self._all) and self._all[j].start < stop:
-            j += 1
         return before, self._all[j] if j < len(self._all) else None
 
     def _compatible(self, new: Vma, old: Vma) -> bool:
-        """is_mergeable_anon_vma(): of a range and the VMA that it would join."""
+        """is_mergeable_anon_vma() of a range and the VMA that it would join."""
         if new.anon_vma is None and old.anon_vma is not None:
             return old.chain == 1
         if new.anon_vma is not None and old.anon_vma is None:
@@ -194,29 +209,22 @@ class Vmas:
             return self._release >= (6, 16) and new.chain == 1
         return new.anon_vma is old.anon_vma
 
-    def _joins(
-        self, new: Vma, before: Vma | None, after: Vma | None
-    ) -> tuple[bool, bool]:
-        """Tell whether a range joins the VMA before it, and the one after it."""
-        left = before is not None and before.fits(new) and self._compatible(new, before)
-        right = after is not None and new.fits(after) and self._compatible(new, after)
-        if left and right and before and after:
-            anon_vmas = before.anon_vma, after.anon_vma
-            right = None in anon_vmas or before.anon_vma is after.anon_vma
-        return left, right
-
     def add(self, new: Vma) -> Vma:
-        """Insert a VMA where there is none, or let its neighbours grow over it.
+        """Insert a VMA into free space, or extend its neighbours over it.
 
         Linux mm/vma.c vma_merge_new_range(). Returns the VMA that has the range
-        now; before 6.19 its VM_SOFTDIRTY is the neighbour's.
+        now. Before 6.19 a neighbour's VM_SOFTDIRTY does not change.
         """
-        before, after = self.beside(new.start, new.stop)
-        left, right = self._joins(new, before, after)
-        return self._join(new, before if left else None, after if right else None)
+        return self._merge(new, *self.beside(new.start, new.stop))
 
-    def _join(self, new: Vma, before: Vma | None, after: Vma | None) -> Vma:
-        """Put a range in: into `before`, else `after`, else as a VMA of its own."""
+    def _merge(self, new: Vma, before: Vma | None, after: Vma | None) -> Vma:
+        """Merge a range with its neighbours if possible, else insert it."""
+        if before and not (before.fits(new) and self._compatible(new, before)):
+            before = None
+        if after and not (new.fits(after) and self._compatible(new, after)):
+            after = None
+        if before and after and before.anon_vma is not after.anon_vma:
+            after = after if None in (before.anon_vma, after.anon_vma) else None
         stays = before or after
         if stays and self.sticky:
             stays.soft_dirty = any(v.soft_dirty for v in (before, new, after) if v)
@@ -236,14 +244,13 @@ class Vmas:
         return new
 
     def insert(self, new: Vma) -> None:
-        """Insert a VMA where there is none, by itself."""
+        """Insert a VMA into free space without a merge."""
         self._all.insert(self._index(new.start), new)
 
     def cut(self, first: int, stop: int) -> list[Vma]:
-        """Take pages [first, stop) out; return what VMAs had of them."""
+        """Remove pages [first, stop); return the parts of VMAs removed."""
         gone = []
-        for vma in self.within(first, stop):
-            start, end = max(first, vma.start), min(stop, vma.stop)
+        for vma, start, end in self.parts(first, stop):
             gone.append(vma.part(start, end))
             if vma.start < start and end < vma.stop:
                 self._all.insert(self._index(vma.start) + 1, vma.part(end, vma.stop))
@@ -258,30 +265,27 @@ class Vmas:
         return gone
 
     def modify(self, vma: Vma, first: int, stop: int, **changes: Any) -> Vma:
-        """Change a part of a VMA, split off and merged: vma_modify().
+        """Change a part of a VMA, with split and merge: vma_modify().
 
-        Returns the VMA that has the range now. If it is a neighbour that grew,
-        its VM_SOFTDIRTY stays before 6.19 (vma_merge_existing_range()).
+        Returns the VMA that has the range now. If that is a neighbour, its
+        VM_SOFTDIRTY does not change before 6.19 (vma_merge_existing_range()).
         """
         new = vma.part(first, stop, **changes)
         before, after = self.beside(vma.start, vma.stop)
-        left, right = self._joins(
-            new,
-            before if first == vma.start else None,
-            after if stop == vma.stop else None,
-        )
+        before = before if first == vma.start else None
+        after = after if stop == vma.stop else None
         self.cut(first, stop)
-        return self._join(new, before if left else None, after if right else None)
+        return self._merge(new, before, after)
 
     def prepare_anon(self, vma: Vma) -> None:
-        """Give a VMA its anon_vma, a neighbour's if it may: __anon_vma_prepare()."""
+        """Give a VMA an anon_vma, a neighbour's if possible: __anon_vma_prepare()."""
         if vma.anon_vma is not None:
             return
         before, after = self.beside(vma.start, vma.stop)
         for old in (after, before):
             if old is None or old.anon_vma is None or old.chain != 1:
                 continue
-            # anon_vma_compatible(): what may be done with pages does not matter.
+            # anon_vma_compatible() ignores the protection.
             alike = old.part(old.start, old.stop, prot=vma.prot)
             if vma.fits(alike) or alike.fits(vma):
                 vma.anon_vma, vma.chain = old.anon_vma, 1

@@ -16,8 +16,7 @@ from extmeta.cost.placement import PLACEMENTS
 from extmeta.fields import Fields
 from extmeta.linux import AddressSpace
 from extmeta.linux.entries import runs
-from extmeta.linux.pagewords import PAGE_SHIFT, PRESENT, SOFT_DIRTY, UFFD_WP
-from extmeta.linux.scan import EXCLUSIVE
+from extmeta.linux.pagewords import EXCLUSIVE, PAGE_SHIFT, PRESENT, SOFT_DIRTY, UFFD_WP
 from extmeta.names import unknown
 from extmeta.pagetable import PageTable
 from extmeta.table.encoding import Encoding
