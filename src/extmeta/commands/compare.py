@@ -209,8 +209,8 @@ def run(args: argparse.Namespace) -> int:
 
 def _again(args: argparse.Namespace) -> int:
     """Print what --json wrote in an earlier run."""
-    options = ("crossover", "instructions", "encodings", "arch", "release")
-    options += ("fractions", "placement", "words")
+    options = ["crossover", "instructions", "encodings", "arch", "release"]
+    options += ["fractions", "placement", "words"]
     set_ = [f"--{option}" for option in options if getattr(args, option)]
     for given in [*args.what, *set_]:
         raise BadInputError(f"--from {args.stored} and {given}: one of them")
