@@ -9,7 +9,7 @@ from extmeta.encodings.plan import Plan
 
 COLUMNS = 80
 
-# Codes named one by one, and ways to make it fit; more are counted.
+# The most codes and remedies that are listed.
 NAMED = 16
 REMEDIES = 5
 
@@ -88,7 +88,7 @@ def _bits(n: int) -> str:
 
 
 def _count(n: int) -> str:
-    """Return a number, a round one where nobody would read all digits."""
+    """Return a number, rounded to a power of two if it is long."""
     return f"{n:,}" if n < 10**15 else f"2**{n.bit_length() - 1} or more"
 
 
@@ -130,7 +130,7 @@ def _ruler(p: Plan) -> Iterator[str]:
         "present PTE": room.present,
         "swap entry": room.swap,
     }
-    # What has no place is said above; a plan may need hundreds of bits.
+    # Bits without a place are counted above; a plan may need hundreds.
     width = max(len(room.present), len(room.swap), 1)
     for start in range(0, width, IN_A_ROW):
         for name, bits in rows.items():
