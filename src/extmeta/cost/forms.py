@@ -15,7 +15,7 @@ def form(text: str) -> str | Encoding:
     Raises
     ------
     ValueError
-        If there is no such encoding, or it takes no such argument.
+        If the encoding is unknown, or does not take the argument.
 
     Examples
     --------

@@ -44,7 +44,7 @@ def text(found: Calibration) -> str:
 
 
 def share(extra: float, cost: Cost) -> str:
-    """Return what is extra, in percent of what an operation costs, with its sign."""
+    """Return an extra cost in percent of the operation's cost, with its sign."""
     if cost.median <= 0:
         return "-"
     percent = 100 * extra / cost.median

@@ -1,4 +1,4 @@
-"""The tables of what is extra, as a share of the kernel's own operations."""
+"""The tables of extra costs as a share of the kernel's own operations."""
 
 import functools
 from collections.abc import Callable, Iterator, Sequence

@@ -1,4 +1,4 @@
-"""A plan as text and JSON: what is needed, what there is, what is lost."""
+"""A plan as text and JSON: bits needed, bits available, what is lost."""
 
 import json
 import textwrap
@@ -51,7 +51,7 @@ def to_json(p: Plan) -> str:
 
 
 def text(p: Plan) -> str:
-    """Return a plan for people, at most 80 columns wide but for names."""
+    """Return a plan for people, at most 80 columns wide unless names are long."""
     fields = ", ".join(f"{name}={bits}" for name, bits in p.fields.items())
     lines = [*_wrapped(f"{p.arch.name}: {fields} ({_bits(p.fields.bits)})")]
     for c in p.constraints:

@@ -46,7 +46,7 @@ class Summary:
     present, swapped, markers : int
         Entries: PTEs, and 512 for each 2 MiB leaf.
     leaves, deposited : int
-        2 MiB leaves; of these, anonymous ones, each with a deposited PTE table.
+        2 MiB leaves; anonymous ones among them, each with a deposited PTE table.
     unplaced : int
         Bytes that leaves map at places not known.
     unmarked : int
@@ -132,7 +132,7 @@ def to_json(s: Summary) -> str:
 
 
 def text(s: Summary) -> str:
-    """Return a summary for people, at most 80 columns wide but for names."""
+    """Return a summary for people, at most 80 columns wide unless names are long."""
     entries = s.present + s.swapped + s.markers
     count = sum(v.count for v in s.vmas)
     nbytes = sum(v.nbytes for v in s.vmas)

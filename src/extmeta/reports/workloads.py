@@ -38,12 +38,11 @@ KINDS: dict[str, type] = {kind.__name__: kind for kind in (Load, Peak, Refused, 
 ROUNDS_SHOWN = 12
 
 NOT_MODELLED = (
-    "Time is that of the page table's operations alone, asked again of a bare table: "
-    "not the faults, system calls and copying around them, which cost more by far; nor "
-    "the TLB and its flushes, locks, struct page, reading PTEs to tell what is "
-    "there, and the kernel's page allocator. An operation is a call from Python, which "
-    "costs every encoding a few us: where there are few PTEs to each, ratios are "
-    "drawn towards 1."
+    "Time is that of the page table's operations alone, replayed on a bare table. Left "
+    "out are the faults, system calls and copying around them, which cost far more; the "
+    "TLB and its flushes, locks, struct page, reading PTEs to find what is mapped, and "
+    "the kernel's page allocator. An operation is a call from Python, which costs every "
+    "encoding a few us: with few PTEs to a call, ratios are drawn towards 1."
 )
 
 

@@ -28,7 +28,7 @@ from extmeta.testing.machine import (
 Body = TypeVar("Body", bound=Callable[..., object])
 Factory = Callable[[], Encoding] | Encoding | str
 
-# A word of these fits the swap entry of every encoding and architecture.
+# A word of these fields fits the swap entry of every encoding and architecture.
 SMALL = em.Fields(uffd_wp=1, soft_dirty=1, age=1)
 
 
@@ -250,7 +250,7 @@ SWAPPED = [0x50000, 0x5FFFF]
 
 
 def some_bits(table):
-    """Return bits that may be cleared: all, if constraints may forbid what is left."""
+    """Return bits that may be cleared: all, if constraints may forbid a partial word."""
     return every_bit(table) if table.encoding.config else 1
 
 

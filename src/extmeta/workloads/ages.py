@@ -67,7 +67,7 @@ class Ages(Workload):
     limit : int
         Intervals without access after which a page is demoted, below 2**bits.
     hot : float
-        Share of the pages, in runs, of which each interval accesses most.
+        Share of hot pages, in runs; each interval accesses most of them.
     busy : float
         Share of the hot pages that an interval accesses; a twentieth of that for other
         pages.

@@ -159,7 +159,7 @@ def from_json(text: str) -> dict[str, Calibration]:
     Raises
     ------
     ValueError
-        If it is no such JSON, with what is wrong.
+        If the JSON is malformed; the message says how.
     """
     try:
         found = json.loads(text)
