@@ -1,10 +1,10 @@
 """The command: ``extmeta compare | capture | info | plan | arch | calibrate | trace``.
 
 Results go to stdout, progress and errors to stderr. Files are written before anything
-is printed. Exit status: 0; 2 with one line for bad input; 1 with one line if output
-can't be written, and without one if `plan` finds that fields don't fit; 128 and its
-number if a signal ended the work, after `compare` has printed what it had, so 130 for
-Ctrl-C; 141, as of a process that SIGPIPE has ended, if the reader of stdout has gone.
+is printed. Exit status: 0; 2 for bad input and 1 if output can't be written, each with
+one line on stderr; 1 without a line if `plan` finds that fields don't fit; 128 + N if
+signal N ended the work (`compare` first prints what it has), so 130 for Ctrl-C; 141, as
+after SIGPIPE, if the reader of stdout has gone.
 """
 
 import argparse
@@ -29,20 +29,20 @@ from extmeta.reports.layout import plain
 
 
 class Parser(argparse.ArgumentParser):
-    """Says what is wrong in one line, without the usage above it."""
+    """Reports an error in one line, without the usage."""
 
     def error(self, message: str) -> NoReturn:
         self.exit(BAD_INPUT, f"{self.prog}: {plain(message)}\n")
 
     def _print_message(self, message: str, file: Any = None) -> None:
-        # argparse's own does not output.tell if stdout can't be written to.
+        # argparse's own method ignores that stdout can't be written to.
         if message:
             (output.say if file is sys.stdout else output.tell)(
                 message.removesuffix("\n")
             )
 
 
-# Each a module with `add_arguments` and `run`, and a line of help.
+# Each verb's module, with `add_arguments` and `run`, and its line of help.
 VERBS = {
     "compare": (compare, "what each encoding costs in RAM and CPU"),
     "capture": (capture, "write a process's page tables to a file"),

@@ -1,4 +1,4 @@
-"""Every result type, and what a point of a sweep is: data without behaviour.
+"""The result types, and the points of a sweep: data without behaviour.
 
 Rows are frozen dataclasses in base units: bytes, nanoseconds.
 """
@@ -8,19 +8,19 @@ from dataclasses import dataclass
 
 BASELINE = "inpte"
 
-# An encoding of the baseline's name, compared with it: the noise floor.
+# A second table of the baseline, compared with the first: the noise floor.
 CONTROL = f"{BASELINE} again"
 
-# What a sweep times, in the order of the report.
+# The operations that a sweep times, in the order of the report.
 OPERATIONS = ("load", "store", "update", "clear", "scan", "fork", "unmap")
 
-# The placement of the crossover: as many random PTEs in every PTE table.
+# The placement of the crossover: an equal number of random PTEs in every PTE table.
 EACH = "in each table"
 
-# What each Demand is about.
+# The stage that yields Demand rows.
 DEMANDS = "what operations ask of a kernel"
 
-# The operation of a Demand that has to be set aside for one operation, whichever it is.
+# The operation of the Demand that says what to set aside before any operation.
 SET_ASIDE = "set aside"
 
 # The operation of a Cpu that is the sum of a workload's phases.
@@ -36,7 +36,7 @@ class Point:
     fraction : float
         Share of all PTEs, in [0, 1].
     placement : str
-        One of `PLACEMENTS`, or `EACH`; "" where it makes no difference: at 0 and 1.
+        One of `PLACEMENTS`, or `EACH`; "" at 0 and 1, where it makes no difference.
     """
 
     fraction: float
@@ -52,9 +52,8 @@ class Subject:
 
     Attributes
     ----------
-    name, sha256 : str
-        The capture's name.
-    arch : str
+    name, sha256, arch : str
+        Of the capture; no sha256 if the tables are synthetic.
     nr_ptes, nr_tables : int
         PTEs, swap entries included; PTE tables.
     nr_huge : int
@@ -66,11 +65,11 @@ class Subject:
     baseline_lacks : str
         Why the baseline can't hold `fields`; empty if it can.
     words : str
+        The kind of words: see `placement.words`.
     note : str
-        How the address space differs from what was captured; empty if it does not.
+        How the address space differs from the captured one; empty if it does not.
     cleared : str
-        Bits that have the baseline's words, or the flag, and that mprotect clears, as
-        in "52-57"; empty if it keeps them.
+        Bits of the baseline's words and the flag that mprotect clears, as in "52-57".
     nr_deposited : int
         The anonymous ones among `nr_huge`, each with a deposited PTE table.
     nr_unplaced, nr_unmarked : int
@@ -97,16 +96,16 @@ class Subject:
 
 @dataclass(frozen=True)
 class Bound:
-    """How fast memory is read: what no scan of all PTEs can beat.
+    """How fast memory is read, a bound for every scan of all PTEs.
 
     Attributes
     ----------
     table_bytes : int
         PTE tables, all of which a scan has to read.
     near_bytes_per_s : float
-        An array of that size is read so fast, again and again; 1 MiB at least.
+        Speed of repeated reads of an array of that size, at least 1 MiB.
     far_bytes_per_s : float
-        An array of `measure.BANDWIDTH_BYTES` is read so fast.
+        Speed of reads of an array of `measure.BANDWIDTH_BYTES`.
     """
 
     table_bytes: int
@@ -122,9 +121,9 @@ class Refused:
     ----------
     encoding : str
     why : str
-        In a line.
+        One line.
     where : str
-        What it has no figures for, as "1% random, load"; empty if for nothing.
+        The figures it lacks, as in "1% random, load"; empty if it lacks all.
     """
 
     encoding: str
@@ -146,7 +145,7 @@ class Ram:
     upper, pte, side, index, slack : int
         As in `extmeta.Memory`.
     repointings : int or None
-        How often a live table had to move; None if it never does.
+        How often a table in use had to move; None if the encoding never moves one.
     """
 
     encoding: str
@@ -197,15 +196,7 @@ class Cpu:
 
 @dataclass(frozen=True)
 class Counted:
-    """The instructions that an operation takes a PTE in one encoding.
-
-    Attributes
-    ----------
-    encoding, operation : str
-    fraction : float
-        Of PTEs flagged, at random.
-    instructions : float
-    """
+    """The instructions of an operation for each PTE; ``fraction`` flagged at random."""
 
     encoding: str
     operation: str
@@ -215,18 +206,17 @@ class Counted:
 
 @dataclass(frozen=True)
 class Demand:
-    """What an operation asks of a kernel beside its time, a PTE table.
+    """What an operation needs from a kernel beside time, for each PTE table.
 
     Attributes
     ----------
     encoding, operation : str
     aside : float or None
-        Bytes of side memory that it takes of what was set aside, because a kernel
-        that has the page-table lock can't allocate; None where it may, or the
-        encoding can't tell.
+        Bytes it takes of the memory set aside, because a kernel can't allocate under
+        the page-table lock; None if it may allocate, or the encoding can't tell.
     repointings : float
-        Upper entries that led to a table in use and lead to another now, each with a
-        TLB flush beyond those of the operation itself.
+        Upper entries re-pointed from a table in use to another one, each with a TLB
+        flush beyond those of the operation itself.
     """
 
     encoding: str
@@ -268,7 +258,7 @@ class Blocks:
 
 @dataclass(frozen=True)
 class Split:
-    """What the split of anonymous huge pages takes, each word going to all its PTEs.
+    """What the split of anonymous huge pages takes; all PTEs of each get its word.
 
     Attributes
     ----------
@@ -276,7 +266,7 @@ class Split:
     leaves : int
         Huge pages that were split.
     nbytes : int
-        Memory that the page table grew by. The deposited PTE tables are used.
+        Growth of the page table, which uses the deposited PTE tables.
     """
 
     encoding: str
@@ -339,9 +329,9 @@ PlayedRow = Load | Peak | Refused | Cpu
 
 
 def smallest(rows: Sequence[Row], before: str = "") -> str:
-    """Return the encoding, but for the baseline, that holds least; "" if none.
+    """Return the smallest encoding other than the baseline; "" if there is none.
 
-    If several hold as little, it is ``before`` if that is among them.
+    If several are equally small, ``before`` is preferred.
     """
     rams = [row for row in rows if isinstance(row, Ram) and row.encoding != BASELINE]
     least = min((row.total for row in rams), default=0)

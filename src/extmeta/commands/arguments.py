@@ -1,14 +1,15 @@
-"""What is given on the command line: text becomes values.
+"""Converters from the text of the command line to values.
 
-A converter raises ValueError, KeyError or TypeError; `refusing` makes an argparse type
-of it.
+A converter raises ValueError, KeyError or TypeError; `refusing` turns it into an
+argparse type.
 """
 
 import argparse
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from typing import TypeVar
 
 from extmeta.arch import ARCHES, Arch, arch_named
-from extmeta.commands.output import BadInputError
+from extmeta.commands.output import bad_input
 from extmeta.cost import placement
 from extmeta.cost.forms import form
 from extmeta.fields import Fields
@@ -21,15 +22,17 @@ ALL_ARCHES = "all"
 # The longest `trace --interval`: a day.
 MAX_SECONDS = 86_400
 
+Value = TypeVar("Value")
+
 
 def refusing(parse: Callable[[str], object]) -> Callable[[str], object]:
-    """Return an argparse type that names the value as ``parse`` does."""
+    """Return an argparse type that reports errors in the words of ``parse``."""
 
     def parsed(text: str) -> object:
         try:
             return parse(text)
         except (ValueError, KeyError, TypeError) as error:
-            # Not str(): a KeyError's has quotes around it.
+            # str() of a KeyError has quotes around the message.
             raise argparse.ArgumentTypeError(str(error.args[0])) from None
 
     return parsed
@@ -40,20 +43,21 @@ def parts(text: str) -> list[str]:
 
 
 def fields_of(text: str) -> Fields:
-    """Return the fields of "NAME=BITS,...", of 1 bit where none is said.
+    """Return the fields of "NAME=BITS,...", each with 1 bit by default.
 
-    Raises
-    ------
-    ValueError
-        If it is none of that, names the same field twice, or is too wide.
+    A ValueError says what is malformed, named twice, or too wide.
     """
+    return Fields(**widths_of(map(field_of, parts(text))))
+
+
+def widths_of(fields: Iterable[tuple[str, int]]) -> dict[str, int]:
+    """Return names with their bits; refuse a name that is given twice."""
     widths: dict[str, int] = {}
-    for part in parts(text):
-        name, bits = field_of(part)
+    for name, bits in fields:
         if name in widths:
             raise ValueError(f"field {name!r} is there twice")
         widths[name] = bits
-    return Fields(**widths)
+    return widths
 
 
 def field_of(text: str) -> tuple[str, int]:
@@ -64,45 +68,47 @@ def field_of(text: str) -> tuple[str, int]:
     return name, int(bits) if equals else 1
 
 
-def fractions_of(text: str) -> list[float]:
-    """Return the numbers of a list, each in [0, 1]."""
-    found = []
-    for part in parts(text):
-        try:
-            fraction = float(part)
-        except ValueError:
-            raise ValueError(f"{part!r} is no fraction") from None
-        if not 0 <= fraction <= 1:
-            raise ValueError(f"{part!r} is not in [0, 1]")
-        found.append(fraction)
-    return list(dict.fromkeys(found))
+def list_of(convert: Callable[[str], Value]) -> Callable[[str], list[Value]]:
+    """Return a converter of "A,B,..." that drops repeated values."""
+    return lambda text: list(dict.fromkeys(map(convert, parts(text))))
 
 
-def placements_of(text: str) -> list[str]:
-    """Return the names of a list, each of a placement."""
-    for part in parts(text):
-        if part not in placement.PLACEMENTS:
-            raise ValueError(unknown("placement", part, placement.PLACEMENTS))
-    return list(dict.fromkeys(parts(text)))
+def one_of(kind: str, names: Sequence[str]) -> Callable[[str], str]:
+    """Return a converter that accepts these names only."""
+
+    def parsed(text: str) -> str:
+        if text not in names:
+            raise ValueError(unknown(kind, text, names))
+        return text
+
+    return parsed
 
 
-def forms_of(text: str) -> list[str]:
-    """Return the names of a list, each of an encoding, perhaps with an argument."""
-    for part in parts(text):
-        form(part)
-    return list(dict.fromkeys(parts(text)))
+def fraction_of(text: str) -> float:
+    """Return a number in [0, 1]."""
+    try:
+        fraction = float(text)
+    except ValueError:
+        raise ValueError(f"{text!r} is no fraction") from None
+    if not 0 <= fraction <= 1:
+        raise ValueError(f"{text!r} is not in [0, 1]")
+    return fraction
 
 
-def words_of(text: str) -> list[str]:
-    """Return the names of a list, each of a kind of words."""
-    for part in parts(text):
-        if part not in placement.WORDS:
-            raise ValueError(unknown("kind of words", part, placement.WORDS))
-    return list(dict.fromkeys(parts(text)))
+def form_of(text: str) -> str:
+    """Return the name of an encoding, with its argument if there is one."""
+    form(text)
+    return text
+
+
+fractions_of = list_of(fraction_of)
+forms_of = list_of(form_of)
+placements_of = list_of(one_of("placement", placement.PLACEMENTS))
+words_of = list_of(one_of("kind of words", placement.WORDS))
 
 
 def arches_of(text: str) -> list[str]:
-    """Return the architecture of that name, or with "all" every one."""
+    """Return the name of one architecture, or all names for "all"."""
     return list(ARCHES) if text == ALL_ARCHES else [arch_named(text).name]
 
 
@@ -110,7 +116,7 @@ def add_release(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--release",
         metavar="6.12",
-        help="of Linux, on which the free bits depend; default: "
+        help="release of Linux, on which the free bits depend; default: "
         f"{DEFAULT}, or that of NAME@6.12",
     )
 
@@ -130,7 +136,7 @@ def pid_of(text: str) -> int:
 
 
 def path_of(text: str) -> str:
-    """Return a file's name; "-" stands for stdin or stdout."""
+    """Return a file name that is not empty; "-" stands for stdin or stdout."""
     if not text:
         raise ValueError("'' is no file name")
     return text
@@ -148,7 +154,7 @@ def seconds_of(text: str) -> float:
 
 
 def above_0_of(parse: Callable[[str], float]) -> Callable[[str], float]:
-    """Return ``parse``, but for 0."""
+    """Return ``parse``, made to refuse 0."""
 
     def parsed(text: str) -> float:
         if not (found := parse(text)):
@@ -167,14 +173,11 @@ def add_pid_and_output(parser: argparse.ArgumentParser) -> None:
         type=refusing(path_of),
         required=True,
         metavar="FILE",
-        help="the file, in numpy's .npz format, whatever its name; - is stdout",
+        help="file to write, always in numpy's .npz format; - is stdout",
     )
 
 
 def in_release(names: Sequence[str], release: str | None) -> list[Arch]:
     """Return architectures by name, or raise BadInputError."""
-    try:
+    with bad_input(ValueError, KeyError):
         return [arch_named(name, release) for name in names]
-    except (ValueError, KeyError) as error:
-        # Not str(): a KeyError's has quotes around it.
-        raise BadInputError(str(error.args[0])) from None

@@ -34,15 +34,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=refusing(count_of),
         default=host.ROUNDS,
         metavar="N",
-        help="how often each operation is timed on this kernel, "
-        f"{host.MIN_ROUNDS} times at least; default: %(default)s",
+        help="how often each operation is timed on this kernel, at least "
+        f"{host.MIN_ROUNDS}; default: %(default)s",
     )
     add(
         "-o",
         "--output",
         type=refusing(path_of),
         metavar="FILE",
-        help="where the result is stored; - is stdout, without the text; default: "
+        help="where to store the result; - is stdout, without the text; default: "
         f"{costs.FILE} in ~/.cache/extmeta, where `extmeta compare` looks for it",
     )
 
@@ -50,8 +50,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Measure what the kernel's own operations cost for each PTE, and store it.
 
-    A file has up to two parts: what was measured here, and what was counted in a
-    guest. A new measurement replaces its part and keeps the other one.
+    The file has two parts: what was measured here, and what was counted in a guest. A
+    new measurement replaces its part and keeps the other.
     """
     if args.rounds < host.MIN_ROUNDS:
         raise BadInputError(

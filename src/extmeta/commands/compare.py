@@ -55,7 +55,7 @@ from extmeta.workloads import WORKLOADS
 
 DEFAULT_FRACTIONS = ",".join(f"{fraction:g}" for fraction in sweep.FRACTIONS)
 
-# What `compare --crossover` has without --words.
+# Default of --words with --crossover.
 CROSSOVER_WORDS = ["one", "few", "different"]
 
 # Points measured with --quick: none, 1 % at random, all.
@@ -115,8 +115,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=refusing(arches_of),
         default=[],
         metavar="NAME|all",
-        help="build the page tables as that architecture has them; default: the "
-        "capture's own; all: compare RAM only, on each of the architectures that "
+        help="build the page tables of that architecture; default: the capture's; all: "
+        "compare RAM only, on each architecture that "
         f"`extmeta arch` lists, at {sweep.ONE_POINT} unless --fractions or "
         "--placement say otherwise".replace("%", "%%"),
     )
@@ -125,15 +125,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--workload",
         type=refusing(workload_of),
         metavar="NAME[:PARAMETER=VALUE,...]",
-        help="play what a tracker does, instead of the operations one by one: "
+        help="play what a tracker does, instead of single operations: "
         f"{', '.join(WORKLOADS)}; on {WORKLOAD_PAGES:,} made-up pages unless a capture, "
-        f"a process or a trace is named; --workload {LIST} tells what they are",
+        f"a process or a trace is named; --workload {LIST} explains them",
     )
     add(
         "--trace",
         type=refusing(path_of),
         metavar="FILE",
-        help="play the workload on the writes that `extmeta trace` has recorded",
+        help="play the workload on the writes that `extmeta trace` recorded",
     )
     add(
         "--crossover",
@@ -145,7 +145,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add(
         "--instructions",
         action="store_true",
-        help="count instructions too, by valgrind, and compare with the kernel's own",
+        help="also count instructions, with valgrind, and compare with the kernel's",
     )
     add(
         "--quick",
@@ -158,21 +158,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=refusing(count_of),
         default=0,
         metavar="N",
-        help="of what is drawn at random; default: 0",
+        help="seed of the random numbers; default: 0",
     )
     add(
         "--json",
         type=refusing(path_of),
         metavar="FILE|-",
-        help="write the results and where they come from to FILE, before the text is "
-        "printed; - is stdout, instead of the text",
+        help="write the results and their provenance to FILE, before the text is "
+        "printed; - writes them to stdout instead of the text",
     )
     add(
         "--from",
         dest="stored",
         type=refusing(path_of),
         metavar="FILE|-",
-        help="print what --json has written, and measure nothing; - is stdin",
+        help="print what --json wrote, and measure nothing; - is stdin",
     )
 
 
@@ -208,22 +208,12 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _again(args: argparse.Namespace) -> int:
-    """Print what --json has written."""
-    for given, option in (
-        (args.what and args.what[0], ""),
-        (args.crossover, "--crossover"),
-        (args.instructions, "--instructions"),
-        (args.encodings, "--encodings"),
-        (args.arch, "--arch"),
-        (args.release, "--release"),
-        (args.fractions, "--fractions"),
-        (args.placement, "--placement"),
-        (args.words, "--words"),
-    ):
-        if given:
-            raise BadInputError(
-                f"--from {args.stored} and {option or given}: one of them"
-            )
+    """Print what --json wrote in an earlier run."""
+    options = ["crossover", "instructions", "encodings", "arch", "release"]
+    options += ["fractions", "placement", "words"]
+    set_ = [f"--{option}" for option in options if getattr(args, option)]
+    for given in [*args.what, *set_]:
+        raise BadInputError(f"--from {args.stored} and {given}: one of them")
     try:
         with output.readable(args.stored) as path, open(path, encoding="utf-8") as file:
             document = file.read()
@@ -242,7 +232,7 @@ def _again(args: argparse.Namespace) -> int:
 
 
 def _comparable(arches: Sequence[str], fields: Fields) -> list[str]:
-    """Return those that have a bit in a PTE for the baseline; say which have none."""
+    """Return the architectures on which the baseline has a bit; name the others."""
     found = []
     for name in arches:
         try:
@@ -304,12 +294,12 @@ def _sweeps(
             )
             yield from demands.splits(space, forms, args.fields, kind)
         if not alone:
-            # Not of the space: of full tables.
+            # Measured on full tables, not on the space.
             yield from demands.demanded(forms, args.fields, spaces[0].arch, kind)
 
 
 def _calibration() -> dict[str, object]:
-    """Return what `calibrate` has stored; the guest's part, if not, as shipped."""
+    """Return what `calibrate` has stored; by default the guest's part as shipped."""
     parts = {"guest": costs.shipped()}
     try:
         parts |= costs.load(costs.cache() / costs.FILE)

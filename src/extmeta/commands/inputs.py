@@ -1,4 +1,4 @@
-"""What a verb reads: captures, traces and running processes, by what is given."""
+"""Reads captures, traces and running processes; raises BadInputError if it can't."""
 
 import os
 from collections.abc import Callable, Sequence
@@ -7,7 +7,7 @@ from typing import TypeVar
 from extmeta.captures.capture import Capture, CaptureError, load_capture, shipped
 from extmeta.captures.process import capture
 from extmeta.commands import output
-from extmeta.commands.output import STANDARD, BadInputError, progress
+from extmeta.commands.output import STANDARD, BadInputError, bad_input, progress
 from extmeta.cost.space import Space, space_of
 from extmeta.names import unknown
 
@@ -15,13 +15,7 @@ Loaded = TypeVar("Loaded")
 
 
 def capture_of(given: str) -> tuple[Capture, str]:
-    """Return the capture in a file, or a shipped one, and its name.
-
-    Raises
-    ------
-    BadInputError
-        If there is none, or it is damaged.
-    """
+    """Return the capture in a file, or a shipped one, and its name."""
     plain = given not in (STANDARD, "") and os.path.basename(given) == given
     if plain and given not in shipped() and not os.path.exists(given):
         raise BadInputError(
@@ -32,12 +26,7 @@ def capture_of(given: str) -> tuple[Capture, str]:
 
 
 def loaded(given: str, load: Callable[[str], Loaded]) -> tuple[Loaded, str]:
-    """Return what is in a file, "-" being stdin, and the file's name.
-
-    Raises
-    ------
-    BadInputError
-    """
+    """Return what ``load`` reads from a file or stdin ("-"), and the file's name."""
     with output.readable(given) as path:
         try:
             return load(path), "stdin" if given == STANDARD else os.path.basename(given)
@@ -48,31 +37,17 @@ def loaded(given: str, load: Callable[[str], Loaded]) -> tuple[Loaded, str]:
 
 
 def captured(pid: int, stop: bool) -> Capture:
-    """Capture a process, with progress.
-
-    Raises
-    ------
-    BadInputError
-        If that can't be.
-    """
-    with progress() as shown:
+    """Capture a process and show progress."""
+    with progress() as shown, bad_input(ValueError):
 
         def reading(done: int, total: int) -> None:
             shown(done, total, f"bytes of the pagemap of process {pid}")
 
-        try:
-            return capture(pid, stop=stop, progress=reading)
-        except ValueError as error:
-            raise BadInputError(str(error)) from None
+        return capture(pid, stop=stop, progress=reading)
 
 
 def found_of(given: str) -> tuple[Capture, str]:
-    """Return the capture of a file, a shipped one, or a process, and its name.
-
-    Raises
-    ------
-    BadInputError
-    """
+    """Return the capture of a file, a shipped one, or a process, and its name."""
     if given.isascii() and given.isdigit() and not os.path.exists(given):
         found = captured(int(given), stop=False)
         return found, f"process {given}, {found.comm}"
@@ -80,21 +55,8 @@ def found_of(given: str) -> tuple[Capture, str]:
 
 
 def spaces_of(given: str, arches: Sequence[str]) -> list[Space]:
-    """Return the address space of a file, a shipped capture, or a process.
-
-    Parameters
-    ----------
-    given : str
-    arches : sequence of str
-        One on each of these; if there is none, on the capture's own.
-
-    Raises
-    ------
-    BadInputError
-    """
+    """Return an address space for each of ``arches``, by default the capture's own."""
     found, name = found_of(given)
-    try:
-        own: list[str | None] = [None]
+    own: list[str | None] = [None]
+    with bad_input(CaptureError):
         return [space_of(found, name, arch) for arch in arches or own]
-    except CaptureError as error:
-        raise BadInputError(str(error)) from None

@@ -1,7 +1,7 @@
-"""Where the command's results go: to files first, then to stdout.
+"""Output of the command: results go to files first, then to stdout.
 
-A reader of stdout or stderr that has gone, or a full disk, costs nothing that was
-measured. What is said meanwhile goes to stderr, and failing there never ends the work.
+A closed pipe or a full disk does not lose what was measured. Progress and errors go to
+stderr; a failure to write them never ends the work.
 """
 
 import argparse
@@ -34,11 +34,21 @@ class BadInputError(Exception):
 
 
 class CannotWriteError(Exception):
-    """A result has no place; the message is one line."""
+    """A result can't be written; the message is one line."""
 
 
 class StdoutError(OSError):
     """Stdout can't be written to."""
+
+
+@contextlib.contextmanager
+def bad_input(*kinds: type[Exception]) -> Iterator[None]:
+    """Turn errors of these kinds, raised in the block, into BadInputError."""
+    try:
+        yield
+    except kinds as error:
+        # str() of a KeyError has quotes around the message.
+        raise BadInputError(str(error.args[0])) from None
 
 
 # -- stderr --------------------------------------------------------------------
@@ -54,7 +64,7 @@ def tell(text: str) -> None:
 
 
 def discard(stream: TextIO) -> None:
-    """Have a stream's output go nowhere, also what it still holds."""
+    """Send a stream to /dev/null, with what it has buffered."""
     with contextlib.suppress(OSError, ValueError):
         descriptor = os.open(os.devnull, os.O_WRONLY)
         os.dup2(descriptor, stream.fileno())
@@ -63,13 +73,13 @@ def discard(stream: TextIO) -> None:
 
 @contextlib.contextmanager
 def progress() -> Iterator[Shown]:
-    """Give a callable (done, total, what): on a terminal a bar, else lines."""
+    """Give a callable (done, total, what) that draws a bar, or lines if no terminal."""
     console = Console(stderr=True)
     if not console.is_terminal:
         yield _lines()
         return
     columns = (BarColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
-    # No thread that draws meanwhile: it would be measured.
+    # Without auto_refresh no thread runs that would disturb the measurement.
     with Progress(*columns, console=console, auto_refresh=False, transient=True) as bar:
         task = bar.add_task("")
 
@@ -88,7 +98,7 @@ def _lines() -> Shown:
 
     def shown(done: int, total: int, what: str) -> None:
         nonlocal last
-        # What precedes the colon: the rest changes too often for lines.
+        # Only up to the colon: the rest changes too often for lines.
         stage = plain(what.partition(":")[0])
         if stage != last:
             last = stage
@@ -99,7 +109,7 @@ def _lines() -> Shown:
 
 @contextlib.contextmanager
 def progress_on_a_terminal() -> Iterator[Shown]:
-    """Give `progress` on a terminal, and elsewhere one that says nothing."""
+    """Give `progress` on a terminal, elsewhere a callable that does nothing."""
     if not (sys.stderr and sys.stderr.isatty()):
         yield lambda _done, _total, _what: None
         return
@@ -111,12 +121,7 @@ def progress_on_a_terminal() -> Iterator[Shown]:
 
 
 def say(text: str) -> None:
-    """Print a result.
-
-    Raises
-    ------
-    StdoutError
-    """
+    """Print a result, or raise StdoutError."""
     encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
     try:
         text.encode(encoding)
@@ -136,12 +141,7 @@ def told_of_stdout() -> Iterator[None]:
 
 
 def write(path: str, text: str) -> None:
-    """Write a text file, all of it or nothing.
-
-    Raises
-    ------
-    CannotWriteError
-    """
+    """Write a text file, all of it or nothing, or raise CannotWriteError."""
     try:
         whole_file.replace(path, text.encode())
     except OSError as error:
@@ -149,11 +149,9 @@ def write(path: str, text: str) -> None:
 
 
 def save(path: str, to: Callable[[str], object]) -> None:
-    """Have ``to`` write a file there; "-" is stdout.
+    """Call ``to`` with a path to write to; "-" is stdout.
 
-    Raises
-    ------
-    CannotWriteError, StdoutError
+    Raises CannotWriteError or StdoutError.
     """
     try:
         if path != STANDARD:
@@ -169,27 +167,9 @@ def save(path: str, to: Callable[[str], object]) -> None:
         sys.stdout.buffer.write(data)
 
 
-def must_be_binary_stdout() -> None:
-    """Refuse to write bytes to a terminal, or to a stdout that is closed.
-
-    Raises
-    ------
-    BadInputError
-    """
-    if not sys.stdout:
-        raise BadInputError("-: stdout is closed")
-    if sys.stdout.isatty():
-        raise BadInputError("-: stdout is a terminal; redirect it to a file or a pipe")
-
-
 @contextlib.contextmanager
 def readable(path: str) -> Iterator[str]:
-    """Give the path of a file that has what is to be read; "-" is stdin.
-
-    Raises
-    ------
-    BadInputError
-    """
+    """Give the path of a file to read; for "-", of a copy of stdin."""
     if path != STANDARD:
         yield path
         return
@@ -202,16 +182,17 @@ def readable(path: str) -> Iterator[str]:
 
 
 def must_be_writable(path: str, force: bool = True) -> None:
-    """Refuse an output file before anything is measured for it.
+    """Raise BadInputError, before anything is measured, if a file can't be written.
 
-    Raises
-    ------
-    BadInputError
-        If it can't be written, or is there and not to be replaced. If it is "-":
-        stdout is a terminal.
+    An existing file is refused unless ``force``; stdout ("-") if it is a terminal.
     """
     if path == STANDARD:
-        must_be_binary_stdout()
+        if not sys.stdout:
+            raise BadInputError("-: stdout is closed")
+        if sys.stdout.isatty():
+            raise BadInputError(
+                "-: stdout is a terminal; redirect it to a file or a pipe"
+            )
         return
     folder = os.path.dirname(os.path.realpath(path))
     if os.path.isdir(path):
@@ -222,14 +203,14 @@ def must_be_writable(path: str, force: bool = True) -> None:
         raise BadInputError(f"{path}: exists; --force replaces it")
     if os.path.exists(path) and not os.access(path, os.W_OK):
         raise BadInputError(f"{path}: permission denied")
-    # A file is made beside the one that it replaces. A device or a pipe is written to.
+    # A regular file is replaced by a new one in its folder; a device is written to.
     regular = os.path.isfile(path) or not os.path.exists(path)
     if regular and not os.access(folder, os.W_OK):
         raise BadInputError(f"{path}: permission denied to make files in {folder}")
 
 
 def written(args: argparse.Namespace, path: str, document: str) -> int:
-    """Write a file; return the exit status, having said why it can't be written."""
+    """Write a file and return the exit status; on failure say why."""
     try:
         write(path, document)
     except CannotWriteError as error:
@@ -239,7 +220,7 @@ def written(args: argparse.Namespace, path: str, document: str) -> int:
 
 
 def saved(args: argparse.Namespace, found: object) -> None:
-    """Say what was saved; on stderr if stdout has it."""
+    """Say what was saved; on stderr if it was saved to stdout."""
     text = plain(repr(found)[1:-1])
     if args.output == STANDARD:
         tell(f"extmeta {args.verb}: {text}")
@@ -247,20 +228,16 @@ def saved(args: argparse.Namespace, found: object) -> None:
         say(f"{args.output}: {text}")
 
 
-# -- the end before the end ------------------------------------------------------
+# -- signals -----------------------------------------------------------------------
 
 
 class Stop:
-    """SIGINT, SIGTERM and SIGHUP in a block: one ends the work, not its results.
+    """Handles SIGINT, SIGTERM and SIGHUP in a block, so that results are kept.
 
-    The first raises KeyboardInterrupt. The next one is ignored, because what was
-    measured is being written then. One after it raises again. So does the first after
-    `spare`, which the block calls before it writes.
-
-    Attributes
-    ----------
-    signal : int
-        The first that came; 0 if none did.
+    The first signal raises KeyboardInterrupt. The second is ignored, because results
+    are being written then; the third raises again. After `spare`, which the block calls
+    before it writes, the first is ignored and the second raises. `signal` is the number
+    of the first, or 0.
     """
 
     def __init__(self) -> None:
@@ -270,7 +247,7 @@ class Stop:
 
     def __enter__(self) -> Self:
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-            # Not in the main thread; or ignored, as under nohup.
+            # ValueError: not the main thread. SIG_IGN: left ignored, as under nohup.
             with contextlib.suppress(ValueError):
                 if signal.getsignal(number) != signal.SIG_IGN:
                     self._before[number] = signal.signal(number, self._told)
@@ -281,7 +258,7 @@ class Stop:
             signal.signal(number, handler)  # type: ignore[arg-type]
 
     def spare(self) -> None:
-        """Have the next signal be ignored."""
+        """Ignore the next signal."""
         self.spared = True
 
     def _told(self, number: int, _frame: FrameType | None) -> None:

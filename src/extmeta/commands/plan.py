@@ -2,8 +2,14 @@
 
 import argparse
 
-from extmeta.commands.arguments import add_release, field_of, parts, refusing
-from extmeta.commands.output import BadInputError, say
+from extmeta.commands.arguments import (
+    add_release,
+    field_of,
+    parts,
+    refusing,
+    widths_of,
+)
+from extmeta.commands.output import bad_input, say
 from extmeta.commands.status import DOES_NOT_FIT
 from extmeta.encodings.plan import plan
 from extmeta.fields import Fields
@@ -27,14 +33,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="an architecture that `extmeta arch` lists; default: %(default)s",
     )
     add_release(parser)
-    for option, dest, help_ in (
-        ("--exclude", "excludes", "at most one of these fields is non-zero in a PTE"),
-        ("--imply", "implies", "B is non-zero in every PTE in which A is"),
-        ("--per-vma", "per_vma", "in each VMA all but one of these fields are 0"),
+    for option, help_ in (
+        ("--exclude", "at most one of these fields is non-zero in a PTE"),
+        ("--imply", "B is non-zero in every PTE in which A is"),
+        ("--per-vma", "in each VMA all but one of these fields are 0"),
     ):
         add(
             option,
-            dest=dest,
             action="append",
             default=[],
             type=parts,
@@ -45,22 +50,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Find the fewest bits of a PTE that hold fields, given which go together.
+    """Find the fewest bits of a PTE that hold fields, given which occur together.
 
     The exit status is 1 if a present PTE has fewer free bits.
     """
-    widths: dict[str, int] = {}
-    for name, bits in args.fields:
-        if name in widths:
-            raise BadInputError(f"field {name!r} is there twice")
-        widths[name] = bits
-    try:
-        found = plan(
-            *(Fields(**widths), args.arch, args.excludes, args.implies, args.per_vma),
-            args.release,
-        )
-    except (ValueError, KeyError) as error:
-        # Not str(): a KeyError's has quotes around it.
-        raise BadInputError(str(error.args[0])) from None
+    with bad_input(ValueError, KeyError):
+        fields = Fields(**widths_of(args.fields))
+        given = (args.exclude, args.imply, args.per_vma, args.release)
+        found = plan(fields, args.arch, *given)
     say(plan_report.to_json(found) if args.json else plan_report.text(found))
     return 0 if found.fits else DOES_NOT_FIT

@@ -1,4 +1,4 @@
-"""Rows while they are measured, then stored and printed."""
+"""Collects rows while they are measured, then stores and prints them."""
 
 import argparse
 import contextlib
@@ -21,14 +21,14 @@ def print_measured(
     stages: list[Stage],
     provenance: dict[str, Any],
 ) -> int:
-    """Store and print rows, also if a signal or an error ends the measuring early."""
+    """Store and print rows, also those of a measurement that ended early."""
     rows: list[Any] = []
     complete = False
     status = 0
     with output.Stop() as stop:
         try:
             with shown_by() as shown:
-                # One by one: what is there at an early end is kept.
+                # Not list(): rows measured before an interruption must be kept.
                 for row in measured(shown):
                     rows.append(row)  # noqa: PERF402
             complete = True
@@ -54,14 +54,8 @@ def print_result(
 ) -> int:
     """Write JSON, then print the text, also if the JSON can't be written.
 
-    Parameters
-    ----------
-    args
-    of : module
-        Makes text and JSON of these rows.
-    rows, provenance
-    lacks : list of str or None
-        What is missing; None if the rows are complete.
+    ``of`` is the report module for these rows. ``lacks`` lists what is missing; None if
+    the rows are complete.
     """
     document = of.to_json(rows, provenance, lacks is None, missing=lacks or ())
     if args.json == STANDARD:

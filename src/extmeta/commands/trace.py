@@ -12,7 +12,7 @@ from extmeta.commands.arguments import (
     seconds_of,
 )
 from extmeta.commands.output import (
-    BadInputError,
+    bad_input,
     must_be_writable,
     progress,
     saved,
@@ -51,10 +51,8 @@ def run(args: argparse.Namespace) -> int:
     must_be_writable(args.output, args.force)
     ended, interrupted = "", False
     with record.until_told(), progress() as shown:
-        try:
+        with bad_input(trackers.TraceError):
             recorder = record.Recorder(args.pid, args.interval)
-        except trackers.TraceError as error:
-            raise BadInputError(str(error)) from None
         try:
             ended = recorder.record(args.rounds, shown)
         except KeyboardInterrupt:

@@ -1,4 +1,4 @@
-"""`extmeta compare --workload`: what a tracker does, played on each encoding."""
+"""`extmeta compare --workload`: plays what a tracker does on each encoding."""
 
 import argparse
 from collections.abc import Iterator, Sequence
@@ -8,7 +8,7 @@ from extmeta.captures.trace import load_trace
 from extmeta.commands import output
 from extmeta.commands.arguments import DEFAULT_FIELDS, fields_of
 from extmeta.commands.inputs import found_of, loaded
-from extmeta.commands.output import BadInputError, Shown
+from extmeta.commands.output import BadInputError, Shown, bad_input
 from extmeta.commands.results import print_measured
 from extmeta.cost import measure, origin
 from extmeta.cost.forms import default_forms
@@ -26,21 +26,18 @@ from extmeta.workloads import (
     synthetic,
 )
 
-# What a workload is played on where nothing is named: 64 and 8 MiB.
+# Size of the made-up process if none is named: 64 MiB, and 8 MiB with --quick.
 WORKLOAD_PAGES = 16384
 QUICK_WORKLOAD_PAGES = 2048
 
-# `--workload list` prints what workloads there are.
+# `--workload list` lists the workloads.
 LIST = "list"
 
 
 def workload_of(text: str) -> tuple[str, str]:
     """Return the name and the parameters of "NAME" or "NAME:PARAMETER=VALUE,...".
 
-    Raises
-    ------
-    ValueError
-        If there is no such workload, or it takes no such parameter.
+    Raises ValueError for an unknown workload or parameter.
     """
     name, _colon, parameters = text.partition(":")
     if name != LIST:
@@ -55,24 +52,16 @@ def workload_of(text: str) -> tuple[str, str]:
 
 def play(args: argparse.Namespace) -> int:
     """Play a workload on each encoding."""
-    for given, option in (
-        (args.crossover, "--crossover"),
-        (args.arch, "--arch"),
-        (args.release, "--release"),
-        (args.fractions, "--fractions"),
-        (args.placement, "--placement"),
-        (args.words, "--words"),
-        (args.fields != fields_of(DEFAULT_FIELDS), "--fields"),
-        (args.stored, "--from"),
-    ):
-        if given:
-            raise BadInputError(f"--workload {args.workload[0]} takes no {option}")
+    names = ("crossover", "arch", "release", "fractions", "placement", "words")
+    given = {name: getattr(args, name) for name in names}
+    given["fields"] = args.fields != fields_of(DEFAULT_FIELDS)
+    given["from"] = args.stored
+    for option in filter(given.get, given):
+        raise BadInputError(f"--workload {args.workload[0]} takes no --{option}")
     name, parameters = args.workload
-    try:
+    with bad_input(ValueError):
         load = WORKLOADS[name].of_text(parameters, args.seed)
-    except ValueError as error:
-        raise BadInputError(str(error)) from None
-    # All before the first is played: a bad one is refused before anything is measured.
+    # Read all of them first, so that a bad one is refused before anything is measured.
     processes = list(_processes(args))
     forms = args.encodings or [*default_forms(), *load.forms]
     stages = [
@@ -92,14 +81,11 @@ def play(args: argparse.Namespace) -> int:
 
 
 def _processes(args: argparse.Namespace) -> Iterator[Process]:
-    try:
+    with bad_input(CaptureError):
         if args.trace:
-            found, name = loaded(args.trace, load_trace)
-            yield of_trace(found, name)
+            yield of_trace(*loaded(args.trace, load_trace))
         for given in args.what:
             yield of_capture(*found_of(given))
-    except CaptureError as error:
-        raise BadInputError(str(error)) from None
     if not (args.trace or args.what):
         yield synthetic(QUICK_WORKLOAD_PAGES if args.quick else WORKLOAD_PAGES)
 

@@ -1,4 +1,4 @@
-"""arm64's contiguous blocks: how many there are, and how many stay under words.
+"""Counts arm64's contiguous blocks, without and with words.
 
 Linux gives 16 PTEs (with 4K pages) the CONT bit, and one TLB entry, if they are aligned,
 map consecutive pages of one folio and are alike but for AF and dirty: 6.12
@@ -15,18 +15,18 @@ U64 = npt.NDArray[np.uint64]
 
 
 def alike(table: PageTable) -> tuple[U64, U64]:
-    """Return the vpns of present PTEs, and what of each has to be that of its block.
+    """Return the vpns of present PTEs, and their bits that must be equal in a block.
 
     Returns
     -------
     vpns : (n,) uint64 ndarray
         Ascending.
     prot : (n, k) uint64 ndarray
-        What pte_pgprot() leaves of the PTE, without AF and dirty.
+        The bits of pte_pgprot() without AF and dirty.
     """
     arch = table.arch
     size = arch.ptrs_per_pte
-    # pte_mkclean() sets the read-only bit, so it tells no more than the write bit.
+    # pte_mkclean() sets the read-only bit, so only the write bit counts.
     free = {arch.accessed, arch.dirty, *arch.readonly}
     free |= {*range(arch.pfn_shift, arch.pfn_shift + arch.pfn_bits)}
     kept = np.uint64(sum(1 << bit for bit in range(64) if bit not in free))
@@ -37,7 +37,7 @@ def alike(table: PageTable) -> tuple[U64, U64]:
     vpns = vpns[here]
     prot = (ptes[here] & kept)[:, None]
     if arch.entry_bytes > 8:
-        # The rest of a wide entry is its word.
+        # The second half of a wide entry is its word.
         prot = np.column_stack((prot, table.load(vpns)))
     return vpns, prot
 
@@ -50,12 +50,12 @@ def blocks(vpns: U64, prot: U64, size: int, pfns: U64 | None = None) -> int:
     vpns : (n,) uint64 ndarray
         vpns of present PTEs, ascending.
     prot : (n, k) uint64 ndarray
-        What is the same in all PTEs of a block.
+        Bits that are equal in all PTEs of a block.
     size : int
         PTEs of a block, a power of two.
     pfns : (n,) uint64 ndarray, optional
-        Their pages: those of a block are consecutive, the first one aligned. Without
-        them every aligned run is taken for one, so the count is an upper bound.
+        PFNs of a block are consecutive, the first one aligned. Without them every
+        aligned run counts as a block, so the result is an upper bound.
 
     Examples
     --------
@@ -67,7 +67,7 @@ def blocks(vpns: U64, prot: U64, size: int, pfns: U64 | None = None) -> int:
     first = np.flatnonzero(vpns % np.uint64(size) == 0)
     first = first[first + size <= len(vpns)]
     last = first + size - 1
-    # A step is where the next PTE can't be of the same block.
+    # A step: the next PTE can't be in this PTE's block.
     steps = (np.diff(vpns) != 1) | (prot[1:] != prot[:-1]).any(axis=1)
     aligned = np.ones(len(first), bool)
     if pfns is not None:

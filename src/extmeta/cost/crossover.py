@@ -1,4 +1,4 @@
-"""The crossover: which encoding is the smallest, by the flagged PTEs of a table."""
+"""Finds the smallest encoding by the number of flagged PTEs in a table."""
 
 from collections.abc import Iterator, Sequence
 
@@ -8,8 +8,7 @@ from extmeta.cost.sweep import Held
 from extmeta.fields import Fields
 from extmeta.rows import EACH, Blocks, Point, Ram, Refused, Row, smallest
 
-# Full tables to compare. With this many a table bears its share of a slab, or of a
-# hash table.
+# Full tables to compare: enough that each bears its share of a slab or a hash table.
 CROSSOVER_TABLES = 256
 
 
@@ -22,11 +21,11 @@ def crossover(
     seed: int = 0,
     kind: str = "different",
 ) -> Iterator[Row]:
-    """Tell which encoding is the smallest, by the flagged PTEs of a table.
+    """Find the smallest encoding by the number of flagged PTEs in a table.
 
-    In full tables, of which each has as many flagged at random: 1, 2, 4 and so on,
-    and where between two of these another becomes the smallest, the first at which
-    it is, by bisection.
+    All tables are full and have an equal number of random PTEs flagged: 1, 2, 4 and so
+    on. If another encoding becomes the smallest between two of these, bisection finds
+    the first number at which it is.
 
     Parameters
     ----------
@@ -38,8 +37,7 @@ def crossover(
     Yields
     ------
     Row
-        Subject, Refused, and Ram in the order of what is flagged, their placement
-        `EACH`.
+        Subject, Refused, and Ram by the number of flagged PTEs, with placement `EACH`.
 
     Raises
     ------

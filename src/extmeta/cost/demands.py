@@ -1,8 +1,8 @@
-"""What operations ask of a kernel beside its time, counted exactly.
+"""What operations need from a kernel beside time, counted exactly.
 
-Memory while the page-table lock is held, which has to be set aside before; PTE tables
-in use that an upper entry has to be pointed away from, each with a TLB flush beyond
-those of the operation itself. On full PTE tables, every PTE with a word.
+They need memory under the page-table lock, which has to be set aside before. They may
+re-point an upper entry from a PTE table in use to another one, which takes a TLB flush
+more than the operation itself. Measured on full PTE tables, every PTE with a word.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -21,10 +21,10 @@ from extmeta.pagetable import PageTable
 from extmeta.rows import BASELINE, DEMANDS, SET_ASIDE, Demand, Refused, Split
 from extmeta.table.encoding import Encoding
 
-# Full PTE tables that each operation is done on; on x86-64 each has 512 entries.
+# Full PTE tables that each operation works on.
 TABLES = 8
 
-# Huge pages of a capture that are split at most.
+# The most huge pages of a capture that are split.
 SPLITS = 64
 
 
@@ -35,9 +35,9 @@ class Given:
     Attributes
     ----------
     table : PageTable
-        Its PTEs are [first, stop); huge pages from `stop` to the end of as much again.
+        It has PTEs in [first, stop), and huge pages in the range of equal size after it.
     words : (stop - first,) or (stop - first, lanes) uint64 ndarray
-        What they have, in operations on tables that have words.
+        The words of operations on tables that have words.
     one : int
         A word of one bit.
     """
@@ -63,12 +63,12 @@ class Given:
         self.table.store(self.everything, self.words)
 
     def all_alike(self) -> None:
-        # A word of two bits: with one less it is another word, not none.
+        # A word of two bits is still a word after one bit is cleared.
         two = min(3, (1 << self.table.fields.bits) - 1)
         self.table.store(self.everything, two)
 
     def shared(self) -> PageTable:
-        """Fill, and return a child that shares what there is to share."""
+        """Fill, and return a fork that shares as much as it can."""
         self.fill()
         return self.table.fork()
 
@@ -78,15 +78,16 @@ class Given:
 
     @property
     def slots(self) -> npt.NDArray[np.int64]:
+        """Swap slots, one for each PTE; also used as pfns."""
         return np.arange(1, 1 + self.stop - self.first)
-
-    @property
-    def pfns(self) -> npt.NDArray[np.int64]:
-        return self.slots
 
 
 def _nothing(_given: Given) -> None:
     pass
+
+
+def _clear(given: Given) -> None:
+    given.table.update(given.everything, clear=given.one)
 
 
 def _clear_halves(given: Given) -> None:
@@ -105,60 +106,39 @@ def _split(given: Given) -> None:
         given.table.split_huge(vpn, given.one)
 
 
-Before = Callable[[Given], object]
-Does = Callable[[Given], object]
+Step = Callable[[Given], object]
 
-# What a table has before; what is done; whether a kernel may allocate meanwhile.
-OPERATIONS: dict[str, tuple[Before, Does, bool]] = {
+# Set-up; the operation; whether a kernel may allocate meanwhile.
+OPERATIONS: dict[str, tuple[Step, Step, bool]] = {
     "split": (_nothing, _split, False),
     "first words": (_nothing, Given.fill, False),
-    "set a bit": (
-        Given.fill,
-        lambda g: g.table.update(g.everything, set=g.one),
-        False,
-    ),
-    "clear a bit": (
-        Given.fill,
-        lambda g: g.table.update(g.everything, clear=g.one),
-        False,
-    ),
+    "set a bit": (Given.fill, lambda g: g.table.update(g.everything, 0, g.one), False),
+    "clear a bit": (Given.fill, _clear, False),
     "clear half of one word": (Given.all_alike, _clear_halves, False),
-    "clear after fork": (
-        Given.shared,
-        lambda g: g.table.update(g.everything, clear=g.one),
-        False,
-    ),
-    "swap out": (
-        Given.fill,
-        lambda g: g.table.swap_out(g.everything, g.slots),
-        False,
-    ),
-    "swap in": (
-        Given.swapped,
-        lambda g: g.table.swap_in(g.everything, g.pfns),
-        False,
-    ),
+    "clear after fork": (Given.shared, _clear, False),
+    "swap out": (Given.fill, lambda g: g.table.swap_out(g.everything, g.slots), False),
+    "swap in": (Given.swapped, lambda g: g.table.swap_in(g.everything, g.slots), False),
     "zap half": (Given.fill, _zap_halves, False),
     "fork": (Given.fill, lambda g: g.table.fork(), True),
     "move": (
         Given.fill,
-        lambda g: g.table.move(slice(g.first, g.stop), g.first + (1 << 20)),
+        lambda g: g.table.move(g.everything, g.first + (1 << 20)),
         True,
     ),
 }
 
 
 def given_to(encoding: str | Encoding, fields: Fields, arch: Arch, kind: str) -> Given:
-    """Return full tables without a word, and huge pages behind them."""
+    """Return full tables without a word, followed by huge pages."""
     table = PageTable(encoding, fields, arch.name)
     size = table.huge_ptes()
     first = TABLES * size
     stop = first + TABLES * size
     table.map(slice(first, stop))
     table.map_huge(range(stop, stop + TABLES * size, size))
-    lowest = 1
-    words = placement.words(stop - first, fields, lowest, kind, seed=1)
-    return Given(table, first, stop, words, lowest)
+    one = 1
+    words = placement.words(stop - first, fields, one, kind, seed=1)
+    return Given(table, first, stop, words, one)
 
 
 def demands(
@@ -168,29 +148,22 @@ def demands(
     arch: Arch,
     kind: str = "different",
 ) -> Iterator[Demand]:
-    """Yield what each operation asks for, a PTE table, and first what to set aside.
+    """Yield what to set aside, then what each operation takes, for each PTE table.
 
-    Parameters
-    ----------
-    encoding : str or Encoding
-    name : str
-        What the rows call the encoding.
-    fields : Fields
-    arch : Arch
-    kind : str
-        See `placement.words`.
+    ``name`` is what the rows call the encoding; for ``kind`` see `placement.words`. An
+    operation that the encoding refuses is left out: a swap-out, if the word has no
+    place in a swap entry.
 
     Raises
     ------
     ValueError
-        If the encoding can't hold the fields. An operation that it refuses, as a
-        swap-out of words that have no place in a swap entry, is left out.
+        If the encoding can't hold the fields.
     MemoryError
         If an operation takes memory that was not set aside.
     """
     table = given_to(encoding, fields, arch, kind).table
     reserves = table.encoding.reserves
-    # `wide` has twice as many tables, of half as many entries each.
+    # `wide` has twice as many tables, each with half the entries.
     nr_tables = TABLES * (table.huge_ptes() // table.arch.ptrs_per_pte)
     if reserves:
         table.reserve(nr_tables)
@@ -198,7 +171,7 @@ def demands(
     for operation, (before, does, allocates) in OPERATIONS.items():
         given = given_to(encoding, fields, arch, kind)
         try:
-            # Kept, so that what is shared stays shared.
+            # Keep a fork alive, so that shared memory stays shared.
             kept = before(given)
             before_it = given.table.encoding.repointings
             if allocates or not reserves:
@@ -232,13 +205,7 @@ def demanded(
 ) -> Iterator[Demand | Refused]:
     """Yield the demands of encodings, the baseline's first.
 
-    Parameters
-    ----------
-    forms : sequence of str
-        See `forms.form`.
-    fields : Fields
-        The baseline has as many of them as fit it.
-    arch, kind : str
+    The baseline has the largest set of the fields that fits it.
     """
     of = arch_named(arch)
     yield from demands(BASELINE, BASELINE, fitting(fields, of, has_swap=True), of, kind)
@@ -256,18 +223,9 @@ def splits(
 ) -> Iterator[Split]:
     """Yield what a split of anonymous huge pages takes, the baseline's first.
 
-    Each huge page has a word of its own, which all of its PTEs get. Nothing is yielded
-    if the space has none, nor of an encoding that can't hold the words.
-
-    Parameters
-    ----------
-    space : Space
-    forms : sequence of str
-        See `forms.form`.
-    fields : Fields
-        The baseline has as many of them as fit it.
-    kind : str
-        See `placement.words`.
+    Each huge page has a word of its own, which all its PTEs get. The baseline has the
+    largest set of the fields that fits it. An encoding that can't hold the words is
+    left out.
     """
     leaves = space.deposited[:SPLITS].tolist()
     kept = fitting(fields, arch_named(space.arch), space.has_swap)

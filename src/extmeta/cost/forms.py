@@ -1,4 +1,4 @@
-"""What is compared: encodings by what is given as text, and what the baseline can hold."""
+"""The encodings that a text names, and the fields that the baseline can hold."""
 
 from extmeta.arch import Arch
 from extmeta.encodings import built_in, encodings, factory_of
@@ -15,7 +15,7 @@ def form(text: str) -> str | Encoding:
     Raises
     ------
     ValueError
-        If there is no such encoding, or it takes no such argument.
+        If the encoding is unknown, or does not take the argument.
 
     Examples
     --------
@@ -28,7 +28,7 @@ def form(text: str) -> str | Encoding:
     if not colon:
         return name
     try:
-        # A factory that is no class of encodings makes one form only.
+        # A factory without from_text makes one form only.
         from_text = getattr(factory_of(name), "from_text", None)
         if from_text is None:
             raise ValueError(f"{name} takes no argument")
@@ -39,7 +39,7 @@ def form(text: str) -> str | Encoding:
 
 
 def default_forms() -> list[str]:
-    """Return what is compared by default: every name, and its `Encoding.forms`."""
+    """Return the forms compared by default: every name, and its `Encoding.forms`."""
     return [
         text
         for name in encodings()
@@ -51,12 +51,12 @@ def _forms(name: str) -> tuple[str, ...]:
     try:
         return getattr(factory_of(name), "forms", ())
     except ValueError:
-        # It is another package's and broken: whoever uses it is told.
+        # Another package's encoding is broken. Its use will report that.
         return ()
 
 
 def lack(fields: Fields, arch: Arch, has_swap: bool) -> str:
-    """Return what the baseline would need to hold ``fields``, or ""."""
+    """Return what the baseline lacks to hold ``fields``, or ""."""
     by_right = [name for name in fields if _owned(name, fields[name], arch)]
     needed = fields.bits - len(by_right)
     besides = f" besides those of {' and '.join(by_right)}" if by_right else ""
@@ -75,31 +75,17 @@ def lack(fields: Fields, arch: Arch, has_swap: bool) -> str:
 
 
 def _owned(name: str, width: int, arch: Arch) -> bool:
-    """Tell whether a field has bits by right, not out of the free ones."""
+    """Tell whether Linux owns bits for a field, so that it needs no free ones."""
     return not {*places(Fields(**{name: width}), arch)[0]} <= {None, *arch.free}
 
 
 def fitting(fields: Fields, arch: Arch, has_swap: bool) -> Fields:
     """Return the largest set of fields that the baseline can hold.
 
-    Parameters
-    ----------
-    fields : Fields
-    arch : Arch
-    has_swap : bool
-        Whether they have to fit a swap entry too.
-
-    Returns
-    -------
-    Fields
-        The subset with the most bits. If no field fits, the widest,
-        cut to what there is. Where there is no bit at all, a tracker that Linux
-        owns there instead: see `tasks.workloads`.
-
-    Raises
-    ------
-    ValueError
-        If there is no bit at all, nor such a tracker.
+    That is the subset with the most bits; with ``has_swap`` it has to fit a swap entry
+    too. If no field fits, it is the widest, cut to the free bits. If no bit is free, it
+    is a tracker that Linux owns instead: see `tasks.workloads`. ValueError is raised if
+    there is none either.
     """
     room = len(arch.free)
     if has_swap:
@@ -111,7 +97,7 @@ def fitting(fields: Fields, arch: Arch, has_swap: bool) -> Fields:
             chosen.add(name)
         else:
             shared[name] = width
-    # Which sums of widths can be had, and by which fields.
+    # The possible sums of widths, each with its fields.
     sums: dict[int, tuple[str, ...]] = {0: ()}
     for name, width in shared.items():
         for total, names in list(sums.items()):
@@ -131,8 +117,8 @@ def fitting(fields: Fields, arch: Arch, has_swap: bool) -> Fields:
 def left_out(text: str, error: Exception, where: str = "") -> Refused:
     """Return the row of an encoding that can't be compared there, or raise ``error``.
 
-    An encoding of this package refuses by ValueError, or lacks memory, and all
-    else is a bug of ours; of another package's, whatever it raises is its reason.
+    An encoding of this package raises ValueError or MemoryError; any other error is a
+    bug of ours. Any error of another package's encoding is reported as its reason.
     """
     if isinstance(error, ValueError):
         return Refused(text, str(error), where)

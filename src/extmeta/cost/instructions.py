@@ -1,11 +1,11 @@
-"""How many instructions each operation takes, by valgrind's callgrind.
+"""Counts the instructions of each operation, by valgrind's callgrind.
 
-They repeat to the digit whatever else the machine does: what noise hides, this
-shows. It sees no cache misses; they are in the times. The SIMD that valgrind knows
-is AVX2, so on a processor with AVX-512 the real counts are lower.
+Counts repeat to the digit, so they show what noise hides in times. They don't include
+cache misses, which times do. Valgrind knows SIMD up to AVX2, so on a processor with
+AVX-512 the real counts are lower.
 
-Callgrind writes a profile each time the C function is left that does all of an
-operation's work; what it counted in there, callees included, is the operation.
+One C function does all the work of an operation. Callgrind writes a profile each time
+that function returns; its count, callees included, is the operation's.
 """
 
 import functools
@@ -36,9 +36,9 @@ TABLES = 64
 PTES = 512 * TABLES
 FRACTIONS = (0.0, 0.01, 1.0)
 
-# In the order of `work`; `update` sets a bit of every word, `clear` clears one. What
-# is of PageTable are methods: with some thousand instructions of Python, and with what
-# an encoding does beside the tables.
+# In the order of `work`; `update` sets a bit of every word, `clear` clears one. Methods of
+# PageTable include some thousand instructions of Python, and work that an encoding does
+# for the operation as a whole.
 FUNCTIONS = {
     "fork": (pagetable, r"__pyx_pw_\w+PageTable_\d+fork"),
     "load": (words, r"__pyx_f_\w+Words_read"),
@@ -54,7 +54,7 @@ ENVIRONMENT = {
     "PYTHONHASHSEED": "0",
     "PYTHONDONTWRITEBYTECODE": "1",
     "OPENBLAS_NUM_THREADS": "1",
-    # A `rep stosb` counts once a byte: let memset and memcpy do without.
+    # `rep stosb` counts once for each byte, so memset and memcpy must not use it.
     "GLIBC_TUNABLES": "glibc.cpu.x86_rep_stosb_threshold=1073741824:"
     "glibc.cpu.x86_rep_movsb_threshold=1073741824",
 }
@@ -71,7 +71,7 @@ def missing() -> str:
 
 def symbols() -> dict[str, str]:
     """Return the name of each operation's C function."""
-    # Not a wildcard: of several with a common start callgrind looks at one only.
+    # Full names: with a wildcard callgrind uses only one of several functions.
     found = {}
     for operation, (module, pattern) in FUNCTIONS.items():
         names = re.search(rb"\0(" + pattern.encode() + rb")\0", _compiled(module))
@@ -87,13 +87,13 @@ def _compiled(module: ModuleType) -> bytes:
 
 
 def work(encoding: str, fraction: float) -> None:
-    """Do each operation once on tables that are made before; under callgrind."""
+    """Do each operation once, on tables made before; this runs under callgrind."""
     everything = slice(0, PTES)
     table = PageTable(form(encoding), FIELDS)
     table.map(everything)
     flagged = np.flatnonzero(np.random.default_rng(1).random(PTES) < fraction)
     for vpn in flagged.tolist():
-        # One by one: not through a function that is counted.
+        # One by one, to bypass the functions that are counted.
         table.store(vpn, 0b1101)
     child = table.fork()
     same(np.count_nonzero(child.load(everything)), len(flagged))
@@ -102,7 +102,7 @@ def work(encoding: str, fraction: float) -> None:
     child.update(everything, clear=0b0100)
     child.unmap(slice(0, PTES))
     same(len(child), 0)
-    # Last, and of the other table: it gives every PTE a word.
+    # Last, and on the parent, because it gives every PTE a word.
     table.update(everything, set=0b0010)
 
 
@@ -134,14 +134,8 @@ def count(
         done = subprocess.run(
             [
                 *("valgrind", "-q", "--tool=callgrind", f"--callgrind-out-file={out}"),
-                *(
-                    *triggers,
-                    sys.executable,
-                    "-m",
-                    "extmeta.cost.instructions",
-                    encoding,
-                ),
-                *map(str, fractions),
+                *(*triggers, sys.executable, "-m", "extmeta.cost.instructions"),
+                *(encoding, *map(str, fractions)),
             ],
             check=False,
             capture_output=True,
@@ -161,7 +155,7 @@ def count(
 
 
 def _inclusive(profile: Path) -> int:
-    """Return what a profile counted in the function that it was written after."""
+    """Return the count of the function whose return triggered the profile."""
     with profile.open() as file:
         name = next(line[1] for line in map(_TRIGGER.match, file) if line)
     listing = subprocess.run(

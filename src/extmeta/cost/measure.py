@@ -1,12 +1,10 @@
-"""How long one thing takes beside another.
+"""Times two tasks against each other.
 
-Two tasks are run by turns, A B B A, in one process: what slows the machine for
-a while slows both, and what the second of a pair gains by being second, each
-gains once. Such a round gives one ratio; of all rounds the median is reported,
-with a bootstrap interval. A sample repeats its task until the clock and the loop
-don't count; what the task needs, and what it leaves, is seen to untimed. On one
-machine, medians of tests that ran one after the other differed by 42 % for
-identical code; paired ratios of it by 0.25 %.
+They run by turns, A B B A, in one process: a slow spell of the machine slows both, and
+each runs second once. A round gives one ratio; the median of all rounds is reported,
+with a bootstrap interval. A sample repeats its task until the clock and the loop no
+longer matter; set-up and clean-up are not timed. On one machine, medians of tests that
+ran one after the other differed by 42 % for identical code; paired ratios by 0.25 %.
 """
 
 import contextlib
@@ -29,29 +27,29 @@ Clock = Callable[[], int]
 # well below a scheduler's tick, so that few samples are interrupted.
 SAMPLE_NS = 250_000
 
-# The interval narrows with the root of their number: on a shared two-core guest
-# identical code was told apart by 3 % with 30 rounds, by 6 % with 10.
+# The interval narrows with the root of their number: on a shared two-core guest its
+# reach for identical code was 3 % with 30 rounds, 6 % with 10.
 ROUNDS = 30
 QUICK_ROUNDS = 15
 
-# What a median and its interval can be had of at all.
+# The fewest rounds that give an interval.
 MIN_ROUNDS = 5
 
-# No more rounds than MIN_ROUNDS once a ratio has taken this long.
+# A ratio that has taken this long stops, after MIN_ROUNDS at least.
 BUDGET_NS = 2_000_000_000
 QUICK_BUDGET_NS = 100_000_000
 
-# A sample repeats its task no more often, even if that takes next to nothing.
+# The most runs in a sample, however short they are.
 MAX_REPEAT = 1 << 14
 
 RESAMPLES = 2000
 CONFIDENCE = 0.95
 
-# Well above the L2 caches there are (4 MiB); a page table that is smaller may
-# be read faster than this says, hence the size is a parameter.
+# Well above today's L2 caches (4 MiB). A smaller page table may be read faster, so the
+# size is a parameter.
 BANDWIDTH_BYTES = 64 << 20
 
-# Below, numpy's call (2 us) is no longer small beside the reading.
+# Below this, numpy's call (2 us) would count.
 LEAST_BANDWIDTH_BYTES = 1 << 20
 BANDWIDTH_ROUNDS = 9
 
@@ -62,7 +60,7 @@ def _nothing(_state: Any) -> None:
 
 @dataclass(frozen=True)
 class Task:
-    """An operation to be timed, and what belongs around it.
+    """An operation to be timed, with its set-up, check and clean-up.
 
     Attributes
     ----------
@@ -72,12 +70,12 @@ class Task:
         ``run(state)``, timed: the operation, once.
     check : callable
         ``check(state, result)``, once before anything is timed: raises
-        AssertionError unless the operation did all of its work.
+        AssertionError unless the operation did all its work.
     done : callable
         ``done(state)``, untimed: undoes or frees.
     each : bool
-        Whether every run needs `ready` and `done` around it, and so its own
-        two readings of the clock (0.06 us); else they go around the sample.
+        Whether `ready` and `done` go around every run, which then has two readings of
+        the clock of its own (0.06 us), or around the sample.
     """
 
     ready: Callable[[], Any]
@@ -96,7 +94,7 @@ class Paired:
     ratio, low, high : float
         Other to baseline: median and interval.
     baseline_ns : float
-        The time of one run of the baseline: the median sample.
+        Time of one run of the baseline in the median sample.
     pairs, repeat : int
     """
 
@@ -110,7 +108,7 @@ class Paired:
 
 @contextlib.contextmanager
 def no_garbage_collection() -> Iterator[None]:
-    """Keep the garbage collector from what is timed."""
+    """Disable the garbage collector in the block."""
     enabled = gc.isenabled()
     gc.disable()
     try:
@@ -145,7 +143,7 @@ def sample(task: Task, repeat: int, clock: Clock = time.perf_counter_ns) -> int:
             run(state)
         took = clock() - start
         task.done(state)
-    # A clock may be too coarse to see anything; a ratio needs a number.
+    # A coarse clock may show 0, which has no ratio.
     return max(took, 1)
 
 
@@ -155,11 +153,11 @@ def calibrate(
     """Return how many runs of a task make a sample of ``sample_ns``."""
     repeat = 1
     while True:
-        # The faster of two: a first run may find everything cold.
+        # The faster of two: the first may run cold.
         took = min(sample(task, repeat, clock) for _ in range(2))
         if took >= sample_ns / 2 or repeat == MAX_REPEAT:
             return min(MAX_REPEAT, max(1, -(-repeat * sample_ns // took)))
-        # Short ones tell little: come nearer in steps.
+        # A short sample is a poor estimate: approach in steps.
         repeat = min(MAX_REPEAT, repeat * min(10, max(2, sample_ns // took)))
 
 
@@ -197,8 +195,8 @@ def paired(
 ) -> Paired:
     """Time two tasks by turns and return the ratio of the second to the first.
 
-    Both are verified first, which also warms them up. A sample has as many
-    runs on both sides: so many that one of the baseline lasts ``sample_ns``.
+    Both are verified first, which also warms them up. Samples of both have equally many
+    runs, chosen so that one of the baseline lasts ``sample_ns``.
 
     Parameters
     ----------
@@ -206,8 +204,8 @@ def paired(
     rounds : int
         Each has four samples, A B B A.
     sample_ns, budget_ns : int
-        How long a sample is to last, and how long all of them together, before
-        it stops at fewer rounds: at `MIN_ROUNDS` or later.
+        How long a sample should last, and all of them together; when that time is over,
+        it stops after `MIN_ROUNDS` or more.
     seed : int
         Seed of the bootstrap.
     clock : callable
@@ -225,17 +223,16 @@ def paired(
             took.append([sample(tasks[side], repeat, clock) for side in (0, 1, 1, 0)])
             if len(took) >= MIN_ROUNDS and clock() - start > budget_ns:
                 break
+    return of_rounds(took, repeat, seed)
+
+
+def of_rounds(took: list[list[int]], repeat: int, seed: int) -> Paired:
+    """Return the outcome of rounds, each the ns of the samples A B B A."""
     times = np.array(took, np.float64)
     a, b = times[:, [0, 3]], times[:, [1, 2]]
     ratio, low, high = interval(np.sqrt((b / a).prod(axis=1)), seed)
-    return Paired(
-        ratio=ratio,
-        low=low,
-        high=high,
-        baseline_ns=float(np.median(a)) / repeat,
-        pairs=2 * len(took),
-        repeat=repeat,
-    )
+    baseline_ns = float(np.median(a)) / repeat
+    return Paired(ratio, low, high, baseline_ns, 2 * len(took), repeat)
 
 
 def bandwidth(
@@ -246,14 +243,14 @@ def bandwidth(
 ) -> float:
     """Return how fast one thread reads an array of uint64, in bytes/s.
 
-    The fastest of several rounds of ``max()``, of all of numpy's reductions the
-    nearest to a scan's loop: vectorised loads, a comparison, nothing written.
+    It is the fastest of several rounds of ``max()``, the reduction of numpy that is most
+    like a scan's loop: vectorised loads, a comparison, no store.
 
     Parameters
     ----------
     nbytes : int
-        Size of the array, raised to `LEAST_BANDWIDTH_BYTES`; its pages are
-        touched before.
+        Size of the array, at least `LEAST_BANDWIDTH_BYTES`; its pages are touched
+        first.
     rounds : int
     clock : callable
     """
@@ -272,9 +269,5 @@ def reading(nbytes: int) -> Task:
     return Task(
         ready=lambda: array,
         run=np.max,
-        check=lambda a, result: _assert_last(a, int(result)),
+        check=lambda array, result: same(int(result), len(array) - 1),
     )
-
-
-def _assert_last(array: npt.NDArray[np.uint64], result: int) -> None:
-    same(result, len(array) - 1)

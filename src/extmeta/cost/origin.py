@@ -16,14 +16,7 @@ GIT_SECONDS = 5.0
 
 
 def provenance(command: Sequence[str], seed: int) -> dict[str, Any]:
-    """Return where and how results were made, for their JSON.
-
-    Parameters
-    ----------
-    command : sequence of str
-        The command line.
-    seed : int
-    """
+    """Return where and how results were made, for their JSON."""
     return {
         "extmeta": metadata.version("extmeta"),
         "commit": commit(),
@@ -36,12 +29,17 @@ def provenance(command: Sequence[str], seed: int) -> dict[str, Any]:
         "thp": os.environ.get("EXTMETA_THP") != "0",
         "seed": seed,
         "command": list(command),
-        "date": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "date": today(),
     }
 
 
+def today() -> str:
+    """Return the date and time as they are stored."""
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+
+
 def cpu_model(path: str = "/proc/cpuinfo") -> str:
-    """Return what the processor calls itself; empty if nothing tells."""
+    """Return the processor's model name, or ""."""
     with contextlib.suppress(OSError):
         for line in Path(path).read_text().splitlines():
             if line.startswith("model name"):
@@ -50,11 +48,8 @@ def cpu_model(path: str = "/proc/cpuinfo") -> str:
 
 
 def commit(root: Path = Path(__file__).parents[3]) -> str:
-    """Return the git commit of the checkout this runs from, or "".
-
-    With "+" where files differ from it.
-    """
-    # An installed package may lie in a checkout of something else.
+    """Return the git commit of the checkout this runs from, "+" if modified, or ""."""
+    # An installed package may lie in another project's checkout.
     if not (root / ".git").exists() or not (root / "src" / "extmeta").is_dir():
         return ""
     try:

@@ -1,9 +1,8 @@
-"""Which PTEs have a metadata word, and which word: seeded, so a run repeats.
+"""Chooses the PTEs that have a metadata word, and the words; seeded, so a run repeats.
 
-A `Point` says how many PTEs of a space are flagged and how these lie, which decides
-what lazily allocated side memory costs: 1 % of the PTEs at random touches nearly every
-table, 1 % in whole tables touches 1 % of them. `words` gives the flagged PTEs their
-words.
+A `Point` says how many PTEs of a space are flagged and how they lie. That decides the
+cost of lazily allocated side memory: 1 % of the PTEs at random touches nearly every
+table, 1 % in whole tables touches 1 % of them.
 """
 
 from collections.abc import Iterable, Sequence
@@ -19,14 +18,14 @@ from extmeta.rows import EACH, Point
 PLACEMENTS = ("random", "clustered", "tables")
 WORDS = ("one", "few", "byte", "different")
 
-# How many words there are where they are few.
+# Number of different words of the kind "few".
 NR_FEW = 8
 
-# Mean PTEs of a clustered run: 128 KiB, the kernel's default readahead and the
-# order of what a collector or a balloon marks at once.
+# Mean PTEs of a clustered run: 128 KiB, the kernel's default readahead, and about what
+# a collector or a balloon marks at once.
 MEAN_RUN = 32
 
-# Fractions are told apart to this much when they seed a placement.
+# Fractions that differ by less than 1 / this seed a placement alike.
 FRACTION_STEPS = 1 << 32
 
 
@@ -42,21 +41,21 @@ def points(fractions: Iterable[float], placements: Sequence[str]) -> list[Point]
 def flags(vpns: U64, point: Point, seed: int, arch: str = DEFAULT_ARCH) -> Bools:
     """Choose the PTEs that have a word.
 
-    ``random`` and ``clustered`` choose round(fraction * n) of them, at least
-    one where the fraction is not 0, so that placements compare at equal counts;
-    ``tables`` comes as near to that as whole tables do.
+    ``random`` and ``clustered`` choose round(fraction * n) PTEs, at least one unless
+    the fraction is 0, so that placements have equal counts; ``tables`` comes as near as
+    whole tables can.
 
     Parameters
     ----------
     vpns : (n,) uint64 ndarray
         Ascending.
     point : Point
-        ``random``: every PTE is as likely, whatever its neighbours are.
+        ``random``: every PTE is equally likely.
         ``clustered``: runs of geometric length, `MEAN_RUN` on average, in the
         order of the mapped PTEs, so a run may reach over a hole.
         ``tables``: all PTEs of randomly chosen PTE tables.
-        `EACH`: in every table that fraction of a full one's entries, or all that it
-        has; of a larger fraction the same ones and others.
+        `EACH`: in every table that fraction of a full table's entries, or all it has;
+        a larger fraction adds to those of a smaller one.
     seed : int
     arch : str, optional
         Whose PTE tables they are.
@@ -68,7 +67,7 @@ def flags(vpns: U64, point: Point, seed: int, arch: str = DEFAULT_ARCH) -> Bools
     Raises
     ------
     ValueError
-        If the placement is no known one.
+        If the placement is unknown.
     """
     n = len(vpns)
     size = arch_named(arch).ptrs_per_pte
@@ -100,8 +99,8 @@ def _clustered(n: int, wanted: int, rng: np.random.Generator) -> Bools:
     lengths = lengths[: 1 + np.searchsorted(np.cumsum(lengths), wanted)]
     before = np.cumsum(lengths) - lengths
     lengths[-1] = wanted - before[-1]
-    # Each run goes before another unflagged PTE, so that runs stay apart, as
-    # long as there are enough of those.
+    # Each run precedes a different unflagged PTE, so that runs stay apart, if there are
+    # enough unflagged PTEs.
     slots = n - wanted + 1
     if len(lengths) <= slots:
         slot = np.sort(rng.permutation(slots)[: len(lengths)])
@@ -123,10 +122,10 @@ def _whole_tables(tables: U64, wanted: int, rng: np.random.Generator) -> Bools:
 
 
 def _each_table(vpns: U64, each: int, size: int, seed: int) -> Bools:
-    # The same whatever the fraction is, so that more are those and others.
+    # The seed ignores the fraction, so that a larger one only adds PTEs.
     rng = np.random.default_rng((seed, len(PLACEMENTS)))
     _, first, table = np.unique(vpns // size, return_index=True, return_inverse=True)
-    # Shuffled within each table; the first of each are taken.
+    # Shuffle within each table, then take the first ones.
     order = np.argsort(table + rng.random(len(vpns)))
     chosen = np.zeros(len(vpns), np.bool_)
     chosen[order[np.arange(len(vpns)) - first[table] < each]] = True
@@ -141,8 +140,7 @@ def words(n: int, fields: Fields, core: int, kind: str, seed: int) -> U64:
     n : int
     fields : Fields
     core : int
-        Mask of bits of which each word has at least one: those that the
-        baseline keeps too.
+        Mask of the bits that the baseline keeps too. Each word has one of them.
     kind : {"one", "few", "byte", "different"}
         The same word for all; one of `NR_FEW` for each; random words of 8 bits;
         random words as wide as the fields, so all different as far as their bits
@@ -152,12 +150,12 @@ def words(n: int, fields: Fields, core: int, kind: str, seed: int) -> U64:
     Returns
     -------
     (n,) uint64 ndarray
-        (n, lanes) where the fields are wider than 64 bits.
+        (n, lanes) if the fields are wider than 64 bits.
 
     Raises
     ------
     ValueError
-        If the kind is no known one.
+        If the kind is unknown.
 
     Examples
     --------
@@ -187,7 +185,7 @@ def lanes_of(mask: int, lanes: int) -> U64:
 
 
 def core_bits(fields: Fields, kept: Fields) -> int:
-    """Return the mask, in a word of ``fields``, of what `cut` keeps."""
+    """Return the mask of the bits of a word of ``fields`` that `cut` keeps."""
     return sum(((1 << width) - 1) << fields.shift(name) for name, width in kept.items())
 
 
@@ -200,8 +198,8 @@ def cut(full: U64, fields: Fields, kept: Fields) -> U64:
         Words of ``fields``.
     fields : Fields
     kept : Fields
-        At most 64 bits. Of names that ``fields`` has, none wider there; where
-        it is narrower, its lowest bits are kept.
+        Fields of ``fields``, at most 64 bits. Of a narrower one the lowest bits are
+        kept.
 
     Returns
     -------

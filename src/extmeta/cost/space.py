@@ -1,4 +1,4 @@
-"""What is mapped: an address space's PTEs, of a capture or synthetic."""
+"""The PTEs of an address space, from a capture or synthetic."""
 
 import functools
 from collections.abc import Callable
@@ -14,8 +14,8 @@ from extmeta.linux.pagewords import LEAF_KB, PAGE_BYTES, PAGE_SHIFT, PFN_MASK, p
 from extmeta.pagetable import PageTable
 from extmeta.table.encoding import Encoding
 
-# Where synthetic tables start: a multiple of a PMD table's span, not 0. Where vpns
-# don't reach that far, halfway.
+# First vpn of synthetic tables: a multiple of a PMD table's span, not 0. An architecture
+# with fewer vpns starts halfway.
 SYNTHETIC_FIRST = 1 << 27
 
 DEFAULT_ARCH = "x86_64"
@@ -42,14 +42,14 @@ class Space:
     build : callable
         ``build(encoding, fields)`` returns the PageTable.
     note : str
-        How it differs from what was space_of; empty if it does not.
+        How it differs from the capture; empty if it does not.
     pfns : (n,) uint64 ndarray, optional
-        The machine's pages, of present PTEs, if the capture has them.
+        The machine's PFNs of present PTEs, if the capture has them.
     deposited : (n,) uint64 ndarray
         First vpns of the anonymous huge pages, which have a deposited PTE table.
     nr_unplaced, nr_unmarked : int
-        Huge pages taken for 512 PTEs each, since their places are not known: so many,
-        and perhaps up to so many more (`Capture.unmarked`).
+        Huge pages counted as 512 PTEs each: those whose places are not known, and the
+        most there may be in addition (`Capture.unmarked`).
     """
 
     name: str
@@ -72,27 +72,17 @@ class Space:
         return slice(int(self.vpns[0]), int(self.vpns[-1]) + 1)
 
     def bare(self, encoding: str | Encoding, fields: Fields) -> PageTable:
-        """Return the table without a word, whatever the capture has flagged."""
+        """Return the table without words, also those of the capture."""
         table = self.build(encoding, fields)
         table.update(self.range, clear=(1 << fields.bits) - 1)
         return table
 
 
 def space_of(capture: Capture, name: str, arch: str | None = None) -> Space:
-    """Return a capture's address space.
+    """Return a capture's address space, `ported` if ``arch`` is another architecture.
 
-    Parameters
-    ----------
-    capture : Capture
-    name : str
-    arch : str, optional
-        By default the capture's, "NAME@RELEASE" for another Linux release. For another
-        architecture it is `ported`.
-
-    Raises
-    ------
-    CaptureError
-        If there is no PTE in it.
+    The default is the capture's; "NAME@RELEASE" names a Linux release. CaptureError is
+    raised if it has no PTE.
     """
     made = arch_named(arch or capture.arch)
     if made.name.partition("@")[0] != capture.arch:
@@ -119,24 +109,14 @@ def space_of(capture: Capture, name: str, arch: str | None = None) -> Space:
 def ported(capture: Capture, name: str, arch: Arch) -> Space:
     """Return a capture's address space as another architecture would have it.
 
-    The capture has x86-64's 4 KiB pages. A page of ``arch`` is mapped where any of
-    its 4 KiB parts is: present if one of them is, else a swap entry, with a slot of
-    its own; writable if one of them is. PFNs are the table's own, 2 MiB leaves are
-    left out. Where addresses reach beyond the architecture's vpns, the holes in
-    them are cut, in whole spans of the tables above the PTE tables, to less than
-    two of these: so all that is mapped moves down, in order, its place in PTE
-    tables and in those above them kept.
+    The capture has x86-64's 4 KiB pages. A page of ``arch`` is mapped if one of its
+    4 KiB parts is: present if one of them is, else a swap entry with its own slot;
+    writable if one of them is. PFNs are new, 2 MiB leaves are left out. If addresses
+    exceed the architecture's vpns, holes are cut by whole spans of the tables above the
+    PTE tables, to less than two spans: everything moves down in order and keeps its
+    place in PTE tables and in the tables above them.
 
-    Parameters
-    ----------
-    capture : Capture
-    name : str
-    arch : Arch
-
-    Raises
-    ------
-    CaptureError
-        If there is no PTE in it, or too many for the architecture's vpns.
+    Raises CaptureError if it has no PTE, or too many for the architecture's vpns.
     """
     plain = capture.build("inpte", Fields(bit=1))
     parts = plain.scan(slice(0, plain.arch.nr_vpns), 0)
@@ -183,7 +163,7 @@ def ported(capture: Capture, name: str, arch: Arch) -> Space:
 
 
 def _writable(capture: Capture, vpns: U64) -> Bools:
-    """Tell which vpns, each in a VMA, their VMA lets write to."""
+    """Tell which vpns lie in a writable VMA; each lies in a VMA."""
     vma = np.searchsorted(capture.vma_start >> PAGE_SHIFT, vpns, "right") - 1
     writable = np.strings.find(capture.vma_perms, "w") >= 0
     return np.asarray(writable[vma])
@@ -200,45 +180,26 @@ def _closer(vpns: U64, arch: Arch) -> U64:
 
 
 def full_tables(nr_tables: int, arch: str = DEFAULT_ARCH) -> Space:
-    """Return consecutive PTE tables with an entry in every place.
-
-    Parameters
-    ----------
-    nr_tables : int
-    arch : str, optional
-        On x86-64 each table has 512 PTEs, 2 MiB of mapped memory.
-    """
+    """Return consecutive PTE tables with every entry mapped."""
     made = arch_named(arch)
-    first = _first(made)
+    first = min(SYNTHETIC_FIRST, made.nr_vpns // 2)
     vpns = range(first, first + nr_tables * made.ptrs_per_pte)
     name = f"{nr_tables:,} full table{'s' if nr_tables > 1 else ''}"
     return _synthetic(name, vpns, made)
 
 
-def _first(arch: Arch) -> int:
-    return min(SYNTHETIC_FIRST, arch.nr_vpns // 2)
-
-
 def sparse_tables(
     nr_tables: int, per_table: int, seed: int, arch: str = DEFAULT_ARCH
 ) -> Space:
-    """Return consecutive PTE tables, each with entries in some random places.
-
-    Parameters
-    ----------
-    nr_tables : int
-    per_table : int
-        Entries of each, from 1 to all of them: 512 on x86-64.
-    seed : int
-    arch : str, optional
-    """
+    """Return consecutive PTE tables, each with ``per_table`` random entries mapped."""
     made = arch_named(arch)
     size = made.ptrs_per_pte
     rng = np.random.default_rng(seed)
-    # The places of the smallest of that many random numbers are a random subset.
+    # The places of the smallest random numbers are a random subset.
     order = rng.random((nr_tables, size)).argpartition(per_table - 1, axis=1)
     places = np.sort(order[:, :per_table], axis=1).astype(np.uint64)
-    first = _first(made) + size * np.arange(nr_tables, dtype=np.uint64)
+    start = min(SYNTHETIC_FIRST, made.nr_vpns // 2)
+    first = start + size * np.arange(nr_tables, dtype=np.uint64)
     vpns = (places + first[:, None]).ravel()
     return _synthetic(f"{nr_tables:,} tables of {per_table} entries", vpns, made)
 

@@ -1,9 +1,9 @@
-"""The sweep: every encoding at every point, in RAM and beside the baseline in time.
+"""The sweep: RAM of every encoding at every point, and its time beside the baseline's.
 
-At each point (a fraction of PTEs flagged, and how they lie) every encoding gets
-the same PTEs and the same words. Its memory is read off; then each operation
-is timed in pairs with the baseline, words in the PTE. The baseline is compared
-with a second one of itself too: the noise floor.
+At each point (a fraction of PTEs flagged, and how they lie) every encoding gets equal
+PTEs and words. Its memory is read; then each operation is timed in pairs with the
+baseline, which keeps words in the PTE. The baseline is also compared with a second
+table of itself: the noise floor.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -12,7 +12,7 @@ from extmeta.arch import arch_named, bit_ranges
 from extmeta.cost import measure
 from extmeta.cost.forms import fitting, form, lack, left_out
 from extmeta.cost.space import Space
-from extmeta.cost.tasks import OPERATIONS, Filled, workloads
+from extmeta.cost.tasks import OPERATIONS, Filled, Workload, workloads
 from extmeta.encodings.inpte import places
 from extmeta.fields import Fields
 from extmeta.pagetable import PageTable
@@ -28,7 +28,6 @@ from extmeta.rows import (
     Row,
     Subject,
 )
-from extmeta.table.encoding import Encoding
 
 FRACTIONS = (0.0, 0.01, 0.1, 1.0)
 
@@ -41,17 +40,7 @@ Progress = Callable[[int, int, str], object]
 def subject_of(
     space: Space, fields: Fields, bare: PageTable, kind: str = "different"
 ) -> Subject:
-    """Return the head of a comparison.
-
-    Parameters
-    ----------
-    space : Space
-    fields : Fields
-    bare : PageTable
-        The baseline's, without a word.
-    kind : str
-        See `placement.words`.
-    """
+    """Return the head of a comparison; ``bare`` is the baseline's, without a word."""
     arch = bare.arch
     return Subject(
         name=space.name,
@@ -88,7 +77,7 @@ def bound_of(bare: PageTable) -> Bound:
 def cpu_of(
     name: str, operation: str, point: Point, nr_ptes: int, found: measure.Paired
 ) -> Cpu:
-    """Return a row of what was found for an operation on ``nr_ptes``."""
+    """Return the row for an operation on ``nr_ptes``."""
     return Cpu(
         encoding=name,
         operation=operation,
@@ -130,49 +119,45 @@ def sweep(
     kind : str
         See `placement.words`.
     progress : callable, optional
-        Called with the ratios measured, those there are to measure, and what
-        is measured next.
+        Called with the number of ratios measured, their total, and what comes next.
 
     Yields
     ------
     Row
-        Subject and Bound; Refused where an encoding can't hold the fields, or
-        another package's fails; for each point and encoding a Ram, on arm64 a Blocks,
-        and then the operations' Cpu. Whoever stops listening, or interrupts, has what was
-        yielded so far.
+        Subject and Bound; Refused if an encoding can't hold the fields, or another
+        package's fails; for each point and encoding a Ram, on arm64 a Blocks, and then
+        the operations' Cpu. If it is interrupted, the rows so far are valid.
 
     Raises
     ------
     ValueError
-        If a form is none, or the baseline can hold no bit of the fields.
+        If a form is unknown, or the baseline can hold no bit of the fields.
     CheckError
         If an encoding of this package does not do what was asked of it.
     """
-    made = {text: form(text) for text in forms if text != BASELINE}
-    kept = fitting(fields, arch_named(space.arch), space.has_swap)
-    base_bare = space.bare(BASELINE, kept)
-    yield subject_of(space, fields, base_bare, kind)
-    yield bound_of(base_bare)
-    bare, refused = _bare(space, made, fields)
-    bare = {CONTROL: space.bare(BASELINE, kept), **bare}
+    held = Held(space, forms, fields, seed=seed, kind=kind)
+    subject, *refused = held.head
+    yield subject
+    yield bound_of(held.base)
     yield from refused
+    bare = {CONTROL: space.bare(BASELINE, held.kept), **held.bare}
     total = len(points) * len(bare) * len(OPERATIONS)
     done = 0
     for point in points:
-        ours, theirs = workloads(space, fields, kept, point, seed, kind)
-        base = Filled(base_bare, ours)
+        ours, theirs = held.words(point)
+        base = Filled(held.base, ours)
         yield base.ram(BASELINE, point)
         yield from base.blocks(BASELINE, point)
         for text, table in bare.items():
             try:
                 other = Filled(table, ours if text == CONTROL else theirs)
-                held = other.ram(text, point)
+                ram_row = other.ram(text, point)
             except Exception as error:  # noqa: BLE001 (left_out raises ours)
                 yield left_out(text, error, str(point))
                 done += len(OPERATIONS)
                 continue
             if text != CONTROL:
-                yield held
+                yield ram_row
                 yield from other.blocks(text, point)
             for operation, task in OPERATIONS.items():
                 if progress:
@@ -194,41 +179,10 @@ def sweep(
         progress(done, total, "done")
 
 
-def _bare(
-    space: Space, made: dict[str, str | Encoding], fields: Fields
-) -> tuple[dict[str, PageTable], list[Refused]]:
-    """Return the tables without a word, and what is left out."""
-    bare = {}
-    refused = []
-    for text, encoding in made.items():
-        try:
-            bare[text] = space.bare(encoding, fields)
-        except Exception as error:  # noqa: BLE001 (left_out raises ours)
-            refused.append(left_out(text, error))
-    return bare, refused
-
-
 class Held:
     """What each encoding holds of one address space; nothing is timed.
 
-    Parameters
-    ----------
-    space : Space
-    forms : sequence of str
-    fields : Fields
-    seed : int
-    kind : str
-        See `sweep`.
-
-    Attributes
-    ----------
-    head : list of Row
-        Subject, and Refused.
-
-    Raises
-    ------
-    ValueError
-        As `sweep` does.
+    `head` are the Subject and the Refused. Parameters and errors are those of `sweep`.
     """
 
     def __init__(
@@ -247,17 +201,23 @@ class Held:
         self.seed = seed
         self.kind = kind
         self.base = space.bare(BASELINE, self.kept)
-        self.bare, refused = _bare(space, made, fields)
-        self.head: list[Row] = [subject_of(space, fields, self.base, kind), *refused]
+        self.head: list[Row] = [subject_of(space, fields, self.base, kind)]
+        self.bare: dict[str, PageTable] = {}
+        for text, encoding in made.items():
+            try:
+                self.bare[text] = space.bare(encoding, fields)
+            except Exception as error:  # noqa: BLE001 (left_out raises ours)
+                self.head.append(left_out(text, error))
 
-    def at(self, point: Point) -> list[Ram | Blocks | Refused]:
-        """Return a Ram of the baseline and of each encoding, or why it has none.
-
-        On arm64 a Blocks follows each.
-        """
-        ours, theirs = workloads(
+    def words(self, point: Point) -> tuple[Workload, Workload]:
+        """Return the words of a point: the baseline's, and those of all others."""
+        return workloads(
             self.space, self.fields, self.kept, point, self.seed, self.kind
         )
+
+    def at(self, point: Point) -> list[Ram | Blocks | Refused]:
+        """Return a Ram, and on arm64 a Blocks, of each encoding, or why it has none."""
+        ours, theirs = self.words(point)
         base = Filled(self.base, ours)
         rows: list[Ram | Blocks | Refused] = [base.ram(BASELINE, point)]
         rows += base.blocks(BASELINE, point)

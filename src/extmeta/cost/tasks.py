@@ -1,24 +1,23 @@
 """The operations that are compared, each as a task to be timed.
 
-All of them are on every PTE of an address space:
+Each operation covers every PTE of an address space:
 
-load    the words of an ascending uint64 array of the vpns that have a PTE
-store   of such an array, each PTE's word, into a table that has none
+load    read all words, by an ascending uint64 array of the mapped vpns
+store   write all words, by that array, into a table without words
 update  set one bit of every word, over the range from first to last vpn: what
         write-protecting does to a tracker's bit
-clear   clear one bit of every word, over that range: what clear_refs does
-scan    that range for the words that have this bit
-fork    a second page table with equal content; freeing it is not timed
-unmap   that range
+clear   clear one bit of every word, over the range: what clear_refs does
+scan    find the words of the range that have the bit
+fork    make a second page table of equal content; freeing it is not timed
+unmap   unmap the range
 
-A table that an operation changes is put back after each run, untimed: emptied
-of all words, then given them again. So every run finds the side memory in the
-form that the words give it, and made of pages that this process has touched
-before, as a kernel's are.
+After each run a changed table is restored, untimed: all words are cleared, then stored
+again. So every run finds side memory in the form that the words give it, in pages that
+this process has touched before, as a kernel's are.
 
-A call has a cost of its own, the checks at Python's edge and the walk from the
-root: 1 to 20 us, the same in all encodings. In an address space of a few hundred
-PTEs it is most of what is timed, and ratios come out near 1.
+Each call also costs 1 to 20 us for the checks at Python's edge and the walk from the
+root, equal in all encodings. With a few hundred PTEs that is most of the time, and
+ratios come out near 1.
 """
 
 from collections.abc import Callable
@@ -47,12 +46,12 @@ class Workload:
     space : Space
     fields : Fields
     words : (n,) or (n, lanes) uint64 ndarray
-        One for each of ``space.vpns``; 0 where the PTE is not flagged.
+        One for each of ``space.vpns``; 0 if the PTE is not flagged.
     flagged_vpns, flagged_words : (k,), (k,) or (k, lanes) uint64 ndarray
         The flagged PTEs alone.
     set_bit, clear_bit : int
-        Masks of the bit that update sets, and that clear clears and scan looks
-        for: the lowest of the first and of the last field of the baseline.
+        Masks of one bit: update sets the first; clear clears and scan finds the second.
+        The lowest bits of the baseline's first and last field.
     """
 
     space: Space
@@ -79,22 +78,10 @@ def workloads(
 ) -> tuple[Workload, Workload]:
     """Return the words of a point: the baseline's, and those of all others.
 
-    Both flag the same PTEs, and of both the same words have the bits that
-    operations set, clear and look for.
-
-    Parameters
-    ----------
-    space : Space
-    fields : Fields
-        The fields of the words.
-    kept : Fields
-        What the baseline has of them; or, if it can hold none of them, a tracker of
-        its own, set where a PTE is flagged: it stands for the lowest bit, which
-        every word then has.
-    point : Point
-    seed : int
-    kind : str
-        See `placement.words`.
+    Both flag the same PTEs, and agree in the bits that operations set, clear and find.
+    ``kept`` are the baseline's fields. If it can hold none of ``fields``, that is a
+    tracker of its own, set in each flagged PTE: it stands for the lowest bit, which
+    every word then has.
     """
     flagged = flags(space.vpns, point, seed, space.arch)
     stands_in = not kept.keys() <= fields.keys()
@@ -126,23 +113,10 @@ def workloads(
 
 
 class Filled:
-    """One encoding's page table at one point.
+    """One encoding's page table at one point: `table` is `bare` with the words.
 
-    Parameters
-    ----------
-    bare : PageTable
-        The space's PTEs in this encoding, without a word; not changed.
-    load : Workload
-
-    Attributes
-    ----------
-    table : PageTable
-        With the words. Operations leave it as it is.
-
-    Raises
-    ------
-    ValueError
-        If the encoding can't hold a word, as in a swap entry.
+    No operation changes either. ValueError is raised if the encoding can't hold a word,
+    as in a swap entry.
     """
 
     def __init__(self, bare: PageTable, load: Workload) -> None:
@@ -151,30 +125,33 @@ class Filled:
         self.table = self.copy()
 
     def copy(self) -> PageTable:
-        """Return a table of the same content that shares no memory with this."""
-        # Not a fork of the filled one: that may share its words until written.
+        """Return a table of equal content that shares no memory with `table`."""
+        # A fork of `table` might share its words until they are written.
         copy = self.bare.copy()
         self.fill(copy)
         return copy
 
     def fill(self, table: PageTable) -> None:
         """Store the words in a table that has none."""
-        # Only the flagged PTEs, so that no other asks for memory.
+        # Flagged PTEs only: a word of 0 might allocate.
         table.store(self.load.flagged_vpns, self.load.flagged_words)
 
     def empty(self, table: PageTable) -> None:
-        """Take all words from a copy."""
+        """Clear all words of a copy."""
         table.update(self.load.space.range, clear=(1 << self.load.fields.bits) - 1)
 
     def refill(self, table: PageTable) -> None:
-        """Put a copy back as it was made."""
-        # Emptied first: side memory that grew is not to stay as it is.
+        """Restore a copy."""
+        # Cleared first, so that side memory which grew is freed.
         self.empty(table)
         self.fill(table)
 
     def ram(self, encoding: str, point: Point) -> Ram:
         """Return what the table holds."""
         held = self.table.memory()
+        encoder = self.table.encoding
+        needed = getattr(encoder, "when", None) == "needed"
+        repointings = encoder.repointings if needed else None
         return Ram(
             encoding=encoding,
             fraction=point.fraction,
@@ -185,7 +162,7 @@ class Filled:
             side=held.side,
             index=held.index,
             slack=held.slack,
-            repointings=self._repointings(),
+            repointings=repointings,
         )
 
     def blocks(self, encoding: str, point: Point) -> list[Blocks]:
@@ -209,15 +186,9 @@ class Filled:
             )
         ]
 
-    def _repointings(self) -> int | None:
-        if getattr(self.table.encoding, "when", None) != "needed":
-            return None
-        return self.table.encoding.repointings
-
 
 def _must_have(table: PageTable, vpns: U64, expected: U64) -> None:
-    found = table.load(vpns)
-    same(found, expected, "words differ from what was stored")
+    same(table.load(vpns), expected, "words differ from what was stored")
 
 
 def load(f: Filled) -> Task:
@@ -231,7 +202,7 @@ def load(f: Filled) -> Task:
 
 
 def store(f: Filled) -> Task:
-    """Store every word, by such an array, in a table without one."""
+    """Store every word, by an ascending uint64 array of vpns, in a table without one."""
     vpns, new = f.load.space.vpns, f.load.words
     table = f.bare.copy()
     return Task(
@@ -243,32 +214,27 @@ def store(f: Filled) -> Task:
     )
 
 
-def update(f: Filled) -> Task:
-    """Set a bit of every word, over the range."""
-    vpns, span, bit = f.load.space.vpns, f.load.space.range, f.load.set_bit
-    expected = f.load.words | f.load.lanes(bit)
+def _changed(f: Filled, clear: int, set_: int) -> Task:
+    vpns, span = f.load.space.vpns, f.load.space.range
+    expected = f.load.words & ~f.load.lanes(clear) | f.load.lanes(set_)
     table = f.copy()
     return Task(
         lambda: table,
-        lambda table: table.update(span, set=bit),
+        lambda table: table.update(span, clear, set_),
         lambda table, _result: _must_have(table, vpns, expected),
         f.refill,
         each=True,
     )
+
+
+def update(f: Filled) -> Task:
+    """Set a bit of every word, over the range."""
+    return _changed(f, 0, f.load.set_bit)
 
 
 def clear(f: Filled) -> Task:
     """Clear a bit of every word, over the range."""
-    vpns, span, bit = f.load.space.vpns, f.load.space.range, f.load.clear_bit
-    expected = f.load.words & ~f.load.lanes(bit)
-    table = f.copy()
-    return Task(
-        lambda: table,
-        lambda table: table.update(span, clear=bit),
-        lambda table, _result: _must_have(table, vpns, expected),
-        f.refill,
-        each=True,
-    )
+    return _changed(f, f.load.clear_bit, 0)
 
 
 def scan(f: Filled) -> Task:
@@ -306,7 +272,7 @@ def fork(f: Filled) -> Task:
 
 
 def unmap(f: Filled) -> Task:
-    """Unmap the range, of a copy that owns its words."""
+    """Unmap the range in a copy that owns its words."""
     span = f.load.space.range
 
     def check(table: PageTable, _result: None) -> None:

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
-from extmeta.reports.figures import share
+from extmeta.reports.figures import for_each, share
 from extmeta.reports.head import refused_lines, words_line
 from extmeta.reports.layout import (
     ENCODINGS_ACROSS,
@@ -18,9 +18,9 @@ from extmeta.rows import BASELINE, Point, Refused
 
 
 def by_space(found: Iterable[Comparison]) -> list[list[Comparison]]:
-    """Put together what is of one address space, on several architectures.
+    """Group comparisons of one address space on several architectures.
 
-    Only where nothing was timed: those are too much for a table.
+    Timed comparisons are not grouped: they would not fit a table.
     """
     groups: list[list[Comparison]] = []
     for c in found:
@@ -45,7 +45,7 @@ def arches_tables(found: Sequence[Comparison]) -> Iterator[str]:
         f"{plain(s.name)}, on {len(found)} architectures: RAM beyond {BASELINE}'s",
         words_line(s),
     ]
-    # What is said of several architectures is said once.
+    # A line that applies to several architectures is printed once.
     notes: dict[str, list[str]] = {}
     refused: dict[tuple[str, str], list[Refused]] = {}
     on: dict[tuple[str, str], list[str]] = {}
@@ -75,7 +75,7 @@ def arches_tables(found: Sequence[Comparison]) -> Iterator[str]:
 
 
 def _of(arches: Sequence[str], there: Sequence[str]) -> str:
-    """Return names, or which they are not where that is shorter."""
+    """Return "On A, B", or "All but C, D" if that is shorter."""
     others = [plain(name) for name in there if name not in arches]
     if not others:
         return "All"
@@ -99,8 +99,5 @@ def _arches_table(
             add_row(table, f" {c.subject.arch}", cells)
 
     section("% of page tables", lambda n, base: share(n, base.total))
-    section(
-        "bytes/flagged PTE",
-        lambda n, base: f"{n / base.flagged:,.1f}" if base.flagged else "-",
-    )
+    section("bytes/flagged PTE", lambda n, base: for_each(n, base.flagged))
     return rendered(table)

@@ -1,10 +1,11 @@
-"""A calibration as text, and which of the kernel's operations is like which of ours."""
+"""A calibration as text, and which kernel operation corresponds to which of ours."""
 
 import math
 
 from extmeta.cost.kernel.costs import Calibration, Cost
+from extmeta.reports.figures import nanoseconds
 
-# Ours, the kernel's, what a column calls it. `move` is in no sweep so far.
+# Our operation, the kernel's, the column's head. No sweep has `move` so far.
 ALIKE = (
     ("load", "pagemap", "pagemap"),
     ("update", "uffd_wp_on", "wp on"),
@@ -22,8 +23,8 @@ LEGEND = (
 )
 
 LEFT_OUT = (
-    "The extra is of our loop over entries and words alone: a kernel would add locks, "
-    "flushes of the TLB and cache misses of its own to it."
+    "The extra is of our loop over entries and words alone: a kernel would add its locks, "
+    "TLB flushes and cache misses."
 )
 
 
@@ -36,20 +37,14 @@ def text(found: Calibration) -> str:
         f"{'':<21} {'median':>9}    95% interval of {found.rounds} rounds",
     ]
     for cost in found.costs:
-        span = f"{number(cost.low)} to {number(cost.high)}"
-        lines.append(f"{cost.operation:<21} {number(cost.median):>9}    {span}")
+        span = f"{nanoseconds(cost.low)} to {nanoseconds(cost.high)}"
+        lines.append(f"{cost.operation:<21} {nanoseconds(cost.median):>9}    {span}")
     lines += [f"{name:<21} {'-':>9}    {why}" for name, why in found.refused.items()]
     return "\n".join(lines)
 
 
-def number(value: float) -> str:
-    """Return a cost with about three digits."""
-    size = abs(value)
-    return f"{value:,.{2 if size < 9.995 else 1 if size < 99.95 else 0}f}"
-
-
 def share(extra: float, cost: Cost) -> str:
-    """Return what is extra, in percent of what an operation costs, with its sign."""
+    """Return an extra cost in percent of the operation's cost, with its sign."""
     if cost.median <= 0:
         return "-"
     percent = 100 * extra / cost.median
@@ -59,13 +54,13 @@ def share(extra: float, cost: Cost) -> str:
 
 
 def wide(cost: Cost) -> bool:
-    """Tell whether a cost's interval reaches more than a tenth from its median."""
+    """Tell whether an interval reaches more than 10 % from its median."""
     reach = max(cost.high - cost.median, cost.median - cost.low)
     return not (math.isfinite(reach) and reach <= 0.1 * abs(cost.median))
 
 
 def elsewhere(found: Calibration, kernel: object, cpu: object) -> str:
-    """Return on what other machine a calibration was made, or ""."""
+    """Return how a calibration's machine differs from this one, or ""."""
     differs = []
     if found.kernel != kernel:
         differs.append(f"Linux {found.kernel}, not {kernel}")

@@ -27,18 +27,8 @@ KINDS: dict[str, type] = {kind.__name__: kind for kind in get_args(Row)}
 def text(rows: Iterable[Row], provenance: dict[str, Any]) -> str:
     """Return a comparison for people, 100 columns wide.
 
-    Parameters
-    ----------
-    rows : iterable of Row
-        As `sweep.sweep` yields them; several sweeps one after the other.
-        What an interrupted one lacks is left out.
-    provenance : dict
-        See `origin.provenance`.
-
-    Raises
-    ------
-    ValueError
-        If the first row is no Subject.
+    ``rows`` are those of one or more `sweep.sweep`, perhaps interrupted; ValueError if
+    the first is no Subject. For ``provenance`` see `origin.provenance`.
     """
     parts: list[str] = []
     found = by_subject(rows)
@@ -54,10 +44,11 @@ def text(rows: Iterable[Row], provenance: dict[str, Any]) -> str:
                 *block_tables(c),
                 *split_table(c),
                 *cpu_tables(c),
+                read_bound_line(c),
+                *demands_table(c),
+                *ns_tables(c, provenance),
+                *instruction_tables(c, provenance),
             ]
-            parts.append(read_bound_line(c))
-            parts += demands_table(c)
-            parts += [*ns_tables(c, provenance), *instruction_tables(c, provenance)]
     parts += [notes_text(found), made_line(provenance)]
     return "\n\n".join(part for part in parts if part)
 
@@ -73,13 +64,7 @@ def to_json(
 
 
 def from_json(document: str) -> tuple[list[Row], dict[str, Any]]:
-    """Return the rows and the provenance that `to_json` wrote.
-
-    Raises
-    ------
-    ValueError
-        If it is no such JSON, with the value that is wrong.
-    """
+    """Return the rows and the provenance that `to_json` wrote; else ValueError."""
     rows, provenance = stored.rows_of(document, FORMAT, KINDS)
     by_subject(rows)
     calibrations(provenance)

@@ -19,7 +19,7 @@ def cpu_tables(c: Comparison) -> Iterator[str]:
     """Yield the tables of CPU of each point."""
     for point in c.points:
         timed = {op for at, _encoding, op in c.cpu if at == point}
-        # The sweep's in its order, then whatever else was measured.
+        # In the sweep's order, then any others.
         operations = [op for op in OPERATIONS if op in timed]
         operations += sorted(timed - {*operations})
         for at in range(0, len(operations), OPERATIONS_ACROSS):
@@ -30,7 +30,7 @@ def _cpu_table(c: Comparison, point: Point, operations: Sequence[str]) -> str:
     table = new_table("", operations, 15, 11)
     names = (CONTROL, *c.encodings)
     rows = {name: [c.cpu.get((point, name, op)) for op in operations] for name in names}
-    # The baseline's time: of its own pairs, or where these are missing of others'.
+    # The baseline's time is taken from its own pairs, else from another encoding's.
     timed = [
         next((r for r in column if r), None)
         for column in zip(*rows.values(), strict=True)
@@ -61,7 +61,7 @@ def _cpu_table(c: Comparison, point: Point, operations: Sequence[str]) -> str:
 
 
 def bound_ns(bound: Bound, subject: Subject) -> float:
-    """Return how long reading the PTE tables takes at least, in ns for each PTE."""
+    """Return the least time to read the PTE tables, in ns for each PTE."""
     return 1e9 * bound.table_bytes / (bound.near_bytes_per_s or 1) / subject.nr_ptes
 
 

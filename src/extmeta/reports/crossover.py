@@ -13,7 +13,7 @@ LEAST = "*"
 
 
 def crossover_tables(c: Comparison) -> Iterator[str]:
-    """Yield the head and the tables of a crossover, and who leads where."""
+    """Yield the head and the tables of a crossover, and where each encoding leads."""
     s = c.subject
     yield head(c)
     for at in range(0, len(c.encodings), ENCODINGS_ACROSS):
@@ -41,14 +41,14 @@ def _crossover_table(c: Comparison, names: Sequence[str]) -> str:
         for name in names:
             n = extra[name]
             shown = "" if n is None or not flagged else f"{n / flagged:,.2f}"
-            # Room for the mark in all, so that the digits stay in line.
+            # A space in place of the mark keeps the digits in line.
             cells.append(shown and shown + (LEAST if n == least else " "))
         add_row(table, f"{flagged // (c.subject.nr_tables or 1):>13,}", cells)
     return f"bytes/flagged PTE; {LEAST} the smallest\n{rendered(table)}"
 
 
 def _lead(leads: Sequence[tuple[str, int, int]]) -> str:
-    """Return a line for each stretch of flagged PTEs in which one is the smallest."""
+    """Return a line for each range of flagged PTEs with one smallest encoding."""
     most = max((last for _name, _first, last in leads), default=1)
     width = 48 / (most.bit_length() or 1)
     lines = []

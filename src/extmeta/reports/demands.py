@@ -10,7 +10,7 @@ from extmeta.rows import SET_ASIDE
 
 
 def demands_table(c: Comparison) -> Iterator[str]:
-    """Yield what operations ask of a kernel: memory set aside, flushes."""
+    """Yield what operations need from a kernel: memory set aside, TLB flushes."""
     if not c.demands:
         return
     names = list(dict.fromkeys(name for name, _operation in c.demands))

@@ -1,12 +1,12 @@
-"""Numbers as text, and which ratios are not to be relied on."""
+"""Numbers as text, and which ratios are unreliable."""
 
 import math
+from collections.abc import Iterable
 
-from extmeta.rows import Cpu
+from extmeta.rows import BASELINE, Cpu
 
-# A ratio is marked where its interval reaches farther than this, or where the
-# baseline differs from itself by as much: three times what is usual on a shared
-# two-core guest.
+# A ratio is marked if its interval reaches farther than this, or the baseline differs
+# from itself by as much: three times the usual on a shared two-core guest.
 UNSTABLE = 0.10
 MARK = "?"
 
@@ -22,7 +22,7 @@ def size(nbytes: float) -> str:
 
 
 def count(number: int) -> str:
-    """Return a number, in millions where it is long."""
+    """Return a number, in millions from 10 million on."""
     return f"{number:,}" if number < 10**7 else f"{number / 1e6:,.1f} M"
 
 
@@ -40,9 +40,14 @@ def share(part: float, whole: float) -> str:
 
 
 def nanoseconds(ns: float) -> str:
-    """Return nanoseconds with about three digits, without the unit."""
-    digits = 2 if ns < 9.995 else 1 if ns < 99.95 else 0
-    return f"{ns:,.{digits}f}"
+    """Return nanoseconds, or another cost, with about three digits and no unit."""
+    size = abs(ns)
+    return f"{ns:,.{2 if size < 9.995 else 1 if size < 99.95 else 0}f}"
+
+
+def for_each(nbytes: float, flagged: int) -> str:
+    """Return bytes for each flagged PTE."""
+    return f"{nbytes / flagged:,.1f}" if flagged else "-"
 
 
 def reach(row: Cpu) -> float:
@@ -53,11 +58,7 @@ def reach(row: Cpu) -> float:
 def ratio(row: Cpu, floor: Cpu | None) -> str:
     """Return a ratio with its interval, marked if it is unstable.
 
-    Parameters
-    ----------
-    row : Cpu
-    floor : Cpu, optional
-        The same operation of the baseline against itself, at the same point.
+    ``floor`` is that operation of the baseline against itself, at that point.
     """
     value = row.ratio
     if value < 0.01:
@@ -70,6 +71,15 @@ def ratio(row: Cpu, floor: Cpu | None) -> str:
 
 
 def unstable(row: Cpu, floor: Cpu | None) -> bool:
-    """Tell whether a ratio is not to be relied on."""
+    """Tell whether a ratio is unreliable."""
     off = floor is not None and max(floor.ratio, 1 / floor.ratio) - 1 > UNSTABLE
     return off or reach(row) > UNSTABLE
+
+
+def unstable_note(marked: Iterable[bool], advice: str = "") -> list[str]:
+    """Return what the mark means, if any ratio is marked."""
+    note = (
+        f"{MARK} unstable: the interval reaches more than {100 * UNSTABLE:.0f}% from the "
+        f"ratio, or {BASELINE} differs from itself by as much.{advice}"
+    )
+    return [note] if any(marked) else []

@@ -1,4 +1,4 @@
-"""What a comparison begins with: what was compared, and who lacks figures."""
+"""The head of a comparison: what was compared, and which encodings lack figures."""
 
 from collections.abc import Iterator, Sequence
 
@@ -17,7 +17,7 @@ WORDS = {
 
 
 def head(c: Comparison) -> str:
-    """Return what was compared, with its words and who lacks figures."""
+    """Return what was compared, its words, and which encodings lack figures."""
     s = c.subject
     base = next((row for (_p, name), row in c.ram.items() if name == BASELINE), None)
     tables = "" if base is None else f", {size(base.total)} of page tables"

@@ -1,4 +1,4 @@
-"""The tables of what is extra, as a share of the kernel's own operations."""
+"""The tables of extra costs as a share of the kernel's own operations."""
 
 import functools
 from collections.abc import Callable, Iterator, Sequence
@@ -7,20 +7,14 @@ from typing import Any
 from extmeta.cost.kernel import costs
 from extmeta.cost.kernel.costs import Calibration
 from extmeta.reports import calibration as real
-from extmeta.reports.figures import MARK, unstable
+from extmeta.reports.figures import MARK, nanoseconds, unstable
 from extmeta.reports.layout import add_row, new_table, plain, rendered, wrapped
 from extmeta.reports.subjects import Comparison
 from extmeta.rows import BASELINE, CONTROL, Point
 
 
 def calibrations(provenance: dict[str, Any]) -> dict[str, Calibration]:
-    """Return the kernel's costs that results were made with, by part.
-
-    Raises
-    ------
-    ValueError
-        If they are none.
-    """
+    """Return the kernel's costs in a provenance, by part; ValueError if malformed."""
     match provenance.get("calibration") or {}:
         case dict(found):
             there = [name for name in costs.UNITS if found.get(name)]
@@ -30,7 +24,7 @@ def calibrations(provenance: dict[str, Any]) -> dict[str, Calibration]:
 
 
 def ns_tables(c: Comparison, provenance: dict[str, Any]) -> Iterator[str]:
-    """Yield what is extra in percent of the kernel's operation, if that is known."""
+    """Yield the extra time in percent of the kernel's operation, if that is known."""
     if not c.cpu or "calibration" not in provenance:
         return
     host = calibrations(provenance).get("host")
@@ -66,7 +60,7 @@ def ns_tables(c: Comparison, provenance: dict[str, Any]) -> Iterator[str]:
 
 
 def instruction_tables(c: Comparison, provenance: dict[str, Any]) -> Iterator[str]:
-    """Yield what is extra in instructions, and in percent of the kernel's."""
+    """Yield the extra instructions in percent of the kernel's."""
     guest = calibrations(provenance).get("guest") if c.counted else None
     if guest is None:
         return
@@ -104,7 +98,7 @@ def _share_table(
     heads = [f"{ours}\n{label}" for ours, label, _cost in columns]
     table = new_table("", heads, 15, 11)
     unit = f"kernel, {of.unit}" if of.unit == "ns" else "kernel, instr."
-    add_row(table, unit, [real.number(cost.median) for _ours, _label, cost in columns])
+    add_row(table, unit, [nanoseconds(cost.median) for _ours, _label, cost in columns])
     for name in names:
         add_row(table, name, [cell(name, ours, cost) for ours, _label, cost in columns])
     return f"{title}\n{rendered(table)}"

@@ -1,4 +1,4 @@
-"""How a report is set: 100 columns, plain text, tables."""
+"""The layout of reports: 100 columns, plain text, tables."""
 
 import io
 import textwrap
@@ -10,14 +10,14 @@ from rich.text import Text
 
 COLUMNS = 100
 
-# Side by side in the tables of RAM and CPU: what 100 columns hold.
+# How many fit side by side into 100 columns.
 POINTS_ACROSS = 8
 OPERATIONS_ACROSS = 7
 ENCODINGS_ACROSS = 8
 
 
 def plain(text: str) -> str:
-    """Return text on one line, without what would steer a terminal."""
+    """Return text on one line, control characters replaced."""
     return "".join(char if char.isprintable() else "?" for char in text)
 
 
@@ -28,7 +28,7 @@ def wrapped(line: str, indent: int = 0) -> str:
 
 def rendered(table: Table) -> str:
     """Return a table as text."""
-    # An environment of its own: COLUMNS or FORCE_COLOR must not change the text.
+    # COLUMNS or FORCE_COLOR in the environment must not change the text.
     console = Console(
         file=io.StringIO(),
         width=COLUMNS,

@@ -1,4 +1,4 @@
-"""What a comparison lacks that was stopped before its end."""
+"""What an interrupted comparison lacks."""
 
 import json
 import textwrap
@@ -9,7 +9,7 @@ from itertools import groupby
 from extmeta.reports.layout import COLUMNS, plain
 from extmeta.rows import DEMANDS, Cpu, Demand, Load, Peak, Point, Ram, Refused, Subject
 
-# What a stage is about that is no point: all of a subject.
+# A stage that measures all of a subject.
 WHOLE = "all"
 
 
@@ -17,14 +17,8 @@ WHOLE = "all"
 class Stage:
     """A part of a comparison, measured in one go.
 
-    Attributes
-    ----------
-    subject : int
-        Which subject it is about, counted from 0.
-    name : str
-        The subject's name.
-    what : Point or str
-        A point, the name of an encoding, `rows.DEMANDS` or `WHOLE`.
+    `subject` counts from 0 and `name` is its name; `what` is a point, the name of an
+    encoding, `rows.DEMANDS` or `WHOLE`.
     """
 
     subject: int
@@ -33,12 +27,9 @@ class Stage:
 
 
 def missing(rows: Iterable[object], stages: Sequence[Stage]) -> list[str]:
-    """Return what the rows lack of the stages, which follow one another.
+    """Return, in a line for each subject, which of the stages lack rows.
 
-    Returns
-    -------
-    list of str
-        A line for each subject. The last stage that has rows may lack some.
+    Stages are in the order of measurement. The last one that has rows may lack some.
     """
     begun: set[tuple[int, Point | str]] = set()
     refused: set[tuple[int, Point | str]] = set()
@@ -59,7 +50,7 @@ def missing(rows: Iterable[object], stages: Sequence[Stage]) -> list[str]:
         (at for at, s in enumerate(stages) if (s.subject, s.what) in begun), default=-1
     )
     lacks = [(s.subject, s.name, str(s.what)) for s in stages[last + 1 :]]
-    # What is about an earlier subject than the last one is complete.
+    # Earlier subjects than the last one are complete.
     if last >= 0 and stages[last].subject == subject:
         s = stages[last]
         if (s.subject, s.what) not in refused:
@@ -81,18 +72,7 @@ def told(lines: Sequence[str]) -> str:
 
 
 def stored(document: str) -> list[str] | None:
-    """Return what JSON says is missing; None if it is complete.
-
-    Parameters
-    ----------
-    document : str
-        Of `stored.to_json`.
-
-    Raises
-    ------
-    ValueError
-        If it says neither.
-    """
+    """Return what the JSON of `stored.to_json` says is missing; None if complete."""
     match json.loads(document):
         case {"complete": True}:
             return None

@@ -1,9 +1,9 @@
-"""What a comparison ends with: how to read it, what is not in it, where it is from."""
+"""The end of a comparison: how to read it, what it leaves out, its provenance."""
 
 from collections.abc import Sequence
 from typing import Any
 
-from extmeta.reports.figures import MARK, UNSTABLE, size, unstable
+from extmeta.reports.figures import size, unstable, unstable_note
 from extmeta.reports.layout import plain, wrapped
 from extmeta.reports.subjects import Comparison
 from extmeta.rows import BASELINE, CONTROL
@@ -23,7 +23,7 @@ UNMARKED = (
 
 
 def notes_text(found: Sequence[Comparison]) -> str:
-    """Return how to read a comparison, and what is not in it."""
+    """Return how to read a comparison, and what it leaves out."""
     lines = []
     if any(c.cpu for c in found):
         lines.append(
@@ -36,12 +36,7 @@ def notes_text(found: Sequence[Comparison]) -> str:
         for c in found
         for (point, _encoding, operation), row in c.cpu.items()
     )
-    if any(marked):
-        lines.append(
-            f"{MARK} unstable: the interval reaches more than {100 * UNSTABLE:.0f}% "
-            f"from the ratio, or {BASELINE} differs from itself by as much. Run it "
-            "again with nothing else running."
-        )
+    lines += unstable_note(marked, " Run it again with nothing else running.")
     slack = max((row.slack for c in found for row in c.ram.values()), default=0)
     if slack:
         lines.append(
@@ -58,7 +53,7 @@ def notes_text(found: Sequence[Comparison]) -> str:
 
 
 def made_line(provenance: dict[str, Any]) -> str:
-    """Return where results were made, and with what."""
+    """Return the provenance of results in a line."""
     p = {key: plain(str(value)) for key, value in provenance.items()}
     commit = f" ({p['commit']})" if p.get("commit") else ""
     line = (

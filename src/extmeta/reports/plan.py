@@ -1,4 +1,4 @@
-"""A plan as text and JSON: what is needed, what there is, what is lost."""
+"""A plan as text and JSON: bits needed, bits available, what is lost."""
 
 import json
 import textwrap
@@ -9,7 +9,7 @@ from extmeta.encodings.plan import Plan
 
 COLUMNS = 80
 
-# Codes named one by one, and ways to make it fit; more are counted.
+# The most codes and remedies that are listed.
 NAMED = 16
 REMEDIES = 5
 
@@ -51,7 +51,7 @@ def to_json(p: Plan) -> str:
 
 
 def text(p: Plan) -> str:
-    """Return a plan for people, at most 80 columns wide but for names."""
+    """Return a plan for people, at most 80 columns wide unless names are long."""
     fields = ", ".join(f"{name}={bits}" for name, bits in p.fields.items())
     lines = [*_wrapped(f"{p.arch.name}: {fields} ({_bits(p.fields.bits)})")]
     for c in p.constraints:
@@ -88,7 +88,7 @@ def _bits(n: int) -> str:
 
 
 def _count(n: int) -> str:
-    """Return a number, a round one where nobody would read all digits."""
+    """Return a number, rounded to a power of two if it is long."""
     return f"{n:,}" if n < 10**15 else f"2**{n.bit_length() - 1} or more"
 
 
@@ -130,7 +130,7 @@ def _ruler(p: Plan) -> Iterator[str]:
         "present PTE": room.present,
         "swap entry": room.swap,
     }
-    # What has no place is said above; a plan may need hundreds of bits.
+    # Bits without a place are counted above; a plan may need hundreds.
     width = max(len(room.present), len(room.swap), 1)
     for start in range(0, width, IN_A_ROW):
         for name, bits in rows.items():

@@ -1,9 +1,10 @@
-"""The tables of RAM at each point: bytes, blocks that break, splits of huge pages."""
+"""The tables of RAM at each point: bytes, broken blocks, splits of huge pages."""
 
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
 
-from extmeta.reports.figures import count, share, size
+from rich.table import Table
+
+from extmeta.reports.figures import count, for_each, share, size
 from extmeta.reports.layout import (
     POINTS_ACROSS,
     add_row,
@@ -13,7 +14,7 @@ from extmeta.reports.layout import (
     wrapped,
 )
 from extmeta.reports.subjects import Comparison
-from extmeta.rows import BASELINE, Point
+from extmeta.rows import BASELINE, Point, Ram
 
 
 def ram_tables(c: Comparison) -> Iterator[str]:
@@ -22,75 +23,42 @@ def ram_tables(c: Comparison) -> Iterator[str]:
         yield _ram_table(c, c.points[at : at + POINTS_ACROSS])
 
 
-def _ram_table(c: Comparison, points: Sequence[Point]) -> str:
+def _point_table(first: str, points: Sequence[Point]) -> Table:
     heads = [plain(str(point)).replace(" ", "\n") for point in points]
-    table = new_table("RAM", heads, 17, 9)
+    return new_table(first, heads, 17, 9)
 
-    def section(title: str, names: Sequence[str], cells: list[list[str]]) -> None:
-        add_row(table, title, [])
-        for name, line in zip(names, cells, strict=True):
-            add_row(table, f"  {name}", line)
 
+def _ram_table(c: Comparison, points: Sequence[Point]) -> str:
+    table = _point_table("RAM", points)
     base = [c.ram[point, BASELINE] for point in points]
     add_row(table, "PTEs flagged", [count(row.flagged) for row in base])
-    extra = {
-        name: [c.extra(point, name) for point in points]
-        for name in (BASELINE, *c.encodings)
-    }
-    rivals = list(extra)[1:]
 
-    def cells(name: str, show: Any) -> list[str]:
-        return [
-            "" if nbytes is None else show(nbytes, row)
-            for nbytes, row in zip(extra[name], base, strict=True)
-        ]
+    def section(
+        title: str, names: Sequence[str], cell: Callable[[Ram, int, Ram], str]
+    ) -> None:
+        """Add a line for each name; a cell gets the row, its extra and the base."""
+        add_row(table, title, [])
+        for name in names:
+            rows = [c.ram.get((point, name)) for point in points]
+            cells = [
+                cell(row, row.total - its.total, its) if row else ""
+                for row, its in zip(rows, base, strict=True)
+            ]
+            add_row(table, f"  {name}", cells)
 
-    section(
-        "beside the tables",
-        list(extra),
-        [cells(name, lambda n, add_row: size(n)) for name in extra],
-    )
-    section(
-        "% of page tables",
-        rivals,
-        [cells(name, lambda n, row: share(n, row.total)) for name in rivals],
-    )
-    section(
-        "% of present RAM",
-        rivals,
-        [
-            cells(name, lambda n, add_row: share(n, c.subject.present_bytes))
-            for name in rivals
-        ],
-    )
-    section(
-        "bytes/flagged PTE",
-        rivals,
-        [
-            cells(
-                name,
-                lambda n, row: f"{n / row.flagged:,.1f}" if row.flagged else "-",
-            )
-            for name in rivals
-        ],
-    )
-    moved = {
-        name: [c.ram.get((point, name)) for point in points]
-        for name in rivals
-        if any(
-            row.repointings is not None
-            for (_point, of), row in c.ram.items()
-            if of == name
-        )
+    rivals, present = c.encodings, c.subject.present_bytes
+    section("beside the tables", [BASELINE, *rivals], lambda _row, n, _its: size(n))
+    section("% of page tables", rivals, lambda _row, n, its: share(n, its.total))
+    section("% of present RAM", rivals, lambda _row, n, _its: share(n, present))
+    section("bytes/flagged PTE", rivals, lambda _row, n, its: for_each(n, its.flagged))
+    repointing = {
+        name for (_point, name), row in c.ram.items() if row.repointings is not None
     }
-    if moved:
+    if moved := [name for name in rivals if name in repointing]:
         section(
             "tables re-pointed",
-            list(moved),
-            [
-                ["" if r is None else count(r.repointings or 0) for r in rows]
-                for rows in moved.values()
-            ],
+            moved,
+            lambda row, _n, _its: count(row.repointings or 0),
         )
     return rendered(table)
 
@@ -109,8 +77,7 @@ def block_tables(c: Comparison) -> Iterator[str]:
     )
     for at in range(0, len(c.points), POINTS_ACROSS):
         points = c.points[at : at + POINTS_ACROSS]
-        heads = [plain(str(point)).replace(" ", "\n") for point in points]
-        table = new_table("encoding", heads, 17, 9)
+        table = _point_table("encoding", points)
         for name in (BASELINE, *c.encodings):
             rows = [c.blocks.get((point, name)) for point in points]
             cells = ["" if r is None else share(r.broken, r.without) for r in rows]

@@ -1,7 +1,6 @@
 """An architecture's entries as text: a table of all, and a ruler of 64 bits.
 
-What `extmeta arch` prints. Nothing is known here that is not in
-:mod:`extmeta.arch`.
+`extmeta arch` prints them. All facts are in :mod:`extmeta.arch`.
 """
 
 import textwrap

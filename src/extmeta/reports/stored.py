@@ -1,4 +1,4 @@
-"""Rows and their provenance as JSON, so that the same text can be printed again."""
+"""Rows and their provenance as JSON, from which the text can be printed again."""
 
 import dataclasses
 import json
@@ -17,18 +17,10 @@ def to_json(
     complete: bool = True,
     missing: Sequence[str] = (),
 ) -> str:
-    """Return rows and their provenance as JSON, bytes and ns as they are.
+    """Return rows and their provenance as JSON, in bytes and ns.
 
-    Parameters
-    ----------
-    rows : iterable of Row
-    provenance : dict
-    format : str
-        Name of this kind of rows.
-    complete : bool
-        False if the sweep was interrupted.
-    missing : sequence of str, optional
-        What rows lack that are not complete.
+    ``format`` names the kind of rows; ``missing`` says what they lack if they are not
+    ``complete``.
     """
     document = {
         "format": format,
@@ -45,13 +37,7 @@ def to_json(
 def rows_of(
     document: str, format: str, kinds: dict[str, type]
 ) -> tuple[list[Any], dict[str, Any]]:
-    """Return the rows of some kinds, and the provenance, that JSON has.
-
-    Raises
-    ------
-    ValueError
-        If it is no such JSON, with the value that is wrong.
-    """
+    """Return the rows and the provenance in JSON; ValueError names what is wrong."""
     try:
         found = json.loads(document)
     except (ValueError, RecursionError) as error:
@@ -86,7 +72,7 @@ def _read_row(number: int, found: Any, kinds: dict[str, type]) -> Any:
 
 
 def _fits(value: Any, kind: Any) -> bool:
-    """Tell whether a value out of JSON can be a row's."""
+    """Tell whether a value out of JSON has the type of a row's field."""
     if isinstance(kind, UnionType):
         return any(_fits(value, each) for each in get_args(kind))
     if get_origin(kind) is dict:

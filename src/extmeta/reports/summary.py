@@ -13,26 +13,17 @@ from extmeta.reports.layout import plain
 
 PAGE_BYTES = 4096
 
-# Rows of the histogram, and the longest bar in it: it fits 80 columns.
+# Rows of the histogram, and its longest bar: it fits 80 columns.
 BINS = 16
 BAR_CHARS = 50
 
-# Files named one by one; those with fewer entries are summed up.
+# Names that are listed; those with fewer entries are summed up.
 NAMED = 6
 
 
 @dataclasses.dataclass(frozen=True)
 class Vmas:
-    """VMAs of one name, all anonymous ones, or what is left of them.
-
-    Attributes
-    ----------
-    name : str
-    count : int
-    nbytes : int
-        Bytes of address space.
-    entries : int
-    """
+    """VMAs of one name, all anonymous ones, or the rest; `nbytes` of address space."""
 
     name: str
     count: int
@@ -55,7 +46,7 @@ class Summary:
     present, swapped, markers : int
         Entries: PTEs, and 512 for each 2 MiB leaf.
     leaves, deposited : int
-        2 MiB leaves; of these, anonymous ones, each with a deposited PTE table.
+        2 MiB leaves; anonymous ones among them, each with a deposited PTE table.
     unplaced : int
         Bytes that leaves map at places not known.
     unmarked : int
@@ -141,7 +132,7 @@ def to_json(s: Summary) -> str:
 
 
 def text(s: Summary) -> str:
-    """Return a summary for people, at most 80 columns wide but for names."""
+    """Return a summary for people, at most 80 columns wide unless names are long."""
     entries = s.present + s.swapped + s.markers
     count = sum(v.count for v in s.vmas)
     nbytes = sum(v.nbytes for v in s.vmas)
@@ -201,7 +192,7 @@ def _histogram(occupancy: tuple[int, ...]) -> Iterator[str]:
     step = (len(occupancy) - 1) // BINS
     sums = counts[1:].reshape(BINS, step).sum(axis=1)
     for row, held in enumerate(sums.tolist()):
-        # At least one character for what is not 0, so that it can be seen.
+        # At least one character if it is not 0, so that it can be seen.
         bar = "#" * max(round(BAR_CHARS * held / max(sums)), held > 0)
         span = f"{row * step + 1}-{(row + 1) * step}"
         yield f"  {span:>9} {bar:<{BAR_CHARS}} {held:,}".rstrip()

@@ -2,18 +2,17 @@
 
 import dataclasses
 import textwrap
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from extmeta.reports import stored
 from extmeta.reports.figures import (
-    MARK,
-    UNSTABLE,
     count,
     nanoseconds,
     ratio,
     size,
     unstable,
+    unstable_note,
 )
 from extmeta.reports.layout import COLUMNS, add_row, new_table, plain, rendered, wrapped
 from extmeta.reports.notes import made_line
@@ -35,16 +34,15 @@ FORMAT = "extmeta workload 1"
 
 KINDS: dict[str, type] = {kind.__name__: kind for kind in (Load, Peak, Refused, Cpu)}
 
-# Rounds of a count that stand in a line.
+# The most rounds of a count that a line shows.
 ROUNDS_SHOWN = 12
 
 NOT_MODELLED = (
-    "Time is that of the page table's operations alone, asked again of a bare table: "
-    "not the faults, system calls and copying around them, which cost more by far; nor "
-    "the TLB and its flushes, locks, struct page, reading PTEs to tell what is "
-    "there, and the kernel's page allocator. An operation is a call from Python, which "
-    "costs every encoding a few us: where there are few PTEs to each, ratios are "
-    "drawn towards 1."
+    "Time is that of the page table's operations alone, replayed on a bare table. Left "
+    "out are the faults, system calls and copying around them, which cost far more; the "
+    "TLB and its flushes, locks, struct page, reading PTEs to find what is mapped, and "
+    "the kernel's page allocator. An operation is a call from Python, which costs every "
+    "encoding a few us: with few PTEs to a call, ratios are drawn towards 1."
 )
 
 
@@ -77,18 +75,8 @@ def _grouped(rows: Iterable[PlayedRow]) -> list[_Played]:
 def text(rows: Iterable[PlayedRow], provenance: dict[str, Any]) -> str:
     """Return comparisons for people, 100 columns wide.
 
-    Parameters
-    ----------
-    rows : iterable of PlayedRow
-        As `comparison.compare` yields them; several one after the other. What an
-        interrupted one lacks is left out.
-    provenance : dict
-        See `origin.provenance`.
-
-    Raises
-    ------
-    ValueError
-        If the first row is no Load.
+    ``rows`` are those of one or more `comparison.compare`, perhaps interrupted;
+    ValueError if the first is no Load. For ``provenance`` see `origin.provenance`.
     """
     found = _grouped(rows)
     parts = [part for each in found for part in (_head(each), _table(each))]
@@ -170,12 +158,7 @@ def _notes(found: list[_Played]) -> str:
         for each in found
         for (_name, phase), row in each.cpu.items()
     )
-    if any(marked):
-        lines.append(
-            f"{MARK} unstable: the interval reaches more than {100 * UNSTABLE:.0f}% "
-            f"from the ratio, or {BASELINE} differs from itself by as much."
-        )
-    lines.append(NOT_MODELLED)
+    lines += [*unstable_note(marked), NOT_MODELLED]
     return "\n".join(wrapped(line) for line in lines)
 
 
@@ -183,25 +166,18 @@ def catalogue(workloads: "Mapping[str, type[Workload]]") -> str:
     """Return what workloads there are, with their parameters and defaults."""
     lines: list[str] = []
     for name, kind in workloads.items():
-        lines += [f"{name}: {kind.question}", *_parameters(kind)]
+        lines += [f"{name}: {kind.question}", _parameters(kind)]
     return "\n".join(lines)
 
 
-def _parameters(kind: "type[Workload]") -> Iterator[str]:
-    made = kind()
+def _parameters(kind: "type[Workload]") -> str:
     shown = []
-    for each in dataclasses.fields(kind):
-        there = (
-            f" (of {', '.join(kind.choices[each.name])})"
-            if (each.name in kind.choices)
-            else ""
-        )
-        shown.append(f"{each.name}={getattr(made, each.name)}{there}")
-    yield textwrap.fill(
-        ", ".join(shown),
-        COLUMNS,
-        initial_indent="    ",
-        subsequent_indent="    ",
+    for name, value in dataclasses.asdict(kind()).items():
+        there = kind.choices.get(name)
+        choices = f" (of {', '.join(there)})" if there else ""
+        shown.append(f"{name}={value}{choices}")
+    return textwrap.fill(
+        ", ".join(shown), COLUMNS, initial_indent="    ", subsequent_indent="    "
     )
 
 
@@ -216,13 +192,7 @@ def to_json(
 
 
 def from_json(document: str) -> tuple[list[PlayedRow], dict[str, Any]]:
-    """Return the rows and the provenance that `to_json` wrote.
-
-    Raises
-    ------
-    ValueError
-        If it is no such JSON, with the value that is wrong.
-    """
+    """Return the rows and the provenance that `to_json` wrote; else ValueError."""
     rows, provenance = stored.rows_of(document, FORMAT, KINDS)
     _grouped(rows)
     return rows, provenance

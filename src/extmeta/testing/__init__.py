@@ -1,4 +1,4 @@
-"""The suite that an encoding has to pass, for those who write one elsewhere.
+"""The suite that an encoding has to pass, also one of another package.
 
 In a test, all at once or each check as a test of its own:
 
@@ -11,8 +11,8 @@ In a test, all at once or each check as a test of its own:
     def test_mine(check):
         check(Mine, em.Fields(age=8))
 
-It needs hypothesis and pytest: ``pip install 'extmeta[testing]'``. How long and
-how thoroughly it looks is what hypothesis's settings profile says.
+It needs hypothesis and pytest: ``pip install 'extmeta[testing]'``. Hypothesis's
+settings profile decides how many examples are tried.
 """
 
 try:

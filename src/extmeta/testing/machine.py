@@ -1,4 +1,6 @@
-"""A page table beside the dict model, driven through every operation."""
+"""Drives a page table and the dict model through every operation."""
+
+from contextlib import contextmanager
 
 import numpy as np
 import pytest
@@ -18,8 +20,8 @@ import extmeta as em
 from extmeta.checks import must, same
 from extmeta.testing.model import Model
 
-# Windows across the edges of PTE tables and of the tables above them. A vpn is
-# drawn as (window, place in it), since the edges are the architecture's.
+# Windows straddle the edges of PTE tables and of the tables above them. A vpn is drawn
+# as (window, place in it), because the edges depend on the architecture.
 WINDOW = 24
 NR_WINDOWS = 5
 
@@ -59,14 +61,14 @@ def as_argument(words, lanes):
 
 
 def forked(table):
-    """Return a fork, or where words belong to pages a copy: a fork shares them."""
+    """Return a fork; a copy if words belong to pages, because a fork shares these."""
     return table.copy() if table.encoding.by_page else table.fork()
 
 
 def legal(fields, config, word):
-    """Tell whether a word may be, by the constraints an encoding was given.
+    """Tell whether a word meets the constraints that an encoding was given.
 
-    Where VMAs choose, those of a machine have the first of each group.
+    Where a VMA chooses a field of a group, the machine's VMAs have the first one.
     """
     on = {name for name, value in fields.unpack(word).items() if value}
     return (
@@ -92,10 +94,19 @@ def contents(table):
 def dump(table):
     """Return all that a table holds, to be compared before and after."""
     memory = table.memory()
-    # What was set aside may be among what is held, and go back, where it was not needed.
+    # Memory set aside may be counted as held, and may go back if it was not needed.
     side = memory.side - table.reserved.side
     pte = memory.pte - table.reserved.pte
     return len(table), memory.upper, pte, side, *contents(table)
+
+
+@contextmanager
+def refusing(table, match):
+    """Expect a ValueError that leaves the table as it was."""
+    before = dump(table)
+    with pytest.raises(ValueError, match=match):
+        yield
+    same(dump(table), before)
 
 
 class AgainstDict(RuleBasedStateMachine):
@@ -111,7 +122,7 @@ class AgainstDict(RuleBasedStateMachine):
         super().__init__()
         self.live = []
         self.next_pfn = 1
-        # The table's: an encoding may need other tables than the architecture.
+        # The table's architecture: an encoding may need PTE tables of another size.
         self.shape = em.PageTable(self.encoding, self.fields, self.arch).arch
         self.starts = starts_of(self.shape)
         self.vpns = sorted({s + i for s in self.starts for i in range(WINDOW)})
@@ -127,7 +138,7 @@ class AgainstDict(RuleBasedStateMachine):
         return start + place
 
     def pfns(self, table, seed, n):
-        """Return n pfns; of pages of their own where words belong to pages."""
+        """Return n pfns; if words belong to pages, each pfn only once."""
         if table.encoding.by_page:
             self.next_pfn += n
             return list(range(self.next_pfn - n, self.next_pfn))
@@ -135,10 +146,10 @@ class AgainstDict(RuleBasedStateMachine):
         return np.random.default_rng(seed).integers(0, limit, n).tolist()
 
     def words(self, seed, n):
-        """Return n words, 0 often among them, and some the same."""
+        """Return n words, often 0, and some equal."""
         rng = np.random.default_rng(seed)
         some = [0, 1, (1 << self.fields.bits) - 1, int(rng.integers(2**63))]
-        # One field alone, or two: of few words most break a constraint, if any can.
+        # Words of one field or two, which are the likeliest to break a constraint.
         names = rng.choice(list(self.fields), 2)
         some += [self.fields.mask(names[0]), self.fields.mask(names[1])]
         some += [some[4] | some[5]]
@@ -171,10 +182,8 @@ class AgainstDict(RuleBasedStateMachine):
         at = self.at(at)
         numbers = self.pfns(table, seed, len(at))
         if any(v in model.ptes for v in at):
-            before = dump(table)
-            with pytest.raises(ValueError, match="mapped already"):
+            with refusing(table, "mapped already"):
                 table.map(at, numbers, writable=writable)
-            same(dump(table), before)
             return
         table.map(at, numbers, writable=writable)
         model.map(at, numbers, writable)
@@ -204,19 +213,15 @@ class AgainstDict(RuleBasedStateMachine):
         argument = as_argument(words, table.encoding.lanes)
         missing = [v for v in at if v not in model.ptes]
         if missing:
-            before = dump(table)
             # Or an earlier one's word is refused by its swap entry.
-            with pytest.raises(ValueError, match=f"is not mapped|{REFUSED}"):
+            with refusing(table, f"is not mapped|{REFUSED}"):
                 table.store(at, argument)
-            same(dump(table), before)
             at = [v for v in at if v in model.ptes]
             words = words[: len(at)]
             argument = argument[: len(at)]
         if self.refused(table, model, zip(at, words, strict=True)):
-            before = dump(table)
-            with pytest.raises(ValueError, match=REFUSED):
+            with refusing(table, REFUSED):
                 table.store(at, argument)
-            same(dump(table), before)
             return
         table.store(at, argument)
         model.store(at, words)
@@ -232,9 +237,9 @@ class AgainstDict(RuleBasedStateMachine):
     def unfit(self, table, v, word, swapped):
         why = table.encoding.unfit(v, word, swapped)
         if not legal(self.fields, table.encoding.config, word):
-            must(why is not None, "false: why is not None")
+            must(why is not None, f"word {word:#x} is not refused")
         elif not swapped:
-            must(why is None, "false: why is None")
+            must(why is None, f"word {word:#x} is refused: {why}")
         return why is not None
 
     @rule(pair=tables, at=vpns, seed=seeds, data=st.data())
@@ -252,42 +257,32 @@ class AgainstDict(RuleBasedStateMachine):
             for v, x in zip(at, values, strict=True)
         ]
         if self.refused(table, model, written):
-            before = dump(table)
-            with pytest.raises(ValueError, match=REFUSED):
+            with refusing(table, REFUSED):
                 table.store(at, **{name: as_argument(values, lanes)})
-            same(dump(table), before)
             return
         table.store(at, **{name: as_argument(values, lanes)})
         model.store_field(at, name, values)
 
     @rule(pair=tables, at=vpns | ranges, seed=seeds)
     def update(self, pair, at, seed):
-        table, model = pair
         at = self.at(at)
-        clear, set_ = self.words(seed, 2)
-        after = [(v, model.load(v) & ~clear | set_) for v in at]
-        if self.refused(table, model, after):
-            before = dump(table)
-            with pytest.raises(ValueError, match=REFUSED):
-                table.update(at, clear=clear, set=set_)
-            same(dump(table), before)
-            return
-        table.update(at, clear=clear, set=set_)
-        model.update(at, clear, set_)
+        self.update_those(pair, at, at, seed)
 
     @rule(pair=tables, seed=seeds)
     def update_everywhere(self, pair, seed):
+        everything = slice(0, self.shape.nr_vpns)
+        self.update_those(pair, everything, list(pair[1].ptes), seed)
+
+    def update_those(self, pair, argument, at, seed):
         table, model = pair
         clear, set_ = self.words(seed, 2)
-        after = [(v, model.load(v) & ~clear | set_) for v in model.ptes]
+        after = [(v, model.load(v) & ~clear | set_) for v in at]
         if self.refused(table, model, after):
-            before = dump(table)
-            with pytest.raises(ValueError, match=REFUSED):
-                table.update(slice(0, self.shape.nr_vpns), clear=clear, set=set_)
-            same(dump(table), before)
+            with refusing(table, REFUSED):
+                table.update(argument, clear=clear, set=set_)
             return
-        table.update(slice(0, self.shape.nr_vpns), clear=clear, set=set_)
-        model.update(list(model.ptes), clear, set_)
+        table.update(argument, clear=clear, set=set_)
+        model.update(at, clear, set_)
 
     @rule(pair=tables, a=vpn, b=vpn, seed=seeds)
     def scan(self, pair, a, b, seed):
@@ -306,10 +301,8 @@ class AgainstDict(RuleBasedStateMachine):
         overlap = count and abs(src - dst) < count
         taken = any(dst <= v < dst + count for v in model.ptes)
         if overlap or taken:
-            before = dump(table)
-            with pytest.raises(ValueError, match="overlap" if overlap else "mapped"):
+            with refusing(table, "overlap" if overlap else "mapped"):
                 table.move(slice(src, src + count), dst)
-            same(dump(table), before)
             return
         table.move(slice(src, src + count), dst)
         model.move(src, dst, count)
@@ -321,10 +314,8 @@ class AgainstDict(RuleBasedStateMachine):
         at = [v for v in at if v in model.ptes and model.ptes[v].slot is None]
         lost = [v for v in at if self.unfit(table, v, model.load(v), True)]
         if lost:
-            before = dump(table)
-            with pytest.raises(ValueError, match=REFUSED):
+            with refusing(table, REFUSED):
                 table.swap_out(at, max(1, self.shape.first_slot))
-            same(dump(table), before)
         at = [v for v in at if v not in lost]
         slots = self.shape.first_slot, self.shape.nr_slots
         numbers = np.random.default_rng(seed).integers(*slots, len(at)).tolist()
@@ -363,13 +354,13 @@ class AgainstDict(RuleBasedStateMachine):
             for v, pte in model.ptes.items():
                 raw = int(views[v & ~last][v & last])
                 if pte.slot is None:
-                    must(raw >> arch.present & 1, "false: raw >> arch.present & 1")
+                    must(raw >> arch.present & 1, f"PTE of vpn {v} is not present")
                     same(raw >> arch.pfn_shift & 2**arch.pfn_bits - 1, pte.pfn)
                     same(bool(raw >> arch.write & 1), pte.writable)
                     continue
                 offset = raw >> swap.offset_shift & offset_mask ^ inverted
                 device = raw >> swap.type_shift & 2**swap.type_bits - 1
-                must(not raw >> arch.present & 1, "false: not raw >> arch.present & 1")
+                must(not raw >> arch.present & 1, f"swap entry of vpn {v} is present")
                 same(device << swap.offset_bits | offset, pte.slot)
                 same(bool(raw >> swap.exclusive & 1), pte.writable)
 
@@ -394,15 +385,10 @@ class AgainstDict(RuleBasedStateMachine):
             if arch.frame_bytes == arch.page_bytes:
                 same((memory.upper, memory.pte), (sum(need[:-1]), need[-1]))
             else:
-                # Pages, however many fragments of them are in use.
-                must(
-                    memory.upper >= sum(need[:-1]),
-                    "false: memory.upper >= sum(need[:-1])",
-                )
-                must(memory.pte >= need[-1], "false: memory.pte >= need[-1]")
+                # Whole pages are counted, however few of their fragments are in use.
+                must(memory.upper >= sum(need[:-1]), "too little memory in upper")
+                must(memory.pte >= need[-1], "too little memory in pte")
                 same(memory.upper % arch.page_bytes, 0)
                 if memory.index == 0:
                     same((memory.pte + memory.side) % arch.page_bytes, 0)
-            same(
-                memory.total, sum((memory.upper, memory.pte, memory.side, memory.index))
-            )
+            same(memory.total, memory.upper + memory.pte + memory.side + memory.index)

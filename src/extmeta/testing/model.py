@@ -1,4 +1,4 @@
-"""What a page table is, without any of the ways to keep it: a dict."""
+"""The model of a page table: a dict of PTEs."""
 
 from dataclasses import dataclass
 
@@ -14,7 +14,7 @@ class Pte:
 
 
 class Model:
-    """The contract, over a dict of vpns."""
+    """What each operation does, on a dict of vpns."""
 
     def __init__(self, fields):
         self.fields = fields

@@ -18,6 +18,7 @@ from extmeta.table.encoding import Encoding
 from extmeta.testing.machine import (
     AgainstDict,
     as_argument,
+    as_int,
     contents,
     dump,
     forked,
@@ -27,7 +28,7 @@ from extmeta.testing.machine import (
 Body = TypeVar("Body", bound=Callable[..., object])
 Factory = Callable[[], Encoding] | Encoding | str
 
-# A word of these fits the swap entry of every encoding and architecture.
+# A word of these fields fits the swap entry of every encoding and architecture.
 SMALL = em.Fields(uffd_wp=1, soft_dirty=1, age=1)
 
 
@@ -113,7 +114,7 @@ def against_dict(make):
 
 @check
 def its_config_makes_it_again(make):
-    """A page table, and a fork of it, has an encoding made from `config`."""
+    """Page tables and their forks make their encoding from `config`."""
     bound = make().encoding
     again = type(bound)(**bound.config)
     same(repr(again), repr(bound))
@@ -124,6 +125,10 @@ def everywhere(table):
     return slice(0, table.arch.nr_vpns)
 
 
+def every_bit(table):
+    return (1 << table.fields.bits) - 1
+
+
 def pfn_of(table, vpn):
     """Return the pfn in the entry of ``vpn``, in the first table."""
     arch = table.arch
@@ -131,9 +136,9 @@ def pfn_of(table, vpn):
 
 
 def legal_word(rng, table):
-    """Return a random word: all bits of it, or fewer, until it is legal."""
+    """Return a random word; drop fields until it is legal."""
     fields = table.fields
-    mask = (1 << fields.bits) - 1
+    mask = every_bit(table)
     config = table.encoding.config
     while not legal(fields, config, word := int(rng.integers(2**62)) & mask):
         mask &= ~fields.mask(rng.choice(list(fields)))
@@ -153,9 +158,7 @@ def filled(make, n=2000, seed=1):
 
 
 def as_ints(words):
-    return [
-        sum(int(x) << 64 * i for i, x in enumerate(np.atleast_1d(w))) for w in words
-    ]
+    return [as_int(word) for word in words]
 
 
 @check
@@ -163,12 +166,10 @@ def bulk_in_any_order(make):
     table, vpns, words = filled(make)
     order = np.random.default_rng(2).permutation(len(vpns))
     same(as_ints(table.load(vpns[order])), [words[i] for i in order])
+    expected = dict(zip(vpns.tolist(), words, strict=True))
     same(
         as_ints(table.load(slice(0x3FF00, 0x42000)))[:0x100],
-        [
-            dict(zip(vpns.tolist(), words, strict=True)).get(v, 0)
-            for v in range(0x3FF00, 0x40000)
-        ],
+        [expected.get(v, 0) for v in range(0x3FF00, 0x40000)],
     )
     reverse = words[::-1]
     table.store(
@@ -186,7 +187,7 @@ def words_of_zero_give_side_memory_back(make):
     table.store(vpns, 0)
     table.check()
     same(table.memory(), empty.memory())
-    must(not table.flagged(vpns).any(), "false: not table.flagged(vpns).any()")
+    must(not table.flagged(vpns).any(), "words of 0 are flagged")
 
 
 @check
@@ -205,7 +206,7 @@ def last_of_duplicates_wins(make):
 
 @check
 def move_within_a_table_keeps_the_room_made_for_its_neighbour(make):
-    """A run that left a table without words once freed what a later run needs."""
+    """A run that emptied a table once freed memory that a later run needed."""
     table = make()
     size = table.arch.ptrs_per_pte
     table.map([size - 1, size])
@@ -233,24 +234,24 @@ def children_are_apart(make):
     table, vpns, words = filled(make)
     child = forked(table)
     same(dump(child), dump(table))
-    child.update(everywhere(child), clear=(1 << table.fields.bits) - 1)
-    table.update(vpns[:10], clear=(1 << table.fields.bits) - 1, set=1)
+    child.update(everywhere(child), clear=every_bit(table))
+    table.update(vpns[:10], clear=every_bit(table), set=1)
     same(as_ints(table.load(vpns[10:])), words[10:])
-    must(not child.flagged(vpns).any(), "false: not child.flagged(vpns).any()")
-    child.unmap(slice(0, child.arch.nr_vpns))
+    must(not child.flagged(vpns).any(), "the child has words of its parent")
+    child.unmap(everywhere(child))
     same(len(child), 0)
     same(len(table), len(vpns))
 
 
-# The first vpns of huge pages, the second one's PTE table deposited; PTEs in swap.
+# First vpns of two huge pages, the second with a deposited PTE table; swapped PTEs.
 HUGE = 0x200000
 DEPOSITED = 0x400000
 SWAPPED = [0x50000, 0x5FFFF]
 
 
 def some_bits(table):
-    """Return bits that may be cleared: of fields that don't all go together, all."""
-    return (1 << table.fields.bits) - 1 if table.encoding.config else 1
+    """Return bits that may be cleared: all, if constraints may forbid a partial word."""
+    return every_bit(table) if table.encoding.config else 1
 
 
 OPERATIONS = {
@@ -259,14 +260,10 @@ OPERATIONS = {
     "map_huge and deposit": lambda t, v: t.map_huge([0x80000, 0x1000000], deposit=True),
     "store": lambda t, v: t.store(v, 1),
     "store one": lambda t, v: t.store(int(v[-1]), 1),
-    "update": lambda t, v: t.update(
-        slice(0, SWAPPED[0]), clear=(1 << t.fields.bits) - 1, set=1
-    ),
-    "update of some": lambda t, v: t.update(
-        v[::-3], clear=(1 << t.fields.bits) - 1, set=1
-    ),
+    "update": lambda t, v: t.update(slice(0, SWAPPED[0]), every_bit(t), 1),
+    "update of some": lambda t, v: t.update(v[::-3], every_bit(t), 1),
     "clear": lambda t, v: t.update(slice(0x3FF00, 0x40100), clear=some_bits(t)),
-    "scan and clear": lambda t, v: t.scan(slice(0, t.arch.nr_vpns), 0, some_bits(t)),
+    "scan and clear": lambda t, v: t.scan(everywhere(t), 0, some_bits(t)),
     "split": lambda t, v: t.split_huge(HUGE, 1),
     "split deposited": lambda t, v: t.split_huge(DEPOSITED, 1),
     "swap in": lambda t, v: t.swap_in(SWAPPED, [3, 4]),
@@ -277,9 +274,9 @@ OPERATIONS = {
 
 
 def memory_that_cannot_be_had(operation, make):
-    """Whichever allocation fails, the table is as it was; then it succeeds."""
+    """Whichever allocation fails, the table is unchanged; without failure it works."""
     table, vpns, _words = filled(make, 600)
-    table.update(vpns[400:], clear=(1 << table.fields.bits) - 1)
+    table.update(vpns[400:], clear=every_bit(table))
     table.map_huge(HUGE)
     table.map_huge(DEPOSITED, deposit=True)
     table.map(SWAPPED)
@@ -306,7 +303,7 @@ def memory_that_cannot_be_had(operation, make):
     same(contents(child), other)
     child.check()
     if operation in ("map", "map_huge", "fork", "copy", "move"):
-        must(failures > 0, "false: failures > 0")
+        must(failures > 0, f"{operation} allocated nothing")
 
 
 for _operation in OPERATIONS:
@@ -316,7 +313,7 @@ for _operation in OPERATIONS:
 
 @check
 def what_is_reserved_suffices(make):
-    """An encoding that says so sets aside all that a write of each table takes."""
+    """An encoding that `reserves` sets aside all that a write to each table takes."""
     table = make()
     size = table.arch.ptrs_per_pte
     vpns = [0x40000 * size + n * size for n in range(4)]

@@ -1,7 +1,7 @@
-"""What page-table metadata is for, played on any encoding: see docs/workloads.md.
+"""Uses of page-table metadata, played on any encoding: see docs/workloads.md.
 
-Each module is one workload: a frozen dataclass of its parameters, and how it is
-played. Every round is held against a plain set of what was written.
+Each module is one workload: a frozen dataclass of its parameters, and how it is played.
+Every round is compared with a plain set of the pages written.
 
 >>> import extmeta as em
 >>> from extmeta.workloads import Predump, play, synthetic
@@ -38,7 +38,7 @@ __all__ = [
     "synthetic",
 ]
 
-# By the name that the command has for them.
+# By their names on the command line.
 WORKLOADS: dict[str, type[Workload]] = {
     "predump": Predump,
     "predump-beside-uffd": PredumpBesideUffd,

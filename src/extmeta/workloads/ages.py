@@ -1,10 +1,9 @@
 """Hotness for tiering: how many intervals ago was each page accessed?
 
-An age in the word of each page: a scan of the accessed bits sets it to 0 where the
-page was accessed, and else counts up, as far as its bits go. Pages of an age are
-demoted to slow memory, and come back when accessed. On the bare PageTable: the age is
-the kernel's own, no semantics of Linux change it. uffd_wp of some pages, somebody
-else's, has to stay.
+Each page's word has an age. A scan of the accessed bits sets it to 0 if the page was
+accessed, else increments it up to its maximum. Old pages are demoted to slow memory and
+promoted when accessed. It uses the bare PageTable, because no semantics of Linux change
+an age. uffd_wp of some pages, which belongs to another user, has to stay.
 """
 
 from collections.abc import Iterator
@@ -24,14 +23,14 @@ from extmeta.workloads.trackers import NONE
 
 MAX_BITS = 16
 
-# Share of the pages that a userfaultfd protects and the ages must not disturb.
+# Pages that a userfaultfd protects and ages must not disturb.
 PROTECTED = Point(0.1, "clustered")
 
 
 def blocks(least: int, end: int, bits: int) -> list[tuple[int, int]]:
-    """Return [least, end) as what scans can look for: (mask, value) pairs.
+    """Return [least, end) as (mask, value) pairs to scan for.
 
-    Each is a run of values with the same upper bits, as a route covers addresses.
+    Each is a run of values with equal upper bits, as a route covers addresses.
 
     Parameters
     ----------
@@ -58,7 +57,7 @@ def blocks(least: int, end: int, bits: int) -> list[tuple[int, int]]:
 
 @dataclass(frozen=True)
 class Ages(Workload):
-    """Ageing by an accessed-bit scan, and demotion of what is old.
+    """Ageing by an accessed-bit scan, and demotion of old pages.
 
     Attributes
     ----------
@@ -68,10 +67,10 @@ class Ages(Workload):
     limit : int
         Intervals without access after which a page is demoted, below 2**bits.
     hot : float
-        Share of the pages, in runs: each interval accesses most of them.
+        Share of hot pages, in runs; each interval accesses most of them.
     busy : float
-        Share of the hot pages that an interval accesses; of the others a
-        twentieth of that.
+        Share of the hot pages that an interval accesses; a twentieth of that for other
+        pages.
     """
 
     question: ClassVar[str] = "tiering: which pages were not accessed for long?"
@@ -95,7 +94,7 @@ class Ages(Workload):
         return Fields(uffd_wp=1, age=self.bits)
 
     def narrower(self) -> "Ages | None":
-        """Return the same with an age of a bit less, if that reaches the limit."""
+        """Return it with one bit less of age, if that still reaches the limit."""
         fits = self.bits > 1 and self.limit < 1 << self.bits - 1
         return replace(self, bits=self.bits - 1) if fits else None
 
@@ -141,9 +140,9 @@ class Ages(Workload):
         must_be("protected pages", kept, set(protected.tolist()))
 
     def _old(self, table: PageTable, vpns: U64, oldest: int) -> U64:
-        """Return the vpns whose age is from the limit to the oldest that there can be.
+        """Return the vpns whose age is from the limit to ``oldest``, the largest so far.
 
-        Looking no further, an age of fewer bits is scanned for as often.
+        With this bound, the number of scans does not depend on the bits of an age.
         """
         named = table.fields
         found = [

@@ -1,15 +1,12 @@
-"""A workload on every encoding: what each holds, refuses, and takes.
+"""Plays a workload on every encoding and compares RAM, refusals and time.
 
-Each encoding plays the workload, semantics and all, and must come to the same
-counts. Then what was asked of the page table is asked again of bare tables, in
-pairs with the baseline's: their time is the encoding's own.
+Each encoding plays the workload with Linux's semantics and must reach equal counts.
+Then the recorded operations are replayed on bare tables, in pairs with the baseline:
+that time is the encoding's own.
 """
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
-
-import numpy as np
-import numpy.typing as npt
 
 from extmeta.cost import measure
 from extmeta.cost.forms import form, left_out
@@ -30,29 +27,15 @@ from extmeta.workloads.play import MismatchError, Progress, Result, Workload, pl
 from extmeta.workloads.process import Process
 from extmeta.workloads.recording import Replay
 
-# Each row is about all of the workload, not about a fraction of flagged PTEs.
+# Rows are about the whole workload, not about a fraction of flagged PTEs.
 POINT = Point(1.0, "")
 
 
 class Player:
     """Plays one workload on one process in several encodings.
 
-    Parameters
-    ----------
-    name : str
-        Name of the workload.
-    workload : Workload
-    process : Process
-    progress : callable, optional
-
-    Raises
-    ------
-    ValueError
-        If the baseline can't play it, however few bits it has.
-    Attributes
-    ----------
-    base : Result
-        The baseline's; if it is not complete there is nothing more to play.
+    `base` is the baseline's Result; if that is not complete there is nothing more to
+    play. ValueError is raised if the baseline can't play it, however few bits it has.
     """
 
     def __init__(
@@ -79,7 +62,7 @@ class Player:
         if self.base.complete:
             self.base_replay = self._replay(self.base, BASELINE)
             self.base_bytes = self.base_replay.verify()
-        # What all encodings but the baseline are asked.
+        # The result that all encodings but the baseline must match.
         self.first = self.base if narrow is workload else None
 
     def _replay(self, result: Result, encoding: str | Encoding) -> Replay:
@@ -111,15 +94,10 @@ class Player:
         )
 
     def played(self, encoding: str | Encoding) -> tuple[Replay, int]:
-        """Play it, and return what is to be timed, and the most bytes held.
+        """Play it; return the replay to be timed and the most bytes it held.
 
-        Raises
-        ------
-        AssertionError
-            If something came out differently than in another encoding.
-        KeyboardInterrupt
-        Refused, ValueError
-            If the encoding can't hold what this needs.
+        Raises AssertionError if a result differs from other encodings', Refused or
+        ValueError if the encoding can't hold the words, KeyboardInterrupt.
         """
         result = play(self.workload, self.process, encoding, self.progress)
         if not result.complete:
@@ -132,7 +110,7 @@ class Player:
             self.first = result
         if not result.same(self.first):
             raise MismatchError(f"{encoding}: other operations than in others")
-        # Answers to the same questions: those of the first one.
+        # All encodings replay one recording: the first one's.
         replay = self._replay(self.first, encoding)
         return replay, int((replay.verify() - self.base_bytes).max())
 
@@ -150,13 +128,7 @@ def paired(
     seed: int = 0,
     clock: measure.Clock = time.perf_counter_ns,
 ) -> dict[str, Paired]:
-    """Time two replays by turns, phase by phase; as `measure.paired`.
-
-    Returns
-    -------
-    dict of str to Paired
-        By phase, and `ALL_PHASES`.
-    """
+    """Time two replays by turns, as `measure.paired`, by phase and `ALL_PHASES`."""
     sides = (baseline, other)
     took: dict[str, list[list[int]]] = {}
     done = 0
@@ -168,24 +140,14 @@ def paired(
             samples = [sides[side].once(clock) for side in (0, 1, 1, 0)]
             for sample in samples:
                 sample[ALL_PHASES] = sum(sample.values())
-            # A coarse clock may see nothing of a phase.
+            # A coarse clock may show 0 ns for a phase.
             for phase in samples[0]:
                 times = [max(1, sample[phase]) for sample in samples]
                 took.setdefault(phase, []).append(times)
             done += 1
             if done >= measure.MIN_ROUNDS and clock() - start > budget_ns:
                 break
-    return {
-        phase: _paired(np.array(times, np.float64), seed)
-        for phase, times in took.items()
-    }
-
-
-def _paired(times: npt.NDArray[np.float64], seed: int) -> Paired:
-    """Return the ratio of B to A, of rounds A B B A."""
-    a, b = times[:, [0, 3]], times[:, [1, 2]]
-    ratio, low, high = measure.interval(np.sqrt((b / a).prod(axis=1)), seed)
-    return Paired(ratio, low, high, float(np.median(a)), 2 * len(times), 1)
+    return {phase: measure.of_rounds(times, 1, seed) for phase, times in took.items()}
 
 
 def compare(
@@ -203,11 +165,10 @@ def compare(
     Parameters
     ----------
     name : str
-        Name of the workload.
     workload : Workload
     process : Process
     forms : sequence of str
-        See `extmeta.cost.forms.form`, or of the workload's own.
+        See `extmeta.cost.forms.form`; also the workload's own.
     rounds, budget_ns : int
         See `measure.paired`.
     progress : callable, optional
@@ -216,13 +177,13 @@ def compare(
     ------
     PlayedRow
         Load; for each encoding Refused, or Peak and then Cpu of each phase and of
-        `ALL_PHASES`, whose ns are of one PTE that the phase was about. Whoever stops
-        listening, or interrupts, has what was yielded so far.
+        `ALL_PHASES`, in ns for each PTE of the phase. If it is interrupted, the rows so
+        far are valid.
 
     Raises
     ------
     ValueError
-        If a form is none, or the baseline can't play the workload.
+        If a form is unknown, or the baseline can't play the workload.
     AssertionError
         If an encoding of this package does not do what was asked of it.
     """

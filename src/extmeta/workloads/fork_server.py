@@ -1,9 +1,8 @@
-"""A fuzzer's snapshot: every input starts from the same memory.
+"""A fuzzer's snapshot: every input starts from equal memory.
 
 Either the process forks a child for each input, which writes to a few pages of its
-own copy and exits; or it runs the input itself, finds what was written and copies
-these pages back. Afterwards all must be as before: the same pages in the same frames,
-the same words.
+copy and exits; or it runs the input itself, collects the written pages and copies them
+back. Afterwards pages, frames and words must be as before.
 """
 
 from collections.abc import Iterator
@@ -16,10 +15,10 @@ from extmeta.arrays import U64
 from extmeta.cost.placement import PLACEMENTS
 from extmeta.fields import Fields
 from extmeta.linux import AddressSpace
-from extmeta.linux.pagewords import PAGE_SHIFT, PFN_MASK
+from extmeta.linux.pagewords import PFN_MASK
 from extmeta.workloads.play import Counts, MismatchError, Stage, Workload, must_be
 from extmeta.workloads.process import Process, Range
-from extmeta.workloads.trackers import TRACKERS
+from extmeta.workloads.trackers import TRACKERS, pagemap
 
 
 @dataclass(frozen=True)
@@ -34,8 +33,8 @@ class ForkServer(Workload):
     placement : str
         How these lie: see `placement.flags`.
     how : {"fork", "WP_ASYNC", "soft-dirty"}
-        A child for each input; or what was written is found so, and restored. A
-        child has no userfaultfd, so with fork the words are soft-dirty's.
+        Fork a child for each input, or find written pages by that tracker and restore
+        them. A child has no userfaultfd, so with fork the words are soft-dirty's.
     """
 
     question: ClassVar[str] = "a fuzzer's snapshot: back to the same memory each time"
@@ -65,7 +64,7 @@ class ForkServer(Workload):
         ranges = process.ranges(process.pages)
         space = stage.space()
         with stage.during("fork"):
-            # So that a child's words tell what it wrote.
+            # From now on a child's words show what it wrote.
             space.clear_refs()
         before = _seen(space, ranges)
         for number in range(self.nr_rounds(process)):
@@ -81,7 +80,7 @@ class ForkServer(Workload):
             with stage.during("exit"):
                 child.exit()
             after = _seen(space, ranges)
-            # Pages that are shared no more are told as exclusive again.
+            # Pages that are no longer shared are reported as exclusive again.
             if not np.array_equal(after, before):
                 raise MismatchError(f"child {number}: its parent is not intact")
             yield {"written": len(written)}
@@ -100,7 +99,7 @@ class ForkServer(Workload):
             with stage.during("collect"):
                 found = tracker.collect()
             must_be(f"input {number}", found, _set(written))
-            # Copying them back writes them again, which is nobody's business.
+            # Copying pages back dirties them again: collect and drop that.
             stage.write(space, found, "restore")
             with stage.during("restore"):
                 again = tracker.collect()
@@ -116,20 +115,8 @@ def _set(vpns: U64) -> set[int]:
 
 def _seen(space: AddressSpace, ranges: list[Range]) -> U64:
     """Return vpns and pagemap words, with frames: (n, 2)."""
-    return np.concatenate(
-        [
-            np.stack(
-                (
-                    np.arange(first, stop, dtype=np.uint64),
-                    space.pagemap(
-                        first << PAGE_SHIFT, stop - first << PAGE_SHIFT, pfns=True
-                    ),
-                ),
-                axis=1,
-            )
-            for first, stop in ranges
-        ]
-    )
+    words, vpns = pagemap(space, ranges, pfns=True)
+    return np.stack((vpns, words), axis=1)
 
 
 def _other_frames(before: U64, after: U64) -> U64:

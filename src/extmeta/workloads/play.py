@@ -1,7 +1,7 @@
 """A workload, the stage it is played on, and its result.
 
 A workload is a frozen dataclass of parameters with a generator that plays its rounds
-and yields each one's counts. Whoever stops listening has the rounds played so far.
+and yields the counts of each.
 """
 
 import math
@@ -30,30 +30,25 @@ MAX_ROUNDS = 1 << 20
 
 
 class MismatchError(AssertionError):
-    """A tracker told of other pages than those that the plain set has."""
+    """A tracker reported other pages than those in the plain set."""
 
 
 @dataclass(frozen=True)
 class Workload:
-    """Parameters of a workload; what they are, and how it is played, its own.
-
-    Attributes
-    ----------
-    seed : int
-        The same gives the same.
+    """Parameters of a workload, and how it is played.
 
     Raises
     ------
     TypeError, ValueError
-        If a parameter is of another type, or not in its range: numbers from 0
-        on, fractions in [0, 1].
+        If a parameter has another type, or is not in its range: numbers from 0 on,
+        fractions in [0, 1].
     """
 
-    # In a line: what it asks.
+    # What it asks, in one line.
     question: ClassVar[str]
-    # What a parameter that is text may be.
+    # The values of parameters that are text.
     choices: ClassVar[Mapping[str, tuple[str, ...]]] = {"placement": PLACEMENTS}
-    # Forms of encodings that are of interest beside the usual ones.
+    # Additional forms of encodings to compare.
     forms: ClassVar[Mapping[str, Encoding]] = {}
 
     seed: int = 0
@@ -79,18 +74,10 @@ class Workload:
 
     @classmethod
     def of_text(cls, text: str, seed: int = 0) -> Self:
-        """Return the workload of "NAME=VALUE,...", the rest as by default.
+        """Return the workload of "NAME=VALUE,...", other parameters at their defaults.
 
-        Parameters
-        ----------
-        text : str
-        seed : int
-            If there is none in the text.
-
-        Raises
-        ------
-        ValueError
-            If there is no such parameter, or it can't have that value.
+        ``seed`` applies unless the text has one. ValueError is raised for an unknown
+        parameter or a bad value.
         """
         kinds: dict[str, Any] = {each.name: each.type for each in fields(cls)}
         given: dict[str, Any] = {"seed": seed}
@@ -117,15 +104,15 @@ class Workload:
 
     @property
     def fields(self) -> Fields:
-        """What the words have to hold."""
+        """The fields of its words."""
         raise NotImplementedError
 
     def narrower(self) -> "Workload | None":
-        """Return the same with fewer bits, its counts the same; None: there is none."""
+        """Return it with fewer bits but equal counts, or None if that can't be."""
         return None
 
     def nr_rounds(self, process: Process) -> int:
-        """Return how many rounds there are at most."""
+        """Return the maximum number of rounds."""
         raise NotImplementedError
 
     def play(self, stage: "Stage") -> Iterator[Counts]:
@@ -135,26 +122,16 @@ class Workload:
         ------
         MismatchError
         Refused, ValueError
-            If the encoding can't hold what this needs.
+            If the encoding can't hold the words.
         """
         raise NotImplementedError
 
 
 class Stage:
-    """Where a workload is played: a process in one encoding, and what is counted.
+    """A process in one encoding, on which a workload is played, and its counts.
 
-    Parameters
-    ----------
-    process : Process
-    encoding : str or Encoding
-    fields : Fields
-
-    Attributes
-    ----------
-    recording : Recording
-    faults : int
-        Writes to a page that was not there, protected, clean since clear_refs,
-        or shared.
+    `faults` are writes to a page that was not there, protected, clean since clear_refs,
+    or shared.
     """
 
     def __init__(
@@ -170,7 +147,7 @@ class Stage:
     def space(self) -> AddressSpace:
         """Return the process's address space, its pages written once."""
         space = AddressSpace(self.fields, self.encoding, self.process.arch)
-        # What is asked of the table goes through the recorder.
+        # Operations on the table go through the recorder.
         recorder: Any = Recorder(space.table, self.recording)
         space._mm.table = recorder
         for first, stop in self.process.vmas:
@@ -180,7 +157,7 @@ class Stage:
         return space
 
     def table(self) -> PageTable:
-        """Return a page table with the process's pages, without semantics."""
+        """Return a page table with the process's pages, without Linux's semantics."""
         made = PageTable(self.encoding, self.fields, self.process.arch)
         recorder: Any = Recorder(made, self.recording)
         recorder.map(self.process.pages)
@@ -203,16 +180,12 @@ class Stage:
 
 
 def must_be(what: str, found: U64, expected: set[int]) -> None:
-    """Hold a tracker's answer against a plain set.
-
-    Raises
-    ------
-    MismatchError
-        With a page that is too many, and one that is missing.
-    """
+    """Raise MismatchError unless a tracker reported exactly a set of pages."""
     told = set(found.tolist())
     if len(told) != len(found):
-        raise MismatchError(f"{what}: {len(found) - len(told)} pages are told twice")
+        raise MismatchError(
+            f"{what}: {len(found) - len(told)} pages are reported twice"
+        )
     if told != expected:
         parts = [
             f"{len(pages)} {which}, first vpn {min(pages):#x}"
@@ -234,11 +207,10 @@ class Result:
     rounds : tuple of dict of str to int
         Each round's counts.
     complete : bool
-        False if it was interrupted: those are the rounds that were finished.
+        False if it was interrupted; `rounds` then has the finished ones.
     calls, ptes, words_made, faults : int
-        Operations asked of the page table after the set-up; PTEs that they were
-        about; words that came where there was none; see `Stage.faults`. The
-        same in every encoding.
+        Operations on the page table after the set-up; PTEs that they covered; words
+        stored where there was none; see `Stage.faults`. Equal in all encodings.
     fields : Fields
     recording : Recording
     """
@@ -253,7 +225,7 @@ class Result:
     recording: Recording
 
     def counts(self) -> dict[str, tuple[int, ...]]:
-        """Return, of each count, the rounds that have it."""
+        """Return the values of each count, over the rounds that have it."""
         names = dict.fromkeys(name for each in self.rounds for name in each)
         return {
             name: tuple(each[name] for each in self.rounds if name in each)
@@ -289,9 +261,9 @@ def play(
     Raises
     ------
     MismatchError
-        If a tracker told of other pages than were written.
+        If a tracker reported other pages than were written.
     Refused, ValueError
-        If the encoding can't hold what this needs.
+        If the encoding can't hold the words.
     """
     stage = Stage(process, encoding, workload.fields)
     most = workload.nr_rounds(process)

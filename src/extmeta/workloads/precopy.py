@@ -1,9 +1,9 @@
-"""Live migration: a guest's RAM sent in rounds while the guest writes to it.
+"""Live migration: a guest's RAM is sent in rounds while the guest writes to it.
 
-Each round sends what was written during the one before; the shorter it is, the less
-is written meanwhile. When what is left is little enough, or rounds run out, the guest
-is stopped and the rest is sent: that is the downtime. In the end each page must be at
-its last version over there.
+Each round sends what was written during the previous one; a shorter round has fewer
+writes. When little is left, or rounds run out, the guest is stopped and the rest is
+sent: that is the downtime. At the end the target must have the last version of every
+page.
 """
 
 from collections import Counter
@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from extmeta.arrays import U64
-from extmeta.cost.placement import PLACEMENTS
 from extmeta.fields import Fields
 from extmeta.workloads.play import Counts, MismatchError, Stage, Workload, must_be
 from extmeta.workloads.process import Process
@@ -26,18 +25,16 @@ class Precopy(Workload):
     Attributes
     ----------
     rounds : int
-        At most, before the guest is stopped.
+        The most rounds before the guest is stopped.
     rate : float
         Pages written while one page is sent. Near 1 it does not converge.
     threshold : int
         Pages left at which the guest is stopped.
     placement : str
-        How the pages written lie: see `placement.flags`.
+        How written pages lie: see `placement.flags`.
     """
 
     question: ClassVar[str] = "live migration: what did the guest write meanwhile?"
-
-    choices: ClassVar = {"placement": PLACEMENTS}
 
     rounds: int = 12
     rate: float = 0.4
@@ -50,14 +47,14 @@ class Precopy(Workload):
         return WpAsync.fields
 
     def nr_rounds(self, process: Process) -> int:
-        """Return the rounds, with the one that stops the guest."""
+        """Return the rounds, including the one that stops the guest."""
         return process.rounds(self.rounds) + 1
 
     def play(self, stage: Stage) -> Iterator[Counts]:
         """Send while the guest writes, until little is left; stop it, send that."""
         process = stage.process
         space = stage.space()
-        # How often each page was written, here and as it is over there.
+        # The version of each page, in the source and in the target.
         here = Counter(process.pages.tolist())
         there: Counter[int] = Counter()
         with stage.during("collect"):
@@ -67,7 +64,7 @@ class Precopy(Workload):
         for number in range(process.rounds(self.rounds)):
             if len(left) <= self.threshold:
                 break
-            # Read as it is when it is sent: before what is written meanwhile.
+            # Pages are sent before the writes of this round.
             there.update({vpn: here[vpn] - there[vpn] for vpn in left.tolist()})
             sent = len(left)
             written = self._written(process, number, sent)
@@ -79,7 +76,7 @@ class Precopy(Workload):
             yield {"sent": sent, "written": len(left)}
         there.update({vpn: here[vpn] - there[vpn] for vpn in left.tolist()})
         if here != there:
-            raise MismatchError(f"{len(here - there)} pages are old over there")
+            raise MismatchError(f"{len(here - there)} pages are old in the target")
         yield {"sent while stopped": len(left)}
 
     def _written(self, process: Process, number: int, sent: int) -> U64:

@@ -1,9 +1,8 @@
-"""CRIU's pre-dump: a running process dumped in rounds, each what was written since.
+"""CRIU's pre-dump: a running process is dumped in rounds.
 
-The first round dumps all that is there, each later one what the tracker says was
-written meanwhile; the last, of a stopped process, is short. What is missed is lost
-and what is told without having been written is dumped in vain, so each round must
-be the exact set.
+The first round dumps every page, each later one the pages that the tracker reports as
+written since; the last one, of the stopped process, is short. A missed page is lost
+and a clean page is dumped in vain, so each round must be the exact set.
 """
 
 from collections.abc import Iterator
@@ -46,7 +45,7 @@ class Predump(Workload):
         return TRACKERS[self.how].fields
 
     def nr_rounds(self, process: Process) -> int:
-        """Return the rounds, with the first."""
+        """Return the rounds, including the first."""
         return process.rounds(self.rounds) + 1
 
     def play(self, stage: Stage) -> Iterator[Counts]:

@@ -1,10 +1,9 @@
 """CRIU on an application that itself uses userfaultfd's write-protection.
 
-Arcangeli's question of 2020: what if both trackers are needed in one VMA? The
-application (a collector, a VMM) protects pages and is told of writes by its handler;
-CRIU needs soft-dirty, since the userfaultfd is taken: a VMA has one. Both must be
-right at once. An encoding that has one bit for the two can't: it is refused, and the
-refusal, which names the tracker that holds the bit, is its result.
+Arcangeli's question of 2020: what if one VMA needs both trackers? The application (a
+collector, a VMM) protects pages and its handler sees the writes. A VMA has only one
+userfaultfd, so CRIU needs soft-dirty. Both must be right at once. An encoding with one
+bit for the two refuses, names the tracker that holds the bit, and that is its result.
 """
 
 from collections.abc import Iterator
@@ -13,14 +12,14 @@ from typing import ClassVar
 
 import numpy as np
 
-from extmeta.cost.placement import PLACEMENTS, flags
+from extmeta.cost.placement import flags
 from extmeta.encodings.compact import Compact
 from extmeta.fields import Fields
-from extmeta.linux.pagewords import PAGE_SHIFT, UFFD_WP
+from extmeta.linux.pagewords import UFFD_WP
 from extmeta.rows import Point
 from extmeta.workloads.play import Counts, Stage, Workload, must_be
 from extmeta.workloads.process import Process
-from extmeta.workloads.trackers import SoftDirty
+from extmeta.workloads.trackers import SoftDirty, pagemap
 from extmeta.workloads.write_barrier import Handled, protect
 
 TRACKERS = ("uffd_wp", "soft_dirty")
@@ -41,11 +40,11 @@ class PredumpBesideUffd(Workload):
     dirty : float
         Share of all pages that is written between two rounds.
     placement : str
-        How both lie: see `placement.flags`.
+        How protected and written pages lie: see `placement.flags`.
     """
 
     question: ClassVar[str] = "CRIU on a user of userfaultfd: are both trackers right?"
-    choices: ClassVar = {"placement": PLACEMENTS}
+
     forms: ClassVar = {
         "compact, one bit, by VMA": Compact(per_vma=[TRACKERS]),
         "compact, one by PTE": Compact(excludes=[TRACKERS]),
@@ -63,7 +62,7 @@ class PredumpBesideUffd(Workload):
         return Fields(**dict.fromkeys(TRACKERS, 1))
 
     def nr_rounds(self, process: Process) -> int:
-        """Return the rounds, with the first."""
+        """Return the rounds, including the first."""
         return process.rounds(self.rounds) + 1
 
     def play(self, stage: Stage) -> Iterator[Counts]:
@@ -86,16 +85,12 @@ class PredumpBesideUffd(Workload):
                 expected = set(written.tolist())
                 cards = held & expected
                 held -= cards
-            # Also pages that CRIU has yet to be told of.
-            chosen = flags(
-                own,
-                Point(self.protected, self.placement),
-                self.seed + number,
-                process.arch,
-            )
+            # These may be pages that CRIU has not collected yet.
+            point = Point(self.protected, self.placement)
+            chosen = own[flags(own, point, self.seed + number, process.arch)]
             with stage.during("protect"):
-                protect(space, own[chosen])
-            held |= set(own[chosen].tolist())
+                protect(space, chosen)
+            held |= set(chosen.tolist())
             must_be(
                 f"round {number}: the application's handler",
                 np.array(application.cards, np.uint64),
@@ -105,14 +100,7 @@ class PredumpBesideUffd(Workload):
             with stage.during("collect"):
                 dumped = criu.collect()
             must_be(f"round {number}: CRIU", dumped, expected)
-            # clear_refs has taken no protection off.
-            words = [
-                (first, space.pagemap(first << PAGE_SHIFT, stop - first << PAGE_SHIFT))
-                for first, stop in process.ranges(own)
-            ]
-            still = [
-                np.flatnonzero(word & UFFD_WP).astype(np.uint64) + np.uint64(first)
-                for first, word in words
-            ]
-            must_be(f"round {number}: protected", np.concatenate(still), held)
+            # clear_refs must not remove protection.
+            words, vpns = pagemap(space, process.ranges(own))
+            must_be(f"round {number}: protected", vpns[words & UFFD_WP != 0], held)
             yield {"dumped": len(dumped), "handled": len(cards)}

@@ -1,8 +1,8 @@
-"""A process that workloads are played on: its VMAs, its pages, what it writes.
+"""A process that workloads are played on: its VMAs, its pages, its writes.
 
-Only memory that a process may write to and shares with no other: what CRIU
-pre-dumps, a guest's RAM, a collector's heap. Made up, from a capture, or from a
-write trace; the same seed gives the same writes.
+It has private writable memory only: what CRIU pre-dumps, a guest's RAM, a collector's
+heap. It is made up, or comes from a capture or a write trace; equal seeds give equal
+writes.
 """
 
 from dataclasses import dataclass, replace
@@ -21,14 +21,13 @@ from extmeta.rows import Point
 # [first, stop), vpns.
 Range = tuple[int, int]
 
-# Pages between two VMAs that are made up: enough for a guard, and no whole table.
+# Pages between two made-up VMAs: enough for a guard, less than a table.
 GAP = 16
 
-# A tracker does not look into holes of more pages than this: some processes reserve
-# terabytes.
+# Trackers skip holes of more pages than this, because some processes reserve terabytes.
 HOLE = 1 << 15
 
-# vm.mmap_min_addr as distributions have it, in pages.
+# The usual vm.mmap_min_addr of distributions, in pages.
 FIRST_VPN = 16
 
 
@@ -45,9 +44,9 @@ class Process:
         Ascending vpns of the pages that are there at the beginning.
     arch : str
     sha256 : str
-        The capture's name; else empty.
+        Of the capture; else empty.
     trace : tuple of uint64 ndarray, optional
-        The vpns written in each round, where that was recorded.
+        The vpns written in each round, if that was recorded.
     """
 
     name: str
@@ -63,7 +62,7 @@ class Process:
         Parameters
         ----------
         number : int
-            Number of the round; a trace has what was recorded, whatever else is given.
+            The round; with a trace the other arguments are ignored.
         fraction : float
             Of `pages`.
         placement : str
@@ -72,7 +71,7 @@ class Process:
         """
         if self.trace is not None:
             return self.trace[number]
-        # Another seed for each round, and for each seed other rounds.
+        # Each round has its own seed, derived from `seed`.
         of_round = int(np.random.default_rng((seed, number)).integers(1 << 31))
         chosen = flags(self.pages, Point(fraction, placement), of_round, self.arch)
         return self.pages[chosen]
@@ -82,7 +81,7 @@ class Process:
         return wanted if self.trace is None else len(self.trace)
 
     def ranges(self, pages: U64) -> list[Range]:
-        """Return what spans some pages in each VMA, but for large holes; ascending."""
+        """Return ascending ranges that cover some pages, without large holes."""
         found = []
         for first, stop in self.vmas:
             low, high = np.searchsorted(pages, (first, stop))
@@ -121,12 +120,8 @@ def synthetic(nr_pages: int, nr_vmas: int = 4) -> Process:
 def of_capture(capture: Capture, name: str) -> Process:
     """Return a captured process: its private writable VMAs that have a page.
 
-    What was in swap is there, what was in a huge page is in small ones.
-
-    Raises
-    ------
-    CaptureError
-        If there is none, or where no process has memory.
+    Swapped pages become present, huge pages become small ones. CaptureError is raised
+    if there is no page, or one where no process has memory.
     """
     held = capture.vpn[populated(capture.entry)]
     private = np.strings.endswith(capture.vma_perms, "p")
@@ -146,13 +141,7 @@ def of_capture(capture: Capture, name: str) -> Process:
 
 
 def mappable(process: Process) -> Process:
-    """Return a process, its VMAs being where one of that architecture can have them.
-
-    Raises
-    ------
-    CaptureError
-        If they are not.
-    """
+    """Return the process, or raise CaptureError if no process can have its VMAs."""
     last = arch_named(process.arch).nr_vpns // 2 - 1
     for first, stop in process.vmas:
         if not FIRST_VPN <= first < stop <= last:

@@ -1,8 +1,8 @@
-"""What a workload asks of its page table: noted, and asked of another one.
+"""Records a workload's operations on its page table, and replays them on another.
 
-AddressSpace is Python, and its time would hide that of an encoding. So the
-operations it asks of its PageTable are noted once, with their answers, and then asked
-of a bare PageTable in each encoding: the same calls, each answer the same.
+AddressSpace is Python, and its time would hide that of an encoding. So its calls of
+PageTable are recorded once, with their results, and replayed on a bare PageTable in
+each encoding: every result must be equal.
 """
 
 import time
@@ -23,7 +23,7 @@ from extmeta.table.encoding import Encoding
 
 Clock = Callable[[], int]
 
-# What is noted. The rest reads PTEs in place, which costs every encoding the same.
+# The recorded methods. Others read PTEs in place, at equal cost in all encodings.
 CHANGING = {
     *("map", "map_huge", "unmap", "store", "update", "fork", "move"),
     *("swap_out", "swap_in"),
@@ -34,7 +34,7 @@ SET_UP = "set up"
 
 
 class Operation(NamedTuple):
-    """A call: in which phase, of which table (0 is the first), and its answer."""
+    """A recorded call: its phase, its table (0 is the first) and its result."""
 
     phase: str
     table: int
@@ -52,13 +52,12 @@ class Recording:
     ----------
     operations : list of Operation
     phase : str
-        The phase of what is noted next.
+        The phase of the next operations.
     nr_tables : int
     ptes : Counter
-        By phase: PTEs that operations were about; of a range those that hold
-        something.
+        PTEs that operations covered, by phase; in a range, those in use.
     words_made : int
-        Words that came where there was none; of a fork's copy none.
+        Words stored where there was none; a fork's copies don't count.
     """
 
     operations: list[Operation] = field(default_factory=list)
@@ -69,7 +68,7 @@ class Recording:
 
     @contextmanager
     def during(self, phase: str) -> Iterator[None]:
-        """Note operations as of a phase."""
+        """Record operations under a phase."""
         before, self.phase = self.phase, phase
         try:
             yield
@@ -83,7 +82,7 @@ class Recording:
 
 
 class Recorder:
-    """Stands for a PageTable, and notes what is asked of it."""
+    """Stands in for a PageTable and records the calls."""
 
     def __init__(self, table: PageTable, recording: Recording) -> None:
         self._table = table
@@ -105,7 +104,7 @@ class Recorder:
         def noted(*args: Any, **values: Any) -> Any:
             return self._noted(name, args, values)
 
-        # Found without this from now on.
+        # Later lookups bypass __getattr__.
         self.__dict__[name] = noted
         return noted
 
@@ -115,13 +114,11 @@ class Recorder:
         about = None if set_up else self._about(name, args)
         makes = about is not None and _may_make(name, args, values)
         before = self._flagged(about) if makes else 0
-        answer = getattr(table, name)(*args, **values)
+        noted = answer = getattr(table, name)(*args, **values)
         number = self._number
         if name == "fork":
-            answer = Recorder(answer, to)
-        to.operations.append(
-            Operation(to.phase, number, name, args, values, _kept(answer))
-        )
+            answer, noted = Recorder(answer, to), None
+        to.operations.append(Operation(to.phase, number, name, args, values, noted))
         if about is not None:
             to.ptes[to.phase] += len(about)
         if makes:
@@ -129,7 +126,7 @@ class Recorder:
         return answer
 
     def _about(self, name: str, args: tuple[Any, ...]) -> Any:
-        """Return the vpns that an operation is about, of ranges what is there."""
+        """Return the vpns that an operation covers; in a range, those in use."""
         if name == "fork":
             return range(len(self._table))
         vpns = args[0]
@@ -148,13 +145,8 @@ def _may_make(name: str, args: tuple[Any, ...], values: dict[str, Any]) -> bool:
     return name == "store"
 
 
-def _kept(answer: Any) -> Any:
-    """Return what of an answer the next one has to be equal to."""
-    return None if isinstance(answer, Recorder) else answer
-
-
 def _must_equal(op: Operation, answer: Any) -> None:
-    """Raise AssertionError unless an answer is the one that was noted."""
+    """Raise AssertionError unless a result equals the recorded one."""
     found, noted = np.atleast_1d(answer), np.atleast_1d(op.answer)
     what = f"{op.name} in phase {op.phase!r}"
     must(len(found) == len(noted), f"{what}: {len(found)} answers, not {len(noted)}")
@@ -164,19 +156,9 @@ def _must_equal(op: Operation, answer: Any) -> None:
 
 
 class Replay:
-    """A recording, asked of bare tables of one encoding.
+    """A recording to be replayed on bare tables of one encoding.
 
-    Parameters
-    ----------
-    recording : Recording
-    encoding : str or Encoding
-    fields : Fields
-    arch : str
-
-    Raises
-    ------
-    ValueError
-        If the encoding refuses an operation of the set-up.
+    Raises ValueError if the encoding refuses an operation of the set-up.
     """
 
     def __init__(
@@ -197,7 +179,7 @@ class Replay:
             played.append(op)
         self._ready = ready
         self._operations = played
-        # A child's table is freed after what was asked of it last.
+        # A child's table is freed after its last operation.
         gone: dict[int, list[int]] = {}
         for table, at in last.items():
             gone.setdefault(at, []).append(table)
@@ -210,18 +192,17 @@ class Replay:
         ]
 
     def verify(self) -> npt.NDArray[np.int64]:
-        """Play it once and compare every answer.
+        """Replay once and compare every result.
 
         Returns
         -------
         (n + 1,) int64 ndarray
-            Bytes of all tables at the start and after each operation that changes
-            one.
+            Bytes of all tables at the start and after each operation that changes one.
 
         Raises
         ------
         AssertionError
-            If an answer is another one.
+            If a result differs.
         ValueError
             If the encoding refuses an operation.
         """
@@ -241,7 +222,7 @@ class Replay:
         return np.array(held, np.int64)
 
     def once(self, clock: Clock = time.perf_counter_ns) -> dict[str, int]:
-        """Play it once; return how long each phase took, in ns of the clock."""
+        """Replay once; return the time of each phase in ns of the clock."""
         tables: list[PageTable | None] = [self._ready.copy()]
         took: dict[str, int] = {}
         for phase, calls in self._runs:

@@ -1,8 +1,8 @@
-"""A workload on what a real process wrote: the rounds of a write trace.
+"""Plays a workload on the recorded writes of a real process.
 
-What is drawn at random elsewhere, the pages written in each round and how many rounds
-there are, is what was recorded (`extmeta.captures.trace`). There at the beginning is
-what the process writes in any round: what it only reads was not recorded.
+The number of rounds and the pages written in each come from a write trace
+(`extmeta.captures.trace`) instead of random numbers. At the start the process has the
+pages that it writes in any round; pages it only reads were not recorded.
 """
 
 import numpy as np
@@ -20,25 +20,14 @@ def replay(
     encoding: str | Encoding = "linked",
     progress: Progress | None = None,
 ) -> Result:
-    """Play a workload on a trace: `play.play` on `of_trace`.
-
-    Raises
-    ------
-    CaptureError
-        As `of_trace`.
-    MismatchError, Refused, ValueError
-        As `play.play`.
-    """
+    """Play a workload on a trace: `play.play` on `of_trace`, with their errors."""
     return play(workload, of_trace(trace, trace.comm), encoding, progress)
 
 
 def of_trace(trace: Trace, name: str) -> Process:
-    """Return a traced process; there at the beginning is what it ever writes.
+    """Return a traced process that starts with all the pages it ever writes.
 
-    Raises
-    ------
-    CaptureError
-        If nothing was written, or where no process has memory.
+    Raises CaptureError if nothing was written, or where no process has memory.
     """
     pages = np.unique(trace.vpns)
     if not len(pages):

@@ -1,6 +1,6 @@
-"""Which pages were written since the last time: the two ways a kernel tells.
+"""The kernel's two trackers of pages written since the last collection.
 
-Both reset what they tell of, so that nothing is told twice and nothing missed.
+Both reset what they report, so that no page is reported twice and none is missed.
 """
 
 from collections.abc import Sequence
@@ -16,10 +16,22 @@ from extmeta.workloads.process import Range
 NONE = np.empty(0, np.uint64)
 
 
+def pagemap(
+    space: AddressSpace, ranges: Sequence[Range], pfns: bool = False
+) -> tuple[U64, U64]:
+    """Return the pagemap words of ranges of vpns, and the vpns."""
+    words, vpns = [NONE], [NONE]
+    for first, stop in ranges:
+        at, length = first << PAGE_SHIFT, stop - first << PAGE_SHIFT
+        words.append(space.pagemap(at, length, pfns=pfns))
+        vpns.append(np.arange(first, stop, dtype=np.uint64))
+    return np.concatenate(words), np.concatenate(vpns)
+
+
 class SoftDirty:
     """clear_refs, then the pages whose pagemap word has the bit again.
 
-    There is one for a process: whoever clears the bits clears them for all.
+    A process has one: clear_refs resets the bits for all users.
     """
 
     fields = Fields(soft_dirty=1)
@@ -29,18 +41,14 @@ class SoftDirty:
         self.ranges = ranges
 
     def collect(self) -> U64:
-        """Return the vpns of pages written since the last time."""
-        found = [NONE]
-        for first, stop in self.ranges:
-            words = self.space.pagemap(first << PAGE_SHIFT, stop - first << PAGE_SHIFT)
-            dirty = populated(words) & (words & SOFT_DIRTY != 0)
-            found.append(np.flatnonzero(dirty).astype(np.uint64) + np.uint64(first))
+        """Return the vpns of pages written since the last collection."""
+        words, vpns = pagemap(self.space, self.ranges)
         self.space.clear_refs()
-        return np.concatenate(found)
+        return np.asarray(vpns[populated(words) & (words & SOFT_DIRTY != 0)])
 
 
 class WpAsync:
-    """A userfaultfd with WP_ASYNC, and PAGEMAP_SCAN, which protects what it tells."""
+    """A userfaultfd with WP_ASYNC; PAGEMAP_SCAN protects the pages that it reports."""
 
     fields = Fields(uffd_wp=1)
 
@@ -51,7 +59,7 @@ class WpAsync:
             space.uffd_register(first << PAGE_SHIFT, stop - first << PAGE_SHIFT)
 
     def collect(self) -> U64:
-        """Return the vpns of pages written since the last time."""
+        """Return the vpns of pages written since the last collection."""
         found = [NONE]
         for first, stop in self.ranges:
             regions, _walk_end = self.space.pagemap_scan(

@@ -1,9 +1,9 @@
 """A generational collector's write barrier by page protection.
 
 The old generation is write-protected. A minor collection needs the old pages that the
-mutator wrote to: only these can point to young objects. It finds and protects them
-again in one go, copies survivors to old pages, and protects those too: it knows
-what it wrote. The nursery is not tracked.
+mutator wrote to: only these can point to young objects. It collects and re-protects
+them in one step, copies survivors to old pages, and protects those too. The nursery is
+not tracked.
 """
 
 from collections.abc import Iterator
@@ -24,7 +24,7 @@ from extmeta.workloads.trackers import NONE, WpAsync
 
 
 class Handled:
-    """Old pages written, told by a handler at each one's first write; no WP_ASYNC."""
+    """Collects written pages by a handler of each page's first write; no WP_ASYNC."""
 
     def __init__(self, space: AddressSpace, ranges: list[Range]) -> None:
         self.space = space
@@ -38,12 +38,12 @@ class Handled:
             )
 
     def fault(self, space: AddressSpace, address: int) -> None:
-        """Note a page and let the write go on."""
+        """Note a page and unprotect it."""
         self.cards.append(address >> PAGE_SHIFT)
         space.uffd_writeprotect(address, PAGE_BYTES, False)
 
     def collect(self) -> U64:
-        """Return the vpns written since the last time, and protect them."""
+        """Return the vpns written since the last collection, and protect them."""
         found = np.unique(np.array(self.cards, np.uint64)) if self.cards else NONE
         self.cards.clear()
         protect(self.space, found)
@@ -70,9 +70,9 @@ class WriteBarrier(Workload):
     survivors : float
         Share of the nursery's pages that each collection copies to old ones.
     placement : str
-        How the old pages written lie: see `placement.flags`.
+        How the written old pages lie: see `placement.flags`.
     how : {"WP_ASYNC", "handler"}
-        Found by PAGEMAP_SCAN, or by a handler at each fault.
+        Whether PAGEMAP_SCAN or a fault handler finds written pages.
     """
 
     question: ClassVar[str] = "a collector's write barrier: which old pages to look at?"
@@ -115,12 +115,12 @@ class WriteBarrier(Workload):
             with stage.during("collect"):
                 cards = tracker.collect()
             must_be(f"collection {number}", cards, set(written.tolist()))
-            # Where the last ones ended, and around.
+            # Continue after the last promoted pages, and wrap around.
             places = (np.arange(promoted_each) + number * promoted_each) % nr_old
             promoted = old[np.sort(places)]
             stage.write(space, promoted, "promote")
             with stage.during("promote"):
-                # Known already, and so no cards of the next collection.
+                # The collector's own writes are no cards of the next collection.
                 if isinstance(tracker, Handled):
                     tracker.cards.clear()
                 protect(space, promoted)

@@ -1,9 +1,8 @@
-"""What operations of a kernel cost for each PTE, and the file that keeps it.
+"""What operations of a kernel cost for each PTE, and the file that stores it.
 
-One JSON file has two parts, each of which is measured on its own: ``host``, in ns,
-and ``guest``, in instructions. It lies in $XDG_CACHE_HOME/extmeta, by default in
-~/.cache/extmeta: nothing is lost with it that can't be measured again. What ships
-with the package has the guest only, which repeats; a host's ns never ship.
+One JSON file has two parts, measured separately: ``host``, in ns, and ``guest``, in
+instructions. It lies in $XDG_CACHE_HOME/extmeta, by default in ~/.cache/extmeta, since
+it can be measured again. The package ships the guest's part only, which is repeatable.
 """
 
 import dataclasses
@@ -11,7 +10,6 @@ import json
 import math
 import os
 import statistics
-import time
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -25,10 +23,10 @@ FILE = "calibration.json"
 # The file's parts.
 UNITS = {"host": "ns", "guest": "instructions"}
 
-# For a median's interval: 1.96 standard deviations of a binomial count.
+# Half the 95 % interval of a median: 1.96 standard deviations of a binomial count.
 SIGMAS = 1.96
 
-# Against a file that is no calibration, before it is read whole.
+# No more is read: a larger file is no calibration.
 MAX_BYTES = 1 << 20
 
 
@@ -88,16 +86,10 @@ class Calibration:
         return next((c for c in self.costs if c.operation == operation), None)
 
 
-def today() -> str:
-    """Return the date and time as it is stored."""
-    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-
-
 def cost(operation: str, each: Sequence[float]) -> Cost:
     """Return the median of rounds, and its interval.
 
-    The interval has order statistics at its ends: it assumes nothing of how the
-    rounds are distributed.
+    The ends of the interval are order statistics: no distribution is assumed.
     """
     ranked = sorted(each)
     n = len(ranked)
@@ -147,9 +139,9 @@ _WHY = {
 
 
 def cache() -> Path:
-    """Return the folder for what can be made again."""
+    """Return the cache folder."""
     base = os.environ.get("XDG_CACHE_HOME", "")
-    # A relative one is to be ignored: XDG base directory specification 0.8.
+    # A relative path is to be ignored: XDG base directory specification 0.8.
     if not os.path.isabs(base):
         base = os.path.join(os.path.expanduser("~"), ".cache")
     return Path(base, "extmeta")
@@ -167,7 +159,7 @@ def from_json(text: str) -> dict[str, Calibration]:
     Raises
     ------
     ValueError
-        If it is no such JSON, with what is wrong.
+        If the JSON is malformed; the message says how.
     """
     try:
         found = json.loads(text)

@@ -1,9 +1,8 @@
-"""A program as /init of a virtual machine on a stock Debian kernel.
+"""Runs a program as /init of a virtual machine on a stock Debian kernel.
 
-For what the host's kernel lacks (soft-dirty), and for counts of instructions:
-under ``-icount shift=0`` a nanosecond of the guest's clock is one instruction, so
-that counts repeat from boot to boot, whatever else the machine does. The kernel's
-package is unpacked into a cache, not installed.
+It has what the host's kernel may lack (soft-dirty), and counts instructions: under
+``-icount shift=0`` a nanosecond of the guest's clock is one instruction, so counts
+repeat from boot to boot. The kernel's package is unpacked into a cache, not installed.
 """
 
 import contextlib
@@ -21,15 +20,14 @@ from pathlib import Path
 from typing import Any
 
 from extmeta.cost.kernel import timed
-from extmeta.cost.kernel.costs import Calibration, cache, of_ticks, refusal, today
+from extmeta.cost.kernel.costs import Calibration, cache, of_ticks, refusal
+from extmeta.cost.origin import today
 
 QEMU = "qemu-system-x86_64"
-# Linux 6.12 is the first with MEM_SOFT_DIRTY, WP_ASYNC and PAGEMAP_SCAN all in
-# Debian's own configuration.
+# Linux 6.12 is Debian's first kernel with MEM_SOFT_DIRTY, WP_ASYNC and PAGEMAP_SCAN.
 META_PACKAGE = "linux-image-6.12-cloud-amd64"
 
-# Whole tables, so that both sizes end alike. The median round is one into which no
-# interrupt fell.
+# Pages, both in whole PTE tables. No interrupt falls into the median round.
 SMALL, LARGE, ROUNDS = 512, 2560, 9
 
 SOURCES = ("guest.c", "init.c", "timing.c")
@@ -42,7 +40,7 @@ File = tuple[str, int, bytes]
 
 
 class Missing(Exception):
-    """What a run needs and this machine lacks, and how to get it."""
+    """This machine lacks something; the message says how to get it."""
 
 
 class GuestError(Exception):
@@ -86,12 +84,9 @@ def unpacked(folder: Path) -> tuple[Path, Path] | None:
 
 
 def kernel(folder: Path) -> tuple[Path, Path]:
-    """Return the kernel image and its loop module, fetched when not yet there.
+    """Return the kernel image and its loop module, fetched if not cached.
 
-    Raises
-    ------
-    Missing
-        If there is no package, or it can't be fetched.
+    Raises Missing if there is no package, or it can't be fetched.
     """
     if found := unpacked(folder):
         return found
@@ -123,7 +118,7 @@ def _fetch(name: str, scratch: Path, target: Path) -> None:
     opened = ask("dpkg-deb", "-x", debs[0], tree)
     if opened.returncode:
         raise Missing(f"{name} can't be unpacked: {_last_line(opened.stderr)}")
-    # Last, so that what is in the cache is whole; another may have been first.
+    # Renamed last, so that the cache is complete. Another process may have been first.
     with contextlib.suppress(OSError):
         tree.rename(target)
 
@@ -135,10 +130,7 @@ def _last_line(text: str) -> str:
 def build(folder: Path) -> bytes:
     """Compile the package's /init; return it.
 
-    Raises
-    ------
-    Missing
-        If there is no compiler for x86-64, or no static C library.
+    Raises Missing if there is no compiler for x86-64, or no static C library.
     """
     compiler = shutil.which(os.environ.get("CC", "cc"))
     if platform.machine() != "x86_64":
@@ -195,13 +187,13 @@ def boot(
 ) -> str:
     """Boot a program as /init with its input, and wait for its end.
 
-    All that is random in a boot comes of ``seed``, and its clock counts its
-    instructions: the same text and seed give the same output, ticks included.
+    Everything random comes from ``seed``, and the clock counts instructions, so equal
+    text and seed give equal output, ticks included.
 
     Parameters
     ----------
     image : Path
-        A kernel's image.
+        The kernel's image.
     init : bytes
     text : str
         What /init reads.
@@ -239,7 +231,7 @@ def boot(
             *("-accel", "tcg,thread=single", "-icount", "shift=0,sleep=off"),
             *("-seed", str(seed), "-rtc", "base=2026-01-01T00:00:00,clock=vm"),
             *("-kernel", str(image), "-initrd", str(paths["initramfs"]), "-no-reboot"),
-            # Mitigations are left as they are: they are part of a stock kernel.
+            # Mitigations stay on: they are part of a stock kernel.
             *("-append", "console=ttyS1 panic=-1 quiet tsc=reliable"),
             *("-serial", f"file:{paths['answers']}"),
             *("-serial", f"file:{paths['console']}"),

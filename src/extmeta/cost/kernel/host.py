@@ -1,7 +1,7 @@
-"""This kernel's operations, timed.
+"""Times this kernel's operations.
 
-Two sizes are measured by turns, in an order that changes, each in a process of its
-own; their difference over the PTEs between is what one PTE costs. A first round of
+Two sizes are measured by turns, in alternating order, each in its own process; the
+difference in time over the difference in PTEs is the cost of a PTE. The first round of
 each process warms up and is not counted.
 """
 
@@ -10,11 +10,11 @@ import shlex
 from collections.abc import Callable, Sequence
 
 from extmeta.cost.kernel import timed
-from extmeta.cost.kernel.costs import Calibration, Cost, cost, refusal, today
-from extmeta.cost.origin import cpu_model
+from extmeta.cost.kernel.costs import Calibration, Cost, cost, refusal
+from extmeta.cost.origin import cpu_model, today
 
-# Whole tables, so that both sizes end alike: 16 and 80 MiB of 4 KiB pages. The larger
-# the difference, the less of it is noise; much larger, and it is zeroing memory.
+# 16 and 80 MiB of 4 KiB pages, both in whole PTE tables. A larger difference has less
+# noise, but if it is much larger, zeroing memory dominates.
 SMALL, LARGE = 512 * 8, 512 * 40
 ROUNDS = 30
 MIN_ROUNDS = 5
