@@ -1,9 +1,8 @@
 """Words in an array beside the table, valid if the entry's flag is set.
 
 `adjacent` and `linked` share this. The array has one of the widths below. An element
-without a flag is undefined, so a new array needs no clearing. An element that loses its
-flag becomes 0, which arrays that are scanned without the flags rely on. Helpers that other
-encodings use too come first.
+without a flag is undefined, so a new array needs no clearing; one that loses its flag
+becomes 0, as `adaptive` needs it. Helpers that other encodings use too come first.
 """
 from libc.stdint cimport int8_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memset

@@ -53,8 +53,8 @@ cdef class Encoding:
     cdef PteLayout pte
     cdef Py_ssize_t entries       # of a PTE table
     cdef Frames frames            # of the page table that this one serves
-    # Side memory. If configure() makes it, each table's link is NULL or an object of it,
-    # which the default `settle` frees once the table has no word.
+    # Side memory. If configure() makes it, each table's link is NULL or an object of
+    # it, which the default `settle` frees once the table has no word.
     cdef Slabs objects
     # An exception of an encoding in Python, else None. The page table raises it when
     # the operation is over.
@@ -110,8 +110,8 @@ cdef class Encoding:
     # Return `to`, the entry without metadata that replaces `pte`, with the flag or the
     # word of `pte`. If `by_page`, `pte` may be none as well.
     cdef uint64_t carry(self, uint64_t pte, uint64_t to) noexcept nogil
-    # Ask for the cache lines of words that `load` or `store` of vpns[i] in tables[i] will
-    # use. A table may be NULL. The table asked for the entries already.
+    # Ask for the cache lines of words that `load` or `store` of vpns[i] in tables[i]
+    # will use. A table may be NULL. The entries were asked for already.
     cdef void fetch(
         self, Ptdesc** tables, const uint64_t* vpns, Py_ssize_t n) noexcept nogil
     # Free the memory that no lockless reader can see any more.

@@ -11,7 +11,7 @@ from extmeta.table.refusal cimport (
     room_for,
 )
 from extmeta.table.vpns cimport (
-    Run, Span, entry_at, next_run, run_of, scattered, vpn_at)
+    Run, Span, entry_at, next_run, run_of, vpn_at)
 
 cdef enum:
     # Words that lie on the stack at once.

@@ -94,8 +94,8 @@ cdef inline void survey_more(
     """Describe the most that earlier writes, not yet done, and this one make."""
     cdef uint64_t bits, word
     cdef Py_ssize_t i, e
-    if pending_of(t).in_place:
-        v.count = <Py_ssize_t>(t.flagged + pending_of(t).count)
+    if (<const Pending*>&t.next).in_place:
+        v.count = <Py_ssize_t>(t.flagged + (<const Pending*>&t.next).count)
         v.bits = ALL >> (64 - (1 << width_of(t.link)))
         v.uniform = False
         v.word = 0
