@@ -20,9 +20,11 @@ from libc.string cimport memcpy
 
 from extmeta.table.encoding cimport FLAGGED, Encoding, Write
 from extmeta.encodings.side cimport (
-    count_flags, makes_a_word, side_load, side_scan, side_see, side_store, side_zap)
+    count_flags, flagged_of, makes_a_word, side_load, side_scan, side_see, side_store,
+    side_zap)
 from extmeta.memory.frames cimport PTE, SIDE, Ptdesc, entries, upper_entry
-from extmeta.memory.sync cimport publish
+from extmeta.memory.sync cimport prefetch, publish
+from extmeta.table.pte cimport lowest
 from extmeta.table.vpns cimport Run, entry_at
 
 
@@ -135,6 +137,16 @@ cdef class Adjacent(Encoding):
         else:
             side_see(self, self.side(t), 64, r, ptes, words)
         return True
+
+    cdef void fetch(
+            self, Ptdesc** tables, const uint64_t* vpns, Py_ssize_t n) noexcept nogil:
+        cdef uint64_t last_entry = <uint64_t>self.entries - 1
+        cdef uint64_t some = flagged_of(self, tables, vpns, n)
+        cdef Py_ssize_t i
+        while some:
+            i = lowest(some)
+            some &= some - 1
+            prefetch(self.side(tables[i]) + (vpns[i] & last_entry))
 
     cdef void store(self, Ptdesc* t, const Run* r, const Write* w) noexcept nogil:
         side_store(self, self.side(t), 64, t, r, w)

@@ -170,6 +170,12 @@ cdef class Hash(Encoding):
         else:
             self.hash.find_all(r.vpns, first, r.n, words)
 
+    cdef void fetch(
+            self, Ptdesc** tables, const uint64_t* vpns, Py_ssize_t n) noexcept nogil:
+        cdef Py_ssize_t i
+        for i in range(n if self.hash.table.words else 0):
+            expect(self.hash, vpns[i])
+
     cdef bint see(
             self, const Ptdesc* t, const Run* r, const uint64_t* ptes,
             uint64_t* words) noexcept nogil:

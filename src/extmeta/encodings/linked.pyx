@@ -13,8 +13,8 @@ from libc.string cimport memcpy, memset
 
 from extmeta.table.encoding cimport FLAGGED, MAX_LANES, Encoding, Write
 from extmeta.encodings.side cimport (
-    adds_nothing, count_flags, makes_a_word, side_load, side_scan, side_see, side_store,
-    side_zap)
+    adds_nothing, count_flags, flagged_of, makes_a_word, side_load, side_scan, side_see,
+    side_store, side_zap)
 from extmeta.memory.frames cimport Ptdesc, entries
 from extmeta.table.pte cimport PteLayout, flag_of, lowest
 from extmeta.memory.slabs cimport Aside, Slabs
@@ -227,19 +227,12 @@ cdef class Linked(Encoding):
     cdef void fetch(
             self, Ptdesc** tables, const uint64_t* vpns, Py_ssize_t n) noexcept nogil:
         cdef uint64_t last_entry = <uint64_t>self.entries - 1
-        cdef uint64_t some = 0
-        cdef uint64_t pte
+        cdef uint64_t some = flagged_of(self, tables, vpns, n)
         cdef Py_ssize_t i
-        for i in range(n):
-            if tables[i] is not NULL:
-                pte = entries(self.frames, tables[i])[vpns[i] & last_entry]
-                if pte & flag_of(&self.pte, pte):
-                    some |= <uint64_t>1 << i
-                    prefetch(tables[i])
         while some:
             i = lowest(some)
             some &= some - 1
-            prefetch(<const char*>tables[i].link + (
+            prefetch(<const char*>once(<const uint64_t*>&tables[i].link) + (
                 (vpns[i] & last_entry) * self.width >> 3))
 
     cdef void zap(self, Ptdesc* t, Py_ssize_t first, Py_ssize_t last) noexcept nogil:

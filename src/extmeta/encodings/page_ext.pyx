@@ -29,7 +29,7 @@ from extmeta.encodings.side cimport adds_nothing
 from extmeta.memory.epoch cimport free_unseen
 from extmeta.memory.allowance cimport may_allocate
 from extmeta.memory.frames cimport PTE, Ptdesc, entries, pthread_mutex_t
-from extmeta.memory.sync cimport acquire, once, publish
+from extmeta.memory.sync cimport acquire, once, prefetch, publish
 from extmeta.table.pte cimport ALL
 from extmeta.encodings.vpnhash cimport VpnHash, find, key_of
 from extmeta.table.vpns cimport Run, entry_at
@@ -377,6 +377,23 @@ cdef class PageExt(Encoding):
                 s = self.pages.seek(&at, pfn)
                 if s.words is not NULL:
                     words[i] = word_in(s.words, width, pfn)
+
+    cdef void fetch(
+            self, Ptdesc** tables, const uint64_t* vpns, Py_ssize_t n) noexcept nogil:
+        cdef uint64_t pte, pfn, section
+        cdef const char* array
+        cdef Py_ssize_t i
+        for i in range(n if once(&self.pages.nr_words) else 0):
+            if tables[i] is NULL:
+                continue
+            pte = once(entries(self.frames, tables[i]) + (
+                vpns[i] & <uint64_t>(self.entries - 1)))
+            pfn = self.pfn_of(pte)
+            if pte & self.pte.present and self.pages.sections.see_all(
+                    NULL, pfn >> SECTION_BITS, 1, &section) and section:
+                array = <const char*><uintptr_t>once(
+                    <const uint64_t*>&(<const Section*><uintptr_t>section).words)
+                prefetch(array + ((pfn & (SECTION_PAGES - 1)) << self.pages.width >> 3))
 
     cdef bint see(
             self, const Ptdesc* t, const Run* r, const uint64_t* ptes,

@@ -11,7 +11,7 @@ from extmeta.table.encoding cimport Encoding, Write
 from extmeta.memory.frames cimport PTE, Frames, Ptdesc, entries
 from extmeta.table.pte cimport (
     ALL, PteLayout, count, equal, flag_of, flags, lowest, many_flags)
-from extmeta.memory.sync cimport publish
+from extmeta.memory.sync cimport once, publish
 from extmeta.table.vpns cimport Run, entry_at
 
 ctypedef fused side_t:
@@ -95,6 +95,21 @@ cdef inline void put(
             (byte[0] & ~(((1 << bits) - 1) << shift)) | <int>(word << shift))
     else:
         side[e] = <side_t>word
+
+
+cdef inline uint64_t flagged_of(
+        Encoding self, Ptdesc** tables, const uint64_t* vpns, Py_ssize_t n
+        ) noexcept nogil:
+    """Return a bit for each of n <= 64 vpns: whether its entry's flag is set."""
+    cdef uint64_t last_entry = <uint64_t>self.entries - 1
+    cdef uint64_t some = 0
+    cdef uint64_t pte
+    cdef Py_ssize_t i
+    for i in range(n):
+        if tables[i] is not NULL:
+            pte = once(entries(self.frames, tables[i]) + (vpns[i] & last_entry))
+            some |= <uint64_t>(pte & flag_of(&self.pte, pte) != 0) << i
+    return some
 
 
 cdef inline void side_load(

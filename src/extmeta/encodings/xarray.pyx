@@ -19,7 +19,7 @@ from cython cimport final
 from libc.stdint cimport uint8_t, uint64_t, uintptr_t
 from libc.string cimport memcpy, memset
 
-from extmeta.table.encoding cimport COUNTED, Encoding, Write
+from extmeta.table.encoding cimport COUNTED, TOGETHER, Encoding, Write
 from extmeta.encodings.side cimport adds_nothing, append_vpns, nr_flagged, vpn_in
 from extmeta.encodings.xarray_tree cimport (
     IS_NODE, IS_VALUE, SLOT_BITS, SLOTS, Node, fault_below, find, node_in, see_leaf,
@@ -27,7 +27,7 @@ from extmeta.encodings.xarray_tree cimport (
 from extmeta.memory.frames cimport Ptdesc, entries
 from extmeta.table.pte cimport ALL, equal
 from extmeta.memory.slabs cimport Aside, Slabs
-from extmeta.memory.sync cimport once, publish
+from extmeta.memory.sync cimport once, prefetch, publish
 from extmeta.table.vpns cimport Run
 
 
@@ -338,6 +338,21 @@ cdef class XArray(Encoding):
                 for i in range(n):
                     words[at + i] = word_in(slot[i])
             at += n
+
+    cdef void fetch(
+            self, Ptdesc** tables, const uint64_t* vpns, Py_ssize_t n) noexcept nogil:
+        cdef const uint64_t* slots[TOGETHER]
+        cdef const Node* leaf
+        cdef uint64_t slot
+        cdef Py_ssize_t i
+        for i in range(n):
+            leaf = see_leaf(&self.head, vpns[i], &slot)
+            slots[i] = &leaf.slots[vpns[i] & (SLOTS - 1)] if leaf is not NULL else NULL
+            prefetch(slots[i])
+        for i in range(n if self.bits == 64 else 0):
+            if slots[i] is not NULL:
+                # The word lies apart if it is as wide as the slot.
+                prefetch(<const void*><uintptr_t>once(slots[i]))
 
     # The tree may change while a reader walks down. Each slot is read once, and a node
     # taken out keeps its slots. A word changes under its PTE table's lock only.

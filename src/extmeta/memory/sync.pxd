@@ -42,7 +42,9 @@ cdef extern from *:
     #define extmeta_store_fence() __atomic_thread_fence(__ATOMIC_RELEASE)
     #endif
 
-    #define extmeta_prefetch(p) __builtin_prefetch(p)
+    /* gcc takes a function that only prefetches for one that does nothing. */
+    #define extmeta_prefetch(p) \
+        __extension__ ({ __builtin_prefetch(p); __asm__ volatile(""); })
     #define extmeta_once(p) __atomic_load_n((p), __ATOMIC_RELAXED)
     #define extmeta_acquire(p) __atomic_load_n((p), __ATOMIC_ACQUIRE)
     #define extmeta_publish(p, v) __atomic_store_n((p), (v), __ATOMIC_RELEASE)

@@ -2,15 +2,11 @@
 from libc.stdint cimport uint8_t, uint64_t
 
 from extmeta.memory.frames cimport PTE, Ptdesc, entries
-from extmeta.table.encoding cimport Write
+from extmeta.table.encoding cimport TOGETHER, Write
 from extmeta.table.places cimport Places
 from extmeta.table.pte cimport equal, equal_in_pairs
 from extmeta.table.refusal cimport Found
-from extmeta.table.vpns cimport Run, Span, run_of, scattered
-
-cdef enum:
-    # Vpns in no order that are looked up together, so that their cache misses overlap.
-    TOGETHER = 16
+from extmeta.table.vpns cimport Run, Span, scattered
 
 cdef struct Group:
     # The tables of [first, first + n) of a span.
@@ -43,7 +39,8 @@ cdef class Words(Places):
             if not scattered(s, at, self.table_bits):
                 return False
             self.look_up(s, at, g)
-        r[0] = run_of(<Py_ssize_t>(s.vpns[at] & <uint64_t>(self.entries - 1)), 1)
+        r[0] = Run(<Py_ssize_t>(s.vpns[at] & <uint64_t>(self.entries - 1)), 1,
+                   s.vpns + at)
         return True
 
     # As run_at, of a group if there is one.

@@ -4,7 +4,8 @@ from libc.string cimport memset
 
 from extmeta.memory.frames cimport Ptdesc, entries, lock_table, unlock_table
 from extmeta.memory.sync cimport prefetch
-from extmeta.table.encoding cimport ALWAYS, MAX_LANES, WHEN_ADDING, ZERO_WORD, Write
+from extmeta.table.encoding cimport (
+    ALWAYS, MAX_LANES, TOGETHER, WHEN_ADDING, ZERO_WORD, Write)
 from extmeta.table.pte cimport ALL
 from extmeta.table.refusal cimport (
     Found, MAPPED, NONE, PRESENT, Refusal, UNFIT, no_memory, refusal, refuse_for,
@@ -32,18 +33,22 @@ cdef class Words(Places):
 
     cdef void look_up(self, const Span* s, Py_ssize_t at, Group* g) noexcept nogil:
         """Look up vpns from ``at`` on, and ask for the cache lines to be read."""
+        cdef const uint64_t* vpns = s.vpns + at
+        cdef Py_ssize_t n = min(<Py_ssize_t>TOGETHER, s.n - at)
         cdef Py_ssize_t i
+        cdef Ptdesc* t
         g.first = at
-        g.n = min(<Py_ssize_t>TOGETHER, s.n - at)
-        for i in range(g.n):
-            # Callers may hold no lock.
-            g.tables[i] = self.see(s.vpns[at + i])
-            if g.tables[i] is not NULL:
-                prefetch(self.pte_at(g.tables[i], <Py_ssize_t>(
-                    s.vpns[at + i] & <uint64_t>(self.entries - 1))))
+        g.n = n
+        for i in range(n):
+            # The caller may hold no lock.
+            t = self.see(vpns[i])
+            g.tables[i] = t
+            if t is not NULL:
+                prefetch(self.pte_at(t, <Py_ssize_t>(
+                    vpns[i] & <uint64_t>(self.entries - 1))))
                 if g.described:
-                    prefetch(g.tables[i])
-        self.encoding.fetch(g.tables, s.vpns + at, g.n)
+                    prefetch(t)
+        self.encoding.fetch(g.tables, vpns, n)
 
     cdef Py_ssize_t first_unlike(
             self, const Ptdesc* t, const Run* r, int wanted) noexcept nogil:

@@ -39,12 +39,13 @@ from extmeta.encodings.adaptive.room cimport (
     make_room, owns, replace_object, take_kept, write_back)
 from extmeta.encodings.adaptive.shape cimport FROM_FULL, Shape, choose, too_large
 from extmeta.encodings.side cimport FEW as LOOKED_AT
-from extmeta.encodings.side cimport adds_nothing, count_flags, makes_a_word, side_zap
+from extmeta.encodings.side cimport (
+    adds_nothing, count_flags, flagged_of, makes_a_word, side_zap)
 from extmeta.memory.frames cimport PTE, Ptdesc, entries, lock_table, unlock_table
 from extmeta.memory.slabs cimport Slabs, class_bytes, handle_of
 from extmeta.memory.sync cimport once, publish
 from extmeta.table.encoding cimport FLAGGED, Encoding, Write
-from extmeta.table.pte cimport ALL, flag_of
+from extmeta.table.pte cimport ALL, flag_of, lowest
 from extmeta.table.vpns cimport Run, entry_at
 
 # In the order of Kind.
@@ -336,6 +337,16 @@ cdef class Adaptive(Encoding):
             words[i] = 0
             if entry[e] & flag_of(&self.pte, entry[e]):
                 words[i] = container.word_at(&self.g, t.link, e)
+
+    cdef void fetch(
+            self, Ptdesc** tables, const uint64_t* vpns, Py_ssize_t n) noexcept nogil:
+        cdef uint64_t some = flagged_of(self, tables, vpns, n)
+        cdef Py_ssize_t i
+        while some:
+            i = lowest(some)
+            some &= some - 1
+            container.fetch(&self.g, once(<const uint64_t*>&tables[i].link),
+                            <Py_ssize_t>(vpns[i] & <uint64_t>(self.entries - 1)))
 
     cdef bint see(
             self, const Ptdesc* t, const Run* r, const uint64_t* ptes,

@@ -14,6 +14,7 @@ from extmeta.encodings.adaptive.shape cimport FROM_FULL, Shape
 from extmeta.encodings.side cimport adds_nothing, append_vpns
 from extmeta.memory.frames cimport Ptdesc
 from extmeta.memory.slabs cimport class_bytes
+from extmeta.memory.sync cimport prefetch
 from extmeta.table.encoding cimport Write
 from extmeta.table.pte cimport ALL, equal, flag_of, flags, lowest
 from extmeta.table.vpns cimport Run, entry_at
@@ -33,6 +34,17 @@ cdef inline uint64_t word_at(
     if kind == RANKED:
         return ranked.word_at(g, link, e)
     return shared_word(g, link)
+
+cdef inline void fetch(
+        const Geometry* g, uint64_t link, Py_ssize_t e) noexcept nogil:
+    """Prefetch what `word_at` reads."""
+    cdef const char* p = <const char*>object_of(g, link)
+    if kind_of(link) == DENSE:
+        prefetch(p + (e << width_of(link) >> 3))
+    elif kind_of(link) >= BOXED:
+        # LISTED ends with the positions, which are searched first.
+        prefetch(p)
+        prefetch(p + class_bytes(class_of(link)) - 1)
 
 cdef inline void list_words(
         const Geometry* g, uint64_t link, const uint64_t* entry, Py_ssize_t first,
