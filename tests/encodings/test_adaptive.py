@@ -337,3 +337,54 @@ def test_where_tables_share_a_page_their_links_are_counted():
     t.store(range(4 * size), 0)
     t.check()
     assert t.memory().index == t.memory().side == 0
+
+
+def in_use(t):
+    """Return the kinds of the containers that there are."""
+    return {
+        name for name, n in t.encoding.containers().items() if n and name != "empty"
+    }
+
+
+@pytest.mark.parametrize("vpns", [slice(0, SIZE), np.arange(SIZE)[::-1]], ids=repr)
+def test_a_container_follows_its_content_not_the_widest_word_it_had(vpns):
+    t = table(dict.fromkeys(range(SIZE), 5))
+    t.store(7, WIDE)
+    assert in_use(t) == {"dense"}
+    t.store(7, 5)
+    assert in_use(t) == {"uniform"}
+    t.store(vpns, np.arange(1, SIZE + 1) << 40)
+    t.store(vpns, np.arange(1, SIZE + 1) % 4)
+    assert t.memory().side == SIZE * 2 // 8
+    t.check()
+
+
+@pytest.mark.parametrize("name", ["listed", "ranked", "dense"])
+def test_a_shared_container_is_copied_for_its_first_writer(name):
+    t = table(CONTENTS[name])
+    child = t.fork()
+    vpns = np.array(sorted(CONTENTS[name]), np.uint64)
+    before = t.load(vpns)
+    child.store(vpns[3], int(before[3]) ^ 1 or 2)
+    assert in_use(child) == {name}
+    assert (t.load(vpns) == before).all()
+    assert (child.load(vpns) != before).sum() == 1
+    t.check()
+    child.check()
+
+
+def test_runs_of_one_table_that_fit_alone_but_not_together():
+    """Each joins a list that has room for one more; they alternate with other tables."""
+    t = table(spread(11, itertools.count(2**33)))
+    t.map(slice(2 * SIZE, 8 * SIZE))
+    vpns = np.array([v + SIZE * (i % 3 * 2) for i, v in enumerate(range(100, 130))])
+    t.store(vpns, vpns)
+    assert t.load(vpns).tolist() == vpns.tolist()
+    # The last one is too wide for the container that had room for the others.
+    narrow = table(spread(200, itertools.cycle([1, 2])))
+    narrow.map(slice(2 * SIZE, 8 * SIZE))
+    words = np.where(np.arange(30) == 29, WIDE, 3).astype(np.uint64)
+    narrow.store(vpns, words)
+    assert narrow.load(vpns).tolist() == words.tolist()
+    t.check()
+    narrow.check()

@@ -58,9 +58,13 @@ cdef inline void next_run(
 
 cdef inline bint scattered(
         const Span* s, Py_ssize_t at, int table_bits) noexcept nogil:
-    """Return whether the next two vpns are of different PTE tables."""
+    """Return whether each of the next three vpns is of another PTE table.
+
+    After the last vpn of a table, sorted vpns often go on with two of the next one.
+    """
     return s.vpns is not NULL and at + 1 < s.n and (
-        s.vpns[at] ^ s.vpns[at + 1]) >> table_bits != 0
+        (s.vpns[at] ^ s.vpns[at + 1]) >> table_bits != 0) and (
+        at + 2 == s.n or (s.vpns[at + 1] ^ s.vpns[at + 2]) >> table_bits != 0)
 
 
 cdef class Vpns:

@@ -23,11 +23,12 @@ from cython cimport final, no_gc_clear
 from libc.stdint cimport uint32_t, uint64_t
 from libc.string cimport memset
 
-from extmeta.encodings.adaptive cimport (
-    container, dense, in_place, marks, reserve, uniform)
+from extmeta.encodings.adaptive cimport container, dense, marks, reserve, uniform
 from extmeta.encodings.adaptive.contents cimport (
     Sparse, Survey, change_all, change_one, clear_bits, drop_range, drop_zeros,
     survey_words)
+from extmeta.encodings.adaptive.in_place cimport (
+    copy_object, joining, seems_large, write_in_place)
 from extmeta.encodings.adaptive.link cimport (
     DENSE, EMPTY, LISTED, MOST, SHARED, STALE, UNIFORM, Geometry, class_of, has_object,
     is_uniform, kind_of, object_of, width_of)
@@ -121,7 +122,7 @@ cdef class Adaptive(Encoding):
         if pending(t).prepared or w.step == 0 and container.stays_uniform(
                 &self.g, t, r, w):
             return False
-        joins = in_place.joining(
+        joins = joining(
             &self.g, t, entries(self.frames, t), r, w, pending(t).count)
         if joins < 0:
             return False
@@ -189,18 +190,20 @@ cdef class Adaptive(Encoding):
         cdef void* shared
         if adds_nothing(w, 1) and r.vpns is NULL and kind_of(t.link) != DENSE:
             return False
-        if in_place.joining(&self.g, t, entry, r, w, 0) < 0:
+        # After the first run of several the promise is forgotten.
+        if not pending(t).in_place and (
+                joining(&self.g, t, entry, r, w, 0) < 0):
             return False
         if not owns(self.slabs, &self.g, t):
             if not pending(t).has_object or (
                     <int>pending(t).size_class != class_of(t.link)):
                 return False
             shared = object_of(&self.g, t.link)
-            in_place.copy_object(&self.g, t, take_kept(&self.g, t))
+            copy_object(&self.g, t, take_kept(&self.g, t))
             self.slabs.free(shared)
         forget_write(t)
-        in_place.store(self, &self.g, t, entry, r, w)
-        if kind_of(t.link) == DENSE and in_place.seems_large(&self.g, t.link, r):
+        write_in_place(self, &self.g, t, entry, r, w)
+        if kind_of(t.link) == DENSE and seems_large(&self.g, t.link, r):
             pending(t).too_large = 1
         return True
 

@@ -3,10 +3,11 @@ from libc.stdint cimport int8_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcpy
 
 from extmeta.encodings.adaptive cimport container, listed, ranked
+from extmeta.encodings.adaptive.contents cimport place
 from extmeta.encodings.adaptive.link cimport (
     DENSE, HANDLE_SHIFT, LISTED, SHARED, STALE, Geometry, class_of,
     count_of, kind_of, link_to, object_of, width_of)
-from extmeta.encodings.packed cimport get
+from extmeta.encodings.packed cimport get, put
 from extmeta.encodings.side cimport side_store
 from extmeta.memory.frames cimport Ptdesc
 from extmeta.memory.slabs cimport HANDLE_BITS, class_bytes
@@ -68,17 +69,14 @@ cdef inline void copy_object(const Geometry* g, Ptdesc* t, void* p) noexcept nog
     memcpy(p, object_of(g, t.link), class_bytes(class_of(t.link)))
     t.link = t.link & ~(handle | SHARED) | link_to(g, p)
 
-cdef inline void store(
+cdef inline void write_in_place(
         Encoding self, const Geometry* g, Ptdesc* t, uint64_t* entry, const Run* r,
         const Write* w) noexcept nogil:
     """Write words that fit, as `joining` says, into an object that may change."""
     cdef void* p = object_of(g, t.link)
     cdef int width = width_of(t.link)
-    cdef Py_ssize_t i
     if kind_of(t.link) != DENSE:
-        for i in range(r.n):
-            store_one(g, t, entry, entry_at(r, i, g.entries - 1), w.keep[0],
-                      w.add[i * w.step])
+        store_listed(g, t, entry, r, w)
     elif width == 6:
         side_store(self, <uint64_t*>p, 64, t, r, w)
     elif width == 5:
@@ -90,24 +88,65 @@ cdef inline void store(
     else:
         side_store(self, <int8_t*>p, 1 << width, t, r, w)
 
-cdef inline void store_one(
-        const Geometry* g, Ptdesc* t, uint64_t* entry, Py_ssize_t e, uint64_t keep,
-        uint64_t add) noexcept nogil:
-    """Write one word into LISTED or RANKED."""
-    cdef uint64_t pte = entry[e]
-    cdef uint64_t flag = flag_of(g.pte, pte)
-    cdef bint there = pte & flag != 0
-    cdef uint64_t old = container.word_at(g, t.link, e) if there else 0
-    cdef uint64_t word = old & keep | add
-    if pte == g.pte.none or word == old:
-        return
+cdef inline void store_listed(
+        const Geometry* g, Ptdesc* t, uint64_t* entry, const Run* r, const Write* w
+        ) noexcept nogil:
+    """Write words into LISTED or RANKED."""
+    cdef Py_ssize_t i = 0
+    while i < r.n:
+        # Up to the first word that comes or goes, positions stay.
+        i = change_listed(g, t, entry, r, w, i)
+        if i < r.n:
+            join_or_leave(g, t, entry, entry_at(r, i, g.entries - 1), w.add[i * w.step])
+            i += 1
+
+cdef inline Py_ssize_t change_listed(
+        const Geometry* g, const Ptdesc* t, const uint64_t* entry, const Run* r,
+        const Write* w, Py_ssize_t i) noexcept nogil:
+    """Write from the ``i``-th on; return the index of a word that comes or goes."""
+    cdef uint64_t link = t.link
+    cdef bint is_listed = kind_of(link) == LISTED
+    cdef int width = width_of(link)
+    cdef Py_ssize_t n = count_of(link)
+    cdef void* p = object_of(g, link)
+    cdef char* words = <char*>p if is_listed else ranked.words_of(g, link)
+    cdef const uint16_t* position = listed.positions(p, n, width)
+    cdef const uint64_t* vpns = r.vpns
+    cdef uint64_t last_entry = <uint64_t>g.entries - 1
+    cdef uint64_t keep = w.keep[0]
+    cdef uint64_t none = g.pte.none
+    cdef uint64_t present = g.pte.present
+    cdef uint64_t flag = g.pte.flag
+    cdef uint64_t swap_flag = g.pte.swap_flag
+    cdef uint64_t pte, word
+    cdef Py_ssize_t e, at
+    for i in range(i, r.n):
+        e = <Py_ssize_t>(vpns[i] & last_entry) if vpns else r.first + i
+        pte = entry[e]
+        word = w.add[i * w.step]
+        if pte & (flag if pte & present else swap_flag) == 0:
+            if word and pte != none:
+                return i
+            continue
+        at = place(position, n, e) if is_listed else ranked.index_of(g, link, e)
+        word |= get(words, width, at) & keep
+        if word == 0:
+            return i
+        put(words, width, at, word)
+    return r.n
+
+cdef inline void join_or_leave(
+        const Geometry* g, Ptdesc* t, uint64_t* entry, Py_ssize_t e, uint64_t word
+        ) noexcept nogil:
+    cdef uint64_t flag = flag_of(g.pte, entry[e])
     # A reader that sees a flag must find a word.
-    if word == 0:
-        entry[e] = pte & ~flag
+    if entry[e] & flag:
+        entry[e] &= ~flag
         t.flagged -= 1
-    container.put_word(g, t, e, there, word)
-    if not there:
-        publish(&entry[e], pte | flag)
+        container.put_word(g, t, e, True, 0)
+    else:
+        container.put_word(g, t, e, False, word)
+        publish(&entry[e], entry[e] | flag)
         t.flagged += 1
 
 cdef inline bint seems_large(
