@@ -347,8 +347,10 @@ cdef class XArray(Encoding):
         cdef Py_ssize_t i
         for i in range(n):
             leaf = see_leaf(&self.head, vpns[i], &slot)
-            slots[i] = &leaf.slots[vpns[i] & (SLOTS - 1)] if leaf is not NULL else NULL
-            prefetch(slots[i])
+            slots[i] = NULL
+            if leaf is not NULL:
+                slots[i] = &leaf.slots[vpns[i] & (SLOTS - 1)]
+                prefetch(slots[i])
         for i in range(n if self.bits == 64 else 0):
             if slots[i] is not NULL:
                 # The word lies apart if it is as wide as the slot.
