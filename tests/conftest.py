@@ -14,7 +14,7 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 # `make test` and the sanitized builds, which are ten times slower, make do with "brief":
 # few examples, and the same ones each time.
 settings.register_profile(
-    "full", deadline=None, print_blob=True, max_examples=30, stateful_step_count=40
+    "full", deadline=None, print_blob=True, max_examples=15, stateful_step_count=40
 )
 settings.register_profile(
     "hunt", settings.get_profile("full"), max_examples=300, derandomize=False
