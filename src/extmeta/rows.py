@@ -180,6 +180,8 @@ class Cpu:
         Time of one PTE in the baseline: the median sample.
     pairs, repeat : int
         Pairs of samples; operations in each sample.
+    waited : float
+        Share of the time in which the thread that measured had no processor.
     """
 
     encoding: str
@@ -192,6 +194,7 @@ class Cpu:
     baseline_ns: float
     pairs: int
     repeat: int
+    waited: float = 0.0
 
 
 @dataclass(frozen=True)

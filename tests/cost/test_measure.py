@@ -43,7 +43,7 @@ def clock():
 
 
 def paired(clock, a, b, **options):
-    return measure.paired(a, b, clock=clock, **options)
+    return measure.paired(a, b, clock=clock, **{"narrow": 0, **options})
 
 
 def test_the_ratio_is_of_the_second_to_the_first(clock):
@@ -125,6 +125,44 @@ def test_a_spent_budget_leaves_the_fewest_rounds(clock):
     a, b = clock.task("a", 10**6), clock.task("b", 10**6)
     assert paired(clock, a, b, budget_ns=0).pairs == 2 * measure.MIN_ROUNDS
     assert paired(clock, a, b, budget_ns=40 * 10**6).pairs == 22
+
+
+def test_a_narrow_interval_ends_it_and_a_wide_one_does_not(clock):
+    rng = np.random.default_rng(3)
+    a, steady = clock.task("a", 10**6), clock.task("b", 10**6)
+    noisy = clock.task("b", lambda: int(10**6 * rng.uniform(0.5, 2)))
+    assert paired(clock, a, steady, narrow=0.05).pairs == 2 * measure.LOOK_ROUNDS
+    found = paired(clock, a, noisy, narrow=0.05)
+    assert found.pairs == 2 * measure.ROUNDS
+    assert found.reach > 0.05
+    found = paired(clock, a, noisy, rounds=10_000, narrow=0.05)
+    assert 2 * measure.LOOK_ROUNDS < found.pairs < 20_000
+    assert found.reach < 0.05
+
+
+def test_ratios_that_stop_when_narrow_hold_the_truth_nearly_as_often(clock):
+    rng = np.random.default_rng(11)
+    held = 0
+    for seed in range(200):
+        a, b = (
+            clock.task("", lambda ns=ns: int(ns * np.exp(rng.normal(0, 0.1))))
+            for ns in (10**6, 13 * 10**5)
+        )
+        found = paired(clock, a, b, rounds=measure.QUICK_ROUNDS, narrow=0.05, seed=seed)
+        held += found.low <= 1.3 <= found.high
+    assert 0.88 * 200 <= held <= 200
+
+
+def test_a_thread_that_gets_no_processor_has_waited():
+    # The clock stands still while the wall's goes on.
+    still = itertools.count()
+    task = Clock().task("a", 1)
+    found = measure.paired(task, task, clock=lambda: next(still), rounds=5)
+    assert 0.9 < found.waited <= 1
+    # A clock that outruns the wall's has not waited less than nothing.
+    fast = itertools.count(0, 10**9)
+    found = measure.paired(task, task, clock=lambda: next(fast), rounds=5)
+    assert found.waited == 0
 
 
 @pytest.mark.parametrize("each", [True, False])

@@ -289,6 +289,7 @@ def _sweeps(
                 seed=args.seed,
                 rounds=measure.QUICK_ROUNDS if quick else measure.ROUNDS,
                 budget_ns=measure.QUICK_BUDGET_NS if quick else measure.BUDGET_NS,
+                narrow=measure.QUICK_NARROW if quick else measure.NARROW,
                 kind=kind,
                 progress=shown,
             )

@@ -105,5 +105,6 @@ def _played(
         forms,
         rounds=measure.QUICK_ROUNDS if args.quick else measure.ROUNDS,
         budget_ns=measure.QUICK_BUDGET_NS if args.quick else measure.BUDGET_NS,
+        narrow=measure.QUICK_NARROW if args.quick else measure.NARROW,
         progress=lambda done, total, what: shown(done, total, f"{name}: {what}"),
     )

@@ -5,14 +5,18 @@ each runs second once. A round gives one ratio; the median of all rounds is repo
 with a bootstrap interval. A sample repeats its task until the clock and the loop no
 longer matter; set-up and clean-up are not timed. On one machine, medians of tests that
 ran one after the other differed by 42 % for identical code; paired ratios by 0.25 %.
+
+The clock is the thread's CPU time: it stands still while another program has the
+processor. With two busy loops on two processors, half of the intervals by wall-clock
+time reached beyond 140 %; those by CPU time reached 3 % (benchmarks/busy.py).
 """
 
 import contextlib
+import dataclasses
 import gc
 import itertools
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -27,17 +31,26 @@ Clock = Callable[[], int]
 # well below a scheduler's tick, so that few samples are interrupted.
 SAMPLE_NS = 250_000
 
-# The interval narrows with the root of their number: on a shared two-core guest its
-# reach for identical code was 3 % with 30 rounds, 6 % with 10.
-ROUNDS = 30
-QUICK_ROUNDS = 15
+# The most rounds. The interval narrows with the root of their number: on a shared
+# two-core guest its reach for identical code was 3 % with 30 rounds, 6 % with 10.
+ROUNDS = 60
+QUICK_ROUNDS = 60
 
 # The fewest rounds that give an interval.
 MIN_ROUNDS = 5
 
+# The interval's reach is looked at after every so many rounds: a bootstrap takes about
+# as long as a round. With 5, one of 105 intervals under load reached 18 %.
+LOOK_ROUNDS = 10
+
+# A ratio stops if its interval reaches less far than this. The noise floor itself is
+# about 2 % off 1 from run to run (benchmarks/busy.py), so that less says nothing more.
+NARROW = 0.03
+QUICK_NARROW = 0.05
+
 # A ratio that has taken this long stops, after MIN_ROUNDS at least.
 BUDGET_NS = 2_000_000_000
-QUICK_BUDGET_NS = 100_000_000
+QUICK_BUDGET_NS = 500_000_000
 
 # The most runs in a sample, however short they are.
 MAX_REPEAT = 1 << 14
@@ -58,7 +71,7 @@ def _nothing(_state: Any) -> None:
     pass
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class Task:
     """An operation to be timed, with its set-up, check and clean-up.
 
@@ -75,7 +88,7 @@ class Task:
         ``done(state)``, untimed: undoes or frees.
     each : bool
         Whether `ready` and `done` go around every run, which then has two readings of
-        the clock of its own (0.06 us), or around the sample.
+        the clock of its own (0.2 us of it are counted), or around the sample.
     """
 
     ready: Callable[[], Any]
@@ -85,7 +98,7 @@ class Task:
     each: bool = False
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class Paired:
     """The outcome of `paired`.
 
@@ -96,6 +109,8 @@ class Paired:
     baseline_ns : float
         Time of one run of the baseline in the median sample.
     pairs, repeat : int
+    waited : float
+        Share of the wall-clock time in which this thread did not have a processor.
     """
 
     ratio: float
@@ -104,6 +119,12 @@ class Paired:
     baseline_ns: float
     pairs: int
     repeat: int
+    waited: float = 0.0
+
+    @property
+    def reach(self) -> float:
+        """How far the interval reaches from the ratio, on its longer side."""
+        return max(self.high / self.ratio, self.ratio / self.low) - 1
 
 
 @contextlib.contextmanager
@@ -125,7 +146,7 @@ def verify(task: Task) -> None:
     task.done(state)
 
 
-def sample(task: Task, repeat: int, clock: Clock = time.perf_counter_ns) -> int:
+def sample(task: Task, repeat: int, clock: Clock = time.thread_time_ns) -> int:
     """Return how long ``repeat`` runs of a task take, in ns of the clock."""
     run = task.run
     took = 0
@@ -143,18 +164,17 @@ def sample(task: Task, repeat: int, clock: Clock = time.perf_counter_ns) -> int:
             run(state)
         took = clock() - start
         task.done(state)
-    # A coarse clock may show 0, which has no ratio.
-    return max(took, 1)
+    return took
 
 
 def calibrate(
-    task: Task, sample_ns: int = SAMPLE_NS, clock: Clock = time.perf_counter_ns
+    task: Task, sample_ns: int = SAMPLE_NS, clock: Clock = time.thread_time_ns
 ) -> int:
     """Return how many runs of a task make a sample of ``sample_ns``."""
     repeat = 1
     while True:
         # The faster of two: the first may run cold.
-        took = min(sample(task, repeat, clock) for _ in range(2))
+        took = max(1, min(sample(task, repeat, clock) for _ in range(2)))
         if took >= sample_ns / 2 or repeat == MAX_REPEAT:
             return min(MAX_REPEAT, max(1, -(-repeat * sample_ns // took)))
         # A short sample is a poor estimate: approach in steps.
@@ -190,8 +210,9 @@ def paired(
     rounds: int = ROUNDS,
     sample_ns: int = SAMPLE_NS,
     budget_ns: int = BUDGET_NS,
+    narrow: float = NARROW,
     seed: int = 0,
-    clock: Clock = time.perf_counter_ns,
+    clock: Clock = time.thread_time_ns,
 ) -> Paired:
     """Time two tasks by turns and return the ratio of the second to the first.
 
@@ -201,45 +222,88 @@ def paired(
     Parameters
     ----------
     baseline, other : Task
+    rounds, sample_ns, budget_ns, narrow, seed
+        See `in_rounds`; ``sample_ns`` is how long a sample should last.
+    clock : callable
+        Returns ns.
+    """
+    tasks = (baseline, other)
+    with no_garbage_collection():
+        for task in tasks:
+            verify(task)
+        repeat = calibrate(baseline, sample_ns, clock)
+        found = in_rounds(
+            # By index: both may be the same task.
+            lambda side: {"": sample(tasks[side], repeat, clock)},
+            rounds=rounds,
+            budget_ns=budget_ns,
+            narrow=narrow,
+            seed=seed,
+            clock=clock,
+        )[""]
+    return dataclasses.replace(
+        found, baseline_ns=found.baseline_ns / repeat, repeat=repeat
+    )
+
+
+def in_rounds(
+    sampled: Callable[[int], dict[str, int]],
+    *,
+    rounds: int,
+    budget_ns: int,
+    narrow: float,
+    seed: int,
+    clock: Clock,
+) -> dict[str, Paired]:
+    """Take samples of two sides in rounds of A B B A, and return their ratios.
+
+    Parameters
+    ----------
+    sampled : callable
+        ``sampled(side)`` with side 0 or 1 returns the ns of one sample, by name.
     rounds : int
-        Each has four samples, A B B A.
-    sample_ns, budget_ns : int
-        How long a sample should last, and all of them together; when that time is over,
-        it stops after `MIN_ROUNDS` or more.
+        The most rounds.
+    budget_ns : int
+        It stops after as much time, untimed work included, and `MIN_ROUNDS` or more.
+    narrow : float
+        It stops earlier if the interval of the first name reaches less far.
     seed : int
         Seed of the bootstrap.
     clock : callable
         Returns ns.
     """
-    tasks = (baseline, other)
-    took: list[list[int]] = []
-    with no_garbage_collection():
-        for task in tasks:
-            verify(task)
-        repeat = calibrate(baseline, sample_ns, clock)
-        start = clock()
-        while len(took) < rounds:
-            # By index: both may be the same task.
-            took.append([sample(tasks[side], repeat, clock) for side in (0, 1, 1, 0)])
-            if len(took) >= MIN_ROUNDS and clock() - start > budget_ns:
+    took: dict[str, list[list[int]]] = {}
+    start, began = clock(), time.perf_counter_ns()
+    for done in range(1, rounds + 1):
+        samples = [sampled(side) for side in (0, 1, 1, 0)]
+        for name in samples[0]:
+            # A coarse clock may show 0, which has no ratio.
+            times = [max(1, each[name]) for each in samples]
+            took.setdefault(name, []).append(times)
+        if done >= MIN_ROUNDS and clock() - start > budget_ns:
+            break
+        if done % LOOK_ROUNDS == 0:
+            first = next(iter(took.values()))
+            if of_rounds(first, seed).reach < narrow:
                 break
-    return of_rounds(took, repeat, seed)
+    passed = max(1, time.perf_counter_ns() - began)
+    waited = min(1.0, max(0.0, 1 - (clock() - start) / passed))
+    return {name: of_rounds(times, seed, waited) for name, times in took.items()}
 
 
-def of_rounds(took: list[list[int]], repeat: int, seed: int) -> Paired:
+def of_rounds(took: list[list[int]], seed: int, waited: float = 0.0) -> Paired:
     """Return the outcome of rounds, each the ns of the samples A B B A."""
     times = np.array(took, np.float64)
     a, b = times[:, [0, 3]], times[:, [1, 2]]
     ratio, low, high = interval(np.sqrt((b / a).prod(axis=1)), seed)
-    baseline_ns = float(np.median(a)) / repeat
-    return Paired(ratio, low, high, baseline_ns, 2 * len(took), repeat)
+    return Paired(ratio, low, high, float(np.median(a)), 2 * len(took), 1, waited)
 
 
 def bandwidth(
     nbytes: int = BANDWIDTH_BYTES,
     *,
     rounds: int = BANDWIDTH_ROUNDS,
-    clock: Clock = time.perf_counter_ns,
+    clock: Clock = time.thread_time_ns,
 ) -> float:
     """Return how fast one thread reads an array of uint64, in bytes/s.
 
@@ -259,7 +323,7 @@ def bandwidth(
     with no_garbage_collection():
         verify(task)
         repeat = calibrate(task, clock=clock)
-        best = min(sample(task, repeat, clock) for _ in range(rounds))
+        best = max(1, min(sample(task, repeat, clock) for _ in range(rounds)))
     return nbytes * repeat / best * 1e9
 
 

@@ -89,6 +89,7 @@ def cpu_of(
         baseline_ns=found.baseline_ns / nr_ptes,
         pairs=found.pairs,
         repeat=found.repeat,
+        waited=found.waited,
     )
 
 
@@ -101,6 +102,7 @@ def sweep(
     seed: int = 0,
     rounds: int = measure.ROUNDS,
     budget_ns: int = measure.BUDGET_NS,
+    narrow: float = measure.NARROW,
     kind: str = "different",
     progress: Progress | None = None,
 ) -> Iterator[Row]:
@@ -114,8 +116,8 @@ def sweep(
     fields : Fields
     points : sequence of Point
     seed : int
-    rounds, budget_ns : int
-        See `measure.paired`.
+    rounds, budget_ns, narrow
+        See `measure.in_rounds`.
     kind : str
         See `placement.words`.
     progress : callable, optional
@@ -169,6 +171,7 @@ def sweep(
                         task(other),
                         rounds=rounds,
                         budget_ns=budget_ns,
+                        narrow=narrow,
                         seed=seed,
                     )
                 except Exception as error:  # noqa: BLE001 (left_out raises ours)

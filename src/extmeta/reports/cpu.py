@@ -49,9 +49,7 @@ def _cpu_table(c: Comparison, point: Point, operations: Sequence[str]) -> str:
         )
     for name in names:
         if any(rows[name]):
-            floors = rows[CONTROL]
-            cells = zip(rows[name], floors, strict=True)
-            add_row(table, name, [ratio(r, floor) if r else "" for r, floor in cells])
+            add_row(table, name, [ratio(row) if row else "" for row in rows[name]])
     flagged = c.ram[point, BASELINE].flagged
     title = (
         f"CPU, {plain(str(point))}: {flagged:,} of {c.subject.nr_ptes:,} PTEs flagged; "

@@ -1,14 +1,19 @@
-"""Numbers as text, and which ratios are unreliable."""
+"""Numbers as text, and which ratios are uncertain."""
 
 import math
+import statistics
 from collections.abc import Iterable
 
 from extmeta.rows import BASELINE, Cpu
 
-# A ratio is marked if its interval reaches farther than this, or the baseline differs
+# A ratio is uncertain if its interval reaches farther than this, or the baseline differs
 # from itself by as much: three times the usual on a shared two-core guest.
 UNSTABLE = 0.10
 MARK = "?"
+
+# A machine is busy if the thread that measures waits for a processor for this share of
+# the time. With nothing beside it it was 0 %, with two loops 67 % (benchmarks/busy.py).
+BUSY = 0.05
 
 
 def size(nbytes: float) -> str:
@@ -55,31 +60,44 @@ def reach(row: Cpu) -> float:
     return max(row.high / row.ratio, row.ratio / row.low) - 1
 
 
-def ratio(row: Cpu, floor: Cpu | None) -> str:
-    """Return a ratio with its interval, marked if it is unstable.
-
-    ``floor`` is that operation of the baseline against itself, at that point.
-    """
+def ratio(row: Cpu) -> str:
+    """Return a ratio with its interval."""
     value = row.ratio
     if value < 0.01:
         text = f"{value:.2g}"
     else:
         digits = 3 if value < 0.0995 else 2 if value < 9.995 else 1
         text = f"{value:,.{digits if value < 99.95 else 0}f}"
-    text += f" ±{math.ceil(100 * min(reach(row), 9.99))}%"
-    return text + (MARK if unstable(row, floor) else "")
+    return text + f" ±{math.ceil(100 * min(reach(row), 9.99))}%"
 
 
 def unstable(row: Cpu, floor: Cpu | None) -> bool:
-    """Tell whether a ratio is unreliable."""
+    """Tell whether a ratio is uncertain.
+
+    ``floor`` is that operation of the baseline against itself, at that point.
+    """
     off = floor is not None and max(floor.ratio, 1 / floor.ratio) - 1 > UNSTABLE
     return off or reach(row) > UNSTABLE
 
 
-def unstable_note(marked: Iterable[bool], advice: str = "") -> list[str]:
-    """Return what the mark means, if any ratio is marked."""
-    note = (
-        f"{MARK} unstable: the interval reaches more than {100 * UNSTABLE:.0f}% from the "
-        f"ratio, or {BASELINE} differs from itself by as much.{advice}"
-    )
-    return [note] if any(marked) else []
+def trust_note(pairs: Iterable[tuple[Cpu, Cpu | None]]) -> list[str]:
+    """Return whether the machine was busy, and how many ratios are uncertain.
+
+    ``pairs`` are ratios, each with its ``floor``. Nothing is returned if all is well.
+    """
+    rows = [*pairs]
+    waited = statistics.median(row.waited for row, _floor in rows) if rows else 0
+    doubtful = sum(unstable(row, floor) for row, floor in rows)
+    said = []
+    if waited > BUSY:
+        said.append(
+            f"The machine is busy: other programs had the processor {waited:.0%} of the "
+            "time. Times are CPU time, so it does not count."
+        )
+    if doubtful:
+        said.append(
+            f"{doubtful:,} of {len(rows):,} ratios are uncertain: the interval reaches "
+            f"more than {UNSTABLE:.0%} from the ratio, or {BASELINE} differs from itself "
+            "by as much."
+        )
+    return [" ".join(said)] if said else []

@@ -7,7 +7,7 @@ from typing import Any
 from extmeta.cost.kernel import costs
 from extmeta.cost.kernel.costs import Calibration
 from extmeta.reports import calibration as real
-from extmeta.reports.figures import MARK, nanoseconds, unstable
+from extmeta.reports.figures import MARK, UNSTABLE, nanoseconds, unstable
 from extmeta.reports.layout import add_row, new_table, plain, rendered, wrapped
 from extmeta.reports.subjects import Comparison
 from extmeta.rows import BASELINE, CONTROL, Point
@@ -43,14 +43,19 @@ def ns_tables(c: Comparison, provenance: dict[str, Any]) -> Iterator[str]:
         shaky = unstable(row, c.cpu.get((at, CONTROL, operation)))
         return real.share(extra, cost) + MARK * (shaky or real.wide(cost))
 
+    marked = False
     for point in c.points:
         names = [n for n in (CONTROL, *c.encodings) if (point, n) in c.timed]
         operations = {op for at, _encoding, op in c.cpu if at == point}
         if names and operations:
             title = f"CPU, {plain(str(point))}: extra over {BASELINE}, of the kernel's"
-            yield _share_table(
+            table = _share_table(
                 title, host, names, operations, functools.partial(cells, point)
             )
+            marked |= MARK in table
+            yield table
+    if marked:
+        yield f"{MARK} the ratio, or the kernel's cost, is uncertain by more than {UNSTABLE:.0%}."
     where = real.elsewhere(host, provenance.get("kernel"), provenance.get("cpu"))
     if where:
         yield wrapped(

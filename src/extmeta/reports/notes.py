@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from extmeta.reports.figures import size, unstable, unstable_note
+from extmeta.reports.figures import size, trust_note
 from extmeta.reports.layout import plain, wrapped
 from extmeta.reports.subjects import Comparison
 from extmeta.rows import BASELINE, CONTROL
@@ -31,12 +31,11 @@ def notes_text(found: Sequence[Comparison]) -> str:
             f"below 1 is faster than {BASELINE}. {CONTROL}: another table of it, the "
             "noise floor."
         )
-    marked = (
-        unstable(row, c.cpu.get((point, CONTROL, operation)))
+    lines += trust_note(
+        (row, c.cpu.get((point, CONTROL, operation)))
         for c in found
         for (point, _encoding, operation), row in c.cpu.items()
     )
-    lines += unstable_note(marked, " Run it again with nothing else running.")
     slack = max((row.slack for c in found for row in c.ram.values()), default=0)
     if slack:
         lines.append(

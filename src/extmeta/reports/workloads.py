@@ -11,8 +11,7 @@ from extmeta.reports.figures import (
     nanoseconds,
     ratio,
     size,
-    unstable,
-    unstable_note,
+    trust_note,
 )
 from extmeta.reports.layout import COLUMNS, add_row, new_table, plain, rendered, wrapped
 from extmeta.reports.notes import made_line
@@ -133,8 +132,7 @@ def _table(found: _Played) -> str:
         cells = [size(found.peaks[name]) if name in found.peaks else ""]
         for phase in phases:
             row = found.cpu.get((name, phase))
-            floor = found.cpu.get((CONTROL, phase))
-            cells.append(ratio(row, floor) if row else "")
+            cells.append(ratio(row) if row else "")
         add_row(table, name, cells)
     return rendered(table)
 
@@ -153,12 +151,12 @@ def _notes(found: list[_Played]) -> str:
         f"than {BASELINE}. {CONTROL}: the noise floor."
     )
     lines = [peak]
-    marked = (
-        unstable(row, each.cpu.get((CONTROL, phase)))
+    trust = trust_note(
+        (row, each.cpu.get((CONTROL, phase)))
         for each in found
         for (_name, phase), row in each.cpu.items()
     )
-    lines += [*unstable_note(marked), NOT_MODELLED]
+    lines += [*trust, NOT_MODELLED]
     return "\n".join(wrapped(line) for line in lines)
 
 

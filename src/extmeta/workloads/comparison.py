@@ -125,29 +125,28 @@ def paired(
     *,
     rounds: int = measure.ROUNDS,
     budget_ns: int = measure.BUDGET_NS,
+    narrow: float = measure.NARROW,
     seed: int = 0,
-    clock: measure.Clock = time.perf_counter_ns,
+    clock: measure.Clock = time.thread_time_ns,
 ) -> dict[str, Paired]:
     """Time two replays by turns, as `measure.paired`, by phase and `ALL_PHASES`."""
     sides = (baseline, other)
-    took: dict[str, list[list[int]]] = {}
-    done = 0
+
+    def sampled(side: int) -> dict[str, int]:
+        phases = sides[side].once(clock)
+        return {ALL_PHASES: sum(phases.values()), **phases}
+
     with measure.no_garbage_collection():
         for side in sides:
             side.once(clock)
-        start = clock()
-        while done < rounds:
-            samples = [sides[side].once(clock) for side in (0, 1, 1, 0)]
-            for sample in samples:
-                sample[ALL_PHASES] = sum(sample.values())
-            # A coarse clock may show 0 ns for a phase.
-            for phase in samples[0]:
-                times = [max(1, sample[phase]) for sample in samples]
-                took.setdefault(phase, []).append(times)
-            done += 1
-            if done >= measure.MIN_ROUNDS and clock() - start > budget_ns:
-                break
-    return {phase: measure.of_rounds(times, 1, seed) for phase, times in took.items()}
+        return measure.in_rounds(
+            sampled,
+            rounds=rounds,
+            budget_ns=budget_ns,
+            narrow=narrow,
+            seed=seed,
+            clock=clock,
+        )
 
 
 def compare(
@@ -158,6 +157,7 @@ def compare(
     *,
     rounds: int = measure.ROUNDS,
     budget_ns: int = measure.BUDGET_NS,
+    narrow: float = measure.NARROW,
     progress: Progress | None = None,
 ) -> Iterator[PlayedRow]:
     """Play a workload in the baseline and in each encoding, row by row.
@@ -169,8 +169,8 @@ def compare(
     process : Process
     forms : sequence of str
         See `extmeta.cost.forms.form`; also the workload's own.
-    rounds, budget_ns : int
-        See `measure.paired`.
+    rounds, budget_ns, narrow
+        See `measure.in_rounds`.
     progress : callable, optional
 
     Yields
@@ -211,6 +211,7 @@ def compare(
                 other,
                 rounds=rounds,
                 budget_ns=budget_ns,
+                narrow=narrow,
                 seed=workload.seed,
             )
         except Exception as error:  # noqa: BLE001 (left_out raises ours)
