@@ -12,7 +12,7 @@ import pytest
 from extmeta.arch import arch_named
 from extmeta.captures.capture import load_capture, shipped
 from extmeta.commands.arguments import DEFAULT_FIELDS, fields_of
-from extmeta.cost import measure, origin, placement, sweep, tasks
+from extmeta.cost import machine, measure, origin, placement, sweep, tasks
 from extmeta.cost.forms import default_forms, fitting, form, left_out
 from extmeta.cost.placement import PLACEMENTS
 from extmeta.cost.space import full_tables, space_of
@@ -27,8 +27,8 @@ NR_TABLES = 512
 ROUNDS = 10
 
 # Of a ratio: what it is given of the minutes that all of them may take.
-PAIRED = {"rounds": 15, "budget_ns": 300_000_000}
-PAIRED_QUICK = {"rounds": 10, "budget_ns": 60_000_000}
+PAIRED = {"rounds": 60, "budget_ns": 300_000_000}
+PAIRED_QUICK = {"rounds": 60, "budget_ns": 100_000_000, "narrow": 0.05}
 
 POINTS = placement.points(sweep.FRACTIONS, PLACEMENTS)
 POINTS_QUICK = placement.points((0.0, 0.01, 1.0), ("random",))
@@ -92,7 +92,10 @@ class Results:
     def begin(self, space, fields, bare):
         """Have rows of this space told under its own head."""
         if space.name not in self.heads:
-            head = (sweep.subject_of(space, fields, bare), sweep.bound_of(bare))
+            head = (
+                sweep.subject_of(space, fields, bare),
+                machine.bound_of(bare.memory().pte),
+            )
             self.heads[space.name] = head
             self.rows[space.name] = {}
 

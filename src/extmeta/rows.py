@@ -96,21 +96,30 @@ class Subject:
 
 @dataclass(frozen=True)
 class Bound:
-    """How fast memory is read, a bound for every scan of all PTEs.
+    """What this machine's memory can do, a bound for what reads or writes all PTEs.
+
+    Speeds are of repeated runs over an array as large as the tables, at least 1 MiB.
 
     Attributes
     ----------
     table_bytes : int
         PTE tables, all of which a scan has to read.
-    near_bytes_per_s : float
-        Speed of repeated reads of an array of that size, at least 1 MiB.
+    near_bytes_per_s, write_bytes_per_s, copy_bytes_per_s : float
+        Speed of reads, writes and copies; 0 if an older run did not measure it.
     far_bytes_per_s : float
-        Speed of reads of an array of `measure.BANDWIDTH_BYTES`.
+        Speed of reads of an array of `machine.FAR_BYTES`.
+    miss_ns, overlapped_ns : float
+        Time of a read at random: of one that needs the one before, and of one of 16
+        that are under way together.
     """
 
     table_bytes: int
     near_bytes_per_s: float
     far_bytes_per_s: float
+    write_bytes_per_s: float = 0.0
+    copy_bytes_per_s: float = 0.0
+    miss_ns: float = 0.0
+    overlapped_ns: float = 0.0
 
 
 @dataclass(frozen=True)

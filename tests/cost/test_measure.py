@@ -219,12 +219,6 @@ def test_a_task_that_does_not_do_its_work_is_not_timed(clock):
     assert gc.isenabled()
 
 
-def test_bandwidth_is_of_this_world():
-    # From an old bus to ten times what caches give.
-    assert 1e8 < measure.bandwidth(1 << 20, rounds=2) < 1e13
-    assert measure.bandwidth(0, rounds=1) > 0
-
-
 def test_total_is_of_all_that_counts():
     row = Ram("x", 0.1, "random", 1, 1, 20, 300, 4000, 50000, None)
     assert row.total == 4321

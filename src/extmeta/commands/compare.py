@@ -148,6 +148,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="also count instructions, with valgrind, and compare with the kernel's",
     )
     add(
+        "--bounds",
+        action="store_true",
+        help="also print each operation's time over what memory allows, which is "
+        "measured in the run",
+    )
+    add(
         "--quick",
         action="store_true",
         help=f"measure fewer points ({QUICK_FRACTIONS}, {QUICK_PLACEMENT}), and each of "
@@ -195,6 +201,7 @@ def run(args: argparse.Namespace) -> int:
     args.arch = _comparable(args.arch, args.fields)
     provenance = origin.provenance(args.command, args.seed)
     provenance["calibration"] = _calibration()
+    provenance["bounds"] = args.bounds
     stages: list[Stage] = []
 
     def measured(shown: Shown) -> Iterator[Row]:
@@ -228,6 +235,7 @@ def _again(args: argparse.Namespace) -> int:
         raise BadInputError(f"{args.stored}: {error}") from None
     if not rows:
         raise BadInputError(f"{args.stored}: there are no rows")
+    provenance["bounds"] = args.bounds or provenance.get("bounds", False)
     return print_result(args, of, rows, provenance, lacks)
 
 

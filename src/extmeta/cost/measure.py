@@ -22,8 +22,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from extmeta.checks import same
-
 Floats = npt.NDArray[np.float64]
 Clock = Callable[[], int]
 
@@ -57,14 +55,6 @@ MAX_REPEAT = 1 << 14
 
 RESAMPLES = 2000
 CONFIDENCE = 0.95
-
-# Well above today's L2 caches (4 MiB). A smaller page table may be read faster, so the
-# size is a parameter.
-BANDWIDTH_BYTES = 64 << 20
-
-# Below this, numpy's call (2 us) would count.
-LEAST_BANDWIDTH_BYTES = 1 << 20
-BANDWIDTH_ROUNDS = 9
 
 
 def _nothing(_state: Any) -> None:
@@ -297,41 +287,3 @@ def of_rounds(took: list[list[int]], seed: int, waited: float = 0.0) -> Paired:
     a, b = times[:, [0, 3]], times[:, [1, 2]]
     ratio, low, high = interval(np.sqrt((b / a).prod(axis=1)), seed)
     return Paired(ratio, low, high, float(np.median(a)), 2 * len(took), 1, waited)
-
-
-def bandwidth(
-    nbytes: int = BANDWIDTH_BYTES,
-    *,
-    rounds: int = BANDWIDTH_ROUNDS,
-    clock: Clock = time.thread_time_ns,
-) -> float:
-    """Return how fast one thread reads an array of uint64, in bytes/s.
-
-    It is the fastest of several rounds of ``max()``, the reduction of numpy that is most
-    like a scan's loop: vectorised loads, a comparison, no store.
-
-    Parameters
-    ----------
-    nbytes : int
-        Size of the array, at least `LEAST_BANDWIDTH_BYTES`; its pages are touched
-        first.
-    rounds : int
-    clock : callable
-    """
-    nbytes = max(nbytes, LEAST_BANDWIDTH_BYTES) // 8 * 8
-    task = reading(nbytes)
-    with no_garbage_collection():
-        verify(task)
-        repeat = calibrate(task, clock=clock)
-        best = max(1, min(sample(task, repeat, clock) for _ in range(rounds)))
-    return nbytes * repeat / best * 1e9
-
-
-def reading(nbytes: int) -> Task:
-    """Return the task of reading an array of uint64 once."""
-    array = np.arange(nbytes // 8, dtype=np.uint64)
-    return Task(
-        ready=lambda: array,
-        run=np.max,
-        check=lambda array, result: same(int(result), len(array) - 1),
-    )

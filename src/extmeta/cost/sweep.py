@@ -9,7 +9,7 @@ table of itself: the noise floor.
 from collections.abc import Callable, Iterator, Sequence
 
 from extmeta.arch import arch_named, bit_ranges
-from extmeta.cost import measure
+from extmeta.cost import machine, measure
 from extmeta.cost.forms import fitting, form, lack, left_out
 from extmeta.cost.space import Space
 from extmeta.cost.tasks import OPERATIONS, Filled, Workload, workloads
@@ -20,7 +20,6 @@ from extmeta.rows import (
     BASELINE,
     CONTROL,
     Blocks,
-    Bound,
     Cpu,
     Point,
     Ram,
@@ -61,16 +60,6 @@ def subject_of(
         nr_deposited=len(space.deposited),
         nr_unplaced=space.nr_unplaced,
         nr_unmarked=space.nr_unmarked,
-    )
-
-
-def bound_of(bare: PageTable) -> Bound:
-    """Return how fast memory is read now, and how much a scan has to read."""
-    table_bytes = bare.memory().pte
-    return Bound(
-        table_bytes=table_bytes,
-        near_bytes_per_s=measure.bandwidth(table_bytes),
-        far_bytes_per_s=measure.bandwidth(),
     )
 
 
@@ -140,7 +129,7 @@ def sweep(
     held = Held(space, forms, fields, seed=seed, kind=kind)
     subject, *refused = held.head
     yield subject
-    yield bound_of(held.base)
+    yield machine.bound_of(held.base.memory().pte)
     yield from refused
     bare = {CONTROL: space.bare(BASELINE, held.kept), **held.bare}
     total = len(points) * len(bare) * len(OPERATIONS)

@@ -9,7 +9,8 @@ from typing import Any, get_args
 
 from extmeta.reports import stored
 from extmeta.reports.arches import arches_tables, by_space
-from extmeta.reports.cpu import cpu_tables, read_bound_line
+from extmeta.reports.bounds import bound_line
+from extmeta.reports.cpu import cpu_tables
 from extmeta.reports.crossover import crossover_tables
 from extmeta.reports.demands import demands_table
 from extmeta.reports.head import head
@@ -43,8 +44,8 @@ def text(rows: Iterable[Row], provenance: dict[str, Any]) -> str:
                 *ram_tables(c),
                 *block_tables(c),
                 *split_table(c),
-                *cpu_tables(c),
-                read_bound_line(c),
+                *cpu_tables(c, bool(provenance.get("bounds"))),
+                bound_line(c),
                 *demands_table(c),
                 *ns_tables(c, provenance),
                 *instruction_tables(c, provenance),

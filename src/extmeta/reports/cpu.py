@@ -1,29 +1,35 @@
-"""The tables of CPU: ratios to the baseline, and the read bound."""
+"""The tables of CPU: ratios to the baseline, and the bounds."""
 
 from collections.abc import Iterator, Sequence
 
-from extmeta.reports.figures import nanoseconds, ratio, size
+from extmeta.reports import bounds
+from extmeta.reports.figures import nanoseconds, ratio
 from extmeta.reports.layout import (
     OPERATIONS_ACROSS,
     add_row,
     new_table,
     plain,
     rendered,
-    wrapped,
 )
 from extmeta.reports.subjects import Comparison
-from extmeta.rows import BASELINE, CONTROL, OPERATIONS, Bound, Point, Subject
+from extmeta.rows import BASELINE, CONTROL, OPERATIONS, Point
 
 
-def cpu_tables(c: Comparison) -> Iterator[str]:
-    """Yield the tables of CPU of each point."""
+def cpu_tables(c: Comparison, over_bound: bool = False) -> Iterator[str]:
+    """Yield the tables of CPU of each point.
+
+    ``over_bound`` adds tables of time over the bound.
+    """
     for point in c.points:
         timed = {op for at, _encoding, op in c.cpu if at == point}
         # In the sweep's order, then any others.
         operations = [op for op in OPERATIONS if op in timed]
         operations += sorted(timed - {*operations})
         for at in range(0, len(operations), OPERATIONS_ACROSS):
-            yield _cpu_table(c, point, operations[at : at + OPERATIONS_ACROSS])
+            across = operations[at : at + OPERATIONS_ACROSS]
+            yield _cpu_table(c, point, across)
+            if over_bound and c.bound:
+                yield _bounds_table(c, point, across)
 
 
 def _cpu_table(c: Comparison, point: Point, operations: Sequence[str]) -> str:
@@ -40,36 +46,31 @@ def _cpu_table(c: Comparison, point: Point, operations: Sequence[str]) -> str:
         f"{BASELINE}, ns/PTE",
         [nanoseconds(row.baseline_ns) if row else "" for row in timed],
     )
-    if c.bound and c.subject.nr_ptes and "scan" in operations:
-        bound = nanoseconds(bound_ns(c.bound, c.subject))
-        add_row(
-            table,
-            "read bound, ns",
-            [bound if op == "scan" else "" for op in operations],
-        )
+    held, nr_ptes = c.ram[point, BASELINE], c.subject.nr_ptes
+    least = [bounds.bound_ns(c.bound, op, held, nr_ptes) for op in operations]
+    if any(least):
+        add_row(table, "bound, ns/PTE", [nanoseconds(ns) if ns else "" for ns in least])
     for name in names:
         if any(rows[name]):
             add_row(table, name, [ratio(row) if row else "" for row in rows[name]])
-    flagged = c.ram[point, BASELINE].flagged
     title = (
-        f"CPU, {plain(str(point))}: {flagged:,} of {c.subject.nr_ptes:,} PTEs flagged; "
+        f"CPU, {plain(str(point))}: {held.flagged:,} of {c.subject.nr_ptes:,} PTEs flagged; "
         f"ratio to {BASELINE} and its interval"
     )
     return f"{title}\n{rendered(table)}"
 
 
-def bound_ns(bound: Bound, subject: Subject) -> float:
-    """Return the least time to read the PTE tables, in ns for each PTE."""
-    return 1e9 * bound.table_bytes / (bound.near_bytes_per_s or 1) / subject.nr_ptes
-
-
-def read_bound_line(c: Comparison) -> str:
-    """Return what the read bound is, if scans were timed."""
-    if not c.bound or not any(op == "scan" for _p, _e, op in c.cpu):
-        return ""
-    return wrapped(
-        f"read bound: the time to read {size(c.bound.table_bytes)} of PTE tables at "
-        f"{size(c.bound.near_bytes_per_s)}/s. An array of that size is read so fast "
-        f"if it is read again and again, one of 64 MiB at "
-        f"{size(c.bound.far_bytes_per_s)}/s."
+def _bounds_table(c: Comparison, point: Point, operations: Sequence[str]) -> str:
+    """Return the time of each operation as a multiple of its bound."""
+    table = new_table("", operations, 15, 11)
+    for name in (BASELINE, *c.encodings):
+        of = CONTROL if name == BASELINE else name
+        rows = [c.cpu.get((point, of, op)) for op in operations]
+        held = c.ram.get((point, name))
+        if any(rows):
+            cells = [bounds.times_bound(c, row, held) if row else "" for row in rows]
+            add_row(table, name, cells)
+    return (
+        f"CPU, {plain(str(point))}: time over the bound of what is held\n"
+        + rendered(table)
     )
