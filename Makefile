@@ -8,7 +8,8 @@ PIP := $(PY) -m pip install --quiet --disable-pip-version-check
 JOBS ?= $(shell nproc)
 BUILD_NEEDS := "cython>=3.1" "setuptools>=77" "numpy>=2.0"
 
-.PHONY: compare test smoke check hunt planted bench lint sanitize tsan snapshots build captures oracle models clean
+.PHONY: compare test smoke check hunt planted bench budgets lint sanitize tsan snapshots build captures \
+	oracle models clean
 
 compare: build
 	@$(PY) -m extmeta compare $(ARGS)
@@ -45,6 +46,11 @@ planted: build $(VENV)/test-ready
 
 bench: build $(VENV)/test-ready
 	$(PY) -m pytest benchmarks $(ARGS)
+
+# Instructions of every operation and encoding against benchmarks/budgets.json;
+# UPDATE='why they change' writes what is counted now.
+budgets: build
+	$(PY) benchmarks/budgets.py $(if $(UPDATE),--update '$(UPDATE)')
 
 lint: build $(VENV)/lint-ready
 	$(VENV)/bin/ruff check .

@@ -31,16 +31,17 @@ def main() -> None:
         names = "".join(f"{operation:>17}" for operation in FUNCTIONS)
         print(f"{'flagged':>7} {'encoding':<9}{names}")
     base: dict[float, dict[str, int]] = {}
-    for encoding in em.encodings():
-        counts = instructions.count(encoding)
+    for encoding, counts in instructions.count_each(em.encodings()).items():
         base = base or counts
         for fraction in FRACTIONS:
             found = counts[fraction]
             rows.append({"encoding": encoding, "fraction": fraction, **found})
             if not arguments.json:
                 cells = (
-                    f"{n / PTES:9.3f} {n / base[fraction][o]:5.2f}x"
-                    for o, n in found.items()
+                    f"{found[o] / PTES:9.3f} {found[o] / base[fraction][o]:5.2f}x"
+                    if o in found
+                    else " " * 16
+                    for o in FUNCTIONS
                 )
                 print(f"{fraction:>7.0%} {encoding:<9} " + " ".join(cells), flush=True)
     if arguments.json:

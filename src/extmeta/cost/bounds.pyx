@@ -8,8 +8,8 @@ from libc.string cimport memset
 
 import cython
 
-# Chains that `follow_together` has in flight: as many as the misses of a lookup in groups
-# may be, which is compared with it.
+# Chains that `follow_together` has in flight: as many as a lookup in groups, which is
+# compared with it, may have misses.
 cdef enum:
     TOGETHER = 16
 

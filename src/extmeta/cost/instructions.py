@@ -36,12 +36,16 @@ TABLES = 64
 PTES = 512 * TABLES
 FRACTIONS = (0.0, 0.01, 1.0)
 
-# In the order of `work`; `update` sets a bit of every word, `clear` clears one. Methods of
+# In the order of `work`; `update` sets a bit of every word, `clear` clears one. `store` is
+# of the flagged PTEs; if there are none, it and `random store` are left out. Methods of
 # PageTable include some thousand instructions of Python, and work that an encoding does
 # for the operation as a whole.
 FUNCTIONS = {
+    "store": (words, r"__pyx_f_\w+Words_write"),
     "fork": (pagetable, r"__pyx_pw_\w+PageTable_\d+fork"),
     "load": (words, r"__pyx_f_\w+Words_read"),
+    "random load": (words, r"__pyx_f_\w+Words_read"),
+    "random store": (words, r"__pyx_f_\w+Words_write"),
     "snapshot": (snapshot, r"__pyx_f_\w+Snapshots_see_all"),
     "scan": (methods, r"__pyx_pw_\w+WordMethods_\d+scan"),
     "clear": (words, r"__pyx_f_\w+Words_write"),
@@ -60,6 +64,9 @@ ENVIRONMENT = {
 }
 
 _TRIGGER = re.compile(r"desc: Trigger: --dump-after=(.*)")
+# A name is written once, then its number stands for it.
+_NAMED = re.compile(r"(c?)fn=\((\d+)\)(?: (.*))?")
+_COST = re.compile(r"[\d+*-]\S* (\d+)")
 
 
 def missing() -> str:
@@ -92,11 +99,14 @@ def work(encoding: str, fraction: float) -> None:
     table = PageTable(form(encoding), FIELDS)
     table.map(everything)
     flagged = np.flatnonzero(np.random.default_rng(1).random(PTES) < fraction)
-    for vpn in flagged.tolist():
-        # One by one, to bypass the functions that are counted.
-        table.store(vpn, 0b1101)
+    scattered = np.random.default_rng(2).permutation(PTES)
+    if len(flagged):
+        table.store(flagged, 0b1101)
     child = table.fork()
     same(np.count_nonzero(child.load(everything)), len(flagged))
+    same(np.count_nonzero(child.load(scattered)), len(flagged))
+    if len(flagged):
+        child.store(scattered[np.isin(scattered, flagged)], 0b1101)
     same(np.count_nonzero(child.snapshot(everything)[1]), len(flagged))
     same(len(child.scan(slice(0, PTES), 0b0001)), len(flagged))
     child.update(everything, clear=0b0100)
@@ -106,36 +116,48 @@ def work(encoding: str, fraction: float) -> None:
     table.update(everything, set=0b0010)
 
 
+def operations(fraction: float) -> list[str]:
+    """Return the operations that `work` does, in order."""
+    return [name for name in FUNCTIONS if fraction or not name.endswith("store")]
+
+
 def count(
     encoding: str, fractions: Sequence[float] = FRACTIONS
 ) -> dict[float, dict[str, int]]:
-    """Return the instructions of each operation, counted in a process of its own.
+    """Return the instructions of each operation in one encoding; see `count_each`."""
+    return count_each([encoding], fractions)[encoding]
+
+
+def count_each(
+    encodings: Sequence[str], fractions: Sequence[float] = FRACTIONS
+) -> dict[str, dict[float, dict[str, int]]]:
+    """Return the instructions of each operation, counted in one process of its own.
 
     Parameters
     ----------
-    encoding : str
+    encodings : sequence of str
         See `forms.form`.
     fractions : sequence of float
         Of PTEs flagged, at random.
 
     Returns
     -------
-    dict of float to dict of str to int
-        For each fraction, of each operation on `PTES` entries.
+    dict of str to dict of float to dict of str to int
+        For each encoding and fraction, of each operation on `PTES` entries.
 
     Raises
     ------
     ValueError
-        If the encoding can't do it, with what it said last.
+        If an encoding can't do it, with what it said last.
     """
-    triggers = [f"--dump-after={name}" for name in symbols().values()]
+    triggers = [f"--dump-after={symbols()[name]}" for name in FUNCTIONS]
     with tempfile.TemporaryDirectory(prefix="extmeta-callgrind-") as folder:
         out = Path(folder, "out")
         done = subprocess.run(
             [
                 *("valgrind", "-q", "--tool=callgrind", f"--callgrind-out-file={out}"),
                 *(*triggers, sys.executable, "-m", "extmeta.cost.instructions"),
-                *(encoding, *map(str, fractions)),
+                *(",".join(encodings), *map(str, fractions)),
             ],
             check=False,
             capture_output=True,
@@ -147,26 +169,35 @@ def count(
             raise ValueError(said[-1])
         parts = sorted(Path(folder).glob("out.*"), key=lambda p: int(p.suffix[1:]))
         each = [_inclusive(part) for part in parts]
-    must(len(each) == len(FUNCTIONS) * len(fractions), "not each was called once")
+    nr_counts = sum(len(operations(fraction)) for fraction in fractions)
+    must(len(each) == nr_counts * len(encodings), "not each was called once")
     counts = iter(each)
     return {
-        fraction: {name: next(counts) for name in FUNCTIONS} for fraction in fractions
+        encoding: {
+            fraction: {name: next(counts) for name in operations(fraction)}
+            for fraction in fractions
+        }
+        for encoding in encodings
     }
 
 
 def _inclusive(profile: Path) -> int:
     """Return the count of the function whose return triggered the profile."""
+    trigger, total, inside = "", 0, False
+    names: dict[str, str] = {}
     with profile.open() as file:
-        name = next(line[1] for line in map(_TRIGGER.match, file) if line)
-    listing = subprocess.run(
-        ["callgrind_annotate", "--inclusive=yes", "--threshold=100", str(profile)],
-        check=True,
-        capture_output=True,
-        text=True,
-    ).stdout
-    pattern = rf"^\s*([\d,]+) .*\b{re.escape(name)}\b"
-    found = re.findall(pattern, listing, re.MULTILINE)
-    return max(int(number.replace(",", "")) for number in found)
+        for line in file:
+            if found := _TRIGGER.match(line):
+                trigger = found[1]
+            elif found := _NAMED.match(line):
+                called, number, name = found.groups()
+                names.setdefault(number, name)
+                if not called:
+                    inside = names[number] == trigger
+            elif inside and (found := _COST.match(line)):
+                # Its own lines, and after each "calls=" what the callee took.
+                total += int(found[1])
+    return total
 
 
 def counted(
@@ -213,5 +244,6 @@ def counted(
 
 
 if __name__ == "__main__":
-    for given in sys.argv[2:]:
-        work(sys.argv[1], float(given))
+    for named in sys.argv[1].split(","):
+        for given in sys.argv[2:]:
+            work(named, float(given))
