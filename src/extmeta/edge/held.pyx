@@ -4,6 +4,7 @@ from libc.stdlib cimport free
 from libc.string cimport memcpy
 
 import numpy as np
+from cython.view cimport array
 
 from extmeta.memory.frames cimport DEPOSITED, PTE, Ptdesc, UPPER, upper_entry
 from extmeta.table.encoding cimport MAX_LANES
@@ -13,6 +14,12 @@ from extmeta.table.vpns cimport Run, run_of
 
 from extmeta.edge.tables import Tables
 from extmeta.memory import Memory
+
+cdef enum:
+    # Up to this many vpns are copied into their array. It costs less than a second
+    # object, while they are in a cache.
+    COPIED = 8192
+
 
 cdef class Held(Operations):
 
@@ -58,6 +65,8 @@ cdef class Held(Operations):
         try:
             if failed:
                 self.raise_refusal()
+            if found.n > COPIED:
+                return self.adopted(found)
             vpns = np.empty(found.n, np.uint64)
             if found.n:
                 out = vpns
@@ -65,6 +74,15 @@ cdef class Held(Operations):
             return vpns
         finally:
             free(found.vpns)
+
+    cdef adopted(self, Found* found):
+        """Return an array of the vpns, without a copy, and own no vpns any more."""
+        # Not shrunk: what was never written is address space, and free() of it all
+        # tells malloc to keep memory for the next result.
+        cdef array owner = <uint64_t[:found.n]>found.vpns
+        owner.callback_free_data = free
+        found.vpns = NULL
+        return np.asarray(owner)
 
     def table_vpns(self):
         """Return the first vpn of each PTE table, ascending, as uint64."""

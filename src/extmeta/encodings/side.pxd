@@ -12,6 +12,7 @@ from extmeta.memory.frames cimport PTE, Frames, Ptdesc, entries
 from extmeta.table.pte cimport (
     ALL, PteLayout, count, equal, flag_of, flags, lowest, many_flags)
 from extmeta.memory.sync cimport once, publish
+from extmeta.table.simd cimport AVX512, simd, vpns_of_bits
 from extmeta.table.vpns cimport Run, entry_at
 
 ctypedef fused side_t:
@@ -69,6 +70,8 @@ cdef inline size_t nr_flagged(Frames frames) noexcept nogil:
 cdef inline Py_ssize_t append_vpns(
         uint64_t* vpns, Py_ssize_t found, uint64_t vpn, uint64_t bits) noexcept nogil:
     """Write vpn + i for each bit i to ``vpns[found]`` and on; return the new count."""
+    if bits == ALL or simd == AVX512:
+        return found + vpns_of_bits(vpns + found, vpn, &bits, 1)
     while bits:
         vpns[found] = vpn + <uint64_t>lowest(bits)
         found += 1

@@ -105,10 +105,15 @@ cdef class Encoding:
     # Forget the words of [first, last); the entries are cleared next.
     cdef void zap(self, Ptdesc* t, Py_ssize_t first, Py_ssize_t last) noexcept nogil
     # Write the vpns of [first, last) with (word & mask) == value to `vpns`, ascending;
-    # return their number. value & ~mask is 0.
+    # return their number. value & ~mask is 0. PAST vpns behind them may be overwritten.
     cdef Py_ssize_t scan(
         self, const Ptdesc* t, Py_ssize_t first, Py_ssize_t last,
         const uint64_t* mask, const uint64_t* value, uint64_t* vpns) noexcept nogil
+    # As `scan` of n whole tables in turn. If `value` is not 0 and `uses_descriptor`,
+    # each has a word.
+    cdef Py_ssize_t scan_tables(
+        self, Ptdesc** tables, Py_ssize_t n, const uint64_t* mask,
+        const uint64_t* value, uint64_t* vpns) noexcept nogil
     # May allocate: copy the words of `t`, a table of `parent`, to `child`, a table of
     # `self` that has a copy of the entries. -1 if no memory can be had.
     cdef int fork(

@@ -259,6 +259,15 @@ cdef class Encoding:
                 found += same
         return found
 
+    cdef Py_ssize_t scan_tables(
+            self, Ptdesc** tables, Py_ssize_t n, const uint64_t* mask,
+            const uint64_t* value, uint64_t* vpns) noexcept nogil:
+        cdef Py_ssize_t found = 0
+        cdef Py_ssize_t i
+        for i in range(n):
+            found += self.scan(tables[i], 0, self.entries, mask, value, vpns + found)
+        return found
+
     cdef void zap(
             self, Ptdesc* t, Py_ssize_t first, Py_ssize_t last) noexcept nogil:
         cdef Run r = run_of(first, last - first)

@@ -3,18 +3,16 @@
 A comparison returns a bit for each entry, so that a loop visits only the entries that
 match. Scans are bound by memory bandwidth only if the comparison is SIMD
 (`pytest benchmarks/bench_scan.py`), and gcc does not vectorise a loop that collects
-bits; hence the intrinsics, chosen by the processor's features.
+bits; hence the intrinsics, chosen as `simd.pxd` says.
 """
 from libc.stdint cimport uint64_t
+
+from extmeta.table.simd cimport simd
 
 cdef extern from *:
     """
     #include <stdint.h>
     #include <stddef.h>
-    #if defined(__x86_64__) && defined(__GNUC__)
-    #include <immintrin.h>
-    #define EXTMETA_X86 1
-    #endif
     #define EXTMETA_LOOP static inline __attribute__((unused))
 
     EXTMETA_LOOP uint64_t extmeta_equal_any(
@@ -198,9 +196,9 @@ cdef extern from *:
         const uint64_t *e, ptrdiff_t n, uint64_t mask, uint64_t value)
     {
     #ifdef EXTMETA_X86
-        if (__builtin_cpu_supports("avx512f"))
+        if (extmeta_simd == EXTMETA_AVX512)
             return extmeta_equal_avx512(e, n, mask, value);
-        if (__builtin_cpu_supports("avx2"))
+        if (extmeta_simd == EXTMETA_AVX2)
             return extmeta_equal_avx2(e, n, mask, value);
     #endif
         return extmeta_equal_any(e, n, mask, value);
@@ -210,9 +208,9 @@ cdef extern from *:
         const uint64_t *e, int lane, ptrdiff_t n, uint64_t mask, uint64_t value)
     {
     #ifdef EXTMETA_X86
-        if (__builtin_cpu_supports("avx512f"))
+        if (extmeta_simd == EXTMETA_AVX512)
             return extmeta_equal2_avx512(e, lane, n, mask, value);
-        if (__builtin_cpu_supports("avx2"))
+        if (extmeta_simd == EXTMETA_AVX2)
             return extmeta_equal2_avx2(e, lane, n, mask, value);
     #endif
         return extmeta_equal2_any(e, lane, n, mask, value);
@@ -223,9 +221,9 @@ cdef extern from *:
         uint64_t ma, uint64_t va, uint64_t mb, uint64_t vb, uint64_t *bits)
     {
     #ifdef EXTMETA_X86
-        if (__builtin_cpu_supports("avx512f"))
+        if (extmeta_simd == EXTMETA_AVX512)
             extmeta_match_avx512(e, n, present, ma, va, mb, vb, bits);
-        else if (__builtin_cpu_supports("avx2"))
+        else if (extmeta_simd == EXTMETA_AVX2)
             extmeta_match_avx2(e, n, present, ma, va, mb, vb, bits);
         else
     #endif

@@ -74,3 +74,9 @@ cdef class Words(Places):
     cdef int find_words(
         self, const Span* s, const uint64_t* mask, const uint64_t* value,
         Found* found) noexcept nogil
+    # List tables that lie whole in [at[0], stop), whose upper entries begin at
+    # ``slot``, if ``worded`` only those with a word. Return their number; at[0] moves
+    # behind what was looked at.
+    cdef Py_ssize_t gather(
+        self, const uint64_t* slot, uint64_t* at, uint64_t stop, bint worded,
+        Ptdesc** some) noexcept nogil

@@ -2,7 +2,8 @@
 from libc.stdint cimport uint8_t, uint64_t
 from libc.string cimport memset
 
-from extmeta.memory.frames cimport Ptdesc, entries, lock_table, unlock_table
+from extmeta.memory.frames cimport (
+    LEAF, TABLE_BITS, Ptdesc, entries, lock_table, unlock_table)
 from extmeta.memory.sync cimport prefetch
 from extmeta.table.encoding cimport (
     ALWAYS, MAX_LANES, TOGETHER, WHEN_ADDING, ZERO_WORD, Write)
@@ -11,12 +12,23 @@ from extmeta.table.refusal cimport (
     Found, MAPPED, NONE, PRESENT, Refusal, UNFIT, no_memory, refusal, refuse_for,
     room_for,
 )
+from extmeta.table.simd cimport PAST
 from extmeta.table.vpns cimport (
     Run, Span, entry_at, next_run, run_of, vpn_at)
 
 cdef enum:
     # Words that lie on the stack at once.
     WORDS_AT_ONCE = 512
+    # Tables that a scan finds before it reads their words, so that the cache misses of
+    # each step overlap.
+    SCANNED_TOGETHER = 64
+
+cdef inline bint has_bit(const uint64_t* word, Py_ssize_t lanes) noexcept nogil:
+    cdef uint64_t bits = 0
+    cdef Py_ssize_t lane
+    for lane in range(lanes):
+        bits |= word[lane]
+    return bits != 0
 
 
 cdef class Words(Places):
@@ -253,22 +265,53 @@ cdef class Words(Places):
             Found* found) noexcept nogil:
         cdef Py_ssize_t size = self.entries
         cdef uint64_t edge = <uint64_t>size - 1
+        cdef bint worded = self.encoding.uses_descriptor and has_bit(
+            value, self.encoding.lanes)
         cdef uint64_t at = s.first
         cdef uint64_t stop = s.first + <uint64_t>s.n
-        cdef uint64_t* slot
+        cdef Ptdesc* some[SCANNED_TOGETHER]
         cdef Ptdesc* t
+        cdef Py_ssize_t n
         cdef int failed = 0
         self.encoding.begin(at, stop, min(<uint64_t>s.n, self.nr_ptes), False)
-        t = self.next_table(&at, stop)
-        slot = t.parent if t is not NULL else NULL
-        while t is not NULL:
-            failed = room_for(found, size)
-            if failed:
-                break
-            found.n += self.encoding.scan(
-                t, <Py_ssize_t>(at & edge),
-                <Py_ssize_t>min(stop - (at & ~edge), <uint64_t>size), mask, value,
-                found.vpns + found.n)
-            t = self.table_after(&slot, &at, stop)
+        while not failed and (t := self.next_table(&at, stop)) is not NULL:
+            if at & edge or stop - at < <uint64_t>size:
+                failed = room_for(found, size + PAST)
+                if not failed:
+                    found.n += self.encoding.scan(
+                        t, <Py_ssize_t>(at & edge),
+                        <Py_ssize_t>min(stop - (at & ~edge), <uint64_t>size), mask,
+                        value, found.vpns + found.n)
+                at = (at | edge) + 1
+                continue
+            n = self.gather(t.parent, &at, stop, worded, some)
+            failed = n and room_for(found, n * size + PAST)
+            if n and not failed:
+                found.n += self.encoding.scan_tables(
+                    some, n, mask, value, found.vpns + found.n)
         self.encoding.end()
         return failed
+
+    cdef Py_ssize_t gather(
+            self, const uint64_t* slot, uint64_t* at, uint64_t stop, bint worded,
+            Ptdesc** some) noexcept nogil:
+        cdef uint64_t last = self.last[self.levels - 2]
+        cdef uint64_t index = at[0] >> self.slot_shift[self.levels - 2] & last
+        cdef Py_ssize_t stride = self.stride
+        cdef Py_ssize_t end = <Py_ssize_t>min(
+            last - index + <uint64_t>stride,
+            (stop - at[0] >> self.table_bits) * <uint64_t>stride)
+        cdef Ptdesc* desc = self.frames.desc
+        cdef int shift = self.frames.frame_shift
+        cdef Py_ssize_t n = 0
+        cdef Py_ssize_t i = 0
+        cdef Ptdesc* t
+        # Locals only: this takes as long as reading the descriptors.
+        while i < end and n < SCANNED_TOGETHER:
+            if slot[i] & (TABLE_BITS | LEAF) == TABLE_BITS:
+                t = &desc[slot[i] >> shift]
+                some[n] = t
+                n += not worded or t.flagged != 0
+            i += stride
+        at[0] += <uint64_t>(i // stride) << self.table_bits
+        return n

@@ -20,10 +20,11 @@ for each kind reads and writes it; `shape.pxd` chooses one; `pending.pxd` is wha
 between the passes of an operation.
 """
 from cython cimport final, no_gc_clear
-from libc.stdint cimport uint32_t, uint64_t
+from libc.stdint cimport uint32_t, uint64_t, uintptr_t
 from libc.string cimport memset
 
-from extmeta.encodings.adaptive cimport container, dense, marks, reserve, uniform
+from extmeta.encodings.adaptive cimport container, dense, few, listed
+from extmeta.encodings.adaptive cimport marks, reserve, uniform
 from extmeta.encodings.adaptive.contents cimport (
     Sparse, Survey, change_all, change_one, clear_bits, drop_range, drop_zeros,
     survey_words)
@@ -31,7 +32,7 @@ from extmeta.encodings.adaptive.in_place cimport (
     copy_object, joining, seems_large, write_in_place)
 from extmeta.encodings.adaptive.link cimport (
     DENSE, EMPTY, LISTED, MOST, SHARED, STALE, UNIFORM, Geometry, class_of, has_object,
-    is_uniform, kind_of, object_of, width_of)
+    is_stale, is_uniform, kind_of, object_of, width_of)
 from extmeta.encodings.packed cimport width_for
 from extmeta.encodings.adaptive.pending cimport (
     expect, expected, forget_write, keep_handle, keep_too_large, pending, survey_more)
@@ -44,7 +45,7 @@ from extmeta.encodings.side cimport (
     adds_nothing, count_flags, flagged_of, makes_a_word, side_zap)
 from extmeta.memory.frames cimport PTE, Ptdesc, entries, lock_table, unlock_table
 from extmeta.memory.slabs cimport Slabs, class_bytes, handle_of
-from extmeta.memory.sync cimport once, publish
+from extmeta.memory.sync cimport once, prefetch, publish
 from extmeta.table.encoding cimport FLAGGED, Encoding, Write
 from extmeta.table.pte cimport ALL, flag_of, lowest
 from extmeta.table.vpns cimport Run, entry_at
@@ -293,7 +294,7 @@ cdef class Adaptive(Encoding):
             return True
         if kind_of(t.link) == DENSE or r.vpns:
             return False
-        if r.n == self.entries and t.link & STALE == 0 and (
+        if r.n == self.entries and not is_stale(t.link) and (
                 kind_of(t.link) < LISTED or owns(self.slabs, &self.g, t)) and (
                 container.clear(&self.g, t, entry, keep)):
             return True
@@ -369,6 +370,33 @@ cdef class Adaptive(Encoding):
             return uniform.scan(entry, &self.pte, first, last, t.vpn, vpns)
         return container.scan(&self.g, t.link, entry, first, last, mask[0], value[0],
                               t.vpn, vpns)
+
+    cdef Py_ssize_t scan_tables(
+            self, Ptdesc** tables, Py_ssize_t n, const uint64_t* mask,
+            const uint64_t* value, uint64_t* vpns) noexcept nogil:
+        cdef const Geometry* g = &self.g
+        cdef Py_ssize_t found = 0
+        cdef Py_ssize_t i
+        cdef uint64_t link
+        for i in range(n):
+            link = tables[i].link
+            prefetch(<const void*><uintptr_t>few.either(
+                has_object(link), <uintptr_t>object_of(g, link), <uintptr_t>g.pte))
+        for i in range(n):
+            link = tables[i].link
+            if value[0] == 0 or is_stale(link):
+                found += self.scan(
+                    tables[i], 0, self.entries, mask, value, vpns + found)
+            elif kind_of(link) == LISTED:
+                found += listed.scan(
+                    g, link, mask[0], value[0], tables[i].vpn, vpns + found)
+            elif few.is_few(link):
+                found += few.scan(
+                    g, link, mask[0], value[0], tables[i].vpn, vpns + found)
+            else:
+                found += self.scan(
+                    tables[i], 0, self.entries, mask, value, vpns + found)
+        return found
 
     # -- giving back ----------------------------------------------------------
 

@@ -7,8 +7,8 @@ from extmeta.encodings.adaptive.contents cimport (
     Sparse, Survey, change_all, change_one, clear_bits, keep_live, sift, survey_words)
 from extmeta.encodings.adaptive.link cimport (
     BOXED, CLASS_SHIFT, DENSE, EMPTY, FEW, INLINE, LISTED, MOST, RANKED, STALE,
-    UNIFORM, WIDTH_SHIFT, Geometry, Kind, class_of, count_of, is_uniform, kind_of,
-    link_to, object_of, width_of, with_count)
+    UNIFORM, WIDTH_SHIFT, Geometry, Kind, class_of, count_of, is_stale, is_uniform,
+    kind_of, link_to, object_of, width_of, with_count)
 from extmeta.encodings.packed cimport get, put, widen
 from extmeta.encodings.adaptive.shape cimport FROM_FULL, Shape
 from extmeta.encodings.side cimport adds_nothing, append_vpns
@@ -51,7 +51,7 @@ cdef inline void list_words(
         Py_ssize_t last, Sparse* s) noexcept nogil:
     """Read the flagged entries of [first, last) and their words."""
     cdef Kind kind = kind_of(link)
-    cdef bint stale = link & STALE != 0
+    cdef bint stale = is_stale(link)
     if kind == EMPTY:
         s.count = 0
         return
@@ -294,7 +294,7 @@ cdef inline Py_ssize_t scan(
     cdef Kind kind = kind_of(link)
     if value == 0 or kind == DENSE:
         return scan_all(g, link, entry, first, last, mask, value, vpn, vpns)
-    if link & STALE or last - first < g.entries:
+    if is_stale(link) or last - first < g.entries:
         return scan_list(g, link, entry, first, last, mask, value, vpn, vpns)
     if kind == LISTED:
         return listed.scan(g, link, mask, value, vpn, vpns)

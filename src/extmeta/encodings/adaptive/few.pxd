@@ -3,12 +3,57 @@
 INLINE has the positions in the link. FEW has them in an object: 8 bits of each
 position, then the ninth bits of all.
 """
-from libc.stdint cimport uint8_t, uint16_t, uint64_t
+from libc.stdint cimport uint8_t, uint16_t, uint64_t, uintptr_t
 
 from extmeta.encodings.adaptive.contents cimport Sparse
 from extmeta.encodings.adaptive.link cimport (
-    FEW_COUNT_SHIFT, FEW_WORD_SHIFT, INLINE, INLINE_COUNT_SHIFT, INLINE_SHIFT,
+    FEW, FEW_COUNT_SHIFT, FEW_WORD_SHIFT, INLINE, INLINE_COUNT_SHIFT, INLINE_SHIFT,
     Geometry, count_of, kind_of, object_of)
+from extmeta.table.simd cimport AVX512, simd
+
+cdef extern from *:
+    """
+    #ifdef EXTMETA_X86
+    /* As scan() below. There is no branch by kind: of two tables of few words, one may
+       be INLINE as well as FEW. `object` has the positions of FEW, in 16 bytes. */
+    EXTMETA_EACH __attribute__((EXTMETA_512))
+    static ptrdiff_t extmeta_few_avx512(
+        uint64_t link, int is_inline, int first_bit, int bits, int word_bit, int count,
+        const void *object, uint64_t mask, uint64_t value, uint64_t vpn,
+        uint64_t *vpns)
+    {
+        const __m512i base = _mm512_set1_epi64((long long)vpn);
+        const __m512i ninth = _mm512_set1_epi64(256);
+        const __m128i low = _mm_loadu_si128(object);
+        const unsigned high = (unsigned)_mm_extract_epi16(low, 7);
+        const __m512i shifts = _mm512_add_epi64(
+            _mm512_set1_epi64(first_bit), _mm512_mullo_epi64(
+                _mm512_set_epi64(7, 6, 5, 4, 3, 2, 1, 0), _mm512_set1_epi64(bits)));
+        const __m512i inlined = _mm512_and_si512(
+            _mm512_srlv_epi64(_mm512_set1_epi64((long long)link), shifts),
+            _mm512_set1_epi64((1ll << bits) - 1));
+        __m512i p = _mm512_cvtepu8_epi64(low);
+        p = _mm512_mask_add_epi64(p, (__mmask8)high, p, ninth);
+        p = _mm512_mask_mov_epi64(p, (__mmask8)-is_inline, inlined);
+        _mm512_storeu_si512(vpns, _mm512_add_epi64(base, p));
+        p = _mm512_cvtepu8_epi64(_mm_srli_si128(low, 8));
+        p = _mm512_mask_add_epi64(p, (__mmask8)(high >> 8), p, ninth);
+        _mm512_storeu_si512(vpns + 8, _mm512_add_epi64(base, p));
+        return ((link >> word_bit) & mask) == value ? count : 0;
+    }
+    #else
+    #define extmeta_few_avx512(l, i, f, b, w, c, o, m, v, vpn, vpns) ((ptrdiff_t)0)
+    #endif
+    #define extmeta_either(which, a, b) \
+        ((uint64_t)(b) ^ (((uint64_t)(a) ^ (uint64_t)(b)) & -(uint64_t)(which)))
+    """
+    Py_ssize_t few_avx512 "extmeta_few_avx512"(
+        uint64_t link, bint is_inline, int first_bit, int bits, int word_bit, int count,
+        const void* object, uint64_t mask, uint64_t value, uint64_t vpn,
+        uint64_t* vpns) noexcept nogil
+    # a if which else b, without a branch
+    uint64_t either "extmeta_either"(
+        bint which, uint64_t a, uint64_t b) noexcept nogil
 
 cdef enum:
     INLINE_MOST = 6       # positions of 9 bits that fit the link
@@ -23,6 +68,9 @@ cdef inline bint fits_inline(const Geometry* g, size_t n, uint64_t word) noexcep
 cdef inline bint fits(const Geometry* g, size_t n, uint64_t word) noexcept nogil:
     return n <= FEW_MOST and word >> (64 - FEW_WORD_SHIFT) == 0 and (
         g.entries <= FEW_ENTRIES)
+
+cdef inline bint is_few(uint64_t link) noexcept nogil:
+    return (1 << kind_of(link)) & (1 << INLINE | 1 << FEW) != 0
 
 cdef inline int word_shift(const Geometry* g, uint64_t link) noexcept nogil:
     """Return which bit of the link the word begins at."""
@@ -68,7 +116,19 @@ cdef inline Py_ssize_t scan(
         const Geometry* g, uint64_t link, uint64_t mask, uint64_t value, uint64_t vpn,
         uint64_t* vpns) noexcept nogil:
     """Scan a whole table."""
-    return 0 if word_at(g, link) & mask != value else positions(g, link, vpn, vpns)
+    cdef bint is_inline = kind_of(link) == INLINE
+    cdef uint64_t n
+    if simd != AVX512:
+        return 0 if word_at(g, link) & mask != value else (
+            positions(g, link, vpn, vpns))
+    n = either(is_inline, link >> INLINE_COUNT_SHIFT & 7, link >> FEW_COUNT_SHIFT & 15)
+    return few_avx512(
+        link, is_inline, INLINE_SHIFT, g.position_bits, <int>either(
+            is_inline, INLINE_SHIFT + n * <uint64_t>g.position_bits, FEW_WORD_SHIFT),
+        # Anything serves for INLINE, which has no object.
+        <int>n, <const void*><uintptr_t>either(
+            is_inline, <uintptr_t>g.pte, <uintptr_t>object_of(g, link)),
+        mask, value, vpn, vpns)
 
 cdef inline uint64_t clear(
         const Geometry* g, uint64_t link, uint64_t keep) noexcept nogil:

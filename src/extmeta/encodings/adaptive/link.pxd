@@ -65,6 +65,12 @@ cdef inline bint is_uniform(uint64_t link) noexcept nogil:
     """Return whether all flagged PTEs share a word, and only flags say which."""
     return kind_of(link) == UNIFORM or kind_of(link) == BOXED
 
+cdef inline bint is_stale(uint64_t link) noexcept nogil:
+    """Return whether the object may list entries whose flag is clear."""
+    # Other kinds have a part of the word or the count there. There is no branch: which
+    # kind comes next is hard to predict.
+    return (kind_of(link) >= BOXED) & (link & STALE != 0)
+
 cdef inline int width_of(uint64_t link) noexcept nogil:
     return <int>(link >> WIDTH_SHIFT & 7)
 

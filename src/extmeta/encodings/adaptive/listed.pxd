@@ -1,12 +1,13 @@
 """LISTED: the words, then the positions of their entries, 16 bits each, ascending."""
-from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdint cimport uint16_t, uint64_t
 from libc.string cimport memcpy, memmove
 
 from extmeta.encodings.adaptive.contents cimport Sparse, place
 from extmeta.encodings.adaptive.link cimport (
     Geometry, count_of, object_of, width_of, with_count)
 from extmeta.encodings.packed cimport (
-    get, keep_in_all, narrow, put, shift, widen, word_t)
+    get, keep_in_all, narrow, put, shift, widen)
+from extmeta.table.simd cimport keep_matching
 
 cdef enum:
     # A search in longer lists takes too long. docs/design.md has the choice of
@@ -71,17 +72,6 @@ cdef inline bint put_word(
     link[0] = with_count(link[0], n + (1 if not there else -1 if word == 0 else 0))
     return True
 
-cdef inline Py_ssize_t matching(
-        const word_t* word, const uint16_t* position, Py_ssize_t n,
-        uint64_t mask, uint64_t value, uint64_t vpn, uint64_t* vpns) noexcept nogil:
-    """Write vpn + position of the words with (word & mask) == value."""
-    cdef Py_ssize_t found = 0
-    cdef Py_ssize_t i
-    for i in range(n):
-        vpns[found] = vpn + position[i]
-        found += word[i] & mask == value
-    return found
-
 cdef inline Py_ssize_t scan(
         const Geometry* g, uint64_t link, uint64_t mask, uint64_t value, uint64_t vpn,
         uint64_t* vpns) noexcept nogil:
@@ -89,14 +79,8 @@ cdef inline Py_ssize_t scan(
     cdef Py_ssize_t n = count_of(link)
     cdef int width = width_of(link)
     cdef void* p = object_of(g, link)
-    cdef const uint16_t* position = positions(p, n, width)
-    if width == 6:
-        return matching(<const uint64_t*>p, position, n, mask, value, vpn, vpns)
-    if width == 5:
-        return matching(<const uint32_t*>p, position, n, mask, value, vpn, vpns)
-    if width == 4:
-        return matching(<const uint16_t*>p, position, n, mask, value, vpn, vpns)
-    return matching(<const uint8_t*>p, position, n, mask, value, vpn, vpns)
+    return keep_matching(
+        p, width, positions(p, n, width), n, mask, value, vpn, vpns)
 
 
 # A reader without a lock calls what follows: the positions may be changing.

@@ -1,14 +1,15 @@
 """RANKED: a bit for each entry, then the words of the entries whose bit is set."""
-from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdint cimport uint16_t, uint64_t
 from libc.string cimport memset
 
 from extmeta.encodings.adaptive.contents cimport Sparse
 from extmeta.encodings.adaptive.link cimport (
     Geometry, count_of, object_of, width_of, with_count)
 from extmeta.encodings.packed cimport (
-    get, keep_in_all, narrow, put, shift, widen, word_t)
+    get, keep_in_all, narrow, put, shift, widen)
 from extmeta.memory.sync cimport once
 from extmeta.table.pte cimport lowest
+from extmeta.table.simd cimport keep_matching, vpns_of_bits
 
 cdef extern from *:
     """
@@ -110,38 +111,14 @@ cdef inline bint put_word(
     link[0] = with_count(link[0], n + (1 if not there else -1 if word == 0 else 0))
     return True
 
-cdef inline Py_ssize_t matching(
-        const word_t* word, const uint64_t* map, Py_ssize_t nr_entries,
-        uint64_t mask, uint64_t value, uint64_t vpn, uint64_t* vpns) noexcept nogil:
-    """Write vpn + position of the words with (word & mask) == value."""
-    cdef Py_ssize_t found = 0
-    cdef Py_ssize_t i = 0
-    cdef Py_ssize_t at
-    cdef uint64_t bits
-    for at in range(0, nr_entries, 64):
-        bits = map[at >> 6]
-        while bits:
-            vpns[found] = vpn + <uint64_t>(at + lowest(bits))
-            found += word[i] & mask == value
-            i += 1
-            bits &= bits - 1
-    return found
-
 cdef inline Py_ssize_t scan(
         const Geometry* g, uint64_t link, uint64_t mask, uint64_t value, uint64_t vpn,
         uint64_t* vpns) noexcept nogil:
     """Scan a whole table."""
-    cdef int width = width_of(link)
-    cdef const uint64_t* map = <const uint64_t*>object_of(g, link)
-    cdef void* p = words_of(g, link)
-    cdef Py_ssize_t n = g.entries
-    if width == 6:
-        return matching(<const uint64_t*>p, map, n, mask, value, vpn, vpns)
-    if width == 5:
-        return matching(<const uint32_t*>p, map, n, mask, value, vpn, vpns)
-    if width == 4:
-        return matching(<const uint16_t*>p, map, n, mask, value, vpn, vpns)
-    return matching(<const uint8_t*>p, map, n, mask, value, vpn, vpns)
+    cdef Py_ssize_t n = vpns_of_bits(
+        vpns, vpn, <const uint64_t*>object_of(g, link), g.map_bytes >> 3)
+    return keep_matching(
+        words_of(g, link), width_of(link), NULL, n, mask, value, vpn, vpns)
 
 
 # A reader without a lock calls what follows: the map may be changing.

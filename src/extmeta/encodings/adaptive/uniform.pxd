@@ -4,8 +4,8 @@ from libc.stdint cimport uint16_t, uint64_t
 from extmeta.encodings.adaptive.contents cimport Sparse
 from extmeta.encodings.adaptive.link cimport (
     UNIFORM, UNIFORM_SHIFT, Geometry, kind_of, object_of)
-from extmeta.encodings.side cimport append_vpns
-from extmeta.table.pte cimport PteLayout, flag_of, flags, lowest
+from extmeta.table.pte cimport PteLayout, flag_of, flags, lowest, many_flags
+from extmeta.table.simd cimport vpns_of_bits
 
 cdef inline bint fits(uint64_t word) noexcept nogil:
     """Return whether the link itself has room for the word."""
@@ -54,9 +54,12 @@ cdef inline Py_ssize_t scan(
         const uint64_t* entry, const PteLayout* a, Py_ssize_t first, Py_ssize_t last,
         uint64_t vpn, uint64_t* vpns) noexcept nogil:
     """Write the vpns of the flagged entries; their word matches."""
+    cdef uint64_t[8] marked
     cdef Py_ssize_t found = 0
-    cdef Py_ssize_t at
-    for at in range(first, last, 64):
-        found = append_vpns(vpns, found, vpn + <uint64_t>at,
-                            flags(entry + at, min(64, last - at), a))
+    cdef Py_ssize_t at, n
+    for at in range(first, last, 512):
+        n = min(512, last - at)
+        many_flags(entry + at, n, a, marked)
+        found += vpns_of_bits(
+            vpns + found, vpn + <uint64_t>at, marked, (n + 63) >> 6)
     return found
