@@ -11,4 +11,5 @@ cdef class Held(Operations):
     cdef adopted(self, Found* found)
     cdef const char* fault(self, uint64_t* vpn) noexcept nogil
     cdef const char* fault_of_words(self, Ptdesc* t) noexcept nogil
+    cdef const char* fault_of_counts(self, uint64_t* vpn) noexcept nogil
     cdef const char* fault_of_leaves(self, uint64_t* at) noexcept nogil

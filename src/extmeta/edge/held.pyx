@@ -175,6 +175,9 @@ cdef class Held(Operations):
                 return reason
         if ptes != self.nr_ptes:
             return b"count of all PTEs is stale"
+        reason = self.fault_of_counts(vpn)
+        if reason is not NULL:
+            return reason
         reason = self.fault_of_leaves(vpn)
         return reason if reason is not NULL else self.frames.fault()
 
@@ -200,6 +203,24 @@ cdef class Held(Operations):
             return b"count of words is stale"
         if self.frames.page_order and (flagged != 0) != t.reached:
             return b"a link that nothing finds, or a place that nothing needs"
+        return NULL
+
+    cdef const char* fault_of_counts(self, uint64_t* vpn) noexcept nogil:
+        """Compare the counts of PMD tables with the tables below that have words."""
+        cdef uint64_t at = 0
+        cdef Ptdesc* t = self.next_table(&at, self.nr_vpns)
+        cdef Ptdesc* above
+        cdef unsigned int worded
+        while t is not NULL:
+            vpn[0] = at
+            above = self.above(t)
+            worded = 0
+            while t is not NULL and self.above(t) is above:
+                worded += t.flagged != 0
+                at = t.vpn + <uint64_t>self.entries
+                t = self.next_table(&at, self.nr_vpns)
+            if worded != above.flagged:
+                return b"count of tables with words is stale"
         return NULL
 
     cdef const char* fault_of_leaves(self, uint64_t* at) noexcept nogil:

@@ -28,7 +28,9 @@ cdef struct Ptdesc:
     uintptr_t link
     uint64_t vpn          # of entry 0
     uint32_t seq          # lock and count of changes of a PTE table: see sync.pxd
-    uint16_t flagged      # entries whose flag is set; in a slab: objects ever used
+    # Entries whose flag is set; in a PMD table: PTE tables below that have words; in a
+    # slab: objects ever used.
+    uint16_t flagged
     uint16_t used         # entries that are not none; in a slab: objects in use
     uint32_t next         # neighbours in a list of blocks. The encoding may use these
     uint32_t prev         # and `spare` during an operation on a PTE table.

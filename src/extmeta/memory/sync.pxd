@@ -5,7 +5,7 @@ even to odd holds the lock. A reader compares the count before and after: if it 
 and even, the values read are of one moment. A kernel has two words, a spinlock and a
 seqcount; they are one here, so that the descriptor has room.
 """
-from libc.stdint cimport int64_t, uint32_t, uint64_t
+from libc.stdint cimport int64_t, uint16_t, uint32_t, uint64_t
 
 cdef extern from *:
     """
@@ -46,6 +46,7 @@ cdef extern from *:
     #define extmeta_prefetch(p) \
         __extension__ ({ __builtin_prefetch(p); __asm__ volatile(""); })
     #define extmeta_once(p) __atomic_load_n((p), __ATOMIC_RELAXED)
+    #define extmeta_add(p, by) ((void)__atomic_fetch_add((p), (by), __ATOMIC_RELAXED))
     #define extmeta_acquire(p) __atomic_load_n((p), __ATOMIC_ACQUIRE)
     #define extmeta_publish(p, v) __atomic_store_n((p), (v), __ATOMIC_RELEASE)
 
@@ -130,6 +131,9 @@ cdef extern from *:
     uint64_t once "extmeta_once"(const uint64_t* p) noexcept nogil
     uint64_t acquire "extmeta_acquire"(const uint64_t* p) noexcept nogil
     void publish "extmeta_publish"(uint64_t* p, uint64_t v) noexcept nogil
+    # A count that threads change side by side.
+    uint16_t count_once "extmeta_once"(const uint16_t* p) noexcept nogil
+    void add_once "extmeta_add"(uint16_t* p, int by) noexcept nogil
     void release_fence "extmeta_store_fence"() noexcept nogil
     void relax "extmeta_relax"(int turn) noexcept nogil
     void fill_each "extmeta_fill_each"(

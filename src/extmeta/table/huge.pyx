@@ -1,5 +1,5 @@
 """Huge pages: leaves above the PTE tables, made, split and dropped."""
-from libc.stdint cimport uint64_t
+from libc.stdint cimport uint32_t, uint64_t
 from libc.string cimport memset
 
 from extmeta.memory.frames cimport (
@@ -103,6 +103,7 @@ cdef class HugePages(Mapping):
             unused = self.withdraw(slot)
             made[i].parent = slot
             publish(slot, upper_entry(self.frames, made[i]))
+            self.note_words(made[i], 0)
             if unused is not NULL:
                 self.frames.free(unused)
         self.encoding.end()
@@ -215,15 +216,18 @@ cdef class HugePages(Mapping):
         cdef uint64_t* slot
         cdef Ptdesc* t
         cdef Py_ssize_t i, end
+        cdef uint32_t before
         self.encoding.begin(first, stop, min(stop - first, self.nr_ptes), True)
         while (t := self.next_table(&at, stop)) is not NULL:
             i = <Py_ssize_t>(at - t.vpn)
             end = <Py_ssize_t>min(stop - t.vpn, <uint64_t>self.entries)
             at = t.vpn + <uint64_t>end
+            before = t.flagged
             lock_table(t)
             self.encoding.zap(t, i, end)
             self.clear(t, i, end)
             unlock_table(t)
+            self.note_words(t, before)
             self.settle(t)
             self.prune(t)
         self.encoding.end()

@@ -5,7 +5,7 @@ entries. If it may allocate it has two passes: the first makes every check and
 allocation, the second changes entries and can't fail. So an error leaves the table as
 it was. Arguments are trusted: :mod:`extmeta.pagetable` checks them.
 """
-from libc.stdint cimport uint64_t
+from libc.stdint cimport uint32_t, uint64_t
 from libc.string cimport memcpy
 
 from extmeta.memory.frames cimport DEPOSITED, Ptdesc, entries, lock_table, unlock_table
@@ -44,6 +44,7 @@ cdef class Operations(HugePages):
                 return no_memory(self.frames.frame_bytes)
             t = parent.table_after(&slot, &at, parent.nr_vpns)
         self.encoding.end()
+        self.copy_counts(parent)
         at = 0
         while self.nr_leaves < parent.nr_leaves:
             leaf = parent.next_leaf(&at, parent.nr_vpns)
@@ -61,6 +62,16 @@ cdef class Operations(HugePages):
         self.nr_ptes = parent.nr_ptes
         self.next_pfn = parent.next_pfn
         return 0
+
+    cdef void copy_counts(self, Operations parent) noexcept nogil:
+        """Set the counts of tables with words: those of the parent's PMD tables."""
+        cdef uint64_t reach = (
+            self.last[self.levels - 2] // <uint64_t>self.stride + 1) << self.table_bits
+        cdef uint64_t at = 0
+        cdef Ptdesc* t
+        while (t := parent.next_table(&at, parent.nr_vpns)) is not NULL:
+            self.above(self.find(at)).flagged = parent.above(t).flagged
+            at = (at | (reach - 1)) + 1
 
     cdef int move_tables(self, uint64_t src, uint64_t dst, uint64_t n) noexcept nogil:
         cdef uint64_t stop = src + n
@@ -115,6 +126,7 @@ cdef class Operations(HugePages):
         cdef Py_ssize_t stride = self.stride
         cdef Py_ssize_t i
         cdef unsigned int moved = 0
+        cdef uint32_t before
         for i in range(n):
             moved += source[i * stride] != none
         if moved == 0:
@@ -133,15 +145,19 @@ cdef class Operations(HugePages):
             lock_table(to)
         # Without its word an entry moves as it is. A word that belongs to the page is
         # not touched.
+        before = t.flagged
         if not self.encoding.by_page:
             self.encoding.store(t, &here, &clear)
+            self.note_words(t, before)
         for i in range(n):
             target[i * stride] = source[i * stride]
             source[i * stride] = none
         to.used += moved
         t.used -= moved
+        before = to.flagged
         if not self.encoding.by_page:
             self.encoding.store(to, &there, &add)
+            self.note_words(to, before)
         if to is not t:
             unlock_table(to)
         unlock_table(t)

@@ -1,7 +1,8 @@
 """Read, write and find words, a run of entries at a time."""
-from libc.stdint cimport uint8_t, uint64_t
+from libc.stdint cimport uint8_t, uint32_t, uint64_t
 
 from extmeta.memory.frames cimport PTE, Ptdesc, entries
+from extmeta.memory.sync cimport add_once
 from extmeta.table.encoding cimport TOGETHER, Write
 from extmeta.table.places cimport Places
 from extmeta.table.pte cimport equal, equal_in_pairs
@@ -61,6 +62,11 @@ cdef class Words(Places):
         self, const Span* s, const Write* w, bint all_mapped) noexcept nogil
     cdef int stop_write(self, const Span* s, Py_ssize_t at, int failed) noexcept nogil
     cdef void begin(self, const Span* s) noexcept nogil
+    # Call this after a change of t.flagged, with what it was before: if the table got
+    # its first word, or lost its last, that changes the count of its PMD table.
+    cdef inline void note_words(self, Ptdesc* t, uint32_t before) noexcept nogil:
+        if (before == 0) != (t.flagged == 0):
+            add_once(&self.above(t).flagged, 1 if before == 0 else -1)
     cdef void settle_span(self, const Span* s, Py_ssize_t upto) noexcept nogil
     cdef void read(self, const Span* s, uint64_t* words) noexcept nogil
     # Set flags[i] to 1 if the i-th PTE has a word; `flags` must be 0.

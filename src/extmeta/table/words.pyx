@@ -1,10 +1,10 @@
 """Read, write and find words, a run of entries at a time."""
-from libc.stdint cimport uint8_t, uint64_t
+from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.string cimport memset
 
 from extmeta.memory.frames cimport (
     LEAF, TABLE_BITS, Ptdesc, entries, lock_table, unlock_table)
-from extmeta.memory.sync cimport prefetch
+from extmeta.memory.sync cimport count_once, prefetch
 from extmeta.table.encoding cimport (
     ALWAYS, MAX_LANES, TOGETHER, WHEN_ADDING, ZERO_WORD, Write)
 from extmeta.table.pte cimport ALL
@@ -29,7 +29,6 @@ cdef inline bint has_bit(const uint64_t* word, Py_ssize_t lanes) noexcept nogil:
     for lane in range(lanes):
         bits |= word[lane]
     return bits != 0
-
 
 cdef class Words(Places):
 
@@ -122,6 +121,7 @@ cdef class Words(Places):
         cdef Group g
         cdef Run r
         cdef Write part = w[0]
+        cdef uint32_t before
         cdef int lane
         for lane in range(self.encoding.lanes):
             may_grow |= w.add[lane] != 0
@@ -153,9 +153,11 @@ cdef class Words(Places):
             t = self.next_at(s, at, &r, &g)
             if t is not NULL:
                 part.add = w.add + at * w.step
+                before = t.flagged
                 lock_table(t)
                 self.encoding.store(t, &r, &part)
                 unlock_table(t)
+                self.note_words(t, before)
                 untidy |= t.next != 0 or settles and t.flagged == 0
                 # Not if a later run, which has room, may be of this table.
                 if s.vpns is NULL:
@@ -247,15 +249,18 @@ cdef class Words(Places):
         cdef Ptdesc* t = self.find(vpn)
         cdef Run r = run_of(<Py_ssize_t>(vpn & <uint64_t>(self.entries - 1)), 1)
         cdef Write w = Write(ZERO_WORD, &word, 0)
+        cdef uint32_t before
         if t is NULL or self.pte_at(t, r.first)[0] == self.pte.none:
             return -1
         if self.encoding.asks and self.encoding.first_unfit(t, &r, &w) >= 0:
             return -1
         t = self.prepare(t, &r, &w)
         if t is not NULL:
+            before = t.flagged
             lock_table(t)
             self.encoding.store(t, &r, &w)
             unlock_table(t)
+            self.note_words(t, before)
             self.settle(t)
         self.encoding.end()
         return 0 if t is not NULL else -1
@@ -306,6 +311,9 @@ cdef class Words(Places):
         cdef Py_ssize_t n = 0
         cdef Py_ssize_t i = 0
         cdef Ptdesc* t
+        if worded and count_once(
+                &self.holder(slot, self.levels - 2).flagged) == 0:
+            i = end
         # Locals only: this takes as long as reading the descriptors.
         while i < end and n < SCANNED_TOGETHER:
             if slot[i] & (TABLE_BITS | LEAF) == TABLE_BITS:
