@@ -17,3 +17,5 @@ cdef class WordMethods(Held):
     cdef fitting(self, name, value)
     cdef int spread(self, uint64_t* lanes, value, uint64_t flip) except -1
     cdef bint stored_one(self, vpn, word)
+    cdef Vpns asked_for(
+        self, name, vpns, mask, value, uint64_t* bits, uint64_t* wanted)

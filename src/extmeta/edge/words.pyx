@@ -410,22 +410,15 @@ cdef class WordMethods(Held):
         cdef int range_
         cdef int failed = 0
         cdef bint clears = False
-        limit = 1 << <object>(64 * self.encoding.lanes)
-        if type(vpns) is int:
-            raise TypeError("scan(vpns, mask, value) takes vpns as a range, as in "
-                            f"scan(slice({vpns!r}, {mask!r}), ...)")
-        v = self.range_of("vpns", vpns)
-        mask = whole("mask", mask, limit)
-        value = mask if value is None else whole("value", value, limit)
         if refused:
             raise TypeError(f"scan(vpns, mask, value, clear), and not {refused[0]!r}")
+        v = self.asked_for("scan", vpns, mask, value, bits, wanted)
         if clear:
             clears = True
-            self.spread(keep, whole("clear", clear, limit), ALL)
-        if value & ~mask:
+            self.spread(keep, whole(
+                "clear", clear, 1 << <object>(64 * self.encoding.lanes)), ALL)
+        if v is None:
             return np.empty(0, np.uint64)
-        self.spread(bits, mask, 0)
-        self.spread(wanted, value, 0)
         range_ = self.enter_span(&v.span, clears)
         with nogil:
             failed = self.find_words(&v.span, bits, wanted, &found)
@@ -438,6 +431,80 @@ cdef class WordMethods(Held):
             free(found.vpns)
             raise
         return self.results(&found, failed)
+
+    def scan_runs(self, vpns, mask, value=None):
+        """Return the ranges of vpns whose word has given bits.
+
+        As `scan`, for those who hand ranges on, as PAGEMAP_SCAN does. `adaptive` looks
+        at no entry of a table whose PTEs all share a word.
+
+        Parameters
+        ----------
+        vpns : range or slice
+            It may have holes.
+        mask : int
+        value : int, optional
+            By default all bits of ``mask``.
+
+        Returns
+        -------
+        starts, stops : (n,) uint64 ndarray
+            Ascending: all vpns of [starts[i], stops[i]) match, and neither the vpn
+            before nor the one behind does.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If a number is no integer, negative or out of range, or ``vpns`` is no range
+            or slice.
+        MemoryError
+            If there is no memory for the result.
+
+        Examples
+        --------
+        >>> import extmeta as em
+        >>> t = em.PageTable()
+        >>> t.map(slice(0, 100))
+        >>> t.store(slice(10, 20), 3)
+        >>> t.store(15, 1)
+        >>> t.scan_runs(slice(0, 100), 2)
+        (array([10, 16], dtype=uint64), array([15, 20], dtype=uint64))
+        """
+        cdef uint64_t[MAX_LANES] bits
+        cdef uint64_t[MAX_LANES] wanted
+        cdef Found found = Found(NULL, 0, 0)
+        cdef Vpns v = self.asked_for("scan_runs", vpns, mask, value, bits, wanted)
+        cdef int range_
+        cdef int failed = 0
+        if v is not None:
+            range_ = self.enter_span(&v.span, False)
+            with nogil:
+                failed = self.find_runs(&v.span, bits, wanted, &found)
+            try:
+                self.leave_span(range_, 0)
+            except BaseException:
+                free(found.vpns)
+                raise
+        starts, stops = self.results(&found, failed).reshape(-1, 2).T.copy()
+        return starts, stops
+
+    cdef Vpns asked_for(
+            self, name, vpns, mask, value, uint64_t* bits, uint64_t* wanted):
+        """Check what to find, and write its lanes; return the range.
+
+        It is None if no word can match.
+        """
+        cdef Vpns v
+        limit = 1 << <object>(64 * self.encoding.lanes)
+        if type(vpns) is int:
+            raise TypeError(f"{name}(vpns, mask, value) takes vpns as a range, as in "
+                            f"{name}(slice({vpns!r}, {mask!r}), ...)")
+        v = self.range_of("vpns", vpns)
+        mask = whole("mask", mask, limit)
+        value = mask if value is None else whole("value", value, limit)
+        self.spread(bits, mask, 0)
+        self.spread(wanted, value, 0)
+        return None if value & ~mask else v
 
     def vpns(self, within=None):
         """Return the vpns of all PTEs, present and swapped.

@@ -114,6 +114,11 @@ cdef class Encoding:
     cdef Py_ssize_t scan_tables(
         self, Ptdesc** tables, Py_ssize_t n, const uint64_t* mask,
         const uint64_t* value, uint64_t* vpns) noexcept nogil
+    # Whether (word & mask) == value for all entries, if that is known without a look at
+    # them: of a table without an entry that is none. `value` is not 0.
+    cdef bint all_have(
+        self, const Ptdesc* t, const uint64_t* mask,
+        const uint64_t* value) noexcept nogil
     # May allocate: copy the words of `t`, a table of `parent`, to `child`, a table of
     # `self` that has a copy of the entries. -1 if no memory can be had.
     cdef int fork(

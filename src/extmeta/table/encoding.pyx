@@ -268,6 +268,11 @@ cdef class Encoding:
             found += self.scan(tables[i], 0, self.entries, mask, value, vpns + found)
         return found
 
+    cdef bint all_have(
+            self, const Ptdesc* t, const uint64_t* mask,
+            const uint64_t* value) noexcept nogil:
+        return False
+
     cdef void zap(
             self, Ptdesc* t, Py_ssize_t first, Py_ssize_t last) noexcept nogil:
         cdef Run r = run_of(first, last - first)

@@ -86,3 +86,10 @@ cdef class Words(Places):
     cdef Py_ssize_t gather(
         self, const uint64_t* slot, uint64_t* at, uint64_t stop, bint worded,
         Ptdesc** some) noexcept nogil
+    # Find the ranges of vpns with (word & mask) == value: a start and a stop of each.
+    cdef int find_runs(
+        self, const Span* s, const uint64_t* mask, const uint64_t* value,
+        Found* found) noexcept nogil
+    cdef bint all_match(
+        self, const Ptdesc* t, const uint64_t* mask,
+        const uint64_t* value) noexcept nogil

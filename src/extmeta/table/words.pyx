@@ -30,6 +30,39 @@ cdef inline bint has_bit(const uint64_t* word, Py_ssize_t lanes) noexcept nogil:
         bits |= word[lane]
     return bits != 0
 
+cdef inline void add_run(Found* f, uint64_t start, uint64_t stop) noexcept nogil:
+    """Add a range of vpns, or extend the last one."""
+    if f.n and f.vpns[f.n - 1] == start:
+        f.vpns[f.n - 1] = stop
+        return
+    f.vpns[f.n] = start
+    f.vpns[f.n + 1] = stop
+    f.n += 2
+
+cdef inline void add_runs(
+        Found* f, const uint64_t* vpns, Py_ssize_t n) noexcept nogil:
+    """Add n ascending vpns.
+
+    They may lie in ``f.vpns`` itself, n or more behind its end: what is written stays
+    behind what is read.
+    """
+    cdef uint64_t stop = f.vpns[f.n - 1] if f.n else ALL
+    cdef Py_ssize_t at = f.n
+    cdef Py_ssize_t i
+    cdef uint64_t vpn
+    if n and vpns[n - 1] - vpns[0] == <uint64_t>(n - 1):
+        add_run(f, vpns[0], vpns[n - 1] + 1)
+        return
+    for i in range(n):
+        # Without a branch, which nobody could predict.
+        vpn = vpns[i]
+        f.vpns[at] = vpn
+        at += 2 * (vpn != stop)
+        stop = vpn + 1
+        f.vpns[at - 1] = stop
+    f.n = at
+
+
 cdef class Words(Places):
 
     cdef Ptdesc* run_at(self, const Span* s, Py_ssize_t at, Run* r) noexcept nogil:
@@ -323,3 +356,56 @@ cdef class Words(Places):
             i += stride
         at[0] += <uint64_t>(i // stride) << self.table_bits
         return n
+
+    cdef int find_runs(
+            self, const Span* s, const uint64_t* mask, const uint64_t* value,
+            Found* found) noexcept nogil:
+        cdef Py_ssize_t size = self.entries
+        cdef uint64_t edge = <uint64_t>size - 1
+        cdef Py_ssize_t lanes = self.encoding.lanes
+        cdef bint worded = self.encoding.uses_descriptor and has_bit(value, lanes)
+        cdef uint64_t at = s.first
+        cdef uint64_t stop = s.first + <uint64_t>s.n
+        cdef Ptdesc* some[SCANNED_TOGETHER]
+        cdef uint64_t* vpns
+        cdef Ptdesc* t
+        cdef Py_ssize_t i, n
+        cdef int failed = 0
+        self.encoding.begin(at, stop, min(<uint64_t>s.n, self.nr_ptes), False)
+        while not failed and (t := self.next_table(&at, stop)) is not NULL:
+            if at & edge or stop - at < <uint64_t>size:
+                failed = room_for(found, 2 * size + PAST)
+                if not failed:
+                    vpns = found.vpns + found.n + size
+                    add_runs(found, vpns, self.encoding.scan(
+                        t, <Py_ssize_t>(at & edge),
+                        <Py_ssize_t>min(stop - (at & ~edge), <uint64_t>size), mask,
+                        value, vpns))
+                at = (at | edge) + 1
+                continue
+            n = self.gather(t.parent, &at, stop, worded, some)
+            for i in range(n):
+                failed = room_for(found, 2 * size + PAST)
+                if failed:
+                    break
+                if self.all_match(some[i], mask, value):
+                    add_run(found, some[i].vpn, some[i].vpn + <uint64_t>size)
+                    continue
+                # Behind where the runs may end; see add_runs.
+                vpns = found.vpns + found.n + size
+                add_runs(found, vpns, self.encoding.scan_tables(
+                    &some[i], 1, mask, value, vpns))
+        self.encoding.end()
+        return failed
+
+    cdef bint all_match(
+            self, const Ptdesc* t, const uint64_t* mask,
+            const uint64_t* value) noexcept nogil:
+        """Return whether all entries are known to match, without a look at them."""
+        if t.used != self.entries:
+            return False
+        if has_bit(value, self.encoding.lanes):
+            return self.encoding.all_have(t, mask, value)
+        # Without a word the word is 0.
+        return not has_bit(mask, self.encoding.lanes) or (
+            self.encoding.uses_descriptor and t.flagged == 0)

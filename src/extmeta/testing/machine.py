@@ -47,6 +47,11 @@ def starts_of(arch):
     return (0, *(edge - WINDOW // 2 for edge in edges), arch.nr_vpns - WINDOW)
 
 
+def as_runs(found):
+    """Return what scan_runs returned as a list of pairs."""
+    return list(zip(*(part.tolist() for part in found), strict=True))
+
+
 def as_int(lanes):
     """Return a word of several lanes as an int."""
     return sum(int(lane) << 64 * i for i, lane in enumerate(np.atleast_1d(lanes)))
@@ -292,6 +297,8 @@ class AgainstDict(RuleBasedStateMachine):
         for wanted in (value, value & mask, 0):
             found = table.scan(slice(min(a, b), max(a, b)), mask, wanted)
             same(found.tolist(), model.scan(min(a, b), max(a, b), mask, wanted))
+            runs = as_runs(table.scan_runs(slice(min(a, b), max(a, b)), mask, wanted))
+            same(runs, model.scan_runs(min(a, b), max(a, b), mask, wanted))
 
     @rule(pair=tables, src=vpn, dst=vpn, count=st.integers(0, 40))
     def move(self, pair, src, dst, count):

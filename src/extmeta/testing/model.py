@@ -58,6 +58,15 @@ class Model:
             if first <= vpn < stop and pte.word & mask == value
         )
 
+    def scan_runs(self, first, stop, mask, value):
+        runs = []
+        for vpn in self.scan(first, stop, mask, value):
+            if runs and runs[-1][1] == vpn:
+                runs[-1] = (runs[-1][0], vpn + 1)
+            else:
+                runs.append((vpn, vpn + 1))
+        return runs
+
     def move(self, src, dst, count):
         moved = {v: p for v, p in self.ptes.items() if src <= v < src + count}
         for vpn in moved:

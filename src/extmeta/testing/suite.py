@@ -19,6 +19,7 @@ from extmeta.testing.machine import (
     AgainstDict,
     as_argument,
     as_int,
+    as_runs,
     contents,
     dump,
     forked,
@@ -241,6 +242,33 @@ def children_are_apart(make):
     child.unmap(everywhere(child))
     same(len(child), 0)
     same(len(table), len(vpns))
+
+
+@check
+def runs_are_maximal(make):
+    """Runs join across PTE tables, and end where a word, or a hole, ends them."""
+    table = make()
+    size = table.arch.ptrs_per_pte
+    table.map(slice(0, 5 * size))
+    everything = slice(0, 8 * size)
+    found = partial(table.scan_runs, everything)
+    same(as_runs(found(1)), [])
+    same(as_runs(found(0)), [(0, 5 * size)])
+    table.store(slice(3, 3 * size + 7), 1)
+    same(as_runs(found(1)), [(3, 3 * size + 7)])
+    same(as_runs(found(1, 0)), [(0, 3), (3 * size + 7, 5 * size)])
+    part = slice(size - 1, 2 * size + 1)
+    same(as_runs(table.scan_runs(part, 1)), [(size - 1, 2 * size + 1)])
+    table.unmap(slice(2 * size - 2, 2 * size))
+    table.store(size, 0)
+    runs = [(3, size), (size + 1, 2 * size - 2), (2 * size, 3 * size + 7)]
+    same(as_runs(found(1)), runs)
+    if not table.encoding.config:
+        table.store(np.arange(4 * size, 4 * size + 64, 2, dtype=np.uint64), 1)
+        runs += [(vpn, vpn + 1) for vpn in range(4 * size, 4 * size + 64, 2)]
+        same(as_runs(found(1)), runs)
+    same(as_runs(table.scan_runs(slice(size, size), 0)), [])
+    same(as_runs(found(1, 2)), [])
 
 
 # First vpns of two huge pages, the second with a deposited PTE table; swapped PTEs.

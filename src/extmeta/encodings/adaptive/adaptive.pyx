@@ -398,6 +398,12 @@ cdef class Adaptive(Encoding):
                     tables[i], 0, self.entries, mask, value, vpns + found)
         return found
 
+    cdef bint all_have(
+            self, const Ptdesc* t, const uint64_t* mask,
+            const uint64_t* value) noexcept nogil:
+        return t.flagged == self.entries and is_uniform(t.link) and (
+            container.shared_word(&self.g, t.link) & mask[0] == value[0])
+
     # -- giving back ----------------------------------------------------------
 
     cdef void zap(self, Ptdesc* t, Py_ssize_t first, Py_ssize_t last) noexcept nogil:
