@@ -11,7 +11,7 @@ from extmeta.table.encoding cimport Encoding, Write
 from extmeta.memory.frames cimport PTE, Frames, Ptdesc, entries
 from extmeta.table.pte cimport (
     ALL, PteLayout, count, equal, flag_of, flags, lowest, many_flags)
-from extmeta.memory.sync cimport once, publish
+from extmeta.memory.sync cimport once, prefetch, publish
 from extmeta.table.simd cimport AVX512, simd, vpns_of_bits
 from extmeta.table.vpns cimport Run, entry_at
 
@@ -28,6 +28,10 @@ cdef enum:
     # --fields meta=64`. Narrower words have no SIMD compare. There, visiting won with
     # up to half of the PTEs flagged.
     DENSE_FROM = 8
+    # If one entry of SPARSE has a word, or fewer, the words are asked for before they
+    # are read: each has a cache line of its own. `benchmarks/instructions.py` counts
+    # the requests; with all PTEs flagged they were half of a clear's instructions.
+    SPARSE = 8
     # Up to this many entries are read without a look at the descriptor, whose cache
     # line a random lookup does not have.
     FEW = 8
@@ -70,8 +74,11 @@ cdef inline size_t nr_flagged(Frames frames) noexcept nogil:
 cdef inline Py_ssize_t append_vpns(
         uint64_t* vpns, Py_ssize_t found, uint64_t vpn, uint64_t bits) noexcept nogil:
     """Write vpn + i for each bit i to ``vpns[found]`` and on; return the new count."""
+    cdef uint64_t some
     if bits == ALL or simd == AVX512:
-        return found + vpns_of_bits(vpns + found, vpn, &bits, 1)
+        # A copy, so that the loop below has `bits` in a register.
+        some = bits
+        return found + vpns_of_bits(vpns + found, vpn, &some, 1)
     while bits:
         vpns[found] = vpn + <uint64_t>lowest(bits)
         found += 1
@@ -188,19 +195,30 @@ cdef inline void side_clear(
     """Store word & keep: only flagged entries can change."""
     cdef const PteLayout* a = &self.pte
     cdef uint64_t* entry = entries(self.frames, t)
+    cdef bint sparse = t.flagged * SPARSE < self.entries
+    cdef uint64_t[8] marks
     cdef uint64_t flagged, word
-    cdef Py_ssize_t first, n, e
-    for first in range(r.first, r.first + r.n, 64):
-        n = min(64, r.first + r.n - first)
-        flagged = flags(entry + first, n, a)
-        while flagged:
-            e = first + lowest(flagged)
-            flagged &= flagged - 1
-            word = get(side, bits, e) & keep
-            put(side, bits, e, word)
-            if word == 0:
-                entry[e] &= ~flag_of(a, entry[e])
-                t.flagged -= 1
+    cdef Py_ssize_t last = r.first + r.n
+    cdef Py_ssize_t at, first, e
+    for at in range(r.first, last, 512):
+        for first in range(at, min(at + 512, last), 64):
+            flagged = flags(entry + first, min(64, last - first), a)
+            marks[first - at >> 6] = flagged
+            if side_t is not int8_t:
+                # Words that are not packed lie far apart: let their misses overlap.
+                while sparse and flagged:
+                    prefetch(&side[first + lowest(flagged)])
+                    flagged &= flagged - 1
+        for first in range(at, min(at + 512, last), 64):
+            flagged = marks[first - at >> 6]
+            while flagged:
+                e = first + lowest(flagged)
+                flagged &= flagged - 1
+                word = get(side, bits, e) & keep
+                put(side, bits, e, word)
+                if word == 0:
+                    entry[e] &= ~flag_of(a, entry[e])
+                    t.flagged -= 1
 
 
 cdef inline void side_store(

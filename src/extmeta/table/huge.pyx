@@ -14,6 +14,7 @@ from extmeta.table.refusal cimport (
     CUT, Found, IN_LEAF, NONE, no_memory, refuse_for, room_for,
 )
 from extmeta.table.vpns cimport Run, Span, run_of, vpn_at
+from extmeta.table.words cimport Above
 
 cdef enum:
     # Leaves of one huge page: two, if `wide` halves a PTE table's entries.
@@ -84,6 +85,7 @@ cdef class HugePages(Mapping):
         cdef Ptdesc* unused
         cdef uint64_t* slot
         cdef uint64_t at = first
+        cdef Above above = Above(NULL, 0)
         cdef int nr = 0
         cdef int i
         while at < first + n:
@@ -103,7 +105,7 @@ cdef class HugePages(Mapping):
             unused = self.withdraw(slot)
             made[i].parent = slot
             publish(slot, upper_entry(self.frames, made[i]))
-            self.note_words(made[i], 0)
+            self.note_words(made[i], 0, &above)
             if unused is not NULL:
                 self.frames.free(unused)
         self.encoding.end()
@@ -211,14 +213,30 @@ cdef class HugePages(Mapping):
             at = t.vpn + <uint64_t>self.entries
         return 0
 
+    cdef void drop_count(self, const uint64_t* slot, int lost) noexcept nogil:
+        """Subtract tables that lost all words from the count of a PMD table.
+
+        It may be freed already. But no other table has its descriptor yet.
+        """
+        if lost:
+            self.holder(slot, self.levels - 2).flagged -= <unsigned int>lost
+
     cdef void drop(self, uint64_t first, uint64_t stop) noexcept nogil:
         cdef uint64_t at = first
         cdef uint64_t* slot
         cdef Ptdesc* t
         cdef Py_ssize_t i, end
+        cdef uint64_t dropped = first
+        cdef const uint64_t* below = NULL
+        cdef int lost = 0
         cdef uint32_t before
         self.encoding.begin(first, stop, min(stop - first, self.nr_ptes), True)
         while (t := self.next_table(&at, stop)) is not NULL:
+            if (at ^ dropped) >> self.pmd_shift:
+                self.drop_count(below, lost)
+                lost = 0
+            dropped = at
+            below = t.parent
             i = <Py_ssize_t>(at - t.vpn)
             end = <Py_ssize_t>min(stop - t.vpn, <uint64_t>self.entries)
             at = t.vpn + <uint64_t>end
@@ -227,9 +245,10 @@ cdef class HugePages(Mapping):
             self.encoding.zap(t, i, end)
             self.clear(t, i, end)
             unlock_table(t)
-            self.note_words(t, before)
+            lost += (before != 0) - (t.flagged != 0)
             self.settle(t)
             self.prune(t)
+        self.drop_count(below, lost)
         self.encoding.end()
         at = first
         while self.nr_leaves and (slot := self.next_leaf(&at, stop)) is not NULL:

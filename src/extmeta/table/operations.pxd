@@ -6,7 +6,7 @@ from extmeta.table.vpns cimport Span
 
 cdef class Operations(HugePages):
     cdef int copy_tables(self, Operations parent) noexcept nogil
-    cdef void copy_counts(self, Operations parent) noexcept nogil
+    cdef void copy_counts(self, Operations parent, uint64_t end) noexcept nogil
     # Move n PTEs; nothing may be mapped at ``dst``.
     cdef int move_tables(self, uint64_t src, uint64_t dst, uint64_t n) noexcept nogil
     cdef uint64_t next_moved(self, uint64_t at, uint64_t stop) noexcept nogil

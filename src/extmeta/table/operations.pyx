@@ -13,7 +13,7 @@ from extmeta.memory.sync cimport begin_change, end_change
 from extmeta.table.encoding cimport MAX_LANES, ZERO_WORD, Write
 from extmeta.table.pte cimport PteLayout, present_bits, swap_entry
 from extmeta.table.refusal cimport PRESENT, SWAPPED, no_memory
-from extmeta.table.words cimport Group
+from extmeta.table.words cimport Above, Group
 from extmeta.table.vpns cimport Run, Span, entry_at, run_of, vpn_at
 
 cdef enum:
@@ -26,6 +26,7 @@ cdef class Operations(HugePages):
     cdef int copy_tables(self, Operations parent) noexcept nogil:
         """Copy all of ``parent`` into this table, which is empty."""
         cdef uint64_t at = 0
+        cdef uint64_t end = 0
         cdef Ptdesc* t
         cdef Ptdesc* copy
         cdef uint64_t* slot
@@ -42,9 +43,10 @@ cdef class Operations(HugePages):
             if self.encoding.fork(parent.encoding, t, copy) or (
                     t.reached and not self.reach(copy)):
                 return no_memory(self.frames.frame_bytes)
+            end = at + 1
             t = parent.table_after(&slot, &at, parent.nr_vpns)
         self.encoding.end()
-        self.copy_counts(parent)
+        self.copy_counts(parent, end)
         at = 0
         while self.nr_leaves < parent.nr_leaves:
             leaf = parent.next_leaf(&at, parent.nr_vpns)
@@ -63,15 +65,13 @@ cdef class Operations(HugePages):
         self.next_pfn = parent.next_pfn
         return 0
 
-    cdef void copy_counts(self, Operations parent) noexcept nogil:
-        """Set the counts of tables with words: those of the parent's PMD tables."""
-        cdef uint64_t reach = (
-            self.last[self.levels - 2] // <uint64_t>self.stride + 1) << self.table_bits
+    cdef void copy_counts(self, Operations parent, uint64_t end) noexcept nogil:
+        """Copy the counts of PMD tables that begin below ``end``."""
         cdef uint64_t at = 0
         cdef Ptdesc* t
-        while (t := parent.next_table(&at, parent.nr_vpns)) is not NULL:
+        while (t := parent.next_table(&at, end)) is not NULL:
             self.above(self.find(at)).flagged = parent.above(t).flagged
-            at = (at | (reach - 1)) + 1
+            at = (at >> self.pmd_shift) + 1 << self.pmd_shift
 
     cdef int move_tables(self, uint64_t src, uint64_t dst, uint64_t n) noexcept nogil:
         cdef uint64_t stop = src + n
@@ -126,6 +126,7 @@ cdef class Operations(HugePages):
         cdef Py_ssize_t stride = self.stride
         cdef Py_ssize_t i
         cdef unsigned int moved = 0
+        cdef Above above = Above(NULL, 0)
         cdef uint32_t before
         for i in range(n):
             moved += source[i * stride] != none
@@ -148,7 +149,7 @@ cdef class Operations(HugePages):
         before = t.flagged
         if not self.encoding.by_page:
             self.encoding.store(t, &here, &clear)
-            self.note_words(t, before)
+            self.note_words(t, before, &above)
         for i in range(n):
             target[i * stride] = source[i * stride]
             source[i * stride] = none
@@ -157,7 +158,7 @@ cdef class Operations(HugePages):
         before = to.flagged
         if not self.encoding.by_page:
             self.encoding.store(to, &there, &add)
-            self.note_words(to, before)
+            self.note_words(to, before, &above)
         if to is not t:
             unlock_table(to)
         unlock_table(t)

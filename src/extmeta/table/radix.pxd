@@ -15,6 +15,7 @@ cdef class Radix:
     cdef Ptdesc* root
     cdef int levels
     cdef int table_bits               # log2 of the entries of a PTE table
+    cdef int pmd_shift                # log2 of the vpns below a PMD table
     cdef uint64_t nr_vpns
     cdef int stride                   # uint64s of an entry: 1, or 2 with its word
     cdef uint64_t none                # a PTE that holds nothing

@@ -25,6 +25,7 @@ cdef class Radix:
         self.nr_vpns = arch.nr_vpns
         self.levels = len(arch.level_bits)
         self.table_bits = arch.ptrs_per_pte.bit_length() - 1
+        self.pmd_shift = sum(arch.level_bits[self.levels - 2:])
         self.stride = arch.entry_bytes // 8
         self.none = arch.none
         for level in range(self.levels - 1, -1, -1):

@@ -9,12 +9,27 @@ from extmeta.table.pte cimport equal, equal_in_pairs
 from extmeta.table.refusal cimport Found
 from extmeta.table.vpns cimport Run, Span, scattered
 
+cdef enum:
+    # Tables of a range that are found before their words are read, so that the cache
+    # misses of each step overlap. Scans took as long with 16 (8,192 full tables).
+    TABLES_TOGETHER = 64
+
 cdef struct Group:
     # The tables of [first, first + n) of a span.
     Ptdesc* tables[TOGETHER]
     Py_ssize_t first
     Py_ssize_t n
     bint described        # descriptors are read, too
+
+cdef struct Tables:
+    # Some tables that share a run: one of which a part is meant, or whole ones.
+    Ptdesc* tables[TABLES_TOGETHER]
+    Py_ssize_t n
+    Run run
+
+cdef struct Above:
+    Ptdesc* pmd
+    uint64_t vpn          # of one of the PTE tables below
 
 cdef class Words(Places):
     # The entry ``i`` of a PTE table.
@@ -60,13 +75,19 @@ cdef class Words(Places):
         self, uint64_t vpn, const Write* w, Py_ssize_t i) noexcept nogil
     cdef int write(
         self, const Span* s, const Write* w, bint all_mapped) noexcept nogil
+    cdef int clear_words(self, const Span* s, const Write* w) noexcept nogil
     cdef int stop_write(self, const Span* s, Py_ssize_t at, int failed) noexcept nogil
     cdef void begin(self, const Span* s) noexcept nogil
     # Call this after a change of t.flagged, with what it was before: if the table got
-    # its first word, or lost its last, that changes the count of its PMD table.
-    cdef inline void note_words(self, Ptdesc* t, uint32_t before) noexcept nogil:
+    # its first word, or lost its last, that changes the count of its PMD table. `last`
+    # is the PMD table that an operation changed last; NULL at first.
+    cdef inline void note_words(
+            self, Ptdesc* t, uint32_t before, Above* last) noexcept nogil:
         if (before == 0) != (t.flagged == 0):
-            add_once(&self.above(t).flagged, 1 if before == 0 else -1)
+            if last.pmd is NULL or (t.vpn ^ last.vpn) >> self.pmd_shift:
+                last.pmd = self.above(t)
+                last.vpn = t.vpn
+            add_once(&last.pmd.flagged, 1 if before == 0 else -1)
     cdef void settle_span(self, const Span* s, Py_ssize_t upto) noexcept nogil
     cdef void read(self, const Span* s, uint64_t* words) noexcept nogil
     # Set flags[i] to 1 if the i-th PTE has a word; `flags` must be 0.
@@ -80,12 +101,17 @@ cdef class Words(Places):
     cdef int find_words(
         self, const Span* s, const uint64_t* mask, const uint64_t* value,
         Found* found) noexcept nogil
-    # List tables that lie whole in [at[0], stop), whose upper entries begin at
-    # ``slot``, if ``worded`` only those with a word. Return their number; at[0] moves
-    # behind what was looked at.
-    cdef Py_ssize_t gather(
+    # List the next tables that have entries in [at[0], stop), if ``worded`` only those
+    # with a word; at[0] moves behind them. There may be none among those looked at.
+    # False at the end.
+    cdef bint next_tables(
+        self, uint64_t* at, uint64_t stop, bint worded, Tables* g) noexcept nogil
+    cdef void gather(
         self, const uint64_t* slot, uint64_t* at, uint64_t stop, bint worded,
-        Ptdesc** some) noexcept nogil
+        Tables* g) noexcept nogil
+    cdef Py_ssize_t scan_some(
+        self, Ptdesc** tables, Py_ssize_t n, const Run* r, const uint64_t* mask,
+        const uint64_t* value, uint64_t* vpns) noexcept nogil
     # Find the ranges of vpns with (word & mask) == value: a start and a stop of each.
     cdef int find_runs(
         self, const Span* s, const uint64_t* mask, const uint64_t* value,

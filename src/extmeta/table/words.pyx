@@ -19,9 +19,6 @@ from extmeta.table.vpns cimport (
 cdef enum:
     # Words that lie on the stack at once.
     WORDS_AT_ONCE = 512
-    # Tables that a scan finds before it reads their words, so that the cache misses of
-    # each step overlap.
-    SCANNED_TOGETHER = 64
 
 cdef inline bint has_bit(const uint64_t* word, Py_ssize_t lanes) noexcept nogil:
     cdef uint64_t bits = 0
@@ -154,14 +151,17 @@ cdef class Words(Places):
         cdef Group g
         cdef Run r
         cdef Write part = w[0]
+        cdef Above above = Above(NULL, 0)
         cdef uint32_t before
         cdef int lane
         for lane in range(self.encoding.lanes):
             may_grow |= w.add[lane] != 0
         asks = self.encoding.asks == ALWAYS or (
             self.encoding.asks == WHEN_ADDING and may_grow)
-        may_grow |= self.encoding.copies
         self.begin(s)
+        if settles and s.vpns is NULL and not (may_grow or all_mapped or asks):
+            return self.clear_words(s, w)
+        may_grow |= self.encoding.copies
         g.first = g.n = 0
         g.described = True
         while at < s.n and (may_grow or all_mapped or asks):
@@ -190,7 +190,7 @@ cdef class Words(Places):
                 lock_table(t)
                 self.encoding.store(t, &r, &part)
                 unlock_table(t)
-                self.note_words(t, before)
+                self.note_words(t, before, &above)
                 untidy |= t.next != 0 or settles and t.flagged == 0
                 # Not if a later run, which has room, may be of this table.
                 if s.vpns is NULL:
@@ -198,6 +198,35 @@ cdef class Words(Places):
             at += r.n
         if untidy and s.vpns is not NULL:
             self.settle_span(s, s.n)
+        self.encoding.end()
+        return 0
+
+    cdef int clear_words(self, const Span* s, const Write* w) noexcept nogil:
+        """Write to a range what can only clear bits: to tables with words alone."""
+        cdef uint64_t stop = s.first + <uint64_t>s.n
+        cdef uint64_t at = s.first
+        cdef Above above = Above(NULL, 0)
+        cdef uint32_t before
+        cdef Py_ssize_t i
+        cdef Ptdesc* t
+        cdef Tables g
+        while self.encoding.copies and self.next_tables(&at, stop, True, &g):
+            for i in range(g.n):
+                if self.prepare(g.tables[i], &g.run, w) is NULL:
+                    return self.stop_write(
+                        s, <Py_ssize_t>(g.tables[i].vpn + <uint64_t>g.run.first
+                                        - s.first),
+                        no_memory(self.frames.frame_bytes))
+        at = s.first
+        while self.next_tables(&at, stop, True, &g):
+            for i in range(g.n):
+                t = g.tables[i]
+                before = t.flagged
+                lock_table(t)
+                self.encoding.store(t, &g.run, w)
+                unlock_table(t)
+                self.note_words(t, before, &above)
+                self.settle(t)
         self.encoding.end()
         return 0
 
@@ -282,6 +311,7 @@ cdef class Words(Places):
         cdef Ptdesc* t = self.find(vpn)
         cdef Run r = run_of(<Py_ssize_t>(vpn & <uint64_t>(self.entries - 1)), 1)
         cdef Write w = Write(ZERO_WORD, &word, 0)
+        cdef Above above = Above(NULL, 0)
         cdef uint32_t before
         if t is NULL or self.pte_at(t, r.first)[0] == self.pte.none:
             return -1
@@ -293,7 +323,7 @@ cdef class Words(Places):
             lock_table(t)
             self.encoding.store(t, &r, &w)
             unlock_table(t)
-            self.note_words(t, before)
+            self.note_words(t, before, &above)
             self.settle(t)
         self.encoding.end()
         return 0 if t is not NULL else -1
@@ -301,38 +331,83 @@ cdef class Words(Places):
     cdef int find_words(
             self, const Span* s, const uint64_t* mask, const uint64_t* value,
             Found* found) noexcept nogil:
-        cdef Py_ssize_t size = self.entries
-        cdef uint64_t edge = <uint64_t>size - 1
         cdef bint worded = self.encoding.uses_descriptor and has_bit(
             value, self.encoding.lanes)
         cdef uint64_t at = s.first
         cdef uint64_t stop = s.first + <uint64_t>s.n
-        cdef Ptdesc* some[SCANNED_TOGETHER]
-        cdef Ptdesc* t
-        cdef Py_ssize_t n
         cdef int failed = 0
+        cdef Tables g
         self.encoding.begin(at, stop, min(<uint64_t>s.n, self.nr_ptes), False)
-        while not failed and (t := self.next_table(&at, stop)) is not NULL:
-            if at & edge or stop - at < <uint64_t>size:
-                failed = room_for(found, size + PAST)
-                if not failed:
-                    found.n += self.encoding.scan(
-                        t, <Py_ssize_t>(at & edge),
-                        <Py_ssize_t>min(stop - (at & ~edge), <uint64_t>size), mask,
-                        value, found.vpns + found.n)
-                at = (at | edge) + 1
-                continue
-            n = self.gather(t.parent, &at, stop, worded, some)
-            failed = n and room_for(found, n * size + PAST)
-            if n and not failed:
-                found.n += self.encoding.scan_tables(
-                    some, n, mask, value, found.vpns + found.n)
+        while not failed and self.next_tables(&at, stop, worded, &g):
+            if g.n:
+                failed = room_for(found, g.n * self.entries + PAST)
+            if g.n and not failed:
+                found.n += self.scan_some(
+                    g.tables, g.n, &g.run, mask, value, found.vpns + found.n)
         self.encoding.end()
         return failed
 
-    cdef Py_ssize_t gather(
+    cdef int find_runs(
+            self, const Span* s, const uint64_t* mask, const uint64_t* value,
+            Found* found) noexcept nogil:
+        cdef bint worded = self.encoding.uses_descriptor and has_bit(
+            value, self.encoding.lanes)
+        cdef uint64_t at = s.first
+        cdef uint64_t stop = s.first + <uint64_t>s.n
+        cdef uint64_t* vpns
+        cdef Py_ssize_t i
+        cdef int failed = 0
+        cdef Tables g
+        self.encoding.begin(at, stop, min(<uint64_t>s.n, self.nr_ptes), False)
+        while not failed and self.next_tables(&at, stop, worded, &g):
+            for i in range(g.n):
+                failed = room_for(found, 2 * self.entries + PAST)
+                if failed:
+                    break
+                if g.run.n == self.entries and self.all_match(
+                        g.tables[i], mask, value):
+                    add_run(found, g.tables[i].vpn,
+                            g.tables[i].vpn + <uint64_t>self.entries)
+                    continue
+                # Behind where the runs may end; see add_runs.
+                vpns = found.vpns + found.n + self.entries
+                add_runs(found, vpns, self.scan_some(
+                    &g.tables[i], 1, &g.run, mask, value, vpns))
+        self.encoding.end()
+        return failed
+
+    cdef Py_ssize_t scan_some(
+            self, Ptdesc** tables, Py_ssize_t n, const Run* r, const uint64_t* mask,
+            const uint64_t* value, uint64_t* vpns) noexcept nogil:
+        """Scan a run of each of n tables; return how many vpns were found."""
+        if r.n == self.entries:
+            return self.encoding.scan_tables(tables, n, mask, value, vpns)
+        return self.encoding.scan(
+            tables[0], r.first, r.first + r.n, mask, value, vpns)
+
+    cdef bint next_tables(
+            self, uint64_t* at, uint64_t stop, bint worded, Tables* g) noexcept nogil:
+        cdef uint64_t edge = <uint64_t>self.entries - 1
+        cdef Ptdesc* t = self.next_table(at, stop)
+        if t is NULL:
+            return False
+        if at[0] & edge == 0 and stop - at[0] > edge:
+            g.run = run_of(0, self.entries)
+            self.gather(t.parent, at, stop, worded, g)
+            return True
+        g.run.first = <Py_ssize_t>(at[0] & edge)
+        g.run.n = <Py_ssize_t>min(
+            stop - at[0], <uint64_t>(self.entries - g.run.first))
+        g.run.vpns = NULL
+        g.tables[0] = t
+        g.n = not worded or t.flagged != 0
+        at[0] = (at[0] | edge) + 1
+        return True
+
+    cdef void gather(
             self, const uint64_t* slot, uint64_t* at, uint64_t stop, bint worded,
-            Ptdesc** some) noexcept nogil:
+            Tables* g) noexcept nogil:
+        """List tables that lie whole in the range; upper entries begin at ``slot``."""
         cdef uint64_t last = self.last[self.levels - 2]
         cdef uint64_t index = at[0] >> self.slot_shift[self.levels - 2] & last
         cdef Py_ssize_t stride = self.stride
@@ -348,55 +423,14 @@ cdef class Words(Places):
                 &self.holder(slot, self.levels - 2).flagged) == 0:
             i = end
         # Locals only: this takes as long as reading the descriptors.
-        while i < end and n < SCANNED_TOGETHER:
+        while i < end and n < TABLES_TOGETHER:
             if slot[i] & (TABLE_BITS | LEAF) == TABLE_BITS:
                 t = &desc[slot[i] >> shift]
-                some[n] = t
+                g.tables[n] = t
                 n += not worded or t.flagged != 0
             i += stride
+        g.n = n
         at[0] += <uint64_t>(i // stride) << self.table_bits
-        return n
-
-    cdef int find_runs(
-            self, const Span* s, const uint64_t* mask, const uint64_t* value,
-            Found* found) noexcept nogil:
-        cdef Py_ssize_t size = self.entries
-        cdef uint64_t edge = <uint64_t>size - 1
-        cdef Py_ssize_t lanes = self.encoding.lanes
-        cdef bint worded = self.encoding.uses_descriptor and has_bit(value, lanes)
-        cdef uint64_t at = s.first
-        cdef uint64_t stop = s.first + <uint64_t>s.n
-        cdef Ptdesc* some[SCANNED_TOGETHER]
-        cdef uint64_t* vpns
-        cdef Ptdesc* t
-        cdef Py_ssize_t i, n
-        cdef int failed = 0
-        self.encoding.begin(at, stop, min(<uint64_t>s.n, self.nr_ptes), False)
-        while not failed and (t := self.next_table(&at, stop)) is not NULL:
-            if at & edge or stop - at < <uint64_t>size:
-                failed = room_for(found, 2 * size + PAST)
-                if not failed:
-                    vpns = found.vpns + found.n + size
-                    add_runs(found, vpns, self.encoding.scan(
-                        t, <Py_ssize_t>(at & edge),
-                        <Py_ssize_t>min(stop - (at & ~edge), <uint64_t>size), mask,
-                        value, vpns))
-                at = (at | edge) + 1
-                continue
-            n = self.gather(t.parent, &at, stop, worded, some)
-            for i in range(n):
-                failed = room_for(found, 2 * size + PAST)
-                if failed:
-                    break
-                if self.all_match(some[i], mask, value):
-                    add_run(found, some[i].vpn, some[i].vpn + <uint64_t>size)
-                    continue
-                # Behind where the runs may end; see add_runs.
-                vpns = found.vpns + found.n + size
-                add_runs(found, vpns, self.encoding.scan_tables(
-                    &some[i], 1, mask, value, vpns))
-        self.encoding.end()
-        return failed
 
     cdef bint all_match(
             self, const Ptdesc* t, const uint64_t* mask,

@@ -26,8 +26,7 @@ from libc.string cimport memset
 from extmeta.encodings.adaptive cimport container, dense, few, listed
 from extmeta.encodings.adaptive cimport marks, reserve, uniform
 from extmeta.encodings.adaptive.contents cimport (
-    Sparse, Survey, change_all, change_one, clear_bits, drop_range, drop_zeros,
-    survey_words)
+    Sparse, Survey, change_all, change_one, cut_words, drop_range, survey_words)
 from extmeta.encodings.adaptive.in_place cimport (
     copy_object, joining, seems_large, write_in_place)
 from extmeta.encodings.adaptive.link cimport (
@@ -306,9 +305,7 @@ cdef class Adaptive(Encoding):
         cdef Survey v
         cdef Sparse s
         container.list_words(&self.g, t.link, entry, 0, self.entries, &s)
-        if clear_bits(r, keep, &s):
-            drop_zeros(entry, &self.pte, &s)
-            survey_words(s.word, s.count, &v)
+        if cut_words(r, keep, entry, &self.pte, &s, &v):
             write_back(&self.g, self.slabs, t, &v, NULL, &s, True)
             t.flagged = <uint32_t>v.count
 

@@ -138,20 +138,39 @@ cdef inline bint clear_bits(const Run* r, uint64_t keep, Sparse* s) noexcept nog
             changed = True
     return changed
 
-cdef inline void drop_zeros(
-        uint64_t* entry, const PteLayout* a, Sparse* s) noexcept nogil:
-    """Remove entries whose word became 0 from the list, and clear their flags."""
+cdef inline bint cut_words(
+        const Run* r, uint64_t keep, uint64_t* entry, const PteLayout* a, Sparse* s,
+        Survey* v) noexcept nogil:
+    """Keep only these bits of words in a range; return whether a word changed.
+
+    Entries whose word becomes 0 leave the list, and their flags are cleared. The rest
+    is surveyed in the same pass.
+    """
+    cdef uint64_t bits = 0
+    cdef uint64_t differ = 0
+    cdef uint64_t changed = 0
     cdef Py_ssize_t n = 0
     cdef Py_ssize_t i, e
+    cdef uint64_t word
     for i in range(s.count):
         e = s.position[i]
-        s.position[n] = s.position[i]
-        s.word[n] = s.word[i]
-        if s.word[i]:
+        word = s.word[i]
+        if r.first <= e < r.first + r.n:
+            changed |= word & ~keep
+            word &= keep
+        s.position[n] = <uint16_t>e
+        s.word[n] = word
+        if word:
             n += 1
+            bits |= word
+            differ |= word ^ s.word[0]
         else:
             entry[e] &= ~flag_of(a, entry[e])
-    s.count = n
+    s.count = v.count = n
+    v.bits = bits
+    v.word = s.word[0] if n else 0
+    v.uniform = differ == 0
+    return changed != 0
 
 cdef inline void drop_range(
         Py_ssize_t first, Py_ssize_t last, Sparse* s) noexcept nogil:

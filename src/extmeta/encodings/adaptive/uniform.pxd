@@ -4,7 +4,7 @@ from libc.stdint cimport uint16_t, uint64_t
 from extmeta.encodings.adaptive.contents cimport Sparse
 from extmeta.encodings.adaptive.link cimport (
     UNIFORM, UNIFORM_SHIFT, Geometry, kind_of, object_of)
-from extmeta.table.pte cimport PteLayout, flag_of, flags, lowest, many_flags
+from extmeta.table.pte cimport PteLayout, flag_of, flags, lowest
 from extmeta.table.simd cimport vpns_of_bits
 
 cdef inline bint fits(uint64_t word) noexcept nogil:
@@ -57,9 +57,10 @@ cdef inline Py_ssize_t scan(
     cdef uint64_t[8] marked
     cdef Py_ssize_t found = 0
     cdef Py_ssize_t at, n
-    for at in range(first, last, 512):
-        n = min(512, last - at)
-        many_flags(entry + at, n, a, marked)
-        found += vpns_of_bits(
-            vpns + found, vpn + <uint64_t>at, marked, (n + 63) >> 6)
+    for at in range(first, last, 64):
+        n = at - first >> 6 & 7
+        marked[n] = flags(entry + at, min(64, last - at), a)
+        if n == 7 or at + 64 >= last:
+            found += vpns_of_bits(
+                vpns + found, vpn + <uint64_t>(at - 64 * n), marked, n + 1)
     return found
