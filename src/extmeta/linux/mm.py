@@ -186,6 +186,9 @@ class Mm:
     def leaves_within(self, first: int, stop: int) -> list[int]:
         """Return the first vpns of the leaves that have a page of [first, stop)."""
         size = self.pages_per_leaf
+        bases = range(self.leaf_of(first), stop, size)
+        if first < stop and len(bases) < len(self.leaves):
+            return [b for b in bases if b in self.leaves]
         return sorted(b for b in self.leaves if first < b + size and b < stop)
 
     def has(self, field: str, vpns: U64) -> Bools:

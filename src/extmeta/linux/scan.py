@@ -26,6 +26,9 @@ from extmeta.linux.pagewords import (
 from extmeta.linux.physical import FIRST_PFN, ZERO_PFN
 from extmeta.linux.vma import Vma
 
+# PTE tables of which PAGEMAP_SCAN computes the categories together.
+TABLES_TOGETHER = 64
+
 REGION = np.dtype([("start", "<u8"), ("end", "<u8"), ("categories", "<u8")])
 
 
@@ -171,17 +174,36 @@ class Scan:
     def _walk_vma(self, vma: Vma, category: int, first: int, stop: int) -> bool:
         mm, size = self.mm, self.mm.pages_per_leaf
         at = first
-        bases = mm.tables_within(first, stop) | set(mm.leaves_within(first, stop))
-        for base in sorted(bases):
-            low, high = max(at, base), min(stop, base + size)
+        bases = sorted(
+            mm.tables_within(first, stop) | set(mm.leaves_within(first, stop))
+        )
+        i, together = 0, 1
+        while i < len(bases):
+            base, nr = bases[i], 1
+            low = max(at, base)
             if at < low and self._hole(vma, category, at, low):
                 return True
-            full = self._leaf(category, low, high) if base in mm.leaves else None
+            if base in mm.leaves:
+                high = min(stop, base + size)
+                full = self._leaf(category, low, high)
+            else:
+                # Few at first: a walk that resumes after each full buffer reads little
+                # again.
+                while (
+                    nr < together
+                    and i + nr < len(bases)
+                    and bases[i + nr] == base + nr * size
+                    and bases[i + nr] not in mm.leaves
+                ):
+                    nr += 1
+                together = min(2 * together, TABLES_TOGETHER)
+                high, full = min(stop, base + nr * size), None
             if full is None:
-                full = self._table(category, low, high)
+                full = self._tables(category, low, high)
             if full:
                 return True
             at = high
+            i += nr
         return at < stop and self._hole(vma, category, at, stop)
 
     def _matches(self, categories: U64) -> Bools:
@@ -252,8 +274,8 @@ class Scan:
         leaf.word |= mm.uffd_wp
         return full
 
-    def _table(self, category: int, first: int, stop: int) -> bool:
-        """Scan a PTE table: pagemap_scan_pmd_entry()."""
+    def _tables(self, category: int, first: int, stop: int) -> bool:
+        """Scan adjoining PTE tables: pagemap_scan_pmd_entry() on each."""
         categories = self._categories(category, first, stop)
         written = categories & np.uint64(PageIs.WRITTEN) != 0
         vpns = np.arange(first, stop, dtype=np.uint64)
@@ -295,10 +317,15 @@ class Scan:
         return found
 
     def _protect(self, vpns: U64) -> None:
-        """make_uffd_wp_pte()"""
+        """Protect pages table by table: if one is refused, those before stay changed.
+
+        make_uffd_wp_pte()
+        """
         if not len(vpns):
             return
-        first, stop = int(vpns[0]), int(vpns[-1]) + 1
-        self.mm.change_words(vpns, 0, self.mm.uffd_wp)
-        absent = self.mm.absent(first, stop)
-        self.mm.mark(np.intersect1d(vpns, absent, assume_unique=True))
+        tables = vpns & np.uint64(-self.mm.pages_per_leaf & (1 << 64) - 1)
+        for part in np.split(vpns, np.flatnonzero(tables[1:] != tables[:-1]) + 1):
+            first, stop = int(part[0]), int(part[-1]) + 1
+            self.mm.change_words(part, 0, self.mm.uffd_wp)
+            absent = self.mm.absent(first, stop)
+            self.mm.mark(np.intersect1d(part, absent, assume_unique=True))
