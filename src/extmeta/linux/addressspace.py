@@ -11,9 +11,12 @@ from enum import IntFlag
 from functools import partial
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+
 from extmeta.arch import FIRST, Arch, arch_of
 from extmeta.fields import Fields
-from extmeta.integers import whole
+from extmeta.integers import is_whole, uint64s, whole
 from extmeta.linux import faults, huge, move, mux, protect, reclaim
 from extmeta.linux.edge import bits_of, names_of, prot_of
 from extmeta.linux.fork import copy_mm
@@ -301,12 +304,21 @@ class AddressSpace(Uffdio, Pagemap):
     # -- accesses -----------------------------------------------------------
 
     def _access(self, addr: Any, length: Any, *, write: bool) -> None:
-        addr, length = whole("addr", addr), whole("length", length)
-        first, stop = addr >> self._shift, -(-(addr + length) >> self._shift)
-        faults.access(self._mm, first, stop, self._event, write=write)
+        length = whole("length", length)
+        addrs = [whole("addr", addr)] if is_whole(addr) else uint64s("addr", addr)
+        for at in np.ravel(addrs).tolist():
+            first, stop = at >> self._shift, -(-(at + length) >> self._shift)
+            faults.access(self._mm, first, stop, self._event, write=write)
 
-    def read(self, addr: int, length: int = 1) -> None:
-        """Read every page that has a byte of a range.
+    def read(self, addr: int | npt.ArrayLike, length: int = 1) -> None:
+        """Read every page that has a byte of a range, or of several.
+
+        Parameters
+        ----------
+        addr : int or array_like of int
+            Of several ranges: they are read in the given order.
+        length : int, default 1
+            Bytes of each range.
 
         Raises
         ------
@@ -319,8 +331,15 @@ class AddressSpace(Uffdio, Pagemap):
         """
         self._access(addr, length, write=False)
 
-    def write(self, addr: int, length: int = 1) -> None:
-        """Write to every page that has a byte of a range.
+    def write(self, addr: int | npt.ArrayLike, length: int = 1) -> None:
+        """Write to every page that has a byte of a range, or of several.
+
+        Parameters
+        ----------
+        addr : int or array_like of int
+            Of several ranges: they are written in the given order.
+        length : int, default 1
+            Bytes of each range.
 
         Raises
         ------
