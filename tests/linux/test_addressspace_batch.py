@@ -11,14 +11,20 @@ import extmeta as em
 PAGES = 16
 
 
-def machine(encoding, log):
-    """Private pages, of which some are protected, shared, swapped out or unmapped."""
+def machine(encoding, log, watched):
+    """Private pages: some protected if watched, shared, swapped out or unmapped."""
     a = make(encoding)
     a.mmap(A, PAGES * PAGE)
     a.write(A, 8 * PAGE)
     a.madvise(A + 2 * PAGE, PAGE, "PAGEOUT")
     child = a.fork()
     a.clear_refs()
+
+    a.munmap(A + 12 * PAGE, PAGE)
+    a.write(A + 7 * PAGE)
+    a.write(A + 5 * PAGE)
+    if not watched:
+        return a, child
 
     def handler(space, address):
         log.append(address)
@@ -28,7 +34,6 @@ def machine(encoding, log):
     a.uffd_writeprotect(A + 4 * PAGE, 2 * PAGE, True)
     a.uffd_register(A + 6 * PAGE, PAGE, features="")
     a.uffd_writeprotect(A + 6 * PAGE, PAGE, True)
-    a.munmap(A + 12 * PAGE, PAGE)
     return a, child
 
 
@@ -47,11 +52,12 @@ def words(space):
     at=st.lists(st.integers(0, PAGES * PAGE - 1), max_size=12),
     length=st.sampled_from([1, PAGE, 2 * PAGE]),
     write=st.booleans(),
+    watched=st.booleans(),
 )
-def test_batch_equals_singles(encoding, at, length, write):
+def test_batch_equals_singles(encoding, at, length, write, watched):
     logs, outcomes, states = ([], []), [], []
     for batch, log in zip((True, False), logs, strict=True):
-        a, child = machine(encoding, log)
+        a, child = machine(encoding, log, watched)
         call = a.write if write else a.read
         addresses = [A + one for one in at]
         try:

@@ -306,6 +306,10 @@ class AddressSpace(Uffdio, Pagemap):
     def _access(self, addr: Any, length: Any, *, write: bool) -> None:
         length = whole("length", length)
         addrs = [whole("addr", addr)] if is_whole(addr) else uint64s("addr", addr)
+        if write and length == 1 and len(addrs) > 1:
+            vpns = np.ravel(addrs) >> np.uint64(self._shift)
+            faults.write_several(self._mm, vpns, self._event)
+            return
         for at in np.ravel(addrs).tolist():
             first, stop = at >> self._shift, -(-(at + length) >> self._shift)
             faults.access(self._mm, first, stop, self._event, write=write)

@@ -9,8 +9,8 @@ from collections.abc import Callable
 
 import numpy as np
 
-from extmeta.arrays import U64
-from extmeta.linux.entries import Entries
+from extmeta.arrays import U64, Bools
+from extmeta.linux.entries import Entries, Refused
 from extmeta.linux.huge import huge_faults, would_be_huge, write_leaf
 from extmeta.linux.mm import Mm
 from extmeta.linux.physical import ZERO_PFN
@@ -79,6 +79,61 @@ def access(
         if reach < end:
             raise OSError(errno.EFAULT, f"vpn {reach:#x} is past the file's end")
         at = end
+
+
+def write_several(mm: Mm, vpns: U64, event: Event) -> None:
+    """Write to the page of each vpn, in the given order.
+
+    Neighbours in the order that all have their own page are written together. Errors
+    are those of `access`.
+    """
+    alone = ~_owned(mm, vpns)
+    cuts = (np.flatnonzero(alone[1:] != alone[:-1]) + 1).tolist()
+    for low, high in zip([0, *cuts], [*cuts, len(vpns)], strict=True):
+        if low == high or (not alone[low] and _write_owned(mm, vpns[low:high])):
+            continue
+        for vpn in vpns[low:high].tolist():
+            access(mm, vpn, vpn + 1, event, write=True)
+
+
+def _owned(mm: Mm, vpns: U64) -> Bools:
+    """Tell which pages a write just marks as written: their PTE's own, anonymous.
+
+    Writes to other pages don't change that. A userfaultfd's handler might, so with a
+    userfaultfd there are none; nor with huge pages.
+    """
+    vmas = list(mm.vmas)
+    watched = any(vma.wp or vma.missing for vma in vmas)
+    if watched or mm.leaves or mm.one_bit is not None or not vmas or not len(vpns):
+        return np.zeros(len(vpns), np.bool_)
+    starts = np.array([vma.start for vma in vmas], np.uint64)
+    stops = np.array([vma.stop for vma in vmas], np.uint64)
+    plain = np.array(
+        [vma.anonymous and not vma.shared and bool(vma.prot & Prot.W) for vma in vmas]
+    )
+    at = np.searchsorted(starts, vpns, "right") - 1
+    found = np.asarray((at >= 0) & (vpns < stops[at]) & plain[at])
+    here = np.flatnonzero(found)
+    entries = mm.entries_at(vpns[here])
+    pages = np.where(entries.present, entries.value, np.uint64(0))
+    physical = mm.physical
+    own = ~physical.shared(pages) & ~physical.file(pages) & (physical.heads(pages) == 0)
+    found[here] = own
+    return found
+
+
+def _write_owned(mm: Mm, vpns: U64) -> bool:
+    """Write to pages of `_owned`; False: all at once is refused."""
+    vpns = np.unique(vpns)
+    try:
+        mm.change_words(vpns, 0, mm.soft_dirty)
+    except (MemoryError, Refused):
+        return False
+    pfns = mm.entries_at(vpns).value
+    mm.physical.reuse(pfns)
+    mm.keep(pfns)
+    mm.physical.write(pfns)
+    return True
 
 
 def reach_of(vma: Vma, stop: int) -> int:

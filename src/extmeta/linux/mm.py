@@ -131,6 +131,10 @@ class Mm:
             return Entries(none, none != 0, none)
         return self._decoded(np.concatenate(vpns), np.concatenate(ptes))
 
+    def entries_at(self, vpns: U64) -> Entries:
+        """Return the PTEs of vpns in any order; one that is none is not present."""
+        return self._decoded(vpns, self.table.snapshot(vpns)[0])
+
     def pages(self, first: int, stop: int) -> Entries:
         """Return the PTEs of [first, stop) that map a page other than that of zeros."""
         entries = self.entries(first, stop)
