@@ -16,8 +16,8 @@ from extmeta.edge.tables import Tables
 from extmeta.memory import Memory
 
 cdef enum:
-    # Up to this many vpns are copied into their array. It costs less than a second
-    # object, while they are in a cache.
+    # Up to this many vpns, which a cache holds, are copied into their array. No
+    # benchmark is recorded for this limit.
     COPIED = 8192
 
 

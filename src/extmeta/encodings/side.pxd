@@ -268,14 +268,15 @@ cdef inline Py_ssize_t side_scan(
     cdef uint64_t[8] marks
     cdef uint64_t matches, flagged
     cdef Py_ssize_t found = 0
-    cdef Py_ssize_t at, n, i
+    cdef Py_ssize_t at, n, i, k
     if value and t.flagged == 0:
         return 0
     for at in range(first, last, 64):
         n = min(64, last - at)
-        if at - first & 511 == 0:
+        k = at - first >> 6 & 7
+        if k == 0:
             many_flags(entry + at, min(512, last - at), a, marks)
-        flagged = marks[at - first >> 6 & 7]
+        flagged = marks[k]
         matches = 0
         if value == 0:
             # An entry without a word matches too, unless it is none.
@@ -288,7 +289,10 @@ cdef inline Py_ssize_t side_scan(
                 if get(side, bits, at + i) & mask == value:
                     matches |= <uint64_t>1 << i
                 flagged &= flagged - 1
-        found = append_vpns(vpns, found, t.vpn + <uint64_t>at, matches)
+        marks[k] = matches
+        if k == 7 or at + 64 >= last:
+            found += vpns_of_bits(
+                vpns + found, t.vpn + <uint64_t>(at - 64 * k), marks, k + 1)
     return found
 
 

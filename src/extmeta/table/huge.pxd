@@ -29,5 +29,4 @@ cdef class HugePages(Mapping):
     cdef int cuts_leaf(self, uint64_t edge) noexcept nogil
     cdef int refuse_used(self, uint64_t first, uint64_t end) noexcept nogil
     # Unmap all of [first, stop); no huge leaf may be cut.
-    cdef void drop_count(self, const uint64_t* slot, int lost) noexcept nogil
     cdef void drop(self, uint64_t first, uint64_t stop) noexcept nogil

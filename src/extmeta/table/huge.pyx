@@ -1,5 +1,5 @@
 """Huge pages: leaves above the PTE tables, made, split and dropped."""
-from libc.stdint cimport uint32_t, uint64_t
+from libc.stdint cimport uint64_t
 from libc.string cimport memset
 
 from extmeta.memory.frames cimport (
@@ -9,7 +9,7 @@ from extmeta.memory.frames cimport (
 from extmeta.memory.sync cimport publish
 from extmeta.table.encoding cimport Write
 from extmeta.table.mapping cimport make_present
-from extmeta.table.pte cimport PteLayout
+from extmeta.table.pte cimport ALL, PteLayout
 from extmeta.table.refusal cimport (
     CUT, Found, IN_LEAF, NONE, no_memory, refuse_for, room_for,
 )
@@ -213,42 +213,33 @@ cdef class HugePages(Mapping):
             at = t.vpn + <uint64_t>self.entries
         return 0
 
-    cdef void drop_count(self, const uint64_t* slot, int lost) noexcept nogil:
-        """Subtract tables that lost all words from the count of a PMD table.
-
-        It may be freed already. But no other table has its descriptor yet.
-        """
-        if lost:
-            self.holder(slot, self.levels - 2).flagged -= <unsigned int>lost
-
     cdef void drop(self, uint64_t first, uint64_t stop) noexcept nogil:
         cdef uint64_t at = first
         cdef uint64_t* slot
         cdef Ptdesc* t
         cdef Py_ssize_t i, end
-        cdef uint64_t dropped = first
-        cdef const uint64_t* below = NULL
-        cdef int lost = 0
-        cdef uint32_t before
+        cdef uint64_t counted = ALL
+        cdef Ptdesc* pmd = NULL
         self.encoding.begin(first, stop, min(stop - first, self.nr_ptes), True)
         while (t := self.next_table(&at, stop)) is not NULL:
-            if (at ^ dropped) >> self.pmd_shift:
-                self.drop_count(below, lost)
-                lost = 0
-            dropped = at
-            below = t.parent
             i = <Py_ssize_t>(at - t.vpn)
             end = <Py_ssize_t>min(stop - t.vpn, <uint64_t>self.entries)
             at = t.vpn + <uint64_t>end
-            before = t.flagged
+            if t.flagged:
+                # No lock is needed: an unmap has all of the page table. The PMD table
+                # is freed below if no table of it follows.
+                if (t.vpn ^ counted) >> self.pmd_shift:
+                    pmd = self.above(t)
+                    counted = t.vpn
+                pmd.flagged -= 1
             lock_table(t)
             self.encoding.zap(t, i, end)
             self.clear(t, i, end)
             unlock_table(t)
-            lost += (before != 0) - (t.flagged != 0)
+            if t.flagged:
+                pmd.flagged += 1
             self.settle(t)
             self.prune(t)
-        self.drop_count(below, lost)
         self.encoding.end()
         at = first
         while self.nr_leaves and (slot := self.next_leaf(&at, stop)) is not NULL:

@@ -26,9 +26,8 @@ cdef class Operations(HugePages):
     cdef int copy_tables(self, Operations parent) noexcept nogil:
         """Copy all of ``parent`` into this table, which is empty."""
         cdef uint64_t at = 0
-        cdef uint64_t end = 0
         cdef Ptdesc* t
-        cdef Ptdesc* copy
+        cdef Ptdesc* copy = NULL
         cdef uint64_t* slot
         cdef uint64_t* leaf
         t = parent.next_table(&at, parent.nr_vpns)
@@ -43,10 +42,10 @@ cdef class Operations(HugePages):
             if self.encoding.fork(parent.encoding, t, copy) or (
                     t.reached and not self.reach(copy)):
                 return no_memory(self.frames.frame_bytes)
-            end = at + 1
             t = parent.table_after(&slot, &at, parent.nr_vpns)
         self.encoding.end()
-        self.copy_counts(parent, end)
+        if copy is not NULL:
+            self.copy_counts(parent, copy.vpn + 1)
         at = 0
         while self.nr_leaves < parent.nr_leaves:
             leaf = parent.next_leaf(&at, parent.nr_vpns)
