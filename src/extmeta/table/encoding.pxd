@@ -21,7 +21,7 @@ from extmeta.table.vpns cimport Run
 cdef enum:
     # Vpns in no order that are looked up together, so that their cache misses overlap;
     # a bit each in 64. Of 16, 32 and 64, the last was fastest: a random load of linked
-    # over 32 GiB took 56, 47 and 42 ns (docs/performance.md).
+    # over 32 GiB took 56, 47 and 42 ns (benchmarks/scale.py).
     TOGETHER = 64
 
 cdef enum:
