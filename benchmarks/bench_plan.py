@@ -63,7 +63,7 @@ def filled():
     words = np.random.default_rng(0).choice(some, len(space.vpns))
     # A bit that every word may have.
     bit = 1 << FIELDS.shift("age")
-    load = tasks.Workload(space, FIELDS, words, space.vpns, words, bit, bit)
+    load = tasks.PointWords(space, FIELDS, words, space.vpns, words, bit, bit)
     compact = space.build(em.Compact(excludes=EXCLUDES), FIELDS)
     bare = space.build(BASELINE, FIELDS)
     return space, bare, *(tasks.Filled(t, load) for t in (bare, bare.fork(), compact))

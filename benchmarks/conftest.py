@@ -179,7 +179,7 @@ class Bench:
         return fitting(self.fields, arch_named(space.arch), space.has_swap)
 
     def _words(self, space, point):
-        return tasks.workloads(
+        return tasks.point_words(
             space, self.fields, self.kept(space), point, self.seed, "different"
         )
 

@@ -77,7 +77,7 @@ class Bench:
         """Return a table of this form; the baseline's words cut to what it holds."""
         space = full(nr_tables or self.nr_tables)
         kept = fitting(fields, em.PageTable().arch, space.has_swap)
-        ours, theirs = tasks.workloads(space, fields, kept, point, 0, kind)
+        ours, theirs = tasks.point_words(space, fields, kept, point, 0, kind)
         if name == "inpte":
             return Filled(space.bare(name, kept), ours)
         return Filled(space.bare(form(name), fields), theirs)
@@ -220,7 +220,7 @@ def m6(bench: Bench) -> Iterator[Line]:
 
 def beside(space: Space, name: str, fields: em.Fields, point: Point, kind: str) -> int:
     """Return the bytes beside the page tables."""
-    words, _ = tasks.workloads(space, fields, fields, point, 0, kind)
+    words, _ = tasks.point_words(space, fields, fields, point, 0, kind)
     held = Filled(space.bare(name, fields), words).table.memory()
     return held.side + held.index
 

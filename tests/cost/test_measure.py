@@ -262,7 +262,7 @@ def filled(text, fraction=0.5, fields=SMALL):
     space = sparse_tables(6, 100, seed=1)
     point = Point(fraction, "random")
     kept = fitting(fields, em.PageTable().arch, has_swap=False)
-    _kept, load = tasks.workloads(space, fields, kept, point, 1, "different")
+    _kept, load = tasks.point_words(space, fields, kept, point, 1, "different")
     return Filled(space.bare(form(text), fields), load)
 
 

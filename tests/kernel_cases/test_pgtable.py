@@ -36,10 +36,14 @@ def fits(encoding, arch):
     return True
 
 
+# Every encoding, and on every architecture the ways to use its bits: words in the PTE,
+# a flag there, and wider entries. tests/test_arch.py has all pairs.
+EVERYWHERE = ("inpte", "linked", "wide")
 FORMS = {
     f"{name}-{arch}": (encoding, arch)
     for name, encoding in ENCODINGS.items()
     for arch in ARCHES
+    if arch == "x86_64" or name in EVERYWHERE
     if fits(encoding, arch)
 }
 

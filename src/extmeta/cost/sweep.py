@@ -12,7 +12,7 @@ from extmeta.arch import arch_named, bit_ranges
 from extmeta.cost import machine, measure
 from extmeta.cost.forms import fitting, form, lack, left_out
 from extmeta.cost.space import Space
-from extmeta.cost.tasks import OPERATIONS, Filled, Workload, workloads
+from extmeta.cost.tasks import OPERATIONS, Filled, PointWords, point_words
 from extmeta.encodings.inpte import places
 from extmeta.fields import Fields
 from extmeta.pagetable import PageTable
@@ -201,9 +201,9 @@ class Held:
             except Exception as error:  # noqa: BLE001 (left_out raises ours)
                 self.head.append(left_out(text, error))
 
-    def words(self, point: Point) -> tuple[Workload, Workload]:
+    def words(self, point: Point) -> tuple[PointWords, PointWords]:
         """Return the words of a point: the baseline's, and those of all others."""
-        return workloads(
+        return point_words(
             self.space, self.fields, self.kept, point, self.seed, self.kind
         )
 

@@ -38,7 +38,7 @@ from extmeta.rows import Blocks, Point, Ram
 
 
 @dataclass(frozen=True, eq=False)
-class Workload:
+class PointWords:
     """The words of one point, for one set of fields.
 
     Attributes
@@ -73,9 +73,9 @@ class Workload:
         return np.asarray(self.space.vpns[has.all(axis=1)])
 
 
-def workloads(
+def point_words(
     space: Space, fields: Fields, kept: Fields, point: Point, seed: int, kind: str
-) -> tuple[Workload, Workload]:
+) -> tuple[PointWords, PointWords]:
     """Return the words of a point: the baseline's, and those of all others.
 
     Both flag the same PTEs, and agree in the bits that operations set, clear and find.
@@ -92,12 +92,12 @@ def workloads(
     every = bool(flagged.all())
     vpns = space.vpns if every else space.vpns[flagged]
 
-    def of(held: Fields, some: U64) -> Workload:
+    def of(held: Fields, some: U64) -> PointWords:
         full = some
         if not every:
             full = np.zeros((len(flagged), *some.shape[1:]), np.uint64)
             full[flagged] = some
-        return Workload(
+        return PointWords(
             space=space,
             fields=held,
             words=full,
@@ -119,7 +119,7 @@ class Filled:
     as in a swap entry.
     """
 
-    def __init__(self, bare: PageTable, load: Workload) -> None:
+    def __init__(self, bare: PageTable, load: PointWords) -> None:
         self.bare = bare
         self.load = load
         self.table = self.copy()
