@@ -55,8 +55,8 @@ BUGS = (
     ),
     Planted(
         "swap-in makes each PTE writable",
-        "                    bare |= a.writable if writable else a.readonly\n",
-        "                    bare |= a.writable\n",
+        "<< a.pfn_shift | present_bits(a, writable)\n",
+        "<< a.pfn_shift | present_bits(a, True)\n",
     ),
     Planted(
         "an object shared by two page tables counts as one's own",
@@ -75,7 +75,7 @@ BUGS = (
     ),
     Planted(
         "side memory stays if words go by a list of vpns",
-        "                untidy |= t.flagged == 0 or t.next != 0\n",
+        "                untidy |= t.next != 0 or settles and t.flagged == 0\n",
         "                untidy |= t.next != 0\n",
     ),
     Planted(
@@ -90,11 +90,24 @@ BUGS = (
     ),
     Planted(
         "a write that is refused leaves the room that it made",
-        "                    self.settle_span(s, at)\n"
-        "                    self.encoding.end()\n"
-        "                    return self.refuse(vpn_at(s, at + i), MAPPED)\n",
-        "                    self.encoding.end()\n"
-        "                    return self.refuse(vpn_at(s, at + i), MAPPED)\n",
+        "        self.settle_span(s, at)\n        self.encoding.end()\n"
+        "        return failed\n",
+        "        self.encoding.end()\n        return failed\n",
+    ),
+    Planted(
+        "a table that moved is still looked for where it was",
+        "                if made is not t:\n                    g.first = g.n = 0\n",
+        "",
+    ),
+    Planted(
+        "room in a list is promised to several runs",
+        "        pending(t).count += <uint32_t>joins\n",
+        "",
+    ),
+    Planted(
+        "an unmap does not count words out of the table above",
+        "                pmd.flagged -= 1\n",
+        "                pass\n",
     ),
 )
 
