@@ -163,7 +163,7 @@ def test_both_sides_flag_and_match_alike(fields, fraction, placement, seed):
     space = sparse_tables(4, 60, seed=1)
     kept = fitting(fields, em.PageTable().arch, has_swap=False)
     point = Point(fraction, placement)
-    ours, theirs = tasks.workloads(space, fields, kept, point, seed, "different")
+    ours, theirs = tasks.point_words(space, fields, kept, point, seed, "different")
     assert ours.fields == kept
     assert theirs.fields == fields
     assert (ours.flagged_vpns == theirs.flagged_vpns).all()
