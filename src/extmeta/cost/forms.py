@@ -84,7 +84,7 @@ def fitting(fields: Fields, arch: Arch, has_swap: bool) -> Fields:
 
     That is the subset with the most bits; with ``has_swap`` it has to fit a swap entry
     too. If no field fits, it is the widest, cut to the free bits. If no bit is free, it
-    is a tracker that Linux owns instead: see `tasks.point_words`. ValueError is raised if
+    is a tracker that Linux owns: see `tasks.point_words`. ValueError is raised if
     there is none either.
     """
     room = len(arch.free)
