@@ -373,6 +373,30 @@ def test_a_shared_container_is_copied_for_its_first_writer(name):
     child.check()
 
 
+@pytest.mark.parametrize(("name", "n"), [("listed", 13), ("ranked", 35)])
+def test_room_for_one_more_word_is_promised_to_one_run(name, n):
+    """Two runs of a table, another table's between them, each bring a new word."""
+    from extmeta.memory.allowance import fail_after
+
+    held = spread(n, itertools.count(2**33))
+    t = table(held)
+    assert in_use(t) == {name}
+    vpns = np.array([1, SIZE, 2, 2 * SIZE], np.uint64)
+    words = np.array([WIDE, 0, WIDE, 0], np.uint64)
+    try:
+        fail_after(0)
+        # The last vpn is not mapped. The room is refused first.
+        with pytest.raises(MemoryError):
+            t.store(vpns, words)
+        t.store(vpns[:2], words[:2])
+        t.store(1, 0)
+    finally:
+        fail_after()
+    holds(t, held)
+    t.store(vpns[:3], words[:3])
+    holds(t, held | {1: WIDE, 2: WIDE})
+
+
 def test_runs_of_one_table_that_fit_alone_but_not_together():
     """Each joins a list that has room for one more; they alternate with other tables."""
     t = table(spread(11, itertools.count(2**33)))

@@ -58,6 +58,17 @@ def test_adjacent_when_needed_moves_the_table():
     assert child.memory() == table.memory()
 
 
+def test_a_table_that_moved_is_found_where_it_is():
+    """Tables that get their side pages by a store of vpns that go from one to another."""
+    table = em.PageTable(em.Adjacent(when="needed"), em.Fields(meta=64))
+    table.map(FULL)
+    vpns = np.array([512 * (i % 3) + i for i in range(12)], np.uint64)
+    table.store(vpns, vpns + np.uint64(1))
+    assert table.encoding.repointings == 3
+    assert (table.load(vpns) == vpns + np.uint64(1)).all()
+    table.check()
+
+
 def test_words_that_are_all_zero_move_no_table():
     """An array of zeros once re-pointed every table it was stored to."""
     table = em.PageTable(em.Adjacent(when="needed"))
