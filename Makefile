@@ -26,9 +26,9 @@ smoke: build $(VENV)/test-ready
 
 SMOKE := --ignore tests/kernel --ignore tests/kernel_cases --ignore tests/commands
 
-# `test`, then the long campaigns: the kernel as oracle, a guest, instruction counts,
-# packages. Together they have to cover the Python code.
-check: test
+# `test`, then the instruction budgets and the long campaigns: the kernel as oracle, a
+# guest, packages. Together the tests have to cover the Python code.
+check: test budgets
 	EXTMETA_TESTS=full $(PYTEST) tests -q -m slow --cov --cov-append \
 		--cov-report=term:skip-covered --cov-fail-under=97 $(ARGS)
 
