@@ -44,7 +44,7 @@ planted: build $(VENV)/test-ready
 	$(PY) tests/kernel/mutants.py
 	$(PY) tests/kernel/mutants.py --guest
 
-bench: build $(VENV)/test-ready
+bench: build $(VENV)/test-ready $(VENV)/bench-ready
 	$(PY) -m pytest benchmarks $(ARGS)
 
 # Instructions of every operation and encoding against benchmarks/budgets.json;
@@ -130,6 +130,10 @@ extra = $(PY) -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb
 
 $(VENV)/test-ready: $(VENV)/ready
 	@$(call extra,test)
+	@touch $@
+
+$(VENV)/bench-ready: $(VENV)/ready
+	@$(call extra,bench)
 	@touch $@
 
 $(VENV)/lint-ready: $(VENV)/ready

@@ -1,9 +1,10 @@
 """What would a dict, a sorted array or another library take for the same answers?
 
-Each substitute holds the words of in-PTE's table, in which every PTE is flagged, and is
-timed by turns with it in the same run: lookups of vpns at random, and listing the vpns
-whose word has a bit. Answers are checked. Those that are not installed are skipped; the
-extra `bench` has them. How it compares is told under the summary.
+A lookup of vpns at random in in-PTE's table, in which every PTE is flagged, is timed by
+turns with one in a substitute that holds the same words. So is listing the vpns whose
+word has a bit, with a bitmap of those alone. Answers are checked. Those that are not
+installed are skipped; `make bench` installs them. How it compares is told under the
+summary.
 """
 
 from itertools import cycle
@@ -19,6 +20,7 @@ from extmeta.reports.figures import reach
 from extmeta.rows import BASELINE, Point
 
 ALL = Point(1.0, "")
+FEW = Point(0.01, "random")
 NR_TABLES = 512
 NR_LOADS = 1 << 14
 
@@ -86,27 +88,34 @@ LOOKUPS = {
 @pytest.mark.parametrize("name", LOOKUPS)
 def bench_lookups(paired, results, held, name):
     ours, theirs = (lookups(held, f) for f in (held.table.load, LOOKUPS[name](held)))
-    told(results, name, f"{NR_LOADS:,} random loads", paired(ours, theirs), NR_LOADS)
+    what = f"{NR_LOADS:,} random loads"
+    told(results, name, what, BASELINE, paired(ours, theirs), NR_LOADS)
 
 
-def bench_listing(paired, results, held):
+@pytest.mark.parametrize("listed", [FEW, ALL], ids=str)
+@pytest.mark.parametrize("form", [BASELINE, "adaptive"])
+def bench_listing(paired, results, new_bench, form, listed):
     pyroaring = pytest.importorskip("pyroaring", reason="pip install pyroaring")
-    ours = tasks.scan(held)
-    expected = held.load.having(held.load.clear_bit)
-    first = held.load.space.range.start
-    bitmap = pyroaring.BitMap((expected - np.uint64(first)).tolist())
+    filled = new_bench().filled(full_tables(NR_TABLES), form, listed)[1]
+    expected = filled.load.having(filled.load.clear_bit)
+    first = np.uint64(filled.load.space.range.start)
+    bitmap = pyroaring.BitMap((expected - first).tolist())
+
+    def vpns(bitmap):
+        # Of 64 bits, as a scan returns them; the bitmap's are of 32.
+        return np.add(bitmap.to_array(), first, dtype=np.uint64)
 
     def check(_bitmap, found):
-        same(np.asarray(found, np.uint64) + np.uint64(first), expected, "vpns differ")
+        same(found, expected, "vpns differ")
 
-    theirs = Task(lambda: bitmap, lambda bitmap: bitmap.to_array(), check)
-    found = paired(ours, theirs)
-    told(results, "pyroaring", "listing what has a bit", found, len(expected))
+    found = paired(tasks.scan(filled), Task(lambda: bitmap, vpns, check))
+    what = f"listing {len(expected):,} that have a bit, {listed} flagged"
+    told(results, "pyroaring", what, form, found, len(expected))
 
 
-def told(results, name, what, found, count):
+def told(results, name, what, form, found, count):
     """Have a line under the summary."""
     results.notes.append(
-        f"{name}, {what}: {found.ratio:.2f} x {BASELINE}'s time ±{reach(found):.0%} "
+        f"{name}, {what}: {found.ratio:.2f} x {form}'s time ±{reach(found):.0%} "
         f"({found.baseline_ns / count:.1f} ns each)"
     )
