@@ -1,91 +1,103 @@
-"""Do two threads on ranges apart of one page table do twice the work of one?
+"""Do two threads on halves of one page table do twice the work of one?
 
     python benchmarks/threads.py [--tables N] [--rounds N] [ENCODING ...]
 
-Bulk store and scan. Each round times the work of both ranges by one thread and by two,
-in turn; what is printed is the median of the ratios and their quartiles. The same of
-two page tables says what the machine allows. Two free processors are needed.
+Bulk operations. Each round times both halves done by one thread and by two, by turns. The
+speed-up by the clock needs two free processors: its median and quartiles are printed. The
+speed-up by processor time is twice the time that one thread needs for both halves over
+the sum of what two threads need. This is what two free processors would give, also if
+other programs use them now, unless threads wait for each other. So waits are counted,
+too. Two page tables instead of one show what the machine allows.
 """
 
 import argparse
+import resource
 import statistics
-import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
 import extmeta as em
 
 FIELDS = em.Fields(uffd_wp=1, soft_dirty=1, age=4)
-# So that starting a thread, 0.1 ms, is little beside it.
-STORES = 16
-SCANS = 64
+# Calls of each half, so that handing work to a thread, 0.1 ms, is little beside them.
+CALLS = 64
+ENCODINGS = ("inpte", "linked", "adaptive", "adjacent")
 
 
-def store(table, first, n):
-    words = np.random.default_rng(1).integers(0, 1 << FIELDS.bits, n).astype(np.uint64)
-    vpns = slice(first, first + n)
-    return lambda: [table.store(vpns, words) for _ in range(STORES)]
+def operations(vpns):
+    """Return each operation as a function of a page table and a range."""
+    words = np.random.default_rng(1).integers(
+        0, 1 << FIELDS.bits, vpns.stop - vpns.start, dtype=np.uint64
+    )
+    return {
+        "load": lambda table, part: table.load(part),
+        "store": lambda table, part: table.store(
+            part, words[part.start - vpns.start : part.stop - vpns.start]
+        ),
+        "update": lambda table, part: table.update(part, clear=0b10, set=0b01),
+        "scan": lambda table, part: table.scan(part, 0b111, 0b101),
+    }
 
 
-def scan(table, first, n):
-    return lambda: [
-        table.scan(slice(first, first + n), 0b111, 0b101) for _ in range(SCANS)
-    ]
+def timed(operation, table, part):
+    """Return the processor time and the waits of a thread for its calls."""
+    waits = resource.getrusage(resource.RUSAGE_THREAD).ru_nvcsw
+    begun = time.thread_time()
+    for _ in range(CALLS):
+        operation(table, part)
+    took = time.thread_time() - begun
+    return took, resource.getrusage(resource.RUSAGE_THREAD).ru_nvcsw - waits
 
 
-def by_one(works):
-    for work in works:
-        work()
-
-
-def by_two(works):
-    threads = [threading.Thread(target=work) for work in works[1:]]
-    for thread in threads:
-        thread.start()
-    works[0]()
-    for thread in threads:
-        thread.join()
-
-
-def seconds(run, works):
-    begun = time.perf_counter()
-    run(works)
-    return time.perf_counter() - begun
-
-
-def speedup(works, rounds):
-    """Return quartiles of how much faster two threads are."""
-    found = []
+def speedups(operation, works, pool, rounds):
+    """Return the speed-ups by the clock and by processor time, and waits a call."""
+    by_clock, by_processor, waits = [], [], []
     for turn in range(rounds):
-        order = (by_one, by_two) if turn % 2 else (by_two, by_one)
-        took = {run: seconds(run, works) for run in order}
-        found.append(took[by_one] / took[by_two])
-    return statistics.quantiles(found, n=4)
+        took = {}
+        for threads in (1, 2) if turn % 2 else (2, 1):
+            run = pool.map if threads == 2 else map
+            begun = time.perf_counter()
+            found = list(run(timed, [operation] * 2, *zip(*works, strict=True)))
+            took[threads] = time.perf_counter() - begun, found
+        by_clock.append(took[1][0] / took[2][0])
+        one, two = (sum(seconds for seconds, _ in took[n][1]) for n in (1, 2))
+        by_processor.append(2 * one / two)
+        waits.append(sum(n for _, n in took[2][1]) / (2 * CALLS))
+    return (
+        statistics.quantiles(by_clock, n=4),
+        statistics.median(by_processor),
+        statistics.median(waits),
+    )
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("encodings", nargs="*", metavar="ENCODING")
-    parser.add_argument("--tables", type=int, default=1024, help="of each range")
+    parser.add_argument("--tables", type=int, default=1024, help="of each half")
     parser.add_argument("--rounds", type=int, default=21)
     arguments = parser.parse_args()
     n = 512 * arguments.tables
-    everything = slice(0, 2 * n)
-    for name in arguments.encodings or ["inpte", "linked", "adaptive", "adjacent"]:
-        one = em.PageTable(name, FIELDS)
-        one.map(everything)
-        one.store(everything, 0b101)
-        other = one.copy()
-        for what in (store, scan):
-            for spaces, second in (("one table", one), ("two tables", other)):
-                works = [what(one, 0, n), what(second, n, n)]
-                low, middle, high = speedup(works, arguments.rounds)
-                print(
-                    f"{name:<9} {what.__name__:<6} {spaces:<11}"
-                    f"{middle:5.2f} x  [{low:.2f}, {high:.2f}]",
-                    flush=True,
-                )
+    both, halves = slice(0, 2 * n), (slice(0, n), slice(n, 2 * n))
+    with ThreadPoolExecutor(2) as pool:
+        for name in arguments.encodings or ENCODINGS:
+            one = em.PageTable(name, FIELDS)
+            one.map(both)
+            one.store(both, 0b101)
+            other = one.copy()
+            for what, operation in operations(both).items():
+                for spaces, second in (("one table", one), ("two tables", other)):
+                    works = list(zip((one, second), halves, strict=True))
+                    (low, middle, high), processor, waits = speedups(
+                        operation, works, pool, arguments.rounds
+                    )
+                    print(
+                        f"{name:<9} {what:<6} {spaces:<11}{middle:5.2f} x  "
+                        f"[{low:.2f}, {high:.2f}] by the clock, {processor:.2f} x by "
+                        f"processor time, {waits:.2f} waits a call",
+                        flush=True,
+                    )
 
 
 if __name__ == "__main__":

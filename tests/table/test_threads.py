@@ -4,6 +4,7 @@ import os
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -118,6 +119,32 @@ def test_ranges_apart(encoding):
     table.check()
     table.unmap(slice(0, table.arch.nr_vpns))
     assert table.memory() == em.PageTable(encoding, FIELDS).memory()
+
+
+@pytest.mark.parametrize("border", [2048, 2100])
+def test_parts_of_a_range_by_two_threads_are_as_the_whole_by_one(encoding, border):
+    """The parts meet between two PTE tables, or within one."""
+    everything = slice(0, 4096)
+    parts = (slice(0, border), slice(border, 4096))
+    words = np.random.default_rng(1).integers(0, 64, 4096, dtype=np.uint64)
+    whole, split = (em.PageTable(encoding, FIELDS) for _ in range(2))
+    with ThreadPoolExecutor(2) as pool:
+
+        def in_parts(call):
+            return list(pool.map(call, parts))
+
+        for table in (whole, split):
+            table.map(everything)
+        whole.store(everything, words)
+        in_parts(lambda part: split.store(part, words[part]))
+        assert (whole.load(everything) == np.concatenate(in_parts(split.load))).all()
+        whole.update(everything, clear=1, set=4)
+        in_parts(lambda part: split.update(part, clear=1, set=4))
+        for mask in (1, 2):
+            found = np.concatenate(in_parts(lambda p, mask=mask: split.scan(p, mask)))
+            assert np.array_equal(whole.scan(everything, mask), found)
+    assert (whole.load(everything) == split.load(everything)).all()
+    split.check()
 
 
 def test_no_update_is_lost_where_ranges_overlap(encoding):
