@@ -109,6 +109,16 @@ BUGS = (
         "                pmd.flagged -= 1\n",
         "                pass\n",
     ),
+    Planted(
+        "PAGEMAP_SCAN may find a page too many",
+        "        full[0] = self.found_pages + (stop - first) > self.max_pages\n",
+        "        full[0] = self.found_pages + (stop - first) > self.max_pages + 1\n",
+    ),
+    Planted(
+        "a write does not copy a page that is mapped twice",
+        "pages[pfn].mapcount == 1 and (\n        pages",
+        "pages[pfn].mapcount >= 1 and (\n        pages",
+    ),
 )
 
 LEFT_OUT = (".git", ".venv", "guest", "oracle", "sanitize*", "tsan*", "__pycache__")
@@ -127,6 +137,7 @@ def core(tests: Path) -> list[Path]:
     words = "conformance pagetable encodings adaptive faults reserve copies deposited"
     words += (
         " arch pgtable snapshot threads reentry page_ext xarray hash compact vpnhash"
+        " addressspace addressspace_scan"
     )
     names = {f"test_{word}.py" for word in words.split()}
     return sorted(path for path in tests.rglob("test_*.py") if path.name in names)

@@ -89,14 +89,14 @@ NATIVE = (
     Mutant(
         "a write does not resolve asynchronously",
         "faults.py",
-        "        mm.change_words(slice(first, stop), mm.uffd_wp)\n    if vma.shared",
-        "        pass\n    if vma.shared",
+        "mm.uffd_wp if vma.wp else 0, mm.soft_dirty",
+        "0, mm.soft_dirty",
     ),
     Mutant(
         "a page read where its marker was is not protected",
         "faults.py",
-        "    mm.change_words(entries.vpn[marked], 0, mm.uffd_wp)",
-        "    pass",
+        "        mm.change_words(kept, 0, mm.uffd_wp)",
+        "        pass",
     ),
     Mutant(
         "copy on write takes a shared page for its own",
@@ -105,16 +105,10 @@ NATIVE = (
         "    shared = np.zeros(len(entries.value), np.bool_) |",
     ),
     Mutant(
-        "a scan may find a page too many",
-        "scan.py",
-        "        full = self.found_pages + stop - first > self.max_pages\n",
-        "        full = self.found_pages + stop - first > self.max_pages + 1\n",
-    ),
-    Mutant(
         "a scan protects what does not match",
         "scan.py",
-        "            self._protect(vpns[matches & written & upto])",
-        "            self._protect(vpns[written & upto])",
+        "            matching = regions.wants_output",
+        "            matching = False",
     ),
     Mutant(
         "COLD and FREE of a part leave a huge page whole",
@@ -163,7 +157,7 @@ NATIVE = (
     Mutant(
         "a write leaves a page freed",
         "faults.py",
-        "    mm.keep(mm.entries(first, stop).value)",
+        "    mm.keep(pfns)",
         "    pass",
     ),
     Mutant(
@@ -271,8 +265,8 @@ NATIVE = (
     Mutant(
         "a marker is no missing page",
         "faults.py",
-        "np.union1d(absent, entries.vpn[marked])",
-        "absent",
+        "    vpns = np.union1d(absent, entries.vpn[marked])",
+        "    vpns = absent",
     ),
     Mutant(
         "a missing fault makes no table",

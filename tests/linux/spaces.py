@@ -69,7 +69,9 @@ def state(space):
         numbers[id(thing)] = len(numbers)
         if isinstance(thing, em.PageTable):
             return _table(thing)
-        if type(thing).__module__.startswith("extmeta.linux"):
+        if type(thing).__module__.startswith("extmeta.linux") and hasattr(
+            thing, "__dict__"
+        ):
             return type(thing).__name__, walk(vars(thing))
         return id(thing)  # what nothing changes: an encoding, a handler
 

@@ -4,11 +4,13 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from spaces import ENCODINGS, PAGE, A, make, tidy
+from spaces import ENCODINGS, PAGE, PMD, A, make, tidy
 
 import extmeta as em
+from extmeta.linux.pagewords import PFN_MASK, PRESENT
 
 PAGES = 16
+PFNS = ((1 << 40) - 1) << 12  # of x86-64
 
 
 def machine(encoding, log, watched):
@@ -38,12 +40,27 @@ def machine(encoding, log, watched):
 
 
 def words(space):
-    """Return the entries of a table and their words."""
+    """Return the entries of a table, without frames, and their words."""
     found = []
     for base in space.table.table_vpns().tolist():
         ptes = space.table.table_at(base)
         vpns = base + np.flatnonzero(ptes)
-        found.append((base, ptes.tolist(), space.table.load(vpns).tolist()))
+        bare = np.where(ptes & 1, ptes & np.uint64(~PFNS & 2**64 - 1), ptes)
+        found.append((base, bare.tolist(), space.table.load(vpns).tolist()))
+    return found
+
+
+def seen(spaces, pages=PAGES):
+    """Return pagemap's words of all spaces, with frames numbered as they come.
+
+    Which frame a page gets is the allocator's choice; which pages share one is not.
+    """
+    numbers = {}
+    found = []
+    for word in np.concatenate([a.pagemap(A, pages * PAGE, pfns=True) for a in spaces]):
+        frame = int(word) & PFN_MASK if word & np.uint64(PRESENT) else None
+        bits = int(word) if frame is None else int(word) & ~PFN_MASK
+        found.append((bits, numbers.setdefault(frame, len(numbers))))
     return found
 
 
@@ -69,8 +86,7 @@ def test_batch_equals_singles(encoding, at, length, write, watched):
             outcomes.append(None)
         except (OSError, em.UserFault) as error:
             outcomes.append((type(error), str(error)))
-        seen = [x.pagemap(A, PAGES * PAGE, pfns=True).tolist() for x in (a, child)]
-        states.append((seen, words(tidy(a))))
+        states.append((seen((a, child)), words(tidy(a))))
     assert outcomes[0] == outcomes[1]
     assert logs[0] == logs[1]
     assert states[0] == states[1]
@@ -82,3 +98,46 @@ def test_an_address_that_is_none_is_refused_before_any_access():
     with pytest.raises(ValueError, match="negative"):
         a.write([A, -1])
     assert not int(a.pagemap(A, PAGE)[0]) >> 63
+
+
+def several(thp):
+    """Two mappings of one file, private pages of a file, and room for huge pages."""
+    a = make("linked", thp=thp)
+    a.mmap(A, 40 * PAGE, "rw", "shared|file")
+    a.read(A + 3 * PAGE)
+    a.mremap(A, 40 * PAGE, 40 * PAGE, A + 64 * PAGE, "MAYMOVE|FIXED|DONTUNMAP")
+    a.mmap(A + 48 * PAGE, 8 * PAGE, "rw", "private|file")
+    a.mmap(A + PMD, 2 * PMD)
+    a.uffd_register(A + 2 * PMD, PMD)
+    a.pagemap_scan(A + 2 * PMD, A + 3 * PMD, "WP_MATCHING", category_mask="WRITTEN")
+    return a
+
+
+@pytest.mark.parametrize("thp", ["always", "never"])
+@given(
+    at=st.lists(
+        st.integers(0, 39)
+        | st.integers(64, 103)
+        | st.integers(48, 60)
+        | st.integers(510, 515)
+        | st.integers(1020, 1028),
+        min_size=2,
+        max_size=10,
+    ),
+    write=st.booleans(),
+)
+def test_batch_in_several_mappings_equals_singles(thp, at, write):
+    states = []
+    for batch in (True, False):
+        a = several(thp)
+        call = a.write if write else a.read
+        addresses = [A + one * PAGE for one in at]
+        try:
+            for each in [addresses] if batch else addresses:
+                call(each)
+            error = None
+        except OSError as refused:
+            error = str(refused)
+        a.fork()
+        states.append((error, seen([a], 3 * 512), words(tidy(a)), a._mm.tables))
+    assert states[0] == states[1]

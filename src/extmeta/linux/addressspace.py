@@ -18,7 +18,7 @@ from extmeta.arch import FIRST, Arch, arch_of
 from extmeta.fields import Fields
 from extmeta.integers import is_whole, uint64s, whole
 from extmeta.linux import faults, huge, move, mux, protect, reclaim
-from extmeta.linux.edge import bits_of, names_of, prot_of
+from extmeta.linux.edge import bits_of, names_of, prot_of, vpns_of
 from extmeta.linux.fork import copy_mm
 from extmeta.linux.mm import Mm
 from extmeta.linux.pagemap import Pagemap
@@ -304,14 +304,18 @@ class AddressSpace(Uffdio, Pagemap):
     # -- accesses -----------------------------------------------------------
 
     def _access(self, addr: Any, length: Any, *, write: bool) -> None:
-        length = whole("length", length)
-        addrs = [whole("addr", addr)] if is_whole(addr) else uint64s("addr", addr)
-        if write and length == 1 and len(addrs) > 1:
-            vpns = np.ravel(addrs) >> np.uint64(self._shift)
-            faults.write_several(self._mm, vpns, self._event)
-            return
-        for at in np.ravel(addrs).tolist():
-            first, stop = at >> self._shift, -(-(at + length) >> self._shift)
+        length, shift = whole("length", length), self._shift
+        if is_whole(addr):
+            addrs = [whole("addr", addr)]
+        else:
+            given = uint64s("addr", addr)
+            if length <= self._page:
+                vpns = vpns_of(given, length, shift)
+                faults.access_each(self._mm, vpns, self._event, write=write)
+                return
+            addrs = np.ravel(given).tolist()
+        for at in addrs:
+            first, stop = at >> shift, -(-(at + length) >> shift)
             faults.access(self._mm, first, stop, self._event, write=write)
 
     def read(self, addr: int | npt.ArrayLike, length: int = 1) -> None:

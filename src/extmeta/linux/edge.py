@@ -5,6 +5,9 @@ from collections.abc import Iterable
 from enum import IntFlag
 from typing import Any
 
+import numpy as np
+
+from extmeta.arrays import U64
 from extmeta.integers import is_whole, whole
 from extmeta.linux.mm import Mm
 from extmeta.linux.userfault import Userfaultfd
@@ -47,6 +50,16 @@ def bits_of(name: str, value: Any, names: type[IntFlag]) -> int:
             raise ValueError(f"{name}: no {one!r}; there are {list(names.__members__)}")
         bits |= names[one]
     return bits
+
+
+def vpns_of(addrs: U64, length: int, shift: int) -> U64:
+    """Return the vpns of the pages of ranges no longer than a page, range by range."""
+    first = np.ravel(addrs) >> np.uint64(shift)
+    offset = np.ravel(addrs) - (first << np.uint64(shift))
+    # How many pages a range reaches into.
+    count = (offset + np.uint64(length + (1 << shift) - 1)) >> np.uint64(shift)
+    pages = np.array([0, 1], np.uint64)
+    return np.asarray(np.add.outer(first, pages)[pages < count[:, np.newaxis]])
 
 
 class Edge:

@@ -6,14 +6,16 @@ touched in ascending order, up to the first that can't be.
 
 import errno
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
-from extmeta.arrays import U64, Bools
+from extmeta.arrays import U64
 from extmeta.linux.entries import Entries, Refused
-from extmeta.linux.huge import huge_faults, would_be_huge, write_leaf
+from extmeta.linux.huge import huge_faults, would_be_huge, write_leaves
 from extmeta.linux.mm import Mm
 from extmeta.linux.physical import ZERO_PFN
+from extmeta.linux.ptes import alone
 from extmeta.linux.swap import swap_in
 from extmeta.linux.vma import Prot, Vma
 
@@ -22,6 +24,9 @@ FAULT_AROUND_BYTES = 65536
 
 # Pages searched at once for one whose access must wait for its userfaultfd.
 LOOK_AHEAD = 4096
+
+# Pages of a range accessed at once. A cache holds what is known about them.
+AT_ONCE = 1 << 15
 
 # Called with a VMA, the vpn of a page whose access waits, and whether it is missing.
 Event = Callable[[Vma, int, bool], None]
@@ -49,12 +54,13 @@ def access(
     at = first
     while at < stop:
         vma = mm.vmas.find(at)
-        if vma is None or not (vma.prot & Prot.W if write else vma.prot):
+        if vma is None or not _allows(vma, write):
             how = "write" if write else "read"
             raise OSError(errno.EFAULT, f"no page to {how} at vpn {at:#x}")
-        end = min(stop, vma.stop)
-        waits = write and vma.wp and not vma.asynchronous
-        if vma.missing or waits:
+        if write and stop - at == 1 and _write_alone(mm, vma, at, content):
+            return
+        end = min(stop, vma.stop, at + AT_ONCE)
+        if _may_wait(vma, write):
             end = min(end, at + LOOK_AHEAD)
         if vma.missing:
             end = _first_missing(mm, vma, at, end)
@@ -62,17 +68,18 @@ def access(
                 _before_missing(mm, vma, at, write=write)
                 event(vma, at, True)
                 continue
-        if waits and at < reach_of(vma, end):
+        if write and vma.wp and not vma.asynchronous and at < reach_of(vma, end):
             end = _first_protected(mm, at, end)
             if end == at:
                 _populate_protected(mm, vma, at)
                 event(vma, at, False)
                 continue
         reach = max(at, reach_of(vma, end))
+        vpns = np.arange(at, reach, dtype=np.uint64)
         if write:
-            write_vma(mm, vma, at, reach, content)
+            write_pages(mm, vma, vpns, content=content)
         else:
-            read_vma(mm, vma, at, reach)
+            read_pages(mm, vma, vpns)
             if reach < end and vma.uffd is None:
                 # do_fault_around() comes before the SIGBUS.
                 _map_around(mm, vma, reach)
@@ -81,59 +88,65 @@ def access(
         at = end
 
 
-def write_several(mm: Mm, vpns: U64, event: Event) -> None:
-    """Write to the page of each vpn, in the given order.
+def access_each(mm: Mm, vpns: U64, event: Event, *, write: bool) -> None:
+    """Read or write the page of each vpn, in the given order.
 
-    Neighbours in the order that all have their own page are written together. Errors
-    are those of `access`.
+    Pages up to the next one whose access may wait or fail are accessed together.
+    Errors are those of `access`.
     """
-    alone = ~_owned(mm, vpns)
-    cuts = (np.flatnonzero(alone[1:] != alone[:-1]) + 1).tolist()
-    for low, high in zip([0, *cuts], [*cuts, len(vpns)], strict=True):
-        if low == high or (not alone[low] and _write_owned(mm, vpns[low:high])):
-            continue
-        for vpn in vpns[low:high].tolist():
-            access(mm, vpn, vpn + 1, event, write=True)
+    at, together = 0, 1
+    while at < len(vpns):
+        part = vpns[at : at + together]
+        try:
+            done = _access_together(mm, part, write=write)
+            alone = part[done : done + 1]
+        except (MemoryError, Refused):
+            # Some pages are accessed twice, which changes nothing. The error comes at
+            # the first page that is refused.
+            done, alone = 0, part
+        for vpn in alone.tolist():
+            access(mm, vpn, vpn + 1, event, write=write)
+        at += done + len(alone)
+        together = 1 if len(alone) else 2 * together
 
 
-def _owned(mm: Mm, vpns: U64) -> Bools:
-    """Tell which pages a write just marks as written: their PTE's own, anonymous.
+def _access_together(mm: Mm, vpns: U64, *, write: bool) -> int:
+    """Access pages up to one whose access may wait or fail; return how many.
 
-    Writes to other pages don't change that. A userfaultfd's handler might, so with a
-    userfaultfd there are none; nor with huge pages.
+    The order of these faults doesn't show, with two exceptions. VMAs get their anon_vma
+    in the order of their first write. A fault maps pages of the backing around its own
+    if another VMA has brought them in.
     """
-    vmas = list(mm.vmas)
-    watched = any(vma.wp or vma.missing for vma in vmas)
-    if watched or mm.leaves or mm.one_bit is not None or not vmas or not len(vpns):
-        return np.zeros(len(vpns), np.bool_)
-    starts = np.array([vma.start for vma in vmas], np.uint64)
-    stops = np.array([vma.stop for vma in vmas], np.uint64)
-    plain = np.array(
-        [vma.anonymous and not vma.shared and bool(vma.prot & Prot.W) for vma in vmas]
-    )
-    at = np.searchsorted(starts, vpns, "right") - 1
-    found = np.asarray((at >= 0) & (vpns < stops[at]) & plain[at])
-    here = np.flatnonzero(found)
-    entries = mm.entries_at(vpns[here])
-    pages = np.where(entries.present, entries.value, np.uint64(0))
-    physical = mm.physical
-    own = ~physical.shared(pages) & ~physical.file(pages) & (physical.heads(pages) == 0)
-    found[here] = own
-    return found
+    simple = [v for v in mm.vmas if _allows(v, write) and not _may_wait(v, write)]
+    bounds = [(v.start, max(v.start, reach_of(v, v.stop))) for v in simple]
+    where = np.searchsorted(np.array(bounds, np.uint64).ravel(), vpns, "right")
+    outside = np.flatnonzero(where % 2 == 0)
+    done = int(outside[0]) if len(outside) else len(vpns)
+    owner = where[:done] // 2
+    owners, firsts = np.unique(owner, return_index=True)
+    parts = [(at, vpns[:done][owner == owner[at]]) for at in np.sort(firsts).tolist()]
+    if len(owners) > 1 and any(simple[i].backing for i in owners.tolist()):
+        starts = np.append(0, np.flatnonzero(np.diff(owner)) + 1)
+        parts = list(
+            zip(starts.tolist(), np.split(vpns[:done], starts[1:]), strict=True)
+        )
+    for at, part in parts:
+        vma, pages = simple[int(owner[at])], np.unique(part)
+        if write:
+            write_pages(mm, vma, pages)
+        else:
+            read_pages(mm, vma, pages)
+    return done
 
 
-def _write_owned(mm: Mm, vpns: U64) -> bool:
-    """Write to pages of `_owned`; False: all at once is refused."""
-    vpns = np.unique(vpns)
-    try:
-        mm.change_words(vpns, 0, mm.soft_dirty)
-    except (MemoryError, Refused):
-        return False
-    pfns = mm.entries_at(vpns).value
-    mm.physical.reuse(pfns)
-    mm.keep(pfns)
-    mm.physical.write(pfns)
-    return True
+def _allows(vma: Vma, write: bool) -> bool:
+    """Tell whether a VMA's protection allows an access."""
+    return bool(vma.prot & Prot.W if write else vma.prot)
+
+
+def _may_wait(vma: Vma, write: bool) -> bool:
+    """Tell whether some access in a VMA waits for a userfaultfd."""
+    return vma.missing or (write and vma.wp and not vma.asynchronous)
 
 
 def reach_of(vma: Vma, stop: int) -> int:
@@ -198,32 +211,34 @@ def _populate_protected(mm: Mm, vma: Vma, vpn: int) -> None:
         return
     if entries.value[0] == mm.marker:
         mm.clear(entries.vpn)
-        _populate(mm, vma, entries.vpn, protected=True)
+        _populate(mm, vma, entries.vpn)
+        mm.change_words(entries.vpn, 0, mm.uffd_wp | mm.soft_dirty)
     else:
         swap_in(mm, entries)
 
 
-def read_vma(mm: Mm, vma: Vma, first: int, stop: int) -> None:
-    """Read pages of one readable VMA."""
-    huge_faults(mm, vma, first, stop, write=False)
-    entries = mm.entries(first, stop)
-    if not vma.wp:
-        entries = mm.clear_markers(entries)
+def read_pages(mm: Mm, vma: Vma, vpns: U64) -> None:
+    """Read pages, ascending, of one readable VMA, none of which has to wait."""
+    huge_faults(mm, vma, vpns, write=False)
+    entries, absent = mm.entries_at(mm.outside(vpns, mm.leaves_of(vpns)))
+    if not len(absent) and entries.present.all():
+        return
     marked = mm.marked(entries)
     swap_in(mm, entries.take(~entries.present & ~marked))
-    absent = mm.absent(first, stop)
+    # A marker is replaced by a page that is protected, but in a VMA without protection.
+    kept = entries.vpn[marked]
+    mm.clear(kept)
+    free = np.sort(np.concatenate((absent, kept)))
     if vma.anonymous:
-        # do_anonymous_page(): a page of zeros, protected if there was a marker.
-        mm.clear(entries.vpn[marked])
-        vpns = np.sort(np.concatenate((absent, entries.vpn[marked])))
-        mm.map(vma, vpns, np.full(len(vpns), ZERO_PFN, np.uint64))
-    elif not vma.wp:
-        _fault_around(mm, vma, absent)
-    else:
+        # do_anonymous_page(): a page of zeros.
+        mm.map(vma, free, np.full(len(free), ZERO_PFN, np.uint64))
+    elif vma.wp:
         # uffd_disable_fault_around()
-        mm.clear(entries.vpn[marked])
-        _map_backing(mm, vma, np.concatenate((absent, entries.vpn[marked])))
-    mm.change_words(entries.vpn[marked], 0, mm.uffd_wp)
+        _map_backing(mm, vma, free)
+    else:
+        _map_backing(mm, vma, np.union1d(free, _around(mm, vma, free)))
+    if vma.wp:
+        mm.change_words(kept, 0, mm.uffd_wp)
 
 
 def pages_of(vma: Vma, vpns: U64) -> U64:
@@ -237,79 +252,71 @@ def _map_backing(mm: Mm, vma: Vma, vpns: U64) -> None:
         mm.map(vma, vpns, vma.backing.get(pages_of(vma, vpns)))
 
 
-def _fault_around(mm: Mm, vma: Vma, absent: U64) -> None:
-    """Map absent pages, and with each the resident ones around it.
-
-    do_fault_around(): a window of 64 KiB in one PTE table and one VMA.
-    """
-    if not len(absent):
-        return
-    size = mm.pages_per_leaf
-    low = max(vma.start, mm.leaf_of(int(absent[0])))
-    high = min(vma.stop, mm.leaf_of(int(absent[-1])) + size)
-    near = _near(mm, vma, low, high)
-    wanted = absent
-    around = FAULT_AROUND_BYTES >> mm.arch.page_shift
-    while len(wanted) and len(near):
-        # One fault at a time, while resident pages are left to map around it.
-        at = int(wanted[0])
-        base = mm.leaf_of(at)
-        start = max(base + (at - base) // around * around, vma.start)
-        end = min(start + around, base + size, high)
-        window = near[(near >= start) & (near < end)]
-        _map_backing(mm, vma, np.union1d(window, wanted[:1]))
-        near = near[~np.isin(near, window)]
-        wanted = wanted[~np.isin(wanted, np.append(window, wanted[0]))]
-    _map_backing(mm, vma, wanted)
-
-
 def _map_around(mm: Mm, vma: Vma, vpn: int) -> None:
-    """Map the resident pages around an absent one: do_fault_around()."""
-    around = FAULT_AROUND_BYTES >> mm.arch.page_shift
-    start = vpn // around * around
-    low, high = max(start, vma.start), min(start + around, vma.stop)
-    _map_backing(mm, vma, _near(mm, vma, low, high))
+    """Map the resident pages around an absent one."""
+    _map_backing(mm, vma, _around(mm, vma, np.array([vpn], np.uint64)))
 
 
-def _near(mm: Mm, vma: Vma, low: int, high: int) -> U64:
-    """Return the absent vpns of [low, high) whose page is in memory."""
-    near = mm.absent(low, max(low, reach_of(vma, high)))
+def _around(mm: Mm, vma: Vma, vpns: U64) -> U64:
+    """Return the absent vpns around some whose page is in memory: do_fault_around().
+
+    The window of each is 64 KiB in one PTE table and one VMA.
+    """
     if vma.backing is None:
-        return near[:0]
-    return near[vma.backing.resident[pages_of(vma, near)]]
+        return vpns[:0]
+    around = np.uint64(FAULT_AROUND_BYTES >> mm.arch.page_shift)
+    windows = np.unique(vpns // around) * around
+    near = np.add.outer(windows, np.arange(around)).ravel().astype(np.uint64)
+    near = near[(near >= vma.start) & (near < reach_of(vma, vma.stop))]
+    _entries, near = mm.entries_at(near)
+    return near[vma.backing.resident(pages_of(vma, near))]
 
 
-def write_vma(mm: Mm, vma: Vma, first: int, stop: int, content: bool) -> None:
-    """Write pages of one writable VMA, none of which has to wait."""
-    huge_faults(mm, vma, first, stop, write=True)
-    for base in mm.leaves_within(first, stop):
-        write_leaf(mm, vma, base)
-    entries = mm.clear_markers(mm.entries(first, stop))
-    swap_in(mm, entries.take(~entries.present))
-    _populate(mm, vma, mm.absent(first, stop))
-    if vma.wp:
-        # WP_ASYNC: do_wp_page() clears the bit without waiting.
-        mm.change_words(slice(first, stop), mm.uffd_wp)
+def write_pages(mm: Mm, vma: Vma, vpns: U64, *, content: bool = True) -> None:
+    """Write to pages, ascending, of one writable VMA, none of which has to wait."""
+    huge_faults(mm, vma, vpns, write=True)
+    vpns = write_leaves(mm, vma, vpns, content=content)
+    entries, absent = mm.entries_at(vpns)
+    if len(absent) or not entries.present.all():
+        marked = mm.marked(entries)
+        mm.clear(entries.vpn[marked])
+        swap_in(mm, entries.take(~entries.present & ~marked))
+        _populate(mm, vma, np.union1d(absent, entries.vpn[marked]))
+        entries, _absent = mm.entries_at(vpns)
     if vma.shared and vma.backing is not None:
-        vma.backing.dirty(pages_of(vma, np.arange(first, stop, dtype=np.uint64)))
+        vma.backing.dirty(pages_of(vma, vpns))
     else:
-        _copy_on_write(mm, vma, mm.entries(first, stop))
-    mm.change_words(slice(first, stop), 0, mm.soft_dirty)
-    mm.keep(mm.entries(first, stop).value)
-    written = [mm.entries(first, stop).value] if content else []
-    for base in mm.leaves_within(first, stop):
-        leaf = mm.leaves[base]
-        leaf.word |= mm.settable(base, mm.soft_dirty)
-        mm.keep(mm.leaf_pfns(leaf))
-        if content:
-            low, high = max(first - base, 0), min(stop - base, mm.pages_per_leaf)
-            written.append(mm.leaf_pfns(leaf)[low:high])
-    for pfns in written:
+        shared = ~alone(mm.physical.pages, entries.value)
+        if shared.any() and _copy_on_write(mm, vma, entries.take(shared)):
+            entries, _absent = mm.entries_at(vpns)
+        mm.physical.reuse(entries.value)
+    _written(mm, vma, vpns, entries.value, content)
+
+
+def _written(mm: Mm, vma: Vma, vpns: Any, pfns: Any, content: bool) -> None:
+    """Make PTEs dirty; WP_ASYNC: do_wp_page() clears uffd_wp without waiting."""
+    mm.change_words(vpns, mm.uffd_wp if vma.wp else 0, mm.soft_dirty)
+    mm.keep(pfns)
+    if content:
         mm.physical.write(pfns)
 
 
-def _populate(mm: Mm, vma: Vma, vpns: U64, *, protected: bool = False) -> None:
-    """Map pages for a write at free vpns; soft-dirty by pte_mkdirty().
+def _write_alone(mm: Mm, vma: Vma, vpn: int, content: bool) -> bool:
+    """Write to one page if its PTE has it alone, as `write_pages` but sooner.
+
+    A write that has to wait is left to others.
+    """
+    pte, word = mm.table.snapshot(vpn)
+    pfn = mm.ptes.page_alone(pte, mm.physical.pages)
+    if not pfn or (word & mm.uffd_wp and _may_wait(vma, True)):
+        return False
+    mm.physical.reuse(pfn)
+    _written(mm, vma, vpn, pfn, content)
+    return True
+
+
+def _populate(mm: Mm, vma: Vma, vpns: U64) -> None:
+    """Map pages for a write at free vpns; the caller makes them soft-dirty.
 
     do_anonymous_page(), do_cow_fault(), do_shared_fault().
     """
@@ -323,11 +330,13 @@ def _populate(mm: Mm, vma: Vma, vpns: U64, *, protected: bool = False) -> None:
         if vma.backing is not None:
             mm.physical.copy(vma.backing.get(pages_of(vma, vpns)), pfns)
         mm.map(vma, vpns, pfns)
-    mm.change_words(vpns, 0, mm.soft_dirty | (mm.uffd_wp if protected else 0))
 
 
-def _copy_on_write(mm: Mm, vma: Vma, entries: Entries) -> None:
-    """Give PTEs their own pages: wp_page_copy() where reuse is impossible."""
+def _copy_on_write(mm: Mm, vma: Vma, entries: Entries) -> bool:
+    """Give PTEs pages of their own where reuse is impossible; return whether there are.
+
+    wp_page_copy()
+    """
     physical = mm.physical
     shared = physical.shared(entries.value) | physical.file(entries.value)
     for head, part in physical.folios(entries.value):
@@ -337,13 +346,13 @@ def _copy_on_write(mm: Mm, vma: Vma, entries: Entries) -> None:
             mm.release < (6, 15) or mm.shared_folio(head, int(part.sum()))
         ):
             shared |= unsure
-    physical.reuse(entries.value[~shared])
     entries = entries.take(shared)
     if not len(entries.vpn):
-        return
+        return False
     mm.vmas.prepare_anon(vma)
     pfns = physical.allocate(len(entries.vpn))
     physical.copy(entries.value, pfns)
     mm.replace(vma, entries.vpn, pfns)
     mm.change_words(entries.vpn, mm.uffd_wp)
     physical.unmap(entries.value)
+    return True

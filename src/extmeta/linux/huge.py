@@ -29,11 +29,11 @@ def would_be_huge(mm: Mm, vma: Vma, base: int) -> bool:
     return inside and free and may_be_huge(mm, vma)
 
 
-def huge_faults(mm: Mm, vma: Vma, first: int, stop: int, *, write: bool) -> None:
+def huge_faults(mm: Mm, vma: Vma, vpns: U64, *, write: bool) -> None:
     """Map huge pages where no table is yet: do_huge_pmd_anonymous_page()."""
     if not may_be_huge(mm, vma):
         return
-    for base, _at, _end in mm.regions(first, stop):
+    for base in mm.bases_of(vpns).tolist():
         if not would_be_huge(mm, vma, base):
             continue
         mm.vmas.prepare_anon(vma)
@@ -51,7 +51,22 @@ def _put_huge(mm: Mm, base: int, word: int = 0) -> None:
     mm.physical.map(mm.leaf_pfns(leaf))
 
 
-def write_leaf(mm: Mm, vma: Vma, base: int) -> None:
+def write_leaves(mm: Mm, vma: Vma, vpns: U64, *, content: bool) -> U64:
+    """Write to those pages that leaves map; return the others, some of split leaves."""
+    for base in mm.leaves_of(vpns):
+        _write_leaf(mm, vma, base)
+    leaves = mm.leaves_of(vpns)
+    for base in leaves:
+        leaf = mm.leaves[base]
+        leaf.word |= mm.settable(base, mm.soft_dirty)
+        mm.keep(mm.leaf_pfns(leaf))
+        if content:
+            low, high = np.searchsorted(vpns, (base, base + mm.pages_per_leaf))
+            mm.physical.write(vpns[low:high] - np.uint64(base) + np.uint64(leaf.pfn))
+    return mm.outside(vpns, leaves)
+
+
+def _write_leaf(mm: Mm, vma: Vma, base: int) -> None:
     """Write to a page of a leaf: wp_huge_pmd(), do_huge_pmd_wp_page()."""
     leaf = mm.leaves[base]
     if vma.wp and leaf.word & mm.uffd_wp:

@@ -7,7 +7,7 @@ The write bit of an entry is set by its VMA's protection when it is mapped, and 
 kept up to date: words and mapcounts decide what a write does.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from typing import Any
 
 import numpy as np
@@ -15,8 +15,9 @@ import numpy as np
 from extmeta.arch import Arch
 from extmeta.arrays import U64, Bools
 from extmeta.encodings.compact import Compact
-from extmeta.linux.entries import Entries, Leaf, Refused, runs
+from extmeta.linux.entries import Entries, Leaf, Refused
 from extmeta.linux.physical import FIRST_PFN, ZERO_PFN, Physical
+from extmeta.linux.ptes import Ptes, raw
 from extmeta.linux.userfault import Userfaultfd
 from extmeta.linux.vma import Vma, Vmas
 from extmeta.pagetable import PageTable
@@ -25,9 +26,6 @@ from extmeta.pagetable import PageTable
 # says uffd-wp.
 MARKER_TYPE = 31
 MARKER_UFFD_WP = 1
-
-# Above this number of tables, all are listed instead of asking for each.
-LIST_FROM = 4096
 
 
 class Mm:
@@ -47,6 +45,8 @@ class Mm:
 
     Attributes
     ----------
+    bare : PageTable
+        The same; PTEs are read from it. A workload's `table` records its calls.
     leaves : dict of int to Leaf
         By first vpn.
     tables : set of int
@@ -65,6 +65,7 @@ class Mm:
         thp_swap: bool,
     ) -> None:
         self.table = table
+        self.bare: PageTable = getattr(table, "bare", table)
         self.arch = arch
         self.physical = physical
         self.release = release
@@ -90,8 +91,10 @@ class Mm:
             if any({"uffd_wp", "soft_dirty"} <= group for group in groups):
                 self.one_bit = table.encoding
         self.pages_per_leaf = arch.ptrs_per_pte
+        self._base_mask = ~np.uint64(arch.ptrs_per_pte - 1)
         self.none = np.uint64(arch.none)
         self.marker = MARKER_TYPE << arch.swap.offset_bits | MARKER_UFFD_WP
+        self.ptes = Ptes(arch, self.uffd_wp, self.soft_dirty, self.marker)
 
     # -- entries ------------------------------------------------------------
 
@@ -110,30 +113,23 @@ class Mm:
 
     def entries(self, first: int, stop: int) -> Entries:
         """Return the PTEs of [first, stop) that are not none; no leaves."""
-        # The encoding `wide` has smaller tables than the kernel.
-        size = self.table.arch.ptrs_per_pte
-        bases: Any = range(first & -size, stop, size)
-        if len(bases) > LIST_FROM:
-            bases = self.table.table_vpns()
-            low, high = np.searchsorted(bases, (first & -size, stop))
-            bases = bases[low:high].tolist()
-        vpns, ptes = [], []
-        for base in bases:
-            view = self.table.table_at(base)
-            if view is None:
-                continue
-            low, high = max(first - base, 0), min(stop - base, size)
-            held = np.flatnonzero(view[low:high] != self.none) + low
-            vpns.append(held.astype(np.uint64) + np.uint64(base))
-            ptes.append(view[held])
-        if not vpns:
-            none = np.empty(0, np.uint64)
-            return Entries(none, none != 0, none)
-        return self._decoded(np.concatenate(vpns), np.concatenate(ptes))
+        return self.entries_at(self.bare.vpns(slice(first, stop)))[0]
 
-    def entries_at(self, vpns: U64) -> Entries:
-        """Return the PTEs of vpns in any order; one that is none is not present."""
-        return self._decoded(vpns, self.table.snapshot(vpns)[0])
+    def entries_at(self, vpns: U64) -> tuple[Entries, U64]:
+        """Return the PTEs of vpns that are not none, and the vpns of the others."""
+        ptes = raw(self.bare, vpns)
+        none = ptes == self.none
+        if not none.any():
+            return Entries(vpns, *self.ptes.decoded(ptes)), vpns[:0]
+        held = ~none
+        return Entries(vpns[held], *self.ptes.decoded(ptes[held])), vpns[none]
+
+    def words(self, vpns: Any, bits: int) -> U64:
+        """Return the words of vpns, (n, lanes); none at all if ``bits`` is 0."""
+        if not bits:
+            return np.empty((0, 1), np.uint64)
+        words = np.asarray(self.table.load(vpns))
+        return words.reshape(len(words), -1)
 
     def pages(self, first: int, stop: int) -> Entries:
         """Return the PTEs of [first, stop) that map a page other than that of zeros."""
@@ -166,19 +162,6 @@ class Mm:
         heads = self.physical.heads(self.pages(0, self.arch.nr_vpns).value)
         return total > int((heads == head).sum())
 
-    def _decoded(self, vpns: U64, ptes: U64) -> Entries:
-        arch, swap = self.arch, self.arch.swap
-        present = ptes >> np.uint64(arch.present) & np.uint64(1) != 0
-        pfns = ptes >> np.uint64(arch.pfn_shift) & np.uint64((1 << arch.pfn_bits) - 1)
-        mask = np.uint64((1 << swap.offset_bits) - 1)
-        offsets = ptes >> np.uint64(swap.offset_shift) & mask
-        if swap.offset_inverted:
-            offsets ^= mask
-        types = ptes >> np.uint64(swap.type_shift)
-        types &= np.uint64((1 << swap.type_bits) - 1)
-        slots = types << np.uint64(swap.offset_bits) | offsets
-        return Entries(vpns, present, np.where(present, pfns, slots))
-
     def absent(self, first: int, stop: int) -> U64:
         """Return the vpns of [first, stop) with neither PTE nor leaf."""
         free = np.ones(stop - first, np.bool_)
@@ -189,11 +172,37 @@ class Mm:
 
     def leaves_within(self, first: int, stop: int) -> list[int]:
         """Return the first vpns of the leaves that have a page of [first, stop)."""
-        size = self.pages_per_leaf
-        bases = range(self.leaf_of(first), stop, size)
-        if first < stop and len(bases) < len(self.leaves):
-            return [b for b in bases if b in self.leaves]
-        return sorted(b for b in self.leaves if first < b + size and b < stop)
+        return self._within(self.leaves, first, stop)
+
+    def tables_within(self, first: int, stop: int) -> list[int]:
+        """Return the first vpns of the PTE tables that have a page of [first, stop)."""
+        return self._within(self.tables, first, stop)
+
+    def _within(self, there: Collection[int], first: int, stop: int) -> list[int]:
+        if first >= stop:
+            return []
+        bases = range(self.leaf_of(first), stop, self.pages_per_leaf)
+        if len(bases) < len(there):
+            return [b for b in bases if b in there]
+        return sorted(b for b in there if bases.start <= b < stop)
+
+    def bases_of(self, vpns: U64) -> U64:
+        """Return the first vpns of the huge pages, or PTE tables, that have ``vpns``."""
+        bases = vpns & self._base_mask
+        # Most follow one of the same table, and np.unique() sorts.
+        return np.unique(bases[np.flatnonzero(np.diff(bases, prepend=~bases[:1]))])
+
+    def leaves_of(self, vpns: U64) -> list[int]:
+        """Return the first vpns of the leaves that have a page of ``vpns``."""
+        if not self.leaves:
+            return []
+        return [b for b in self.bases_of(vpns).tolist() if b in self.leaves]
+
+    def outside(self, vpns: U64, leaves: list[int]) -> U64:
+        """Return those of ``vpns`` that none of the leaves has."""
+        if not leaves:
+            return vpns
+        return vpns[~np.isin(vpns & self._base_mask, np.array(leaves, np.uint64))]
 
     def has(self, field: str, vpns: U64) -> Bools:
         """Tell which vpns have `uffd_wp` or `soft_dirty` set."""
@@ -209,9 +218,11 @@ class Mm:
             self.clean = np.append(self.clean, np.zeros(len(missing), np.bool_))
         self.clean[self.physical.free_lazily(pfns)] = True
 
-    def keep(self, pfns: U64) -> None:
+    def keep(self, pfns: U64 | int) -> None:
         """Note that PTEs are dirty: reclaim must keep the content of the pages."""
-        self.clean[pfns[pfns < len(self.clean)]] = False
+        if len(self.clean):
+            known = np.atleast_1d(pfns)
+            self.clean[known[known < len(self.clean)]] = False
 
     def droppable(self, pfns: U64) -> Bools:
         """Tell which pages, mapped only here, reclaim drops instead of swapping out."""
@@ -233,7 +244,7 @@ class Mm:
     def change_words(self, vpns: Any, clear: int = 0, set_: int = 0) -> None:
         """Change bits in the words of mapped PTEs; `set_` only within one VMA."""
         if set_ and self.one_bit is not None:
-            at = vpns.start if isinstance(vpns, slice) else next(iter(vpns), 0)
+            at = vpns.start if isinstance(vpns, slice) else np.append(vpns, 0)[0]
             set_ = self.settable(int(at), set_)
         if clear or set_:
             self.refusable(self.table.update, vpns, clear, set_)
@@ -254,8 +265,7 @@ class Mm:
 
     def have_tables(self, vpns: U64) -> None:
         """Note that the PTE tables of some vpns exist."""
-        mask = np.uint64(self.pages_per_leaf - 1)
-        self.tables.update(np.unique(vpns & ~mask).tolist())
+        self.tables.update(self.bases_of(vpns).tolist())
 
     def mark(self, vpns: U64) -> None:
         """Put uffd-wp markers at free vpns: make_pte_marker()."""
@@ -272,8 +282,8 @@ class Mm:
 
     def clear(self, vpns: U64) -> None:
         """Clear PTEs without counting: pte_clear()."""
-        for first, stop in runs(vpns):
-            self.table.unmap(slice(first, stop))
+        if len(vpns):
+            self.table.unmap(vpns)
 
     def replace(self, vma: Vma, vpns: U64, pfns: U64) -> None:
         """Map other pages by these PTEs; the words stay."""
@@ -408,11 +418,6 @@ class Mm:
         notes.sort(key=lambda note: (note[1] == "UNMAP") - 2 * (note[2][0] in moved))
         for note in notes:
             self.tell(*note)
-
-    def tables_within(self, first: int, stop: int) -> set[int]:
-        """Return which PTE tables of [first, stop) exist."""
-        low = self.leaf_of(first)
-        return {b for b in self.tables if low <= b < stop}
 
     def disown(self, first: int, stop: int) -> None:
         """Drop the markers and clear uffd_wp."""

@@ -170,7 +170,7 @@ def _move_entries(
         for base in mm.leaves_within(src, stop):
             mm.split_leaf(base)
     leaves = {b: mm.take_leaf(b) for b in mm.leaves_within(src, stop)}
-    for base in mm.tables_within(src, stop) - wholes:
+    for base in set(mm.tables_within(src, stop)) - wholes:
         # pte_alloc() at the destination, even if the source is empty.
         low, high = max(base, src) + delta, min(base + size, stop) + delta
         mm.tables.update(b for b, _at, _end in mm.regions(low, high))

@@ -104,16 +104,16 @@ class Pagemap(Edge):
             raise OSError(errno.EFAULT, f"[{start:#x}, {end:#x}) is no range")
         stop = -(-end // self._page)
         walk = scan.Scan(
-            mm=self._mm,
-            flags=bits,
+            self._mm,
+            bits,
             max_pages=whole("max_pages", max_pages) or 1 << 64,
             vec_len=1 << 64 if vec_len is None else whole("vec_len", vec_len),
             **categories,
         )
-        found = walk.run(start >> self._shift, stop)
-        regions = np.array(found, np.uint64).reshape(-1, 3)
+        regions = walk.run(start >> self._shift, stop)
         regions[:, :2] <<= np.uint64(self._shift)
-        walked = stop if walk.walk_end is None else walk.walk_end
+        walked = walk.regions.walk_end
+        walked = stop if walked is None else walked
         return (
             np.rec.fromarrays(regions.T, dtype=scan.REGION).view(np.ndarray),
             walked << self._shift,

@@ -25,9 +25,9 @@ FIRST_SLOT = 1
 
 PAGE = np.dtype(
     [
-        ("mapcount", "i8"),  # PTEs that map it
-        ("head", "i8"),  # the first pfn of its huge page, or 0
-        ("slot", "i8"),  # the slot that the swap cache has it for, or 0
+        ("mapcount", "u4"),  # PTEs that map it
+        ("head", "u4"),  # the first pfn of its huge page, or 0
+        ("slot", "u4"),  # the slot that the swap cache has it for, or 0
         ("file", "?"),  # of a backing, not anonymous
         ("written", "?"),  # something other than zeros was written to it
         ("exclusive", "?"),  # PG_anon_exclusive
@@ -115,7 +115,12 @@ class Physical:
     # -- pages --------------------------------------------------------------
 
     @property
-    def mapcount(self) -> npt.NDArray[np.int64]:
+    def pages(self) -> npt.NDArray[np.void]:
+        """By pfn: the `PAGE` of each page."""
+        return self._page
+
+    @property
+    def mapcount(self) -> npt.NDArray[np.uint32]:
         """By pfn: how many PTEs map the page. A leaf counts for each of its pages."""
         return self._page["mapcount"]
 
@@ -174,7 +179,7 @@ class Physical:
         self.map(pfns)
         self._page["exclusive"][pfns] = False
 
-    def reuse(self, pfns: U64) -> None:
+    def reuse(self, pfns: U64 | int) -> None:
         """Let pages that were shared be written again: wp_page_reuse()."""
         self._page["exclusive"][pfns] = True
 
@@ -186,7 +191,7 @@ class Physical:
         """
         return np.asarray(self._page["exclusive"][pfns])
 
-    def write(self, pfns: U64) -> None:
+    def write(self, pfns: U64 | int) -> None:
         """Note that these pages contain something other than zeros."""
         self._page["written"][pfns] = True
 
@@ -214,7 +219,7 @@ class Physical:
 
     # -- huge pages ---------------------------------------------------------
 
-    def heads(self, pfns: U64) -> npt.NDArray[np.int64]:
+    def heads(self, pfns: U64) -> npt.NDArray[np.uint32]:
         """Return the first pfn of each page's huge page; 0: a small page."""
         return np.asarray(self._page["head"][pfns])
 
@@ -322,10 +327,9 @@ class Backing:
     def __len__(self) -> int:
         return len(self._cache)
 
-    @property
-    def resident(self) -> Bools:
-        """Whether each page is in memory."""
-        return np.asarray(self._cache != 0)
+    def resident(self, pages: U64) -> Bools:
+        """Tell which pages are in memory."""
+        return np.asarray(self._cache[pages] != 0)
 
     def has(self, pages: U64) -> Bools:
         """Tell which pages are in memory or swapped out, so not holes."""

@@ -82,10 +82,10 @@ class Recording:
 
 
 class Recorder:
-    """Stands in for a PageTable and records the calls."""
+    """Stands in for a PageTable, `bare`, and records the calls."""
 
     def __init__(self, table: PageTable, recording: Recording) -> None:
-        self._table = table
+        self.bare = self._table = table
         self._recording = recording
         self._number = recording.nr_tables
         recording.nr_tables += 1
