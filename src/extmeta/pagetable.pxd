@@ -12,6 +12,7 @@ from extmeta.table.vpns cimport Vpns
 
 cdef class PageTable(WordMethods):
     cdef int bind_encoding(self, encoding, fields) except -1
+    cdef PageTable empty_child(self, bint shared)
     cdef PageTable copied(self, bint shared)
     cdef pfns_of(self, pfns, Vpns v)
     cdef int swap_all(self, Vpns v, values, bint out) except -1

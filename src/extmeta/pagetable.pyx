@@ -347,15 +347,20 @@ cdef class PageTable(WordMethods):
         """
         return self.copied(False)
 
-    cdef PageTable copied(self, bint shared):
+    cdef PageTable empty_child(self, bint shared):
+        """Return a page table without a PTE, ready for a copy of this one's content."""
         cdef PageTable child = PageTable.__new__(PageTable)
-        cdef int failed
         self.must_be_made()
         child.make_root(self.arch)
         child.bind_encoding(self.encoding, self.fields)
         child.encoding.begin_fork(self.encoding, shared)
         if child.encoding.family is not NULL:
             child.mutex = <pthread_mutex_t*>child.encoding.family
+        return child
+
+    cdef PageTable copied(self, bint shared):
+        cdef PageTable child = self.empty_child(shared)
+        cdef int failed
         self.enter()
         with nogil:
             failed = child.encoding.copy_all(self.encoding)

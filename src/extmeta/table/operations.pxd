@@ -6,6 +6,7 @@ from extmeta.table.vpns cimport Span
 
 cdef class Operations(HugePages):
     cdef int copy_tables(self, Operations parent) noexcept nogil
+    cdef int copy_leaves(self, Operations parent) noexcept nogil
     cdef void copy_counts(self, Operations parent, uint64_t end) noexcept nogil
     # Move n PTEs; nothing may be mapped at ``dst``.
     cdef int move_tables(self, uint64_t src, uint64_t dst, uint64_t n) noexcept nogil

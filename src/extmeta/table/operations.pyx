@@ -29,7 +29,6 @@ cdef class Operations(HugePages):
         cdef Ptdesc* t
         cdef Ptdesc* copy = NULL
         cdef uint64_t* slot
-        cdef uint64_t* leaf
         t = parent.next_table(&at, parent.nr_vpns)
         slot = t.parent if t is not NULL else NULL
         while t is not NULL:
@@ -46,7 +45,14 @@ cdef class Operations(HugePages):
         self.encoding.end()
         if copy is not NULL:
             self.copy_counts(parent, copy.vpn + 1)
-        at = 0
+        return self.copy_leaves(parent)
+
+    cdef int copy_leaves(self, Operations parent) noexcept nogil:
+        """Copy the huge leaves, and the numbers that belong to the page table."""
+        cdef uint64_t at = 0
+        cdef uint64_t* slot
+        cdef uint64_t* leaf
+        cdef Ptdesc* t
         while self.nr_leaves < parent.nr_leaves:
             leaf = parent.next_leaf(&at, parent.nr_vpns)
             slot = self.leaf_slot(at, True)
