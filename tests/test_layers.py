@@ -25,8 +25,8 @@ LAYERS = (
     ("__main__",),
 )
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
-# The suite for encodings, which nothing of the package imports.
-ASIDE = ("testing",)
+# The suite for encodings and the pytest plugin, which nothing of the package imports.
+ASIDE = ("testing", "pytest_plugin")
 CIMPORT = re.compile(
     r"^ *from extmeta(?:\.([\w.]+))? c?import +\(?([\w, ]*)", re.MULTILINE
 )

@@ -150,25 +150,10 @@ def count_each(
     ValueError
         If an encoding can't do it, with what it said last.
     """
-    triggers = [f"--dump-after={symbols()[name]}" for name in FUNCTIONS]
-    with tempfile.TemporaryDirectory(prefix="extmeta-callgrind-") as folder:
-        out = Path(folder, "out")
-        done = subprocess.run(
-            [
-                *("valgrind", "-q", "--tool=callgrind", f"--callgrind-out-file={out}"),
-                *(*triggers, sys.executable, "-m", "extmeta.cost.instructions"),
-                *(",".join(encodings), *map(str, fractions)),
-            ],
-            check=False,
-            capture_output=True,
-            text=True,
-            env=os.environ | ENVIRONMENT,
-        )
-        if done.returncode:
-            said = done.stderr.strip().splitlines() or [f"status {done.returncode}"]
-            raise ValueError(said[-1])
-        parts = sorted(Path(folder).glob("out.*"), key=lambda p: int(p.suffix[1:]))
-        each = [_inclusive(part) for part in parts]
+    command = [sys.executable, "-m", "extmeta.cost.instructions", ",".join(encodings)]
+    each = profiled(
+        [*command, *map(str, fractions)], [symbols()[name] for name in FUNCTIONS]
+    )
     nr_counts = sum(len(operations(fraction)) for fraction in fractions)
     must(len(each) == nr_counts * len(encodings), "not each was called once")
     counts = iter(each)
@@ -179,6 +164,45 @@ def count_each(
         }
         for encoding in encodings
     }
+
+
+def profiled(command: Sequence[str], functions: Sequence[str]) -> list[int]:
+    """Run a command under callgrind and return what each call of some functions took.
+
+    Parameters
+    ----------
+    command : sequence of str
+    functions : sequence of str
+        Full names of C functions.
+
+    Returns
+    -------
+    list of int
+        Instructions of each call, callees included, in the order in which they return.
+
+    Raises
+    ------
+    ValueError
+        If the command fails, with what it said last.
+    """
+    with tempfile.TemporaryDirectory(prefix="extmeta-callgrind-") as folder:
+        out = Path(folder, "out")
+        done = subprocess.run(
+            [
+                *("valgrind", "-q", "--tool=callgrind", f"--callgrind-out-file={out}"),
+                *(f"--dump-after={name}" for name in functions),
+                *command,
+            ],
+            check=False,
+            capture_output=True,
+            text=True,
+            env=os.environ | ENVIRONMENT,
+        )
+        if done.returncode:
+            said = done.stderr.strip().splitlines() or done.stdout.strip().splitlines()
+            raise ValueError(said[-1] if said else f"status {done.returncode}")
+        parts = sorted(Path(folder).glob("out.*"), key=lambda p: int(p.suffix[1:]))
+        return [_inclusive(part) for part in parts]
 
 
 def _inclusive(profile: Path) -> int:
