@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from spaces import ENCODINGS, PAGE, PMD, A, make, tidy
 
@@ -126,6 +126,7 @@ def several(thp):
     ),
     write=st.booleans(),
 )
+@example(at=[5, 64 + 6, 4], write=False)
 def test_batch_in_several_mappings_equals_singles(thp, at, write):
     states = []
     for batch in (True, False):
