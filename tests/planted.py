@@ -116,8 +116,8 @@ BUGS = (
     ),
     Planted(
         "a write does not copy a page that is mapped twice",
-        "pages[pfn].mapcount == 1 and (\n        pages",
-        "pages[pfn].mapcount >= 1 and (\n        pages",
+        "        pages[pfns[i]].mapcount += <uint32_t>more\n",
+        "        pages[pfns[i]].mapcount = <uint32_t>(more > 0)\n",
     ),
 )
 

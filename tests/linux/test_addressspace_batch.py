@@ -126,7 +126,7 @@ def several(thp):
     ),
     write=st.booleans(),
 )
-@example(at=[5, 64 + 6, 4], write=False)
+@example(at=[39, 39, 39, 5, 64 + 6, 4], write=False)
 def test_batch_in_several_mappings_equals_singles(thp, at, write):
     states = []
     for batch in (True, False):

@@ -14,8 +14,8 @@ from extmeta.arrays import U64
 from extmeta.linux.entries import Entries, Refused
 from extmeta.linux.huge import huge_faults, would_be_huge, write_leaves
 from extmeta.linux.mm import Mm
+from extmeta.linux.pages import alone
 from extmeta.linux.physical import ZERO_PFN
-from extmeta.linux.ptes import alone
 from extmeta.linux.swap import swap_in
 from extmeta.linux.vma import Prot, Vma
 
@@ -281,7 +281,7 @@ def write_pages(mm: Mm, vma: Vma, vpns: U64, *, content: bool = True) -> None:
         marked = mm.marked(entries)
         mm.clear(entries.vpn[marked])
         swap_in(mm, entries.take(~entries.present & ~marked))
-        _populate(mm, vma, np.union1d(absent, entries.vpn[marked]))
+        _populate(mm, vma, np.sort(np.concatenate((absent, entries.vpn[marked]))))
         entries, _absent = mm.entries_at(vpns)
     if vma.shared and vma.backing is not None:
         vma.backing.dirty(pages_of(vma, vpns))

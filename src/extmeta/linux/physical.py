@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from extmeta.arrays import U64, Bools
+from extmeta.linux.pages import count, reset
 
 # The page of zeros that reads of untouched anonymous memory map, and the huge one,
 # which has 8192 pages at most (arm64 with 64K).
@@ -126,10 +127,7 @@ class Physical:
 
     def _reset(self, pfns: U64, file: bool) -> None:
         self._page = _grown(self._page, self._pfns.top)
-        # All fields at once, as 64-bit words: field by field is slower.
-        self._page.view(np.uint64).reshape(len(self._page), -1)[pfns] = 0
-        self._page["file"][pfns] = file
-        self._page["exclusive"][pfns] = not file
+        reset(self._page, pfns, file)
 
     def allocate(self, n: int, file: bool = False) -> U64:
         """Return n new pages of zeros, not mapped yet."""
@@ -146,12 +144,12 @@ class Physical:
 
     def map(self, pfns: U64) -> None:
         """Count one more PTE for each page."""
-        np.add.at(self.mapcount, pfns, 1)
+        count(self._page, pfns, 1)
 
     def unmap(self, pfns: U64) -> None:
         """Count one PTE less for each page, and free what nobody needs."""
         real = pfns[pfns >= FIRST_PFN]
-        np.subtract.at(self.mapcount, real, 1)
+        count(self._page, real, -1)
         self._release(np.unique(real[self.mapcount[real] == 0]))
 
     def _release(self, pfns: U64) -> None:

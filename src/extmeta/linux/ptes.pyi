@@ -6,7 +6,6 @@ from extmeta.arrays import U64, Bools
 from extmeta.pagetable import PageTable
 
 def raw(table: PageTable, vpns: U64 | range | slice) -> U64: ...
-def alone(pages: npt.NDArray[np.void], pfns: U64) -> Bools: ...
 
 class Ptes:
     def __init__(

@@ -2,18 +2,19 @@
 
 Each method is one pass over an array of PTEs without a Python object for any of them.
 """
-from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdint cimport uint8_t, uint16_t, uint64_t
 
 import numpy as np
 
+from extmeta.linux.pages cimport Page, is_alone
 from extmeta.pagetable cimport PageTable
 from extmeta.table.vpns cimport Vpns
 
-from extmeta.linux import pagewords, physical
+from extmeta.linux import pagewords
 from extmeta.linux.pagemap_scan import PageIs
+from extmeta.linux.physical import ZERO_PFN
 
-cdef uint64_t FIRST_PFN = physical.FIRST_PFN
-cdef uint64_t ZERO_PFN = physical.ZERO_PFN
+cdef uint64_t OF_ZEROS = ZERO_PFN
 
 cdef uint64_t PRESENT = pagewords.PRESENT
 cdef uint64_t SWAPPED = pagewords.SWAPPED
@@ -29,16 +30,6 @@ cdef uint16_t IS_PRESENT = PageIs.PRESENT
 cdef uint16_t IS_SWAPPED = PageIs.SWAPPED
 cdef uint16_t IS_PFNZERO = PageIs.PFNZERO
 cdef uint16_t IS_SOFT_DIRTY = PageIs.SOFT_DIRTY
-
-# `physical.PAGE`.
-cdef struct Page:
-    uint32_t mapcount
-    uint32_t head
-    uint32_t slot
-    uint8_t file
-    uint8_t written
-    uint8_t exclusive
-    uint8_t lazy
 
 cdef struct Layout:
     # Masks and shifts of an architecture's PTEs; `flip` is xor'ed to an offset.
@@ -57,34 +48,6 @@ cdef Bit bit_of(mask):
 
 cdef inline bint has(const uint64_t[:, ::1] words, Py_ssize_t i, Bit bit) noexcept:
     return bit.mask != 0 and words[i, bit.lane] & bit.mask != 0
-
-
-cdef inline bint is_alone(const Page[::1] pages, uint64_t pfn) noexcept:
-    return pfn >= FIRST_PFN and pages[pfn].mapcount == 1 and (
-        pages[pfn].head == 0 and pages[pfn].slot == 0 and not pages[pfn].file)
-
-
-def alone(const Page[::1] pages, const uint64_t[::1] pfns):
-    """Tell which are small anonymous pages that one PTE maps and nothing else needs.
-
-    Their PTE may write to them. Others may have to be copied before.
-
-    Parameters
-    ----------
-    pages : PAGE buffer
-        By pfn.
-    pfns : (n,) uint64 buffer
-
-    Returns
-    -------
-    (n,) bool ndarray
-    """
-    cdef Py_ssize_t i
-    found = np.empty(pfns.shape[0], np.uint8)
-    cdef uint8_t[::1] out = found
-    for i in range(pfns.shape[0]):
-        out[i] = is_alone(pages, pfns[i])
-    return found.view(np.bool_)
 
 
 def raw(PageTable table, vpns):
@@ -173,10 +136,10 @@ cdef class Ptes:
         return present.view(np.bool_), value
 
     def page_alone(self, uint64_t pte, const Page[::1] pages):
-        """Return the pfn of a PTE whose page is `alone`, else 0."""
+        """Return the pfn of a PTE whose page is `pages.alone`, else 0."""
         cdef Layout a = self.layout
         cdef uint64_t pfn = value_of(a, pte)
-        return pfn if pte & a.present and is_alone(pages, pfn) else 0
+        return pfn if pte & a.present and is_alone(&pages[pfn]) else 0
 
     def pagemap(
             self, const uint64_t[::1] ptes, const uint64_t[:, ::1] words,
@@ -208,9 +171,9 @@ cdef class Ptes:
             word = 0
             if pte & a.present:
                 word = PRESENT | (value if pfns else 0)
-                if value >= FIRST_PFN:
-                    word |= FILE if pages[value].file else 0
-                    word |= EXCLUSIVE if pages[value].mapcount == 1 else 0
+                # The page of zeros is neither: no PTE of it is counted.
+                word |= FILE if pages[value].file else 0
+                word |= EXCLUSIVE if pages[value].mapcount == 1 else 0
             else:
                 word = SWAPPED
                 if pfns or value == self.marker:
@@ -254,7 +217,7 @@ cdef class Ptes:
             if pte & a.present:
                 pfn = value_of(a, pte)
                 here |= IS_PRESENT
-                if pfn == ZERO_PFN:
+                if pfn == OF_ZEROS:
                     here |= IS_PFNZERO
                 elif wanted & IS_FILE and pages[pfn].file:
                     here |= IS_FILE

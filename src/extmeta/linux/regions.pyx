@@ -4,6 +4,7 @@ Linux fs/proc/task_mmu.c. The kernel's buffer of 512 regions is modelled, becaus
 walk_end depends on it.
 """
 from libc.stdint cimport uint16_t, uint64_t
+from libc.string cimport memcpy
 
 import numpy as np
 
@@ -173,9 +174,12 @@ cdef class Regions:
 
     def flush(self):
         """Move the buffer to the result: pagemap_scan_flush_buffer()."""
+        cdef uint64_t[:, ::1] out
         if self.n:
-            held = <Region[:self.n]>self.buffer
-            self.done.append(np.asarray(held).copy())
+            flushed = np.empty((self.n, 3), np.uint64)
+            out = flushed
+            memcpy(&out[0, 0], self.buffer, self.n * sizeof(Region))
+            self.done.append(flushed)
         self.vec_len -= <uint64_t>self.n
         self.n = 0
         self.room = <Py_ssize_t>min(<uint64_t>self.room, self.vec_len)
@@ -190,4 +194,4 @@ cdef class Regions:
         """Return what was flushed, (n, 3) uint64: first, stop, categories."""
         if not self.done:
             return np.empty((0, 3), np.uint64)
-        return np.concatenate(self.done).view(np.uint64).reshape(-1, 3)
+        return np.concatenate(self.done)
