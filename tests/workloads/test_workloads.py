@@ -183,9 +183,9 @@ def test_a_second_userfaultfd_is_refused_so_criu_needs_soft_dirty():
 
 def test_a_mismatch_names_a_page():
     with pytest.raises(MismatchError, match="here: 1 too many, first vpn 0x9; 2 missi"):
-        must_be("here", np.array([1, 9], np.uint64), {1, 2, 3})
+        must_be("here", np.array([1, 9], np.uint64), np.array([1, 2, 3], np.uint64))
     with pytest.raises(MismatchError, match="1 pages are reported twice"):
-        must_be("here", np.array([1, 1], np.uint64), {1})
+        must_be("here", np.array([1, 1], np.uint64), np.array([1], np.uint64))
 
 
 @pytest.mark.parametrize(

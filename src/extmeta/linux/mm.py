@@ -129,7 +129,7 @@ class Mm:
         if not bits:
             return np.empty((0, 1), np.uint64)
         words = np.asarray(self.table.load(vpns))
-        return words.reshape(len(words), -1)
+        return words.reshape(len(words), self.table.encoding.lanes)
 
     def pages(self, first: int, stop: int) -> Entries:
         """Return the PTEs of [first, stop) that map a page other than that of zeros."""

@@ -6,7 +6,7 @@ from enum import IntFlag
 import numpy as np
 import numpy.typing as npt
 
-from extmeta.integers import whole
+from extmeta.integers import is_whole, uint64s, whole
 from extmeta.linux import scan
 from extmeta.linux.edge import Edge, bits_of
 from extmeta.linux.pagemap_scan import CHECK_WPASYNC, WP_MATCHING, PageIs
@@ -21,12 +21,16 @@ class Pagemap(Edge):
     """/proc/PID/pagemap of a process: a part of `AddressSpace`."""
 
     def pagemap(
-        self, addr: int, length: int, *, pfns: bool = False
+        self, addr: int | npt.ArrayLike, length: int, *, pfns: bool = False
     ) -> npt.NDArray[np.uint64]:
-        """Return the words of /proc/PID/pagemap for a range.
+        """Return the words of /proc/PID/pagemap for a range, or for several.
 
         Parameters
         ----------
+        addr : int or array_like of int
+            Of several ranges: their words come in the given order.
+        length : int
+            Bytes of each range.
         pfns : bool, default False
             With PFNs and swap slots, which need CAP_SYS_ADMIN.
 
@@ -34,11 +38,23 @@ class Pagemap(Edge):
         -------
         (n,) uint64 ndarray
             One word for each page up to the end of the address space.
+
+        Raises
+        ------
+        OSError
+            EINVAL: not aligned, or beyond the address space.
         """
-        first, _ = self._whole_pages(addr, 0, errno.EINVAL)
-        stop = first + -(-whole("length", length) // self._page)
-        stop = min(stop, self._end >> self._shift)
-        return scan.pagemap(self._mm, first, max(first, stop), pfns=pfns)
+        end = self._end >> self._shift
+        if is_whole(addr):
+            first, _ = self._whole_pages(addr, 0, errno.EINVAL)
+            stop = min(end, first + -(-whole("length", length) // self._page))
+            return scan.pagemap(self._mm, first, max(first, stop), pfns=pfns)
+        given = np.ravel(uint64s("addr", addr))
+        for bad in given[(given % self._page != 0) | (given > self._end)][:1].tolist():
+            self._whole_pages(bad, 0, errno.EINVAL)
+        within = np.arange(-(-whole("length", length) // self._page), dtype=np.uint64)
+        vpns = np.add.outer(given >> np.uint64(self._shift), within).ravel()
+        return scan.pagemap_of(self._mm, vpns[vpns < end], pfns=pfns)
 
     def pagemap_scan(
         self,

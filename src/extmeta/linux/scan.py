@@ -38,16 +38,10 @@ def pagemap(mm: Mm, first: int, stop: int, *, pfns: bool) -> U64:
     a marker is always shown.
     """
     out = np.zeros(stop - first, np.uint64)
-    bits = mm.uffd_wp | mm.soft_dirty
     for vma, low, high in mm.vmas.parts(first, stop):
         for at, end in _adjoining(mm, mm.tables_within(low, high)):
-            start, end = max(low, at), min(high, end)
-            ptes, words = (
-                raw(mm.bare, slice(start, end)),
-                mm.words(slice(start, end), bits),
-            )
-            here = out[start - first : end - first]
-            mm.ptes.pagemap(ptes, words, mm.physical.pages, pfns, here)
+            part = slice(max(low, at), min(high, end))
+            _write_words(mm, part, pfns, out[part.start - first : part.stop - first])
         for base in mm.leaves_within(low, high):
             start, end = max(low, base), min(high, base + mm.pages_per_leaf)
             leaf = _leaf_words(mm, base, pfns)
@@ -55,6 +49,27 @@ def pagemap(mm: Mm, first: int, stop: int, *, pfns: bool) -> U64:
         if vma.soft_dirty:
             out[low - first : high - first] |= np.uint64(SOFT_DIRTY)
     return out
+
+
+def pagemap_of(mm: Mm, vpns: U64, *, pfns: bool) -> U64:
+    """Return the words of vpns in any order, as `pagemap`."""
+    out = np.empty(len(vpns), np.uint64)
+    _write_words(mm, vpns, pfns, out)
+    for base in mm.leaves_of(vpns):
+        here = (vpns >= base) & (vpns < base + mm.pages_per_leaf)
+        out[here] = _leaf_words(mm, base, pfns)[vpns[here] - np.uint64(base)]
+    dirty = [(vma.start, vma.stop) for vma in mm.vmas if vma.soft_dirty]
+    # An odd number of bounds up to a vpn: it is in one of the VMAs.
+    bounds = np.array(dirty, np.uint64).ravel()
+    inside = np.searchsorted(bounds, vpns, "right") % 2 == 1
+    out[inside] |= np.uint64(SOFT_DIRTY)
+    return out
+
+
+def _write_words(mm: Mm, vpns: U64 | slice, pfns: bool, out: U64) -> None:
+    """Write the words of PTEs."""
+    words = mm.words(vpns, mm.uffd_wp | mm.soft_dirty)
+    mm.ptes.pagemap(raw(mm.bare, vpns), words, mm.physical.pages, pfns, out)
 
 
 def _adjoining(mm: Mm, bases: list[int]) -> Iterator[tuple[int, int]]:
@@ -228,10 +243,8 @@ class Scan:
     def _tables(self, category: int, first: int, stop: int) -> bool:
         """Scan adjoining PTE tables: pagemap_scan_pmd_entry() on each."""
         mm, regions = self.mm, self.regions
-        ptes, words = (
-            raw(mm.bare, slice(first, stop)),
-            mm.words(slice(first, stop), self._bits),
-        )
+        ptes = raw(mm.bare, slice(first, stop))
+        words = mm.words(slice(first, stop), self._bits)
         pages = mm.physical.pages
         found = mm.ptes.categories(ptes, words, pages, category, self._wanted)
         end, full = stop, False

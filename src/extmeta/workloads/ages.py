@@ -17,7 +17,7 @@ from extmeta.cost.placement import flags
 from extmeta.fields import Fields
 from extmeta.pagetable import PageTable
 from extmeta.rows import Point
-from extmeta.workloads.play import Counts, Stage, Workload, must_be
+from extmeta.workloads.play import Counts, Stage, Workload, ascending, must_be
 from extmeta.workloads.process import Process
 from extmeta.workloads.trackers import NONE
 
@@ -128,7 +128,7 @@ class Ages(Workload):
             must_be(
                 f"interval {number}",
                 old,
-                {vpn for vpn, age in ages.items() if age >= self.limit},
+                ascending([vpn for vpn, age in ages.items() if age >= self.limit]),
             )
             promoted = slow & touched
             demoted = set(old.tolist()) - slow
@@ -137,7 +137,7 @@ class Ages(Workload):
         uffd_wp = named.mask("uffd_wp")
         with stage.during("check"):
             kept = table.scan(slice(vpns[0], vpns[-1] + 1), uffd_wp)
-        must_be("protected pages", kept, set(protected.tolist()))
+        must_be("protected pages", kept, protected)
 
     def _old(self, table: PageTable, vpns: U64, oldest: int) -> U64:
         """Return the vpns whose age is from the limit to ``oldest``, the largest so far.

@@ -5,7 +5,7 @@ and yields the counts of each.
 """
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any, ClassVar, Self
 
@@ -15,8 +15,14 @@ from extmeta.arrays import U64
 from extmeta.cost.placement import PLACEMENTS
 from extmeta.fields import Fields
 from extmeta.linux import AddressSpace
-from extmeta.linux.entries import runs
-from extmeta.linux.pagewords import EXCLUSIVE, PAGE_SHIFT, PRESENT, SOFT_DIRTY, UFFD_WP
+from extmeta.linux.pagewords import (
+    EXCLUSIVE,
+    PAGE_BYTES,
+    PAGE_SHIFT,
+    PRESENT,
+    SOFT_DIRTY,
+    UFFD_WP,
+)
 from extmeta.names import unknown
 from extmeta.pagetable import PageTable
 from extmeta.table.encoding import Encoding
@@ -152,8 +158,7 @@ class Stage:
         space._mm.table = recorder
         for first, stop in self.process.vmas:
             space.mmap(first << PAGE_SHIFT, stop - first << PAGE_SHIFT)
-        for first, stop in runs(self.process.pages):
-            space.write(first << PAGE_SHIFT, stop - first << PAGE_SHIFT)
+        space.write(self.process.pages << np.uint64(PAGE_SHIFT))
         return space
 
     def table(self) -> PageTable:
@@ -165,37 +170,38 @@ class Stage:
         return table
 
     def write(self, space: AddressSpace, vpns: U64, phase: str = "write") -> None:
-        """Write to pages, run by run, and count the faults."""
-        tracked = "soft_dirty" in self.fields
-        for first, stop in runs(vpns):
-            at, length = first << PAGE_SHIFT, stop - first << PAGE_SHIFT
-            words = space.pagemap(at, length)
-            quiet = (words & PRESENT != 0) & (words & UFFD_WP == 0)
-            quiet &= words & EXCLUSIVE != 0
-            if tracked:
-                quiet &= words & SOFT_DIRTY != 0
-            self.faults += int(np.count_nonzero(~quiet))
-            with self.during(phase):
-                space.write(at, length)
+        """Write to pages in the given order, and count the faults."""
+        addresses = vpns << np.uint64(PAGE_SHIFT)
+        words = space.pagemap(addresses, PAGE_BYTES)
+        quiet = PRESENT | EXCLUSIVE
+        quiet |= SOFT_DIRTY if "soft_dirty" in self.fields else 0
+        faults = words & np.uint64(quiet | UFFD_WP) != quiet
+        self.faults += int(np.count_nonzero(faults))
+        with self.during(phase):
+            space.write(addresses)
 
 
-def must_be(what: str, found: U64, expected: set[int]) -> None:
-    """Raise MismatchError unless a tracker reported exactly a set of pages."""
-    told = set(found.tolist())
-    if len(told) != len(found):
-        raise MismatchError(
-            f"{what}: {len(found) - len(told)} pages are reported twice"
-        )
-    if told != expected:
+def must_be(what: str, found: U64, expected: U64) -> None:
+    """Raise MismatchError unless a tracker reported exactly some distinct pages."""
+    told, wanted = np.sort(found), np.sort(expected)
+    twice = int(np.count_nonzero(told[1:] == told[:-1]))
+    if twice:
+        raise MismatchError(f"{what}: {twice} pages are reported twice")
+    if not np.array_equal(told, wanted):
         parts = [
-            f"{len(pages)} {which}, first vpn {min(pages):#x}"
+            f"{len(pages)} {which}, first vpn {int(pages[0]):#x}"
             for which, pages in (
-                ("too many", told - expected),
-                ("missing", expected - told),
+                ("too many", np.setdiff1d(told, wanted)),
+                ("missing", np.setdiff1d(wanted, told)),
             )
-            if pages
+            if len(pages)
         ]
         raise MismatchError(f"{what}: {'; '.join(parts)}")
+
+
+def ascending(pages: Collection[int]) -> U64:
+    """Return the pages of a set as an array."""
+    return np.array(sorted(pages), np.uint64)
 
 
 @dataclass(frozen=True, eq=False)

@@ -6,16 +6,20 @@ sent: that is the downtime. At the end the target must have the last version of 
 page.
 """
 
-from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar
+
+import numpy as np
+import numpy.typing as npt
 
 from extmeta.arrays import U64
 from extmeta.fields import Fields
 from extmeta.workloads.play import Counts, MismatchError, Stage, Workload, must_be
 from extmeta.workloads.process import Process
 from extmeta.workloads.trackers import WpAsync
+
+I64 = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -55,29 +59,35 @@ class Precopy(Workload):
         process = stage.process
         space = stage.space()
         # The version of each page, in the source and in the target.
-        here = Counter(process.pages.tolist())
-        there: Counter[int] = Counter()
+        here = np.ones(len(process.pages), np.int64)
+        there = np.zeros_like(here)
         with stage.during("collect"):
             tracker = WpAsync(space, process.ranges(process.pages))
             left = tracker.collect()
-        must_be("all of RAM", left, set(here))
+        must_be("all of RAM", left, process.pages)
         for number in range(process.rounds(self.rounds)):
             if len(left) <= self.threshold:
                 break
             # Pages are sent before the writes of this round.
-            there.update({vpn: here[vpn] - there[vpn] for vpn in left.tolist()})
+            self._send(process, left, here, there)
             sent = len(left)
             written = self._written(process, number, sent)
             stage.write(space, written)
-            here.update(written.tolist())
+            here[np.searchsorted(process.pages, written)] += 1
             with stage.during("collect"):
                 left = tracker.collect()
-            must_be(f"round {number}", left, set(written.tolist()))
+            must_be(f"round {number}", left, written)
             yield {"sent": sent, "written": len(left)}
-        there.update({vpn: here[vpn] - there[vpn] for vpn in left.tolist()})
-        if here != there:
-            raise MismatchError(f"{len(here - there)} pages are old in the target")
+        self._send(process, left, here, there)
+        old = int(np.count_nonzero(here != there))
+        if old:
+            raise MismatchError(f"{old} pages are old in the target")
         yield {"sent while stopped": len(left)}
+
+    def _send(self, process: Process, vpns: U64, here: I64, there: I64) -> None:
+        """Note that the target gets the versions that some pages have now."""
+        at = np.searchsorted(process.pages, vpns)
+        there[at] = here[at]
 
     def _written(self, process: Process, number: int, sent: int) -> U64:
         """Return what the guest writes while ``sent`` pages are sent."""

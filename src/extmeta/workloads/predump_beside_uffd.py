@@ -19,7 +19,7 @@ from extmeta.linux.pagewords import UFFD_WP
 from extmeta.rows import Point
 from extmeta.workloads.play import Counts, Stage, Workload, must_be
 from extmeta.workloads.process import Process
-from extmeta.workloads.trackers import SoftDirty, pagemap
+from extmeta.workloads.trackers import NONE, SoftDirty, pagemap
 from extmeta.workloads.write_barrier import Handled, protect
 
 TRACKERS = ("uffd_wp", "soft_dirty")
@@ -73,24 +73,22 @@ class PredumpBesideUffd(Workload):
         with stage.during("protect"):
             application = Handled(space, process.ranges(own))
         criu = SoftDirty(space, process.ranges(process.pages))
-        held: set[int] = set()
-        expected = set(process.pages.tolist())
+        held, expected = NONE, process.pages
         for number in range(self.nr_rounds(process)):
-            cards: set[int] = set()
+            cards = NONE
             if number:
-                written = process.writes(
+                expected = process.writes(
                     number - 1, self.dirty, self.placement, self.seed
                 )
-                stage.write(space, written)
-                expected = set(written.tolist())
-                cards = held & expected
-                held -= cards
+                stage.write(space, expected)
+                cards = np.intersect1d(held, expected)
+                held = np.setdiff1d(held, cards)
             # These may be pages that CRIU has not collected yet.
             point = Point(self.protected, self.placement)
             chosen = own[flags(own, point, self.seed + number, process.arch)]
             with stage.during("protect"):
                 protect(space, chosen)
-            held |= set(chosen.tolist())
+            held = np.union1d(held, chosen)
             must_be(
                 f"round {number}: the application's handler",
                 np.array(application.cards, np.uint64),

@@ -111,6 +111,8 @@ class Recorder:
     def _noted(self, name: str, args: tuple[Any, ...], values: dict[str, Any]) -> Any:
         to, table = self._recording, self._table
         set_up = to.phase == SET_UP
+        if set_up and name not in CHANGING:
+            return getattr(table, name)(*args, **values)
         about = None if set_up else self._about(name, args)
         makes = about is not None and _may_make(name, args, values)
         before = self._flagged(about) if makes else 0

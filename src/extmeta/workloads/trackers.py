@@ -69,11 +69,17 @@ class WpAsync:
                 category_mask="WRITTEN",
                 category_anyof_mask="PRESENT|SWAPPED",
             )
-            found += [
-                np.arange(start >> PAGE_SHIFT, end >> PAGE_SHIFT, dtype=np.uint64)
-                for start, end, _categories in regions.tolist()
-            ]
+            found.append(_pages(regions["start"], regions["end"]))
         return np.concatenate(found)
+
+
+def _pages(start: U64, end: U64) -> U64:
+    """Return the vpns of ranges of bytes, range by range."""
+    shift = np.uint64(PAGE_SHIFT)
+    counts = (end - start >> shift).astype(np.int64)
+    # How far the vpns are ahead of 0, 1, 2 ...
+    ahead = (start >> shift).astype(np.int64) - np.cumsum(counts) + counts
+    return (np.repeat(ahead, counts) + np.arange(counts.sum())).astype(np.uint64)
 
 
 TRACKERS: dict[str, type[SoftDirty] | type[WpAsync]] = {

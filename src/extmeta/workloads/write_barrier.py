@@ -114,7 +114,7 @@ class WriteBarrier(Workload):
             stage.write(space, written)
             with stage.during("collect"):
                 cards = tracker.collect()
-            must_be(f"collection {number}", cards, set(written.tolist()))
+            must_be(f"collection {number}", cards, written)
             # Continue after the last promoted pages, and wrap around.
             places = (np.arange(promoted_each) + number * promoted_each) % nr_old
             promoted = old[np.sort(places)]
