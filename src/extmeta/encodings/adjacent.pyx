@@ -18,13 +18,13 @@ from cython cimport final
 from libc.stdint cimport uint64_t
 from libc.string cimport memcpy
 
-from extmeta.table.encoding cimport FLAGGED, Encoding, Write
+from extmeta.table.encoding cimport FLAGGED, TOGETHER, Encoding, Lookups, Write
 from extmeta.encodings.side cimport (
-    count_flags, flagged_of, makes_a_word, side_load, side_scan, side_see, side_store,
-    side_zap)
+    count_flags, flagged_of, makes_a_word, read_flagged, side_load, side_scan, side_see,
+    side_store, side_zap)
 from extmeta.memory.frames cimport PTE, SIDE, Ptdesc, entries, upper_entry
 from extmeta.memory.sync cimport prefetch, publish
-from extmeta.table.pte cimport lowest
+from extmeta.table.pte cimport flags, lowest
 from extmeta.table.vpns cimport Run, entry_at
 
 
@@ -140,13 +140,34 @@ cdef class Adjacent(Encoding):
 
     cdef void fetch(
             self, Ptdesc** tables, const uint64_t* vpns, Py_ssize_t n) noexcept nogil:
+        cdef const char* word[TOGETHER]
+        self.find_words(tables, vpns, flagged_of(self, tables, vpns, n), word)
+
+    cdef uint64_t find_words(
+            self, Ptdesc** tables, const uint64_t* vpns, uint64_t some,
+            const char** word) noexcept nogil:
+        """Find and fetch the words of some vpns; return which of them have a page."""
         cdef uint64_t last_entry = <uint64_t>self.entries - 1
-        cdef uint64_t some = flagged_of(self, tables, vpns, n)
+        cdef uint64_t left = some
         cdef Py_ssize_t i
-        while some:
-            i = lowest(some)
-            some &= some - 1
-            prefetch(self.side(tables[i]) + (vpns[i] & last_entry))
+        while left:
+            i = lowest(left)
+            left &= left - 1
+            if tables[i].order == 0 and not self.inside:
+                # See `see`.
+                some &= ~(<uint64_t>1 << i)
+                continue
+            word[i] = <const char*>(self.side(tables[i]) + (vpns[i] & last_entry))
+            prefetch(word[i])
+        return some
+
+    cdef bint read_each(
+            self, Lookups* l, bint locked, uint64_t* words) noexcept nogil:
+        cdef const char* word[TOGETHER]
+        cdef uint64_t some = self.find_words(
+            l.tables, l.vpns, flags(l.ptes, l.n, &self.pte), word)
+        read_flagged(l, word, some, 64, self.entries - 1, words)
+        return True
 
     cdef void store(self, Ptdesc* t, const Run* r, const Write* w) noexcept nogil:
         side_store(self, self.side(t), 64, t, r, w)

@@ -16,7 +16,8 @@ from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 
 import numpy as np
 
-from extmeta.table.encoding cimport ALONE, ALWAYS, WHEN_ADDING, Encoding, Write
+from extmeta.table.encoding cimport (
+    ALONE, ALWAYS, WHEN_ADDING, Encoding, Lookups, Write)
 from extmeta.encodings.numbering cimport (
     NO_CODE, Book, Hits, Spans, Turns, codes_after, know_hits, know_turns, look_up,
     look_up_all)
@@ -301,6 +302,13 @@ cdef class Compact(Encoding):
         for at in range(0, r.n, 64):
             look_up_all(&self.layout, &self.pte, ptes + at, min(64, r.n - at),
                         self.words, words + at)
+        return True
+
+    cdef bint read_each(
+            self, Lookups* l, bint locked, uint64_t* words) noexcept nogil:
+        if self.words is NULL:
+            return Encoding.read_each(self, l, locked, words)
+        look_up_all(&self.layout, &self.pte, l.ptes, l.n, self.words, words)
         return True
 
     cdef void store(self, Ptdesc* t, const Run* r, const Write* w) noexcept nogil:

@@ -9,7 +9,7 @@ room for a word. Then swap_out refuses the word.
 from cython cimport final
 from libc.stdint cimport uint64_t
 
-from extmeta.table.encoding cimport ALONE, WHEN_ADDING, Encoding, Write
+from extmeta.table.encoding cimport ALONE, WHEN_ADDING, Encoding, Lookups, Write
 from extmeta.encodings.parts cimport (
     NumberLayout, bits_for, fill_layout, gather, number_in, numbers_in, ptes_of,
     put_present, scan_numbers, scatter, scatter_all, swap_entries)
@@ -88,7 +88,7 @@ cdef class InPte(Encoding):
             return -1
         if w.step == 0 and w.add[0] & lost == 0:
             return -1
-        if r.vpns is NULL and not self.any_swapped(entry + r.first, r.n):
+        if r.vpns is NULL and r.n > 1 and not self.any_swapped(entry + r.first, r.n):
             return -1
         for i in range(r.n):
             pte = entry[entry_at(r, i, last_entry)]
@@ -135,6 +135,11 @@ cdef class InPte(Encoding):
                 &self.layout, &self.pte, ptes + at, min(64, r.n - at), words + at)
         return True
 
+    cdef bint read_each(
+            self, Lookups* l, bint locked, uint64_t* words) noexcept nogil:
+        numbers_in(&self.layout, &self.pte, l.ptes, l.n, words)
+        return True
+
     cdef void store(self, Ptdesc* t, const Run* r, const Write* w) noexcept nogil:
         cdef const NumberLayout* layout = &self.layout
         cdef uint64_t[64] add
@@ -145,6 +150,14 @@ cdef class InPte(Encoding):
         cdef Py_ssize_t at, n, i
         cdef uint64_t* pte
         cdef uint64_t swapped
+        if r.n == 1:
+            pte = &entry[entry_at(r, 0, last_entry)]
+            if pte[0] & self.pte.present:
+                pte[0] = pte[0] & keep | scatter(
+                    layout.parts, layout.nr_parts, w.add[0])
+            elif pte[0] != self.pte.none:
+                self.put_in_swap(pte, w, 0)
+            return
         if w.step == 0:
             add[0] = scatter(layout.parts, layout.nr_parts, w.add[0])
             if r.vpns is NULL:

@@ -11,12 +11,13 @@ from cython cimport final
 from libc.stdint cimport int8_t, uint8_t, uint16_t, uint32_t, uint64_t, uintptr_t
 from libc.string cimport memcpy, memset
 
-from extmeta.table.encoding cimport FLAGGED, MAX_LANES, Encoding, Write
+from extmeta.table.encoding cimport (
+    FLAGGED, MAX_LANES, TOGETHER, Encoding, Lookups, Write)
 from extmeta.encodings.side cimport (
-    adds_nothing, count_flags, flagged_of, makes_a_word, side_load, side_scan, side_see,
-    side_store, side_zap)
+    adds_nothing, count_flags, flagged_of, makes_a_word, read_flagged, side_load,
+    side_scan, side_see, side_store, side_zap)
 from extmeta.memory.frames cimport Ptdesc, entries
-from extmeta.table.pte cimport PteLayout, flag_of, lowest
+from extmeta.table.pte cimport PteLayout, flag_of, flags, lowest
 from extmeta.memory.slabs cimport Aside, Slabs
 from extmeta.memory.sync cimport once, prefetch, publish
 from extmeta.table.vpns cimport Run, entry_at
@@ -226,14 +227,39 @@ cdef class Linked(Encoding):
 
     cdef void fetch(
             self, Ptdesc** tables, const uint64_t* vpns, Py_ssize_t n) noexcept nogil:
+        cdef const char* word[TOGETHER]
+        self.find_words(tables, vpns, flagged_of(self, tables, vpns, n), word)
+
+    cdef uint64_t find_words(
+            self, Ptdesc** tables, const uint64_t* vpns, uint64_t some,
+            const char** word) noexcept nogil:
+        """Find and fetch the words of some vpns; return which of them have a page."""
         cdef uint64_t last_entry = <uint64_t>self.entries - 1
-        cdef uint64_t some = flagged_of(self, tables, vpns, n)
+        cdef uint64_t left = some
+        cdef const char* side
         cdef Py_ssize_t i
-        while some:
-            i = lowest(some)
-            some &= some - 1
-            prefetch(<const char*>once(<const uint64_t*>&tables[i].link) + (
-                (vpns[i] & last_entry) * self.width >> 3))
+        while left:
+            i = lowest(left)
+            left &= left - 1
+            side = <const char*>once(<const uint64_t*>&tables[i].link)
+            if side is NULL:
+                # A lockless reader's copy of an entry may be old.
+                some &= ~(<uint64_t>1 << i)
+                continue
+            word[i] = side + ((vpns[i] & last_entry) * self.width >> 3)
+            prefetch(word[i])
+        return some
+
+    cdef bint read_each(
+            self, Lookups* l, bint locked, uint64_t* words) noexcept nogil:
+        cdef const char* word[TOGETHER]
+        cdef uint64_t some
+        if self.width > 64:
+            return Encoding.read_each(self, l, locked, words)
+        some = self.find_words(
+            l.tables, l.vpns, flags(l.ptes, l.n, &self.pte), word)
+        read_flagged(l, word, some, self.width, self.entries - 1, words)
+        return True
 
     cdef void zap(self, Ptdesc* t, Py_ssize_t first, Py_ssize_t last) noexcept nogil:
         side_zap(self, t, first, last)

@@ -7,7 +7,7 @@ becomes 0, as `adaptive` needs it. Helpers that other encodings use too come fir
 from libc.stdint cimport int8_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memset
 
-from extmeta.table.encoding cimport Encoding, Write
+from extmeta.table.encoding cimport Encoding, Lookups, Write
 from extmeta.memory.frames cimport PTE, Frames, Ptdesc, entries
 from extmeta.table.pte cimport (
     ALL, PteLayout, count, equal, flag_of, flags, lowest, many_flags)
@@ -120,6 +120,30 @@ cdef inline uint64_t flagged_of(
             pte = once(entries(self.frames, tables[i]) + (vpns[i] & last_entry))
             some |= <uint64_t>(pte & flag_of(&self.pte, pte) != 0) << i
     return some
+
+
+cdef inline void read_flagged(
+        Lookups* l, const char** word, uint64_t some, int bits,
+        Py_ssize_t last_entry, uint64_t* words) noexcept nogil:
+    """Read words of ``bits`` bits, whose first byte is at word[i]; others are 0.
+
+    ``some`` has a bit for each of the lookups that has a word.
+    """
+    cdef Py_ssize_t i
+    memset(words, 0, l.n * sizeof(uint64_t))
+    while some:
+        i = lowest(some)
+        some &= some - 1
+        if bits == 64:
+            words[i] = (<const uint64_t*>word[i])[0]
+        elif bits == 32:
+            words[i] = (<const uint32_t*>word[i])[0]
+        elif bits == 16:
+            words[i] = (<const uint16_t*>word[i])[0]
+        else:
+            words[i] = (<const uint8_t*>word[i])[0] >> (
+                (l.vpns[i] & <uint64_t>last_entry) * <uint64_t>bits & 7) & (
+                (<uint64_t>1 << bits) - 1)
 
 
 cdef inline void side_load(

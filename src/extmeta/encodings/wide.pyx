@@ -15,7 +15,7 @@ from cython cimport final
 from libc.stdint cimport uint64_t
 
 from extmeta.encodings.side cimport append_vpns
-from extmeta.table.encoding cimport COUNTED, Encoding, Write
+from extmeta.table.encoding cimport COUNTED, Encoding, Lookups, Write
 from extmeta.memory.frames cimport Ptdesc, entries
 from extmeta.table.pte cimport ALL, equal_in_pairs
 from extmeta.table.vpns cimport Run, entry_at
@@ -76,6 +76,13 @@ cdef class Wide(Encoding):
             self, const Ptdesc* t, const Run* r, const uint64_t* ptes,
             uint64_t* words) noexcept nogil:
         self.load(t, r, words)
+        return True
+
+    cdef bint read_each(
+            self, Lookups* l, bint locked, uint64_t* words) noexcept nogil:
+        cdef Py_ssize_t i
+        for i in range(l.n):
+            words[i] = l.entry[i][1]
         return True
 
     cdef void store(self, Ptdesc* t, const Run* r, const Write* w) noexcept nogil:

@@ -51,6 +51,15 @@ cdef struct Write:
     const uint64_t* add
     Py_ssize_t step
 
+cdef struct Lookups:
+    # Vpns in no order, n of them, that were looked up together.
+    const uint64_t* vpns
+    Py_ssize_t n
+    Ptdesc* tables[TOGETHER]      # NULL if there is none
+    uint64_t* entry[TOGETHER]     # of `nothing` if there is no table
+    uint64_t[TOGETHER] ptes       # what the entries hold, as `read_each` gets it
+    uint64_t[2] nothing           # an entry that is none, of up to 16 bytes
+
 cdef class Encoding:
     cdef readonly int bits        # of a word
     cdef readonly int lanes       # uint64s of a word
@@ -131,6 +140,11 @@ cdef class Encoding:
     # already. The caller may hold no lock.
     cdef void fetch(
         self, Ptdesc** tables, const uint64_t* vpns, Py_ssize_t n) noexcept nogil
+    # Read the words of vpns that were looked up together, whose entries hold l.ptes:
+    # as `load` does if the page table is ``locked``, else as `see` does. Nothing was
+    # asked for by `fetch`. By default, calls `fetch` and then these one by one.
+    cdef bint read_each(
+        self, Lookups* l, bint locked, uint64_t* words) noexcept nogil
     # Free the memory that no lockless reader can see any more.
     cdef void reap(self) noexcept nogil
     # Bytes of the pages that side memory lies in, and of the index that finds the words

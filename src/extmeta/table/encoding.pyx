@@ -283,6 +283,23 @@ cdef class Encoding:
             self, Ptdesc** tables, const uint64_t* vpns, Py_ssize_t n) noexcept nogil:
         pass
 
+    cdef bint read_each(
+            self, Lookups* l, bint locked, uint64_t* words) noexcept nogil:
+        cdef Py_ssize_t lanes = self.lanes
+        cdef Py_ssize_t i
+        cdef Run r
+        self.fetch(l.tables, l.vpns, l.n)
+        for i in range(l.n):
+            r = Run(<Py_ssize_t>(l.vpns[i] & <uint64_t>(self.entries - 1)), 1,
+                    l.vpns + i)
+            if l.tables[i] is NULL:
+                memset(words + i * lanes, 0, lanes * sizeof(uint64_t))
+            elif locked:
+                self.load(l.tables[i], &r, words + i * lanes)
+            elif not self.see(l.tables[i], &r, &l.ptes[i], words + i * lanes):
+                return False
+        return True
+
     cdef void settle(self, Ptdesc* t) noexcept nogil:
         if self.objects is not None and t.link and t.flagged == 0:
             self.objects.free(<void*>t.link)

@@ -193,7 +193,7 @@ cdef class Operations(HugePages):
         cdef Group g
         cdef Run r
         g.described = True
-        g.first = g.n = 0
+        self.forget(&g)
         while at < s.n:
             t = self.next_at(s, at, &r, &g)
             i = self.first_unlike(t, &r, wanted)
@@ -207,7 +207,8 @@ cdef class Operations(HugePages):
         if self.encoding.by_page and not out and self.encoding.admit(to, 0, s.n):
             self.encoding.end()
             return no_memory(self.frames.page_bytes)
-        at = g.first = g.n = 0
+        at = 0
+        self.forget(&g)
         while at < s.n:
             t = self.next_at(s, at, &r, &g)
             lock_table(t)

@@ -60,6 +60,12 @@ cdef class Radix:
             entry = <uint64_t*>(base + (upper & ~<uint64_t>ENTRY_BITS))
         return &self.frames.desc[upper >> self.frames.frame_shift]
 
+    # `see` for n vpns, a level at a time, so that cache misses overlap. The entry of a
+    # vpn without a table is `nothing`. The lines of entries and, if ``described``, of
+    # descriptors are asked for.
+    cdef void see_tables(
+        self, const uint64_t* vpns, Py_ssize_t n, bint described, uint64_t* nothing,
+        Ptdesc** tables, uint64_t** entry) noexcept nogil
     # The table, ``level`` below the root, that the entry ``slot`` lies in.
     cdef inline Ptdesc* holder(self, const uint64_t* slot, int level) noexcept nogil:
         return &self.frames.desc[frame_of(self.frames, slot)

@@ -8,9 +8,10 @@ from cython cimport no_gc_clear
 from libc.stdint cimport uint64_t, uintptr_t
 
 from extmeta.memory.frames cimport (
-    DEPOSITED, LEAF, PTE, TABLE_BITS, UPPER, Frames, Ptdesc, entries, upper_entry,
+    DEPOSITED, ENTRY_BITS, LEAF, PTE, TABLE_BITS, UPPER, Frames, Ptdesc, entries,
+    upper_entry,
 )
-from extmeta.memory.sync cimport publish
+from extmeta.memory.sync cimport acquire, prefetch, publish
 
 
 @no_gc_clear
@@ -43,6 +44,58 @@ cdef class Radix:
             raise MemoryError(f"{arch.table_bytes[0]} bytes for the root table")
         self.root.level = <unsigned char>(self.levels - 1)
         return 0
+
+    cdef void see_tables(
+            self, const uint64_t* vpns, Py_ssize_t n, bint described, uint64_t* nothing,
+            Ptdesc** tables, uint64_t** entry) noexcept nogil:
+        cdef char* base = self.frames.base
+        cdef Ptdesc* desc = self.frames.desc
+        cdef int frame_shift = self.frames.frame_shift
+        cdef uint64_t last_entry = (<uint64_t>1 << self.table_bits) - 1
+        cdef Py_ssize_t stride = self.stride
+        cdef uint64_t* shared = entries(self.frames, self.root)
+        cdef uint64_t differ = 0
+        cdef uint64_t upper, last
+        cdef int level = 0
+        cdef int shift
+        cdef Py_ssize_t i
+        for i in range(1, n):
+            differ |= vpns[i] ^ vpns[0]
+        # Walk once where all vpns have one upper entry.
+        while level < self.levels - 2 and shared is not nothing and (
+                differ >> self.slot_shift[level] & self.last[level] == 0):
+            upper = acquire(
+                &shared[vpns[0] >> self.slot_shift[level] & self.last[level]])
+            shared = <uint64_t*>(base + (upper & ~<uint64_t>ENTRY_BITS)) if (
+                upper & (TABLE_BITS | LEAF) == TABLE_BITS) else nothing
+            level += 1
+        for i in range(n):
+            entry[i] = shared
+        for level in range(level, self.levels - 2):
+            shift = self.slot_shift[level]
+            last = self.last[level]
+            for i in range(n):
+                if entry[i] is nothing:
+                    continue
+                upper = acquire(&entry[i][vpns[i] >> shift & last])
+                entry[i] = <uint64_t*>(base + (upper & ~<uint64_t>ENTRY_BITS)) if (
+                    upper & (TABLE_BITS | LEAF) == TABLE_BITS) else nothing
+        shift = self.slot_shift[self.levels - 2]
+        last = self.last[self.levels - 2]
+        for i in range(n):
+            upper = 0
+            if entry[i] is not nothing:
+                upper = acquire(&entry[i][vpns[i] >> shift & last])
+            if upper & (TABLE_BITS | LEAF) != TABLE_BITS:
+                tables[i] = NULL
+                entry[i] = nothing
+                continue
+            tables[i] = &desc[upper >> frame_shift]
+            entry[i] = <uint64_t*>(base + (upper & ~<uint64_t>ENTRY_BITS)) + (
+                <Py_ssize_t>(vpns[i] & last_entry) * stride)
+            prefetch(entry[i])
+            if described:
+                prefetch(tables[i])
 
     cdef Ptdesc* above(self, const Ptdesc* t) noexcept nogil:
         return self.holder(t.parent, self.levels - 2 - t.level)

@@ -3,7 +3,7 @@ from libc.stdint cimport uint64_t
 
 from extmeta.memory.frames cimport Ptdesc, entries
 from extmeta.table.vpns cimport Run, Span
-from extmeta.table.words cimport Words
+from extmeta.table.words cimport Group, Words
 
 cdef class Snapshots(Words):
     # Return an entry, or none if there is no table, and read its word, all lanes. Both
@@ -14,6 +14,8 @@ cdef class Snapshots(Words):
         uint64_t* word) noexcept nogil
     cdef void see_all(
         self, const Span* s, uint64_t* ptes, uint64_t* words) noexcept nogil
+    cdef bint see_group(
+        self, Group* g, uint64_t* ptes, uint64_t* words) noexcept nogil
     cdef bint see_run(
         self, const Ptdesc* t, const Run* r, uint64_t* ptes,
         uint64_t* words) noexcept nogil

@@ -7,8 +7,8 @@ from extmeta.memory.frames cimport Ptdesc
 from extmeta.memory.sync cimport (
     begin_racy, count_of_changes, end_racy, once, relax, unchanged_since,
 )
-from extmeta.table.encoding cimport ALONE, COUNTED, FLAGGED
-from extmeta.table.pte cimport flag_of
+from extmeta.table.encoding cimport ALONE, COUNTED, FLAGGED, TOGETHER, Lookups
+from extmeta.table.pte cimport ALL, flag_of, flags, lowest
 from extmeta.table.words cimport Group
 from extmeta.table.vpns cimport Run, Span, entry_at, next_run, run_of, vpn_at
 
@@ -83,21 +83,23 @@ cdef class Snapshots(Words):
         cdef int turn = 0
         cdef Group g
         cdef Run r
-        g.described = self.encoding.reading == COUNTED
+        self.forget(&g)
+        g.described = self.encoding.reading != ALONE
         while done < s.n:
             at = done
-            g.first = g.n = 0
             slot = enter_epoch()
             moves = count_of_changes(&self.moves)
             begin_racy()
             seen = moves & 1 == 0
             left = SEEN_AT_ONCE
             while seen and at < s.n and left > 0:
-                if self.grouped(s, at, &r, &g):
-                    t = g.tables[at - g.first]
-                else:
-                    next_run(s, at, self.table_bits, &r)
-                    t = self.see(vpn_at(s, at))
+                if self.look_up(s, at, &g):
+                    seen = self.see_group(&g, ptes + at, words + at * lanes)
+                    at += g.l.n * seen
+                    left -= g.l.n * SEEN_FOR_A_TABLE
+                    continue
+                next_run(s, at, self.table_bits, &r)
+                t = self.see(vpn_at(s, at))
                 if t is not NULL:
                     seen = self.see_run(t, &r, ptes + at, words + at * lanes)
                 else:
@@ -115,6 +117,43 @@ cdef class Snapshots(Words):
             if not seen:
                 turn += 1
                 relax(turn)
+
+    cdef bint see_group(
+            self, Group* g, uint64_t* ptes, uint64_t* words) noexcept nogil:
+        """Read entries that were looked up together; False if they keep changing."""
+        cdef Lookups* some = &g.l
+        cdef uint32_t[TOGETHER] before
+        cdef uint64_t counted = 0
+        cdef uint64_t bit
+        cdef Py_ssize_t i
+        cdef bint good
+        cdef Run r
+        for i in range(some.n):
+            some.ptes[i] = once(some.entry[i])
+        if self.encoding.reading == FLAGGED:
+            counted = flags(some.ptes, some.n, &self.pte)
+        elif self.encoding.reading == COUNTED:
+            counted = ALL >> (64 - some.n)
+        for i in range(some.n if counted else 0):
+            bit = <uint64_t>1 << i
+            if some.tables[i] is NULL:
+                counted &= ~bit
+            elif counted & bit:
+                before[i] = count_of_changes(&some.tables[i].seq)
+                some.ptes[i] = once(some.entry[i])
+        good = self.encoding.read_each(some, False, words)
+        memcpy(ptes, some.ptes, some.n * sizeof(uint64_t))
+        while counted:
+            i = lowest(counted)
+            counted &= counted - 1
+            if good and before[i] & 1 == 0 and unchanged_since(
+                    &some.tables[i].seq, before[i]):
+                continue
+            r = run_of(<Py_ssize_t>(some.vpns[i] & <uint64_t>(self.entries - 1)), 1)
+            if not self.see_each(
+                    some.tables[i], &r, ptes + i, words + i * self.encoding.lanes):
+                return False
+        return True
 
     cdef bint see_run(
             self, const Ptdesc* t, const Run* r, uint64_t* ptes,

@@ -3,7 +3,7 @@ from libc.stdint cimport uint8_t, uint32_t, uint64_t
 
 from extmeta.memory.frames cimport PTE, Ptdesc, entries
 from extmeta.memory.sync cimport add_once
-from extmeta.table.encoding cimport TOGETHER, Write
+from extmeta.table.encoding cimport TOGETHER, Lookups, Write
 from extmeta.table.places cimport Places
 from extmeta.table.pte cimport equal, equal_in_pairs
 from extmeta.table.refusal cimport Found
@@ -16,10 +16,9 @@ cdef enum:
     TABLES_TOGETHER = 64
 
 cdef struct Group:
-    # The tables of [first, first + n) of a span.
-    Ptdesc* tables[TOGETHER]
+    # The next l.n vpns of a span, from `first` on.
+    Lookups l
     Py_ssize_t first
-    Py_ssize_t n
     bint described        # descriptors are read, too
 
 cdef struct Tables:
@@ -37,6 +36,9 @@ cdef class Words(Places):
     cdef inline uint64_t* pte_at(
             self, const Ptdesc* t, Py_ssize_t i) noexcept nogil:
         return entries(self.frames, t) + i * self.stride
+    # Whether the run is one entry, and that is mapped.
+    cdef inline bint maps_one(self, const Ptdesc* t, const Run* r) noexcept nogil:
+        return r.n == 1 and t is not NULL and self.pte_at(t, r.first)[0] != self.none
     # A bit for each of n <= 64 entries from ``i`` on: (pte & mask) == value.
     cdef inline uint64_t like(
             self, const uint64_t* entry, Py_ssize_t i, Py_ssize_t n, uint64_t mask,
@@ -47,27 +49,41 @@ cdef class Words(Places):
     # The table of the span's ``at``-th vpn, and the run of entries from there on; or
     # NULL, and a run of vpns without a table.
     cdef Ptdesc* run_at(self, const Span* s, Py_ssize_t at, Run* r) noexcept nogil
-    # Vpns that lie in no order are looked up together, and come one at a time. `g` is
-    # what was looked up last; its `n` is 0 at first, and after a table moved. Returns
-    # False if the next vpns are a run of one table.
-    cdef inline bint grouped(
-            self, const Span* s, Py_ssize_t at, Run* r, Group* g) noexcept nogil:
-        if at >= g.first + g.n:
-            if not scattered(s, at, self.table_bits):
-                return False
-            self.look_up(s, at, g)
-        r[0] = Run(<Py_ssize_t>(s.vpns[at] & <uint64_t>(self.entries - 1)), 1,
-                   s.vpns + at)
+    # Vpns that lie in no order are looked up together. `g` is what was looked up last;
+    # forget() it at first, and after a table moved.
+    cdef inline void forget(self, Group* g) noexcept nogil:
+        g.first = g.l.n = 0
+        g.l.nothing[0] = self.none
+        g.l.nothing[1] = 0
+
+    # Look up vpns from ``at`` on; False if the next ones are a run of one table.
+    cdef inline bint look_up(
+            self, const Span* s, Py_ssize_t at, Group* g) noexcept nogil:
+        if not scattered(s, at, self.table_bits):
+            return False
+        g.first = at
+        g.l.vpns = s.vpns + at
+        g.l.n = min(<Py_ssize_t>TOGETHER, s.n - at)
+        # The caller may hold no lock.
+        self.see_tables(
+            g.l.vpns, g.l.n, g.described, g.l.nothing, g.l.tables, g.l.entry)
         return True
 
-    # As run_at, of a group if there is one.
+    # As run_at, of a group if there is one. Vpns of a group come one at a time.
     cdef inline Ptdesc* next_at(
             self, const Span* s, Py_ssize_t at, Run* r, Group* g) noexcept nogil:
-        if self.grouped(s, at, r, g):
-            return g.tables[at - g.first]
-        return self.run_at(s, at, r)
+        if at >= g.first + g.l.n:
+            if not self.look_up(s, at, g):
+                return self.run_at(s, at, r)
+            self.encoding.fetch(g.l.tables, g.l.vpns, g.l.n)
+        r[0] = Run(<Py_ssize_t>(s.vpns[at] & <uint64_t>(self.entries - 1)), 1,
+                   s.vpns + at)
+        return g.l.tables[at - g.first]
 
-    cdef void look_up(self, const Span* s, Py_ssize_t at, Group* g) noexcept nogil
+    # Read the words of vpns that lie in no order, from ``at`` on; return how many.
+    # 0 if the next ones are a run of one table.
+    cdef Py_ssize_t read_group(
+        self, const Span* s, Py_ssize_t at, Group* g, uint64_t* words) noexcept nogil
     cdef Py_ssize_t first_unlike(
         self, const Ptdesc* t, const Run* r, int wanted) noexcept nogil
     # Note a refusal, as refuse_for does.

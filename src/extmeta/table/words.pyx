@@ -4,9 +4,9 @@ from libc.string cimport memset
 
 from extmeta.memory.frames cimport (
     LEAF, TABLE_BITS, Ptdesc, entries, lock_table, unlock_table)
-from extmeta.memory.sync cimport count_once, prefetch
+from extmeta.memory.sync cimport count_once
 from extmeta.table.encoding cimport (
-    ALWAYS, MAX_LANES, TOGETHER, WHEN_ADDING, ZERO_WORD, Write)
+    ALWAYS, MAX_LANES, WHEN_ADDING, ZERO_WORD, Write)
 from extmeta.table.pte cimport ALL
 from extmeta.table.refusal cimport (
     Found, MAPPED, NONE, PRESENT, Refusal, UNFIT, no_memory, refusal, refuse_for,
@@ -72,24 +72,16 @@ cdef class Words(Places):
             r.n = min(<Py_ssize_t>(vpn - s.first), s.n) - at
         return t
 
-    cdef void look_up(self, const Span* s, Py_ssize_t at, Group* g) noexcept nogil:
-        """Look up vpns from ``at`` on, and ask for the cache lines to be read."""
-        cdef const uint64_t* vpns = s.vpns + at
-        cdef Py_ssize_t n = min(<Py_ssize_t>TOGETHER, s.n - at)
+    cdef Py_ssize_t read_group(
+            self, const Span* s, Py_ssize_t at, Group* g, uint64_t* words
+            ) noexcept nogil:
         cdef Py_ssize_t i
-        cdef Ptdesc* t
-        g.first = at
-        g.n = n
-        for i in range(n):
-            # The caller may hold no lock.
-            t = self.see(vpns[i])
-            g.tables[i] = t
-            if t is not NULL:
-                prefetch(self.pte_at(t, <Py_ssize_t>(
-                    vpns[i] & <uint64_t>(self.entries - 1))))
-                if g.described:
-                    prefetch(t)
-        self.encoding.fetch(g.tables, vpns, n)
+        if not self.look_up(s, at, g):
+            return 0
+        for i in range(g.l.n):
+            g.l.ptes[i] = g.l.entry[i][0]
+        self.encoding.read_each(&g.l, True, words)
+        return g.l.n
 
     cdef Py_ssize_t first_unlike(
             self, const Ptdesc* t, const Run* r, int wanted) noexcept nogil:
@@ -162,11 +154,12 @@ cdef class Words(Places):
         if settles and s.vpns is NULL and not (may_grow or all_mapped or asks):
             return self.clear_words(s, w)
         may_grow |= self.encoding.copies
-        g.first = g.n = 0
+        self.forget(&g)
         g.described = True
         while at < s.n and (may_grow or all_mapped or asks):
             t = self.next_at(s, at, &r, &g)
-            if all_mapped and (i := self.first_unlike(t, &r, MAPPED)) >= 0:
+            if all_mapped and not self.maps_one(t, &r) and (
+                    i := self.first_unlike(t, &r, MAPPED)) >= 0:
                 return self.stop_write(s, at, self.refuse(vpn_at(s, at + i), MAPPED))
             part.add = w.add + at * w.step
             if asks and t is not NULL:
@@ -179,9 +172,10 @@ cdef class Words(Places):
                 if made is NULL:
                     return self.stop_write(s, at, no_memory(self.frames.frame_bytes))
                 if made is not t:
-                    g.first = g.n = 0
+                    self.forget(&g)
             at += r.n
-        at = g.first = g.n = 0
+        at = 0
+        self.forget(&g)
         while at < s.n:
             t = self.next_at(s, at, &r, &g)
             if t is not NULL:
@@ -260,14 +254,19 @@ cdef class Words(Places):
     cdef void read(self, const Span* s, uint64_t* words) noexcept nogil:
         cdef Py_ssize_t lanes = self.encoding.lanes
         cdef Py_ssize_t at = 0
+        cdef Py_ssize_t n
         cdef Ptdesc* t
         cdef Group g
         cdef Run r
         self.begin(s)
-        g.first = g.n = 0
+        self.forget(&g)
         g.described = self.encoding.uses_descriptor
         while at < s.n:
-            t = self.next_at(s, at, &r, &g)
+            n = self.read_group(s, at, &g, words + at * lanes)
+            if n:
+                at += n
+                continue
+            t = self.run_at(s, at, &r)
             if t is NULL:
                 memset(words + at * lanes, 0, r.n * lanes * sizeof(uint64_t))
             else:
@@ -279,22 +278,23 @@ cdef class Words(Places):
         cdef uint64_t[WORDS_AT_ONCE * MAX_LANES] words
         cdef Py_ssize_t lanes = self.encoding.lanes
         cdef Py_ssize_t at = 0
-        cdef Py_ssize_t i, n
+        cdef Py_ssize_t i, n, worded
         cdef Ptdesc* t
         cdef Group g
         cdef Run r
         self.begin(s)
-        g.first = g.n = 0
+        self.forget(&g)
         g.described = self.encoding.uses_descriptor
         while at < s.n:
-            t = self.next_at(s, at, &r, &g)
-            n = r.n
-            if t is not NULL:
-                n = min(n, WORDS_AT_ONCE)
-                r.n = n
-                self.encoding.load(t, &r, words)
-                for i in range(n * lanes):
-                    flags[at + i // lanes] |= words[i] != 0
+            worded = n = self.read_group(s, at, &g, words)
+            if n == 0:
+                t = self.run_at(s, at, &r)
+                n = r.n
+                if t is not NULL:
+                    worded = n = r.n = min(n, WORDS_AT_ONCE)
+                    self.encoding.load(t, &r, words)
+            for i in range(worded * lanes):
+                flags[at + i // lanes] |= words[i] != 0
             at += n
         self.encoding.end()
 

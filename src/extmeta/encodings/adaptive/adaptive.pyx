@@ -45,8 +45,8 @@ from extmeta.encodings.side cimport (
 from extmeta.memory.frames cimport PTE, Ptdesc, entries, lock_table, unlock_table
 from extmeta.memory.slabs cimport Slabs, class_bytes, handle_of
 from extmeta.memory.sync cimport once, prefetch, publish
-from extmeta.table.encoding cimport FLAGGED, Encoding, Write
-from extmeta.table.pte cimport ALL, flag_of, lowest
+from extmeta.table.encoding cimport FLAGGED, TOGETHER, Encoding, Lookups, Write
+from extmeta.table.pte cimport ALL, flag_of, flags, lowest
 from extmeta.table.vpns cimport Run, entry_at
 
 # In the order of Kind.
@@ -348,6 +348,26 @@ cdef class Adaptive(Encoding):
             some &= some - 1
             container.fetch(&self.g, once(<const uint64_t*>&tables[i].link),
                             <Py_ssize_t>(vpns[i] & <uint64_t>(self.entries - 1)))
+
+    cdef bint read_each(
+            self, Lookups* l, bint locked, uint64_t* words) noexcept nogil:
+        cdef uint64_t last_entry = <uint64_t>self.entries - 1
+        cdef uint64_t[TOGETHER] link
+        cdef uint64_t flagged = flags(l.ptes, l.n, &self.pte)
+        cdef uint64_t left = flagged
+        cdef Py_ssize_t i
+        memset(words, 0, l.n * sizeof(uint64_t))
+        while left:
+            i = lowest(left)
+            left &= left - 1
+            link[i] = once(<const uint64_t*>&l.tables[i].link)
+            container.fetch(&self.g, link[i], <Py_ssize_t>(l.vpns[i] & last_entry))
+        while flagged:
+            i = lowest(flagged)
+            flagged &= flagged - 1
+            words[i] = container.see_word(
+                &self.g, link[i], <Py_ssize_t>(l.vpns[i] & last_entry))
+        return True
 
     cdef bint see(
             self, const Ptdesc* t, const Run* r, const uint64_t* ptes,

@@ -234,6 +234,18 @@ cdef inline const char* fault_in(
             return b"a word is wider than its container"
     return NULL
 
+cdef inline uint64_t see_word(
+        const Geometry* g, uint64_t link, Py_ssize_t e) noexcept nogil:
+    """Read the word of an entry whose flag is set, as see() does."""
+    cdef Kind kind = kind_of(link)
+    if kind == DENSE:
+        return dense.word_at(g, link, e)
+    if kind == LISTED:
+        return listed.see_word(g, link, e)
+    if kind == RANKED:
+        return ranked.see_word(g, link, e)
+    return shared_word(g, link) if kind != EMPTY else 0
+
 cdef inline void see(
         const Geometry* g, uint64_t link, const Run* r, const uint64_t* ptes,
         uint64_t* words) noexcept nogil:
