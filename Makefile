@@ -36,7 +36,8 @@ check: test budgets
 hunt: build $(VENV)/test-ready
 	EXTMETA_TESTS=hunt $(PYTEST) -q -m "not slow" $(HUNT) $(ARGS)
 
-HUNT := tests/encodings/test_conformance.py tests/linux/test_addressspace_machine.py -k "against_dict or show_the_same"
+HUNT := tests/encodings/test_conformance.py tests/encodings/test_follows_content.py \
+	tests/linux/test_addressspace_machine.py -k "against_dict or show_the_same or follows_its_content"
 
 # Bugs in copies of the code, each of which the tests have to find: half an hour.
 planted: build $(VENV)/test-ready

@@ -265,6 +265,10 @@ cdef class Hash(Encoding):
         elif t.flagged:
             Encoding.zap(self, t, first, last)
 
+    cdef void trim(self, Ptdesc* t, bint fully) noexcept nogil:
+        if fully:
+            self.hash.trim()
+
     cdef uint64_t carry(self, uint64_t pte, uint64_t to) noexcept nogil:
         return to
 

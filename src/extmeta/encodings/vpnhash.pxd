@@ -143,6 +143,8 @@ cdef class VpnHash:
     cdef size_t aside_bytes(self) noexcept nogil
     # Free what was reserved and not used. May allocate, to move to a smaller table.
     cdef void settle(self) noexcept nogil
+    # May allocate: move to the smallest table that may hold the words.
+    cdef void trim(self) noexcept nogil
     cdef int copy(self, VpnHash other) noexcept nogil
     cdef void clear(self) noexcept nogil
     # Read the words of n vpns: those at `vpns`, or from `first` on if that is NULL.
@@ -167,6 +169,7 @@ cdef class VpnHash:
     cdef object get_each(self, vpns, bint at_once)
     cdef int set_each(self, vpns, words, bint at_once) except -1
     cdef void resize(self) noexcept nogil
+    cdef void shrink(self, uint64_t groups) noexcept nogil
     cdef int change(self, uint64_t vpn, uint64_t keep, uint64_t add) noexcept nogil
     cdef void insert(self, uint64_t group, uint64_t key, uint64_t word) noexcept nogil
     cdef void remove(self, uint64_t group, int slot) noexcept nogil

@@ -419,14 +419,20 @@ cdef class VpnHash:
         # a table whose words come and go isn't resized each time.
         if (t.words + self.aside) * 4 < room(t, t.groups) * 3:
             least = groups_for(t, t.words + self.aside)
-            least += least >> 4
-            if least < t.groups:
-                self.next_lines = allocate(least)
-                if self.next_lines is not NULL:
-                    self.next_groups = least
-                    begin_change(&self.seq)
-                    self.resize()
-                    end_change(&self.seq)
+            self.shrink(least + (least >> 4))
+
+    cdef void shrink(self, uint64_t groups) noexcept nogil:
+        if groups >= self.table.groups:
+            return
+        self.next_lines = allocate(groups)
+        if self.next_lines is not NULL:
+            self.next_groups = groups
+            begin_change(&self.seq)
+            self.resize()
+            end_change(&self.seq)
+
+    cdef void trim(self) noexcept nogil:
+        self.shrink(groups_for(&self.table, self.table.words + self.aside))
 
     cdef void clear(self) noexcept nogil:
         cdef uint64_t* lines = self.table.lines

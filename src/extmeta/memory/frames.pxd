@@ -40,6 +40,7 @@ cdef struct Ptdesc:
     uint8_t dirty         # was used before, so may not be zero
     uint8_t pool          # FREE, or the kind whose tables share this page
     uint8_t reached       # counted among its page's `users`
+    uint16_t hint         # the encoding's: where to look first; any value is right
     # In a page's first frame: places of its tables, see `Places`, and how many tables
     # need one. In a slab: see Slabs.count_of.
     uintptr_t index

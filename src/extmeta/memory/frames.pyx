@@ -294,6 +294,7 @@ cdef class Frames:
         d.vpn = 0
         d.flagged = 0
         d.used = 0
+        d.hint = 0
         d.next = 0
         d.level = 0
         d.reached = 0

@@ -108,9 +108,9 @@ cdef class Encoding:
     # Free memory that the table's words no longer need. Called before the operation
     # ends for each table whose `next` is not 0, or that has no word left.
     cdef void settle(self, Ptdesc* t) noexcept nogil
-    # May allocate: compact the words, if that is worth it. Called after `settle` if
-    # `next` is not 0.
-    cdef void trim(self, Ptdesc* t) noexcept nogil
+    # May allocate: compact the words, if that is worth it, or `fully`: to what a new
+    # table with these words takes. Called after `settle` if `next` is not 0.
+    cdef void trim(self, Ptdesc* t, bint fully) noexcept nogil
     # Forget the words of [first, last); the entries are cleared next.
     cdef void zap(self, Ptdesc* t, Py_ssize_t first, Py_ssize_t last) noexcept nogil
     # Write the vpns of [first, last) with (word & mask) == value to `vpns`, ascending;

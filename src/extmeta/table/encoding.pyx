@@ -305,7 +305,7 @@ cdef class Encoding:
             self.objects.free(<void*>t.link)
             t.link = 0
 
-    cdef void trim(self, Ptdesc* t) noexcept nogil:
+    cdef void trim(self, Ptdesc* t, bint fully) noexcept nogil:
         pass
 
     cdef bint sharing(self) noexcept nogil:

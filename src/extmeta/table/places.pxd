@@ -22,7 +22,7 @@ cdef class Places(Locking):
     cdef inline void settle(self, Ptdesc* t) noexcept nogil:
         self.encoding.settle(t)
         if t.next:
-            self.encoding.trim(t)
+            self.encoding.trim(t, False)
         if t.reached and t.flagged == 0:
             self.unreach(t)
 

@@ -23,15 +23,15 @@ from cython cimport final, no_gc_clear
 from libc.stdint cimport uint32_t, uint64_t, uintptr_t
 from libc.string cimport memset
 
-from extmeta.encodings.adaptive cimport container, dense, few, listed
+from extmeta.encodings.adaptive cimport container, dense, excess, few, listed
 from extmeta.encodings.adaptive cimport marks, reserve, uniform
 from extmeta.encodings.adaptive.contents cimport (
     Sparse, Survey, change_all, change_one, cut_words, drop_range, survey_words)
 from extmeta.encodings.adaptive.in_place cimport (
-    copy_object, joining, seems_large, write_in_place)
+    copy_object, joining, write_in_place)
 from extmeta.encodings.adaptive.link cimport (
-    DENSE, EMPTY, LISTED, MOST, SHARED, STALE, UNIFORM, Geometry, class_of, has_object,
-    is_stale, is_uniform, kind_of, object_of, width_of)
+    DENSE, EMPTY, FEW, LISTED, MOST, SHARED, STALE, UNIFORM, Geometry, class_of,
+    count_of, has_object, is_stale, is_uniform, kind_of, object_of)
 from extmeta.encodings.packed cimport width_for
 from extmeta.encodings.adaptive.pending cimport (
     expect, expected, forget_write, keep_handle, keep_too_large, pending, survey_more)
@@ -47,7 +47,7 @@ from extmeta.memory.slabs cimport Slabs, class_bytes, handle_of
 from extmeta.memory.sync cimport once, prefetch, publish
 from extmeta.table.encoding cimport FLAGGED, TOGETHER, Encoding, Lookups, Write
 from extmeta.table.pte cimport ALL, flag_of, flags, lowest
-from extmeta.table.vpns cimport Run, entry_at
+from extmeta.table.vpns cimport Run, entry_at, run_of
 
 # In the order of Kind.
 NAMES = ("empty", "uniform", "inline", "boxed", "few", "listed", "ranked", "dense")
@@ -164,24 +164,25 @@ cdef class Adaptive(Encoding):
             return
         if not (w.step == 0 and container.stays_uniform(&self.g, t, r, w)) and (
                 self.store_in_place(t, r, w)):
-            if t.flagged < flagged or pending(t).has_object:
-                self.remember(t)
+            self.remember(t, r, flagged)
+            self.note_leftovers(t)
             return
         if adds_nothing(w, 1):
             forget_write(t)
             if self.clear(t, r, w.keep[0]):
-                if t.flagged != flagged or pending(t).has_object:
-                    self.remember(t)
+                if kind_of(t.link) >= LISTED:
+                    self.remember(t, r, flagged)
+                self.note_leftovers(t)
                 return
         elif w.step == 0 and container.stays_uniform(&self.g, t, r, w):
             self.store_uniform(t, r, w.add[0])
-            self.remember(t)
+            self.note_leftovers(t)
             return
         if r.n == 1:
             self.store_one(t, r, w)
         else:
             self.store_all(t, r, w)
-        self.remember(t)
+        self.note_leftovers(t)
 
     cdef bint store_in_place(
             self, Ptdesc* t, const Run* r, const Write* w) noexcept nogil:
@@ -203,8 +204,6 @@ cdef class Adaptive(Encoding):
             self.slabs.free(shared)
         forget_write(t)
         write_in_place(self, &self.g, t, entry, r, w)
-        if kind_of(t.link) == DENSE and seems_large(&self.g, t.link, r):
-            pending(t).too_large = 1
         return True
 
     cdef void store_uniform(
@@ -241,6 +240,7 @@ cdef class Adaptive(Encoding):
         cdef uint64_t pte = entry[e]
         cdef uint64_t flag = flag_of(&self.pte, pte)
         cdef bint there = pte & flag != 0
+        cdef bint changed_in_place = False
         cdef uint64_t old = container.word_at(&self.g, t.link, e) if there else 0
         cdef uint64_t word = old & w.keep[0] | w.add[0]
         forget_write(t)
@@ -258,10 +258,14 @@ cdef class Adaptive(Encoding):
             if not (container.can_put(t.link, word) and owns(self.slabs, &self.g, t)
                     and container.put_word(&self.g, t, e, there, word)):
                 self.rewrite_one(t, r, w)
+            else:
+                changed_in_place = True
         if word and not there:
             # Word before flag: a reader that sees the flag must find the word.
             publish(&entry[e], pte | flag)
             t.flagged += 1
+        if changed_in_place:
+            self.remember(t, r, t.flagged + (word == 0))
 
     cdef void rewrite_one(self, Ptdesc* t, const Run* r, const Write* w) noexcept nogil:
         """Change one word by writing the whole container again."""
@@ -286,6 +290,8 @@ cdef class Adaptive(Encoding):
                         has_object(t.link) and not owns(self.slabs, &self.g, t)):
                     return False
                 t.link = uniform.with_word(&self.g, t.link, word & keep)
+                if has_object(t.link) and uniform.fits(word & keep):
+                    pending(t).too_large = 1
             return True
         if keep == 0 and not owns(self.slabs, &self.g, t):
             marks.unflag_run(t, entry, &self.pte, r, self.entries - 1)
@@ -296,6 +302,9 @@ cdef class Adaptive(Encoding):
         if r.n == self.entries and not is_stale(t.link) and (
                 kind_of(t.link) < LISTED or owns(self.slabs, &self.g, t)) and (
                 container.clear(&self.g, t, entry, keep)):
+            if kind_of(t.link) == FEW and few.fits_inline(
+                    &self.g, <size_t>count_of(t.link), few.word_at(&self.g, t.link)):
+                pending(t).too_large = 1
             return True
         self.clear_listed(t, r, keep)
         return True
@@ -430,6 +439,7 @@ cdef class Adaptive(Encoding):
     cdef void zap_words(
             self, Ptdesc* t, Py_ssize_t first, Py_ssize_t last) noexcept nogil:
         cdef uint32_t flagged = t.flagged
+        cdef Run r = run_of(first, last - first)
         cdef Survey v
         cdef Sparse s
         pending(t).surveyed = 0
@@ -441,6 +451,7 @@ cdef class Adaptive(Encoding):
             return
         if kind_of(t.link) == DENSE:
             dense.clear(&self.g, t.link, first, last)
+            self.remember(t, &r, flagged)
         else:
             container.list_words(
                 &self.g, t.link, entries(self.frames, t), 0, self.entries, &s)
@@ -448,21 +459,25 @@ cdef class Adaptive(Encoding):
             survey_words(s.word, s.count, &v)
             write_back(&self.g, self.slabs, t, &v, NULL, &s, True)
         forget_write(t)
-        self.remember(t)
+        self.note_leftovers(t)
 
-    cdef void remember(self, Ptdesc* t) noexcept nogil:
-        """Set a mark if settle or trim has something to do."""
-        cdef Survey v
-        cdef Shape shape
+    cdef inline void note_leftovers(self, Ptdesc* t) noexcept nogil:
+        """Set a mark if settle has something to do."""
         if pending(t).has_object or t.flagged == 0:
             pending(t).unsettled = 1
-        elif kind_of(t.link) >= LISTED and t.link & SHARED == 0:
-            v.count = t.flagged
-            v.bits = ALL >> (64 - (1 << width_of(t.link)))
-            v.uniform = False
-            choose(&self.g, self.slabs, &v, &shape)
-            if too_large(t.link, &shape):
+
+    cdef void remember(self, Ptdesc* t, const Run* r, uint32_t before) noexcept nogil:
+        """Set a mark if trim has something to do.
+
+        A run of a table with ``before`` words was written in place, or zapped.
+        """
+        if kind_of(t.link) >= LISTED and t.flagged < before:
+            excess.forget_limit(t)
+            if t.link & SHARED == 0 and excess.too_many(&self.g, self.slabs, t):
                 pending(t).too_large = 1
+        if t.flagged and not pending(t).too_large and excess.has_excess(
+                &self.g, self.slabs, t, entry_at(r, 0, self.entries - 1)):
+            pending(t).too_large = 1
 
     cdef void settle(self, Ptdesc* t) noexcept nogil:
         if t.next:
@@ -473,18 +488,22 @@ cdef class Adaptive(Encoding):
             self.drop_object(t)
             t.next = 0
 
-    cdef void trim(self, Ptdesc* t) noexcept nogil:
-        cdef uint64_t[MOST] words
+    cdef void trim(self, Ptdesc* t, bint fully) noexcept nogil:
+        cdef const uint64_t* entry = entries(self.frames, t)
         cdef Survey v
         cdef Shape shape
+        cdef Sparse s
         cdef void* p
-        if not pending(t).too_large:
+        if not fully and not pending(t).too_large:
             return
         t.next = 0
-        container.read(&self.g, t.link, entries(self.frames, t), 0, self.entries, words)
-        survey_words(words, self.entries, &v)
+        if not has_object(t.link) or not owns(self.slabs, &self.g, t):
+            return
+        container.list_words(&self.g, t.link, entry, 0, self.entries, &s)
+        survey_words(s.word, s.count, &v)
         choose(&self.g, self.slabs, &v, &shape)
-        if not too_large(t.link, &shape):
+        if shape.nbytes >= class_bytes(class_of(t.link)) or (
+                not fully and not too_large(t.link, &shape)):
             return
         if shape.nbytes:
             # Compacting is optional: if allocation fails, keep the larger container.
@@ -493,9 +512,10 @@ cdef class Adaptive(Encoding):
                 return
             keep_handle(t, handle_of(self.slabs, p), shape.size_class)
         lock_table(t)
-        write_back(&self.g, self.slabs, t, &v, words, NULL, False)
+        write_back(&self.g, self.slabs, t, &v, NULL, &s, False)
         unlock_table(t)
         self.settle(t)
+        t.next = 0
 
     # -- fork -----------------------------------------------------------------
 

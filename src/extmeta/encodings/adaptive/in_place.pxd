@@ -19,9 +19,6 @@ from extmeta.table.vpns cimport Run, entry_at
 cdef enum:
     # Each word that joins a list moves those behind it; more are cheaper to merge.
     JOIN_MOST = 8
-    # A write of fewer words is followed by a look at its neighbours only.
-    SAMPLED_FROM = 32
-    SAMPLES = 8
 
 cdef inline Py_ssize_t joining(
         const Geometry* g, const Ptdesc* t, const uint64_t* entry, const Run* r,
@@ -148,26 +145,3 @@ cdef inline void join_or_leave(
         container.put_word(g, t, e, False, word)
         publish(&entry[e], entry[e] | flag)
         t.flagged += 1
-
-cdef inline bint seems_large(
-        const Geometry* g, uint64_t link, const Run* r) noexcept nogil:
-    """Return whether a sample of a DENSE object's words suggests a smaller container.
-
-    Either all are equal, or all would fit half the width.
-    """
-    cdef int width = width_of(link)
-    cdef void* p = object_of(g, link)
-    cdef Py_ssize_t e = entry_at(r, 0, g.entries - 1)
-    cdef uint64_t first = get(p, width, e)
-    cdef uint64_t differ = 0
-    cdef uint64_t bits = 0
-    cdef uint64_t word
-    cdef Py_ssize_t i
-    # This one is in the cache line that was written.
-    if r.n < SAMPLED_FROM and get(p, width, e ^ 1) != first:
-        return False
-    for i in range(SAMPLES):
-        word = get(p, width, e ^ i * (g.entries // SAMPLES))
-        bits |= word
-        differ |= word ^ first if word else 0
-    return differ == 0 or width > 1 and bits >> (1 << (width - 1)) == 0

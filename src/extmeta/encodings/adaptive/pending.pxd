@@ -41,9 +41,9 @@ cdef inline Pending* pending(Ptdesc* t) noexcept nogil:
     return <Pending*>&t.next
 
 cdef inline void forget_write(Ptdesc* t) noexcept nogil:
-    """Forget all but the kept object."""
+    """Forget all but the kept object and the note for trim()."""
     cdef Pending* p = pending(t)
-    p.prepared = p.surveyed = p.uniform = p.unsettled = p.too_large = p.in_place = 0
+    p.prepared = p.surveyed = p.uniform = p.unsettled = p.in_place = 0
     p.width = p.count = 0
 
 cdef inline void keep_too_large(Ptdesc* t) noexcept nogil:

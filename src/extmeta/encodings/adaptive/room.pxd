@@ -1,14 +1,15 @@
 """The objects behind the links: making room for words, and writing them there."""
 from libc.stdint cimport uint64_t
 
-from extmeta.encodings.adaptive cimport container, reserve, uniform
+from extmeta.encodings.adaptive cimport container, excess, reserve, uniform
 from extmeta.encodings.adaptive.contents cimport Sparse, Survey
 from extmeta.encodings.adaptive.link cimport (
     BOXED, LISTED, SHARED, UNIFORM, Geometry, class_of, has_object, kind_of, object_of,
     width_of)
 from extmeta.encodings.adaptive.pending cimport keep_handle, pending, take_handle
 from extmeta.encodings.adaptive.reserve cimport Reserve
-from extmeta.encodings.adaptive.shape cimport Shape, choose, holds, place_in, serves
+from extmeta.encodings.adaptive.shape cimport (
+    Shape, choose, holds, place_in, serves, too_large)
 from extmeta.memory.frames cimport Ptdesc
 from extmeta.memory.slabs cimport Slabs, class_bytes, handle_of
 
@@ -66,9 +67,10 @@ cdef inline void write_back(
     """
     cdef uint64_t old = t.link
     cdef void* p = NULL
-    cdef Shape shape
+    cdef Shape least, shape
     cdef Survey apart
-    choose(g, slabs, v, &shape)
+    choose(g, slabs, v, &least)
+    shape = least
     if may_stay and shape.kind >= LISTED and holds(g, old, v) and owns(slabs, g, t):
         shape.kind = kind_of(old)
         shape.width = width_of(old)
@@ -92,6 +94,9 @@ cdef inline void write_back(
     if has_object(old) and object_of(g, old) is not p:
         replace_object(g, slabs, t)
     t.link = container.fill(g, &shape, p, v, words, s)
+    excess.forget_limit(t)
+    if has_object(t.link) and too_large(t.link, &least):
+        pending(t).too_large = 1
 
 cdef inline void* object_for(
         const Geometry* g, Slabs slabs, Ptdesc* t, Shape* shape, bint may_stay
