@@ -72,14 +72,14 @@ def test_every_arrow_points_down():
 
 
 def test_reports_import_nothing_that_measures():
-    """But for a calibration: a file of its own, which the report of CPU reads."""
+    """But for files of measurements, which the report of CPU reads."""
     measuring = [
         f"{path.relative_to(PACKAGE)} imports {name}"
         for path, layer in sources()
         if layer == "reports"
         for name in imports(path)
         if name.split(".")[0] in ("cost", "workloads")
-        and name not in ("cost.kernel", "cost.kernel.costs")
+        and name not in ("cost.kernel", "cost.kernel.costs", "cost.kernel.prototype")
     ]
     assert not measuring
 

@@ -11,8 +11,15 @@ BASELINE = "inpte"
 # A second table of the baseline, compared with the first: the noise floor.
 CONTROL = f"{BASELINE} again"
 
+# The baseline's operation on a table of one PTE: the part of its time that a call takes
+# however few PTEs there are.
+CALL = "a call alone"
+
 # The operations that a sweep times, in the order of the report.
 OPERATIONS = ("load", "store", "update", "clear", "scan", "fork", "unmap")
+
+# Operations that are also timed as the kernel's loops do them; see `cost.loop_tasks`.
+LOOPS = ("fork loop", "fork each", "update loop", "unmap loop")
 
 # The placement of the crossover: an equal number of random PTEs in every PTE table.
 EACH = "in each table"
@@ -44,6 +51,33 @@ class Point:
 
     def __str__(self) -> str:
         return f"{100 * self.fraction:g}% {self.placement}".rstrip()
+
+
+@dataclass(frozen=True)
+class Life:
+    """What a forked child does before it exits.
+
+    Attributes
+    ----------
+    share : float
+        In [0, 1].
+    of : {"tables", "PTEs"}
+        It writes one PTE in that share of the tables, or that share of all PTEs.
+    """
+
+    share: float
+    of: str
+
+    def __str__(self) -> str:
+        return f"fork, write {100 * self.share:g}% of {self.of}, exit"
+
+
+# Timed where every PTE has a word; see `cost.forks`. If nothing is written, it makes no
+# difference of what.
+LIVES = (
+    *(Life(share, "tables") for share in (0.0, 0.01, 0.1, 0.5, 1.0)),
+    *(Life(share, "PTEs") for share in (0.01, 0.1, 0.5, 1.0)),
+)
 
 
 @dataclass(frozen=True)

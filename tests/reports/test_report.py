@@ -11,7 +11,18 @@ from hypothesis import strategies as st
 
 import extmeta as em
 from extmeta.reports import bounds, comparison, figures, layout, notes, summary
-from extmeta.rows import EACH, OPERATIONS, Bound, Cpu, Ram, Refused, Subject
+from extmeta.rows import (
+    CALL,
+    CONTROL,
+    EACH,
+    LIVES,
+    OPERATIONS,
+    Bound,
+    Cpu,
+    Ram,
+    Refused,
+    Subject,
+)
 
 SUBJECT = Subject(
     name="numpy",
@@ -130,9 +141,9 @@ from itself by as much.
 Side memory is allocated in pages. What is free in them for further words, up to 2.0 KiB, is not
 counted. The JSON has it.
 Not in the model, and so in none of these numbers: the TLB and the hardware walker, waiting for
-locks, references to struct page, write-protecting at fork, and the kernel's page allocator (ours
-has its pages at hand, and zeroes only tables). Nor are huge pages, which have no word: there are
-none here.
+locks, the kernel's page allocator (ours has its pages at hand, and zeroes only tables), and, but
+entry by entry, references to struct page and write-protecting at fork. Nor are huge pages, which
+have no word: there are none here.
 
 extmeta 0.1.0 (0123456789ab), Linux 6.12.1, A Processor, 2 CPUs, Python 3.11.7, numpy 2.4.6, seed 1,
 2026-11-23T00:00:00Z"""
@@ -607,3 +618,31 @@ def test_what_an_encoding_lacks_is_said_once_and_where():
     document = json.loads(comparison.to_json(rows[:2], {}))
     del document["rows"][1]["where"]
     assert comparison.from_json(json.dumps(document))[0] == rows[:2]
+
+
+def test_the_kernel_s_own_counts_come_before_the_loops():
+    loops = [
+        cpu(name, "fork loop", 0.0, "", 1.01, 1.0, 1.02)
+        for name in (CONTROL, CALL, "linked")
+    ]
+    rows = [SUBJECT, ram("inpte", 0.0, "", 0), ram("linked", 0.0, "", 0), *loops]
+    text = comparison.text(rows, PROVENANCE)
+    first, loop = text.index("In a kernel: Linux 6.12.117"), text.index("fork loop")
+    assert first < text.index("CPU entry by entry, 0%") < loop
+    row = text[text.index("linked, each word copied in the loop") :].splitlines()[0]
+    assert row.split()[7:10] == ["+28.0%", "+32.2%", "+26.4%"]
+    assert "a call alone: the share" in text
+    assert "In a kernel" not in comparison.text(ROWS, PROVENANCE)
+    assert max(map(len, text.splitlines())) <= 100
+
+
+def test_the_lives_of_forks_are_tables_of_their_own():
+    lives = [cpu("linked", str(life), 1.0, "", 1.5, 1.4, 1.6) for life in LIVES]
+    rows = [SUBJECT, ram("inpte", 1.0, "", 20_000), ram("linked", 1.0, "", 20_000)]
+    text = comparison.text([*rows, *lives], PROVENANCE)
+    tables = text[text.index("CPU, fork, write to tables, exit, 100%") :].splitlines()
+    assert tables[1].split() == ["0%", "1%", "10%", "50%", "100%"]
+    assert "CPU, fork, write to PTEs, exit, 100%" in text
+    assert "CPU, 100%" not in text
+    assert "Left out: the page fault before each write" in text
+    assert max(map(len, text.splitlines())) <= 100

@@ -299,6 +299,7 @@ def _sweeps(
                 budget_ns=measure.QUICK_BUDGET_NS if quick else measure.BUDGET_NS,
                 narrow=measure.QUICK_NARROW if quick else measure.NARROW,
                 kind=kind,
+                brief=quick,
                 progress=shown,
             )
             yield from demands.splits(space, forms, args.fields, kind)

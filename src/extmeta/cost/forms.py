@@ -5,7 +5,7 @@ from extmeta.encodings import built_in, encodings, factory_of
 from extmeta.encodings.inpte import places
 from extmeta.fields import Fields
 from extmeta.names import unknown
-from extmeta.rows import CONTROL, Refused
+from extmeta.rows import CALL, CONTROL, Refused
 from extmeta.table.encoding import Encoding
 
 
@@ -124,6 +124,6 @@ def left_out(text: str, error: Exception, where: str = "") -> Refused:
         return Refused(text, str(error), where)
     if isinstance(error, MemoryError):
         return Refused(text, str(error) or "out of memory", where)
-    if text == CONTROL or built_in(text.partition(":")[0]):
+    if text in (CALL, CONTROL) or built_in(text.partition(":")[0]):
         raise error
     return Refused(text, f"{type(error).__name__}: {error}", where)

@@ -1,4 +1,4 @@
-"""Operations as the kernel's loops do them: one entry at a time, under the table's lock.
+"""Operations as the kernel does them: entry by entry, under the lock of the table.
 
 `PageTable.fork` copies a table by one memcpy, so a test or a copy inside the kernel's
 loop over PTEs can't show there. These forms do for each entry what copy_pte_range(),
@@ -22,7 +22,6 @@ from libc.stdlib cimport free
 from libc.string cimport memset
 
 from extmeta.memory.frames cimport Ptdesc, entries, lock_table, unlock_table
-from extmeta.memory.sync cimport once
 from extmeta.pagetable cimport PageTable
 from extmeta.table.encoding cimport (
     ALONE, FLAGGED, MAX_LANES, NEVER, ZERO_WORD, Write)
@@ -35,7 +34,7 @@ cdef extern from "stdlib.h" nogil:
     void* aligned_alloc(size_t alignment, size_t nbytes)
 
 cdef extern from *:
-    # Defined with `once`, for integers of any size.
+    # From sync.pxd, for integers of another size.
     void add_count "extmeta_add"(int32_t* p, int by) noexcept nogil
 
 cdef enum:

@@ -3,21 +3,23 @@
 At each point (a fraction of PTEs flagged, and how they lie) every encoding gets equal
 PTEs and words. Its memory is read; then each operation is timed in pairs with the
 baseline, which keeps words in the PTE. The baseline is also compared with a second
-table of itself: the noise floor.
+table of itself, the noise floor, and with a table of one PTE: what a call takes alone.
 """
 
 from collections.abc import Callable, Iterator, Sequence
 
 from extmeta.arch import arch_named, bit_ranges
-from extmeta.cost import machine, measure
+from extmeta.cost import forks, loop_tasks, machine, measure
 from extmeta.cost.forms import fitting, form, lack, left_out
-from extmeta.cost.space import Space
+from extmeta.cost.measure import Task
+from extmeta.cost.space import Space, sparse_tables
 from extmeta.cost.tasks import OPERATIONS, Filled, PointWords, point_words
 from extmeta.encodings.inpte import places
 from extmeta.fields import Fields
 from extmeta.pagetable import PageTable
 from extmeta.rows import (
     BASELINE,
+    CALL,
     CONTROL,
     Blocks,
     Cpu,
@@ -82,6 +84,24 @@ def cpu_of(
     )
 
 
+def operations_at(
+    point: Point, name: str = "", brief: bool = False
+) -> dict[str, Callable[[Filled], Task]]:
+    """Return what is timed at a point for the encoding that rows call ``name``.
+
+    The kernel's loops are left out at placements other than at random, which takes them
+    to all tables; the lives of forks, unless every PTE has a word. ``brief`` leaves out
+    the loops if only some PTEs have one, and most lives. A call alone is timed for the
+    bulk operations.
+    """
+    ends = ("",) if brief else ("", "random")
+    loops = loop_tasks.TASKS if point.placement in ends else {}
+    lives = forks.BRIEF if brief else forks.TASKS
+    if name == CALL:
+        return OPERATIONS
+    return {**OPERATIONS, **loops, **(lives if point.fraction == 1 else {})}
+
+
 def sweep(
     space: Space,
     forms: Sequence[str],
@@ -93,6 +113,7 @@ def sweep(
     budget_ns: int = measure.BUDGET_NS,
     narrow: float = measure.NARROW,
     kind: str = "different",
+    brief: bool = False,
     progress: Progress | None = None,
 ) -> Iterator[Row]:
     """Compare encodings on one address space, row by row.
@@ -109,6 +130,8 @@ def sweep(
         See `measure.in_rounds`.
     kind : str
         See `placement.words`.
+    brief : bool
+        See `operations_at`.
     progress : callable, optional
         Called with the number of ratios measured, their total, and what comes next.
 
@@ -131,26 +154,30 @@ def sweep(
     yield subject
     yield machine.bound_of(held.base.memory().pte)
     yield from refused
-    bare = {CONTROL: space.bare(BASELINE, held.kept), **held.bare}
-    total = len(points) * len(bare) * len(OPERATIONS)
+    alone = sparse_tables(1, 1, seed, space.arch)
+    call = Held(alone, [], held.kept, seed=seed, kind=kind)
+    bare = {CONTROL: space.bare(BASELINE, held.kept), CALL: call.base, **held.bare}
+    total = sum(len(operations_at(p, text, brief)) for p in points for text in bare)
     done = 0
     for point in points:
         ours, theirs = held.words(point)
+        given = {CONTROL: ours, CALL: call.words(point)[0]}
         base = Filled(held.base, ours)
         yield base.ram(BASELINE, point)
         yield from base.blocks(BASELINE, point)
         for text, table in bare.items():
+            operations = operations_at(point, text, brief)
             try:
-                other = Filled(table, ours if text == CONTROL else theirs)
+                other = Filled(table, given.get(text, theirs))
                 ram_row = other.ram(text, point)
             except Exception as error:  # noqa: BLE001 (left_out raises ours)
                 yield left_out(text, error, str(point))
-                done += len(OPERATIONS)
+                done += len(operations)
                 continue
-            if text != CONTROL:
+            if text not in (CONTROL, CALL):
                 yield ram_row
                 yield from other.blocks(text, point)
-            for operation, task in OPERATIONS.items():
+            for operation, task in operations.items():
                 if progress:
                     progress(done, total, f"{point} flagged: {text} {operation}")
                 done += 1

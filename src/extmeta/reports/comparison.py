@@ -4,9 +4,10 @@ The text is 100 columns wide, the baseline first, and needs no colour. The JSON 
 the rows and where they come from.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, get_args
 
+from extmeta.cost.kernel import prototype
 from extmeta.reports import stored
 from extmeta.reports.arches import arches_tables, by_space
 from extmeta.reports.bounds import bound_line
@@ -16,9 +17,10 @@ from extmeta.reports.demands import demands_table
 from extmeta.reports.head import head
 from extmeta.reports.kernel_shares import calibrations, instruction_tables, ns_tables
 from extmeta.reports.notes import made_line, notes_text
+from extmeta.reports.prototype import prototype_table
 from extmeta.reports.ram import block_tables, ram_tables, split_table
-from extmeta.reports.subjects import by_subject
-from extmeta.rows import EACH, Row
+from extmeta.reports.subjects import Comparison, by_subject
+from extmeta.rows import EACH, LOOPS, Row
 
 FORMAT = "extmeta comparison 1"
 
@@ -44,6 +46,7 @@ def text(rows: Iterable[Row], provenance: dict[str, Any]) -> str:
                 *ram_tables(c),
                 *block_tables(c),
                 *split_table(c),
+                *_in_a_kernel(c),
                 *cpu_tables(c, bool(provenance.get("bounds"))),
                 bound_line(c),
                 *demands_table(c),
@@ -52,6 +55,12 @@ def text(rows: Iterable[Row], provenance: dict[str, Any]) -> str:
             ]
     parts += [notes_text(found), made_line(provenance)]
     return "\n\n".join(part for part in parts if part)
+
+
+def _in_a_kernel(c: Comparison) -> Iterator[str]:
+    """Yield the counts of a real kernel before those of the model's loops."""
+    if any(operation in LOOPS for _point, _encoding, operation in c.cpu):
+        yield prototype_table(prototype.shipped())
 
 
 def to_json(

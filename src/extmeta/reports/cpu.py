@@ -12,7 +12,7 @@ from extmeta.reports.layout import (
     rendered,
 )
 from extmeta.reports.subjects import Comparison
-from extmeta.rows import BASELINE, CONTROL, OPERATIONS, Point
+from extmeta.rows import BASELINE, CALL, CONTROL, LIVES, LOOPS, OPERATIONS, Point
 
 
 def cpu_tables(c: Comparison, over_bound: bool = False) -> Iterator[str]:
@@ -24,17 +24,33 @@ def cpu_tables(c: Comparison, over_bound: bool = False) -> Iterator[str]:
         timed = {op for at, _encoding, op in c.cpu if at == point}
         # In the sweep's order, then any others.
         operations = [op for op in OPERATIONS if op in timed]
-        operations += sorted(timed - {*operations})
+        operations += sorted(timed - {*operations, *LOOPS, *map(str, LIVES)})
         for at in range(0, len(operations), OPERATIONS_ACROSS):
             across = operations[at : at + OPERATIONS_ACROSS]
             yield _cpu_table(c, point, across)
             if over_bound and c.bound:
                 yield _bounds_table(c, point, across)
+        loops = [op for op in LOOPS if op in timed]
+        if loops:
+            yield _cpu_table(c, point, loops, "CPU entry by entry")
+        for of in dict.fromkeys(life.of for life in LIVES):
+            lived = {str(life): life.share for life in LIVES if life.of == of}
+            heads = [f"{100 * share:g}%" for op, share in lived.items() if op in timed]
+            if heads:
+                what = f"CPU, fork, write to {of}, exit"
+                ops = [op for op in lived if op in timed]
+                yield _cpu_table(c, point, ops, what, heads)
 
 
-def _cpu_table(c: Comparison, point: Point, operations: Sequence[str]) -> str:
-    table = new_table("", operations, 15, 11)
-    names = (CONTROL, *c.encodings)
+def _cpu_table(
+    c: Comparison,
+    point: Point,
+    operations: Sequence[str],
+    what: str = "CPU",
+    heads: Sequence[str] = (),
+) -> str:
+    table = new_table("", heads or operations, 15, 11)
+    names = (CONTROL, CALL, *c.encodings)
     rows = {name: [c.cpu.get((point, name, op)) for op in operations] for name in names}
     # The baseline's time is taken from its own pairs, else from another encoding's.
     timed = [
@@ -54,8 +70,8 @@ def _cpu_table(c: Comparison, point: Point, operations: Sequence[str]) -> str:
         if any(rows[name]):
             add_row(table, name, [ratio(row) if row else "" for row in rows[name]])
     title = (
-        f"CPU, {plain(str(point))}: {held.flagged:,} of {c.subject.nr_ptes:,} PTEs flagged; "
-        f"ratio to {BASELINE} and its interval"
+        f"{what}, {plain(str(point))}: {held.flagged:,} of {c.subject.nr_ptes:,} PTEs "
+        f"flagged; ratio to {BASELINE}" + ("" if heads else " and its interval")
     )
     return f"{title}\n{rendered(table)}"
 

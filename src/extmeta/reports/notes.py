@@ -6,12 +6,25 @@ from typing import Any
 from extmeta.reports.figures import size, trust_note
 from extmeta.reports.layout import plain, wrapped
 from extmeta.reports.subjects import Comparison
-from extmeta.rows import BASELINE, CONTROL
+from extmeta.rows import BASELINE, CALL, CONTROL, LIVES, LOOPS
 
 NOT_MODELLED = (
     "Not in the model, and so in none of these numbers: the TLB and the hardware "
-    "walker, waiting for locks, references to struct page, write-protecting at fork, and the "
-    "kernel's page allocator (ours has its pages at hand, and zeroes only tables)."
+    "walker, waiting for locks, the kernel's page allocator (ours has its pages at hand, "
+    "and zeroes only tables), and, but entry by entry, references to struct page and "
+    "write-protecting at fork."
+)
+LOOPS_SAY = (
+    "Entry by entry, as in the kernel's loops, under the lock: each entry is tested, its "
+    "page counted, and itself written. loop: a table's words are copied at once, shared, "
+    "set or forgotten by one call of the encoding. each: each entry's flag is tested and "
+    "its word copied alone. Left out: swap counts, large folios, the TLB, rmap, memory "
+    "cgroups, the freeing of pages."
+)
+LIVES_SAY = (
+    "Fork, write, exit: the child changes words and unmaps everything. tables: one word "
+    "in that share of the tables; PTEs: that share of all words. Left out: the page fault "
+    "before each write, and the copy of the page."
 )
 NO_HUGE = "Nor are huge pages, which have no word: there are none here."
 HUGE = "Huge pages have no PTE, and so no word in any encoding."
@@ -31,6 +44,15 @@ def notes_text(found: Sequence[Comparison]) -> str:
             f"below 1 is faster than {BASELINE}. {CONTROL}: another table of it, the "
             "noise floor."
         )
+    if any(encoding == CALL for c in found for _point, encoding, _op in c.cpu):
+        lines.append(
+            f"{CALL}: the share of {BASELINE}'s time that it takes on a table of one PTE. "
+            "Every encoding has about that time in common, so with c for this share and r "
+            "for a ratio, (r - c) / (1 - c) is the ratio without it."
+        )
+    timed = {operation for c in found for _point, _encoding, operation in c.cpu}
+    lines += [LOOPS_SAY] * (not timed.isdisjoint(LOOPS))
+    lines += [LIVES_SAY] * (not timed.isdisjoint(map(str, LIVES)))
     lines += trust_note(
         (row, c.cpu.get((point, CONTROL, operation)))
         for c in found

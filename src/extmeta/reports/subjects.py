@@ -5,6 +5,7 @@ from collections.abc import Iterable
 
 from extmeta.rows import (
     BASELINE,
+    CALL,
     CONTROL,
     Blocks,
     Bound,
@@ -44,7 +45,7 @@ class Comparison:
     def encodings(self) -> list[str]:
         names = [name for _point, name in self.ram]
         names += [name for _point, name, _operation in self.cpu]
-        return [n for n in dict.fromkeys(names) if n not in (BASELINE, CONTROL)]
+        return [n for n in dict.fromkeys(names) if n not in (BASELINE, CALL, CONTROL)]
 
     @property
     def timed(self) -> set[tuple[Point, str]]:

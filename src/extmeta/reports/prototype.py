@@ -1,0 +1,36 @@
+"""The table of a real kernel with words beside its PTE tables."""
+
+from extmeta.cost.kernel.prototype import STOCK, Prototype
+from extmeta.reports.layout import add_row, new_table, rendered, wrapped
+
+# The kernel's operation, and the column's head. A first fork allocates what later ones
+# find in caches.
+SHOWN = (
+    ("fork_1st", "fork\n1st"),
+    ("fork_2nd", "fork\n2nd"),
+    ("fork_3rd", "fork\n3rd"),
+    ("mprotect_ro", "mprotect\nRO"),
+    ("uffd_wp_on", "uffd-wp\non"),
+    ("munmap", "munmap"),
+)
+
+
+def prototype_table(p: Prototype) -> str:
+    """Return what words add to a kernel's own operations, in percent."""
+    table = new_table("", [head for _op, head in SHOWN], 41, 8)
+    add_row(table, STOCK, [f"{p.costs[op][STOCK]:.1f}" for op, _head in SHOWN])
+    for form in p.forms:
+        if form != STOCK:
+            cells = [f"{100 * p.extra(op, form):+.1f}%" for op, _head in SHOWN]
+            add_row(table, form, cells)
+    return "\n".join(
+        (
+            wrapped(
+                f"In a kernel: Linux {p.kernel}. {p.unit[:1].upper()}{p.unit[1:]}, and "
+                "what 64-bit words add to the stock kernel's. All PTEs have a word "
+                f"unless the row says otherwise. {p.program}; {p.machine}. Left out: "
+                f"{p.leaves_out}."
+            ),
+            rendered(table),
+        )
+    )
