@@ -1,5 +1,5 @@
 """What does it cost to copy PTEs and words to a second table?"""
 
 
-def bench_fork(benchmark, bench, space, encoding, point):
-    bench.time(benchmark, "fork", space, encoding, point)
+def bench_fork(paired, benchmark, bench, space, encoding, point):
+    bench.time(paired, benchmark, "fork", space, encoding, point)

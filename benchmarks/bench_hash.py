@@ -22,7 +22,6 @@ from functools import cache, partial
 
 import numpy as np
 import pytest
-from conftest import alone
 
 import extmeta as em
 from extmeta.checks import must, same
@@ -38,13 +37,6 @@ NR_LOOKUPS = 1 << 17
 # Buckets of cykhash at the sizes compared, and how full it may be.
 BUCKETS = (1 << 14, 1 << 18, 1 << 21)
 FULL = 0.77
-NAMES = ("insert", "grow", "hit", "miss", "bulk", "table")
-HEAD = (
-    "hash against cykhash, 64-bit words: bytes a word; ratios of time with the longer",
-    "side of their interval; ns of cykhash's hit",
-    f"{'words':>10} {'cykhash':>8} {'hash':>5} {'ns':>4}"
-    + "".join(f"{name:>12}" for name in NAMES),
-)
 
 
 def sizes(buckets):
@@ -111,7 +103,7 @@ class Both:
         return Task(lambda: vpns, load, same_as(expected))
 
     def pairs(self):
-        """Yield each comparison's name, its two tasks, and how much each does."""
+        """Yield each comparison's name and its two tasks."""
         zeros = np.zeros(len(self.misses), np.int64)
         for name, hint, method in (
             ("insert", 1.25, VpnHash.store),
@@ -120,18 +112,17 @@ class Both:
             made = partial(
                 cykhash.Int64toInt64Map_from_buffers, self.vpns, self.words, hint
             )
-            yield name, *self.inserts(made, method), len(self.vpns)
+            yield name, *self.inserts(made, method)
         hit = partial(self.by_peer, self.hits, self.found)
         ours = partial(self.by, vpns=self.hits, expected=self.found)
-        yield "hit", hit(), ours(self.ours.load_each), NR_LOOKUPS
+        yield "hit", hit(), ours(self.ours.load_each)
         yield (
             "miss",
             self.by_peer(self.misses, zeros),
             self.by(self.ours.load_each, self.misses, zeros),
-            len(zeros),
         )
-        yield "bulk", hit(), ours(self.ours.load), NR_LOOKUPS
-        yield "table", hit(), ours(self.table().load), NR_LOOKUPS
+        yield "bulk", hit(), ours(self.ours.load)
+        yield "table", hit(), ours(self.table().load)
 
     def inserts(self, by_peer, method):
         vpns, words = self.vpns.astype(np.uint64), self.words.astype(np.uint64)
@@ -163,22 +154,15 @@ def same_as(expected):
     return check
 
 
-def bench_hash(benchmark, paired, results, seed, nr_words):
+def bench_hash(paired, seed, nr_words):
     both = Both(nr_words, seed)
-    ours, peer = both.ours.held, bytes_of_cykhash(both.vpns, both.words)
-    line = ""
-    for name, theirs, own, count in both.pairs():
-        found = paired(theirs, own)
-        if name == "hit":
-            hit_ns = found.baseline_ns / count
-            alone(benchmark, f"hash, {nr_words:,} words", own)
-        wide = max(found.ratio / found.low, found.high / found.ratio) - 1
-        line += f"{found.ratio:>6.2f} ±{min(wide, 9.99):>4.0%}"
-        benchmark.extra_info[name] = [found.ratio, found.low, found.high]
-    benchmark.extra_info.update(hash_bytes=ours, cykhash_bytes=peer)
-    if HEAD[0] not in results.notes:
-        results.notes.extend(HEAD)
-    results.notes.append(
-        f"{nr_words:>10,} {peer / nr_words:>8.1f} {ours / nr_words:>5.1f} {hit_ns:>4.0f}"
-        + line
-    )
+    ram = bytes_of_cykhash(both.vpns, both.words), both.ours.held
+    for name, theirs, own in both.pairs():
+        paired(
+            theirs,
+            own,
+            name=name,
+            baseline_name="cykhash",
+            group=f"hash, {nr_words:,} words of 64 bits",
+            ram=ram,
+        )

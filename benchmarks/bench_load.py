@@ -1,5 +1,5 @@
 """What does it cost to load every word, by an ascending array of vpns?"""
 
 
-def bench_load(benchmark, bench, space, encoding, point):
-    bench.time(benchmark, "load", space, encoding, point)
+def bench_load(paired, benchmark, bench, space, encoding, point):
+    bench.time(paired, benchmark, "load", space, encoding, point)

@@ -22,11 +22,11 @@ def build(filled):
     return Task(list, run, check, list.clear, each=True)
 
 
-def bench_map(benchmark, bench, space, encoding):
-    bench.time(benchmark, "map", space, encoding, BARE, build)
+def bench_map(paired, benchmark, bench, space, encoding):
+    bench.time(paired, benchmark, "map", space, encoding, BARE, build)
 
 
-def bench_build_capture(benchmark, bench, encoding, shipped_name):
+def bench_build_capture(paired, benchmark, bench, encoding, shipped_name):
     capture = load_capture(shipped()[shipped_name])
     space = space_of(capture, shipped_name)
-    bench.time(benchmark, "build", space, encoding, BARE, build)
+    bench.time(paired, benchmark, "build", space, encoding, BARE, build)

@@ -70,26 +70,20 @@ def filled():
 
 
 @pytest.mark.parametrize("operation", OPERATIONS)
-def bench_codes(benchmark, results, paired, operation):
+def bench_codes(paired, results, operation):
     space, bare, base, again, compact = filled()
     results.begin(space, FIELDS, bare)
     task_of = tasks.OPERATIONS[operation]
-    for name, other in ((CONTROL, again), ("compact", compact)):
-        found = paired(task_of(base), task_of(other))
+    for name, other in (("compact", compact), (CONTROL, again)):
+        found = paired(
+            task_of(base),
+            task_of(other),
+            name=name,
+            baseline_name=BASELINE,
+            group=f"{operation} of codes",
+            table=False,
+        )
         row = sweep.cpu_of(name, operation, POINT, len(space.vpns), found)
         results.add(space, row)
     results.add(space, base.ram(BASELINE, POINT))
     results.add(space, compact.ram("compact", POINT))
-    benchmark.group = f"{operation} of codes"
-    benchmark.extra_info.update(ratio=row.ratio, low=row.low, high=row.high)
-    task = task_of(compact)
-    pending = []
-
-    def ready():
-        pending.append(task.ready())
-        return (pending[-1],), {}
-
-    def done(_state):
-        task.done(pending.pop())
-
-    benchmark.pedantic(task.run, setup=ready, teardown=done, rounds=10)

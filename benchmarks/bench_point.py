@@ -25,5 +25,5 @@ def point_load(filled):
     return Task(lambda: vpn, filled.table.load, check)
 
 
-def bench_point(benchmark, bench, one_table, encoding, end):
-    bench.time(benchmark, "load(int)", one_table, encoding, end, point_load, 1)
+def bench_point(paired, benchmark, bench, one_table, encoding, end):
+    bench.time(paired, benchmark, "load(int)", one_table, encoding, end, point_load, 1)

@@ -52,5 +52,7 @@ def random_load(filled):
     return Task(lambda: turns, run, check)
 
 
-def bench_random(benchmark, own_bench, wide, encoding, end):
-    own_bench.time(benchmark, "random load", wide, encoding, end, random_load, NR_LOADS)
+def bench_random(paired, benchmark, own_bench, wide, encoding, end):
+    own_bench.time(
+        paired, benchmark, "random load", wide, encoding, end, random_load, NR_LOADS
+    )

@@ -3,7 +3,7 @@
 The bound is the time of reading all PTE tables, measured in the same run: in
 extra_info, and as a row of the summary. Only who need not read them is below.
 How near the baseline comes to it is measured by turns with reading an array of
-that size, so that both find the caches alike; it is told under the summary.
+that size, so that both find the caches alike.
 """
 
 from extmeta.cost import tasks
@@ -12,8 +12,8 @@ from extmeta.reports.bounds import bound_ns
 from extmeta.rows import BASELINE, Ram
 
 
-def bench_scan(benchmark, bench, results, space, encoding, point):
-    row = bench.time(benchmark, "scan", space, encoding, point)
+def bench_scan(paired, benchmark, bench, results, space, encoding, point):
+    row = bench.time(paired, benchmark, "scan", space, encoding, point)
     subject, bound = results.heads[space.name]
     held = results.rows[space.name][Ram, BASELINE, None, row.fraction, row.placement]
     least = bound_ns(bound, "scan", held, subject.nr_ptes)
@@ -23,8 +23,10 @@ def bench_scan(benchmark, bench, results, space, encoding, point):
     )
     if encoding == BASELINE:
         base, _ = bench.filled(space, encoding, point)
-        found = bench.paired(reading(bound.table_bytes), tasks.scan(base))
-        results.notes.append(
-            f"scan by {BASELINE}, {space.name}, {point} flagged: {found.ratio:.2f} x the "
-            f"time of reading as many bytes [{found.low:.2f}, {found.high:.2f}]"
+        paired(
+            reading(bound.table_bytes),
+            tasks.scan(base),
+            name=f"{point} flagged",
+            baseline_name="reading as many bytes",
+            group=f"scan by {BASELINE}, {space.name}",
         )

@@ -5,7 +5,6 @@ of all it moves twice the bytes that a load does. `measures.py M10` has random o
 """
 
 import pytest
-from conftest import alone
 
 from extmeta.checks import must
 from extmeta.cost.measure import Task
@@ -32,35 +31,27 @@ def sides(table, vpns, expected):
     )
 
 
-def compared(benchmark, bench, group, space, encoding, end, vpns_of, words_of):
+def compared(paired, bench, group, space, encoding, end, vpns_of, words_of):
     _base, filled = bench.filled(space, encoding, end)
-    pair = sides(filled.table, vpns_of(filled), words_of(filled))
-    alone(benchmark, f"{group}, {end} flagged", pair[1])
-    found = bench.paired(*pair)
-    benchmark.extra_info.update(
-        encoding=encoding,
-        point=str(end),
-        ratio_to_load=found.ratio,
-        low=found.low,
-        high=found.high,
-    )
-    bench.results.notes.append(
-        f"{group} over load, {encoding}, {end} flagged: "
-        f"{found.ratio:.3f} [{found.low:.3f}, {found.high:.3f}]"
+    paired(
+        *sides(filled.table, vpns_of(filled), words_of(filled)),
+        name=encoding,
+        baseline_name="load",
+        group=f"{group}, {end} flagged",
     )
 
 
-def bench_snapshot(benchmark, bench, space, encoding, end):
+def bench_snapshot(paired, bench, space, encoding, end):
     compared(
-        *(benchmark, bench, "snapshot", space, encoding, end),
+        *(paired, bench, "snapshot", space, encoding, end),
         lambda filled: filled.load.space.vpns,
         lambda filled: filled.load.words,
     )
 
 
-def bench_snapshot_of_one(benchmark, bench, one_table, encoding, end):
+def bench_snapshot_of_one(paired, bench, one_table, encoding, end):
     compared(
-        *(benchmark, bench, "snapshot(int)", one_table, encoding, end),
+        *(paired, bench, "snapshot(int)", one_table, encoding, end),
         lambda filled: int(filled.load.space.vpns[7]),
         lambda filled: int(filled.load.words[7]),
     )

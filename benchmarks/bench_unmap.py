@@ -1,5 +1,5 @@
 """What does it cost to drop PTEs and words over a range?"""
 
 
-def bench_unmap(benchmark, bench, space, encoding, point):
-    bench.time(benchmark, "unmap", space, encoding, point)
+def bench_unmap(paired, benchmark, bench, space, encoding, point):
+    bench.time(paired, benchmark, "unmap", space, encoding, point)

@@ -1,5 +1,5 @@
 """What does it cost to set a bit of every word over a range (write-protect)?"""
 
 
-def bench_update(benchmark, bench, space, encoding, point):
-    bench.time(benchmark, "update", space, encoding, point)
+def bench_update(paired, benchmark, bench, space, encoding, point):
+    bench.time(paired, benchmark, "update", space, encoding, point)

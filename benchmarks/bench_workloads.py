@@ -65,7 +65,7 @@ def bench_workload(benchmark, played, name, encoding):
             replay, extra = player.played(form(encoding))
     except ValueError as error:
         rows.append(Refused(encoding, str(error)))
-        pytest.skip(str(error))
+        pytest.skip(f"{encoding} can't hold the words: see the report")
     if encoding != BASELINE:
         rows.append(Peak(encoding, extra))
     found = paired(player.base_replay, replay, seed=played.seed, **played.budget)

@@ -1,38 +1,45 @@
 """What the benchmarks share: tables by encoding and point, pairs, and the summary.
 
-Every bench_*.py asks one question of one operation. pytest-benchmark times and
-stores it; `extmeta.cost.measure.paired` compares it with the baseline in the same
-breath. The ratios and the RAM go into extra_info, and at the end into a table.
+Every bench_*.py asks one question of one operation. The fixture `paired` of
+`extmeta.pytest_plugin` compares it with the baseline, and has pytest-benchmark time
+and store it. The ratios and the RAM go into extra_info, and at the end into a table.
 """
 
-from functools import cache
+from functools import cache, partial
+from pathlib import Path
 
 import pytest
 
 from extmeta.arch import arch_named
 from extmeta.captures.capture import load_capture, shipped
 from extmeta.commands.arguments import DEFAULT_FIELDS, fields_of
-from extmeta.cost import machine, measure, origin, placement, sweep, tasks
+from extmeta.cost import machine, origin, placement, sweep, tasks
 from extmeta.cost.forms import default_forms, fitting, form, left_out
 from extmeta.cost.placement import PLACEMENTS
 from extmeta.cost.space import full_tables, space_of
 from extmeta.cost.tasks import Filled
-from extmeta.reports import comparison
+from extmeta.reports import comparison, cpu, head, notes, subjects
+from extmeta.reports.figures import size
+from extmeta.reports.layout import add_row, new_table, rendered
 from extmeta.rows import BASELINE, CONTROL, Refused
 
 # 2**18 PTEs, 1 GiB of mapped memory: 2 MiB of PTE tables, in one go 0.2 to 2 ms.
 NR_TABLES = 512
 
-# What pytest-benchmark stores; the ratios have samples of their own.
-ROUNDS = 10
-
 # Of a ratio: what it is given of the minutes that all of them may take.
 PAIRED = {"rounds": 60, "budget_ns": 300_000_000}
-PAIRED_QUICK = {"rounds": 60, "budget_ns": 100_000_000, "narrow": 0.05}
+PAIRED_QUICK = {"rounds": 60, "budget_ns": 80_000_000, "narrow": 0.05}
+
+# What pytest-benchmark spends on a test that leaves the number of rounds to it.
+QUICK_SECONDS = 0.1
 
 POINTS = placement.points(sweep.FRACTIONS, PLACEMENTS)
 POINTS_QUICK = placement.points((0.0, 0.01, 1.0), ("random",))
 ENDS = placement.points((0.0, 1.0), ())
+
+# A report of more lines goes into the file, and only a part of it to the terminal.
+SHORT = 100
+REPORT = Path(".benchmarks", "report.txt")
 
 
 def pytest_addoption(parser):
@@ -47,6 +54,9 @@ def pytest_addoption(parser):
         f"(default: {NR_TABLES})",
     )
     group.addoption("--seed", type=int, default=0)
+    group.addoption(
+        "--full", action="store_true", help=f"print all that {REPORT} would have"
+    )
 
 
 def pytest_generate_tests(metafunc):
@@ -76,7 +86,15 @@ point = pytest.fixture(_point_named, name="point")
 end = pytest.fixture(_point_named, name="end")
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_configure(config):
+    option = config.option
+    # pytest-benchmark's tables are 235 columns wide and have no ratio.
+    asked = (option.benchmark_columns, option.benchmark_compare)
+    option.benchmark_quiet = not (option.benchmark_verbose or any(asked))
+    option.no_header = not option.verbose
+    if option.quick:
+        option.benchmark_max_time = QUICK_SECONDS
     if config.getoption("numprocesses", None):
         raise pytest.UsageError("benchmarks are timed one at a time: leave out -n")
 
@@ -113,8 +131,8 @@ class Results:
             point = (getattr(row, "fraction", 0), getattr(row, "placement", ""))
             return (*point, forms.index(row.encoding))
 
-        for name, head in self.heads.items():
-            yield from head
+        for name, rows in self.heads.items():
+            yield from rows
             yield from sorted(self.rows[name].values(), key=place)
 
 
@@ -138,10 +156,11 @@ def seed(request):
     return request.config.getoption("seed")
 
 
-@pytest.fixture(scope="session")
-def paired(request, seed):
+@pytest.fixture
+def paired(request, paired, benchmark, seed):
+    """The plugin's fixture, in less time; pytest-benchmark stores what it finds."""
     options = PAIRED_QUICK if request.config.getoption("quick") else PAIRED
-    return lambda *pair: measure.paired(*pair, seed=seed, **options)
+    return partial(paired, floor=False, seed=seed, **options)
 
 
 @pytest.fixture(scope="session")
@@ -154,8 +173,8 @@ def space(request):
 
 
 @pytest.fixture(scope="session")
-def new_bench(fields, seed, paired, results):
-    return lambda: Bench(fields, seed, paired, results)
+def new_bench(fields, seed, results):
+    return lambda: Bench(fields, seed, results)
 
 
 @pytest.fixture(scope="session")
@@ -166,10 +185,9 @@ def bench(new_bench):
 class Bench:
     """Runs operations on tables, and keeps what the session can use again."""
 
-    def __init__(self, fields, seed, paired, results):
+    def __init__(self, fields, seed, results):
         self.fields = fields
         self.seed = seed
-        self.paired = paired
         self.results = results
         self.words = cache(self._words)
         self.base = cache(self._base)
@@ -204,19 +222,30 @@ class Bench:
         except Exception as error:  # noqa: BLE001 (left_out raises ours)
             refused = left_out(encoding, error)
             self.results.add(space, refused)
-            pytest.skip(refused.why)
+            pytest.skip(
+                f"{encoding} can't hold the words or can't do it: see the report"
+            )
         if encoding != BASELINE:
             self.results.add(space, other.ram(encoding, point))
         return base, other
 
     def time(
-        self, benchmark, operation, space, encoding, point, task_of=None, nr_ptes=None
+        self,
+        paired,
+        benchmark,
+        operation,
+        space,
+        encoding,
+        point,
+        task_of=None,
+        nr_ptes=None,
     ):
         """Time an operation, alone and by turns with the baseline's.
 
         Parameters
         ----------
-        benchmark : BenchmarkFixture
+        paired, benchmark
+            The fixtures.
         operation : str
         space : Space
         encoding : str
@@ -232,25 +261,18 @@ class Bench:
         """
         task_of = task_of or tasks.OPERATIONS[operation]
         base, other = self.filled(space, encoding, point)
-        pair = task_of(base), task_of(other)
-        alone(benchmark, f"{operation}, {point} flagged", pair[1])
-        row = sweep.cpu_of(
-            CONTROL if encoding == BASELINE else encoding,
-            operation,
-            point,
-            nr_ptes or len(space.vpns),
-            self.paired(*pair),
+        found = paired(
+            task_of(base),
+            task_of(other),
+            name=encoding,
+            baseline_name=BASELINE,
+            group=f"{operation}, {point} flagged",
+            table=False,
         )
+        name = CONTROL if encoding == BASELINE else encoding
+        row = sweep.cpu_of(name, operation, point, nr_ptes or len(space.vpns), found)
         self.results.add(space, row)
-        benchmark.extra_info.update(
-            encoding=encoding,
-            point=str(point),
-            ratio=row.ratio,
-            low=row.low,
-            high=row.high,
-            baseline_ns_per_pte=row.baseline_ns,
-            pairs=row.pairs,
-        )
+        benchmark.extra_info.update(baseline_ns_per_pte=row.baseline_ns)
         self.remember(benchmark, other, other.ram(encoding, point))
         return row
 
@@ -270,38 +292,6 @@ class Bench:
         )
 
 
-def alone(benchmark, group, task):
-    """Have pytest-benchmark time a task, and check its result."""
-    benchmark.group = group
-    if not task.each:
-        state = task.ready()
-        repeat = measure.calibrate(task)
-        result = benchmark.pedantic(
-            task.run, (state,), rounds=ROUNDS, iterations=repeat
-        )
-        task.check(state, result)
-        task.done(state)
-        return
-    pending = []
-
-    def ready():
-        pending.append(task.ready())
-        return (pending[-1],), {}
-
-    def done(state):
-        # `check` asks the state, not what was returned.
-        task.check(state, None)
-        task.done(state)
-        pending.clear()
-
-    benchmark.pedantic(
-        task.run, setup=ready, teardown=done, rounds=ROUNDS, iterations=1
-    )
-    # With --benchmark-disable it runs once, and nothing is torn down.
-    for state in [*pending]:
-        done(state)
-
-
 @pytest.hookimpl(trylast=True)
 def pytest_terminal_summary(terminalreporter, config):
     found = config.stash.get(RESULTS, None)
@@ -310,8 +300,36 @@ def pytest_terminal_summary(terminalreporter, config):
     provenance = origin.provenance(
         ["pytest", *config.invocation_params.args], config.getoption("seed")
     )
-    terminalreporter.section("extmeta: paired ratios and RAM")
-    if found.heads:
-        terminalreporter.write_line(comparison.text(found.all(), provenance))
-    for note in found.notes:
-        terminalreporter.write_line(note)
+    report = [comparison.text(found.all(), provenance)] if found.heads else []
+    text = "\n".join([*report, *found.notes])
+    if config.getoption("full") or not report or text.count("\n") < SHORT:
+        terminalreporter.section("extmeta: paired ratios and RAM")
+        terminalreporter.write_line(text)
+        return
+    REPORT.parent.mkdir(exist_ok=True)
+    REPORT.write_text(f"{text}\n")
+    terminalreporter.section("extmeta: paired ratios and RAM, in short")
+    terminalreporter.write_line(short(subjects.by_subject(found.all()), provenance))
+    terminalreporter.write_line(f"\n{REPORT} has all points, tables and workloads.")
+
+
+def short(found, provenance):
+    """Return the most important of some comparisons: the first space, a few points."""
+    first, *_others = found
+    first.ram = {key: r for key, r in first.ram.items() if key[0] in POINTS_QUICK}
+    first.cpu = {
+        key: row
+        for key, row in first.cpu.items()
+        if key[0] in POINTS_QUICK and key[2] in tasks.OPERATIONS
+    }
+    parts = [head.head(first), ram_table(first), *cpu.cpu_tables(first)]
+    return "\n\n".join([*parts, notes.notes_text(found), notes.made_line(provenance)])
+
+
+def ram_table(found):
+    """Return what each encoding holds beyond the baseline's page tables."""
+    table = new_table(f"RAM beyond {BASELINE}", [*map(str, found.points)], 17, 11)
+    for name in found.encodings:
+        held = [found.extra(point, name) for point in found.points]
+        add_row(table, name, ["" if n is None else size(n) for n in held])
+    return rendered(table)

@@ -65,8 +65,9 @@ class Pairs:
         setup: Callable[[], Any] | None = None,
         teardown: Callable[[Any], object] | None = None,
         check: Callable[[Any], object] | None = None,
-        ram: Callable[[Any], int] | bool = False,
+        ram: Callable[[Any], int] | tuple[int, int] | bool = False,
         floor: bool = True,
+        table: bool = True,
         max_ratio: float | None = None,
         max_ram_ratio: float | None = None,
         max_instruction_ratio: float | None = None,
@@ -89,9 +90,11 @@ class Pairs:
         ram : bool or callable, optional
             True: the most that a run has allocated, as `tracemalloc` sees it. Memory that
             a library takes without telling Python is not in it. Or a function of a
-            run's result that returns the bytes it holds.
+            run's result that returns the bytes it holds. Or both sides' bytes.
         floor : bool, optional
             Whether to time the baseline against itself, which takes as long again.
+        table : bool, optional
+            Whether the table at the end of the run has it.
         max_ratio, max_ram_ratio, max_instruction_ratio : float, optional
             The test fails if the ratio of time, RAM or instructions is above, for time:
             if the upper end of its interval is. The marker ``paired`` sets them for a
@@ -138,11 +141,12 @@ class Pairs:
             floor=self._floor(baseline, sides[0], options) if floor else None,
             baseline_ns=found.baseline_ns,
             pairs=found.pairs,
+            repeat=found.repeat,
             waited=found.waited,
             ram=_ram(sides, ram or "max_ram_ratio" in limits),
             instructions=self._instructions("max_instruction_ratio" in limits),
         )
-        self._remember(row, sides[1])
+        self._remember(row, sides[1], table)
         if said := [*exceeded(row, limits)]:
             pytest.fail("\n".join(said), pytrace=False)
         return row
@@ -197,9 +201,10 @@ class Pairs:
         except ValueError as error:
             pytest.fail(f"the run under valgrind failed: {error}", pytrace=False)
 
-    def _remember(self, row: Compared, task: Task) -> None:
+    def _remember(self, row: Compared, task: Task, table: bool) -> None:
         told = dataclasses.asdict(row)
-        self.node.user_properties.append(("paired", told))
+        if table:
+            self.node.user_properties.append(("paired", told))
         if "benchmark" in self.request.fixturenames:
             benchmark = self.request.getfixturevalue("benchmark")
             if not _used(benchmark):
@@ -280,12 +285,14 @@ def _counting(sides: Sequence[Task], group: str, names: tuple[str, str]) -> Comp
         once.once(task.run, state)
         task.done(state)
     baseline, name = names
-    return Compared(group, name, baseline, 1, 1, 1, None, 0, 0, 0)
+    return Compared(group, name, baseline, 1, 1, 1, None, 0, 0, 1, 0)
 
 
 def _ram(
-    sides: Sequence[Task], ram: Callable[[Any], int] | bool
+    sides: Sequence[Task], ram: Callable[[Any], int] | tuple[int, int] | bool
 ) -> tuple[int, int] | None:
+    if isinstance(ram, tuple):
+        return ram
     if not ram:
         return None
     baseline, other = (_peak(t) if ram is True else _held(t, ram) for t in sides)

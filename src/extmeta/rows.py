@@ -398,7 +398,8 @@ class Compared:
         The same three of the baseline against itself.
     baseline_ns : float
         CPU time of one run.
-    pairs : int
+    pairs, repeat : int
+        Number of pairs, and of runs in a sample.
     waited : float
         Share of the time in which other programs had the processor.
     ram, instructions : (int, int) or None
@@ -414,6 +415,7 @@ class Compared:
     floor: tuple[float, float, float] | None
     baseline_ns: float
     pairs: int
+    repeat: int
     waited: float
     ram: tuple[int, int] | None = None
     instructions: tuple[int, int] | None = None

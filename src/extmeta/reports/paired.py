@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from extmeta.reports.figures import BUSY, MARK, UNSTABLE, size
-from extmeta.reports.layout import COLUMNS, add_row, new_table, rendered, wrapped
+from extmeta.reports.layout import COLUMNS, add_row, new_table, plain, rendered, wrapped
 from extmeta.rows import Compared
 
 # What a limit is called, and what it limits.
@@ -55,13 +55,16 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
     counted = any(row.instructions for row in found)
     heads = ["ratio", "95% interval", "baseline"]
     heads += ["RAM", "RAM ratio"] * with_ram + ["instr. ratio"] * counted
-    drawn = new_table("", heads, COLUMNS - (WIDTH + 1) * len(heads), WIDTH)
-    for group in dict.fromkeys(row.group for row in found):
-        add_row(drawn, group, [])
-        told: set[str] = set()
-        for row in (row for row in found if row.group == group):
-            if row.floor and row.baseline not in told:
-                told.add(row.baseline)
+    lines = []
+    for at, group in enumerate(dict.fromkeys(row.group for row in found)):
+        members = [row for row in found if row.group == group]
+        baselines = dict.fromkeys(row.baseline for row in members)
+        drawn = new_table("", heads, COLUMNS - (WIDTH + 1) * len(heads), WIDTH)
+        drawn.show_header = at == 0
+        floors: set[str] = set()
+        for row in members:
+            if row.floor and row.baseline not in floors:
+                floors.add(row.baseline)
                 cells = _times(row.floor, row)
                 add_row(drawn, f"  {row.baseline} again", cells)
             cells = _times((row.ratio, row.low, row.high), row)
@@ -70,9 +73,13 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
                 cells += [size(row.ram[1]) if row.ram else "", _maybe(row.ram_ratio)]
             if counted:
                 cells.append(_maybe(row.instruction_ratio))
-            of = "" if row.floor else f" / {row.baseline}"
+            of = f" / {row.baseline}" if len(baselines) > 1 else ""
             add_row(drawn, f"  {row.name}{of}", cells)
-    return "\n".join([rendered(drawn), "", *map(wrapped, _notes(found))])
+        over = f", over {next(iter(baselines))}" if len(baselines) == 1 else ""
+        body = rendered(drawn).split("\n")
+        lines += body[: not at]
+        lines += [plain(f"{group}{over}")[:COLUMNS], *body[not at :]]
+    return "\n".join([*lines, "", *map(wrapped, _notes(found))])
 
 
 def _times(ratio: tuple[float, float, float], row: Compared) -> list[str]:
