@@ -320,7 +320,38 @@ class Split:
     nbytes: int
 
 
-Row = Subject | Bound | Refused | Ram | Cpu | Counted | Demand | Blocks | Split
+@dataclass(frozen=True)
+class Spread:
+    """How the PTEs of an address space lie, and those that are flagged at one point.
+
+    A cell is a PTE table, or several neighbours in a large address space. Cells without
+    a PTE are left out.
+
+    Attributes
+    ----------
+    fraction : float
+    placement : str
+    tables : list of int
+        Number of PTE tables by flagged PTEs: with none, with 1, with 2 to 3, with 4 to
+        7, and so on.
+    cell_tables : int
+        PTE tables that a cell spans.
+    first_vpns : list of int
+        First vpn that each cell can map, ascending.
+    ptes, flagged : list of int
+        PTEs of each cell, and those among them that have a word.
+    """
+
+    fraction: float
+    placement: str
+    tables: list[int]
+    cell_tables: int
+    first_vpns: list[int]
+    ptes: list[int]
+    flagged: list[int]
+
+
+Row = Subject | Bound | Refused | Ram | Cpu | Counted | Demand | Blocks | Split | Spread
 
 
 @dataclass(frozen=True)

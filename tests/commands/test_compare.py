@@ -24,6 +24,7 @@ from extmeta.rows import (
     Point,
     Ram,
     Refused,
+    Spread,
     Subject,
     smallest,
 )
@@ -229,7 +230,7 @@ def test_nothing_is_timed_for_ram_alone_and_it_is_the_sweep_s():
     forms = ["adaptive", "hash", "compact"]
     alone = list(sweeps.ram(SPACE, forms, DEFAULT, [HALF]))
     swept = list(sweep(SPACE, forms, DEFAULT, [HALF]))
-    assert alone == [r for r in swept if not isinstance(r, Bound | Cpu)]
+    assert alone == [r for r in swept if not isinstance(r, Bound | Cpu | Spread)]
 
 
 def test_an_encoding_that_lacks_memory_stops_no_other(monkeypatch):

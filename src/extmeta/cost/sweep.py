@@ -13,6 +13,7 @@ from extmeta.cost import forks, loop_tasks, machine, measure
 from extmeta.cost.forms import fitting, form, lack, left_out
 from extmeta.cost.measure import Task
 from extmeta.cost.space import Space, sparse_tables
+from extmeta.cost.spread import spread
 from extmeta.cost.tasks import OPERATIONS, Filled, PointWords, point_words
 from extmeta.encodings.inpte import places
 from extmeta.fields import Fields
@@ -139,8 +140,8 @@ def sweep(
     ------
     Row
         Subject and Bound; Refused if an encoding can't hold the fields, or another
-        package's fails; for each point and encoding a Ram, on arm64 a Blocks, and then
-        the operations' Cpu. If it is interrupted, the rows so far are valid.
+        package's fails; for each point a Spread; for each encoding there a Ram, on arm64 a
+        Blocks, and then the operations' Cpu. If it is interrupted, the rows so far are valid.
 
     Raises
     ------
@@ -165,6 +166,7 @@ def sweep(
         base = Filled(held.base, ours)
         yield base.ram(BASELINE, point)
         yield from base.blocks(BASELINE, point)
+        yield spread(space, point, ours.flagged_vpns)
         for text, table in bare.items():
             operations = operations_at(point, text, brief)
             try:

@@ -17,6 +17,7 @@ from extmeta.rows import (
     Refused,
     Row,
     Split,
+    Spread,
     Subject,
 )
 
@@ -36,6 +37,7 @@ class Comparison:
     demands: dict[tuple[str, str], Demand] = dataclasses.field(default_factory=dict)
     blocks: dict[tuple[Point, str], Blocks] = dataclasses.field(default_factory=dict)
     splits: list[Split] = dataclasses.field(default_factory=list)
+    spreads: dict[Point, Spread] = dataclasses.field(default_factory=dict)
 
     @property
     def points(self) -> list[Point]:
@@ -80,6 +82,8 @@ def by_subject(rows: Iterable[Row]) -> list[Comparison]:
             found[-1].blocks[Point(row.fraction, row.placement), row.encoding] = row
         elif isinstance(row, Split):
             found[-1].splits.append(row)
+        elif isinstance(row, Spread):
+            found[-1].spreads[Point(row.fraction, row.placement)] = row
         else:
             point = Point(row.fraction, row.placement)
             found[-1].cpu[point, row.encoding, row.operation] = row
