@@ -14,20 +14,27 @@ LEAST = "*"
 
 def crossover_tables(c: Comparison) -> Iterator[str]:
     """Yield the head and the tables of a crossover, and where each encoding leads."""
-    s = c.subject
     yield head(c)
     for at in range(0, len(c.encodings), ENCODINGS_ACROSS):
         yield _crossover_table(c, c.encodings[at : at + ENCODINGS_ACROSS])
-    leads: list[tuple[str, int, int]] = []
+    yield _lead(leads(c))
+
+
+def leads(c: Comparison) -> list[tuple[str, int, int]]:
+    """Return the smallest encodings by the number of flagged PTEs in a table.
+
+    Each has the first and the last number measured at which it is the smallest.
+    """
+    found: list[tuple[str, int, int]] = []
     for point in c.points:
-        each = c.ram[point, BASELINE].flagged // (s.nr_tables or 1)
+        each = c.ram[point, BASELINE].flagged // (c.subject.nr_tables or 1)
         rows = [c.ram[at] for at in c.ram if at[0] == point]
-        lead = smallest(rows, leads[-1][0] if leads else "")
-        if leads and leads[-1][0] == lead:
-            leads[-1] = (lead, leads[-1][1], each)
+        lead = smallest(rows, found[-1][0] if found else "")
+        if found and found[-1][0] == lead:
+            found[-1] = (lead, found[-1][1], each)
         else:
-            leads.append((lead, each, each))
-    yield _lead(leads)
+            found.append((lead, each, each))
+    return found
 
 
 def _crossover_table(c: Comparison, names: Sequence[str]) -> str:

@@ -17,6 +17,11 @@ WORDS = {
 
 
 def head(c: Comparison) -> str:
+    """Return `head_lines`, broken to 100 columns."""
+    return "\n".join(wrapped(line, indent=2) for line in head_lines(c))
+
+
+def head_lines(c: Comparison) -> list[str]:
     """Return what was compared, its words, and which encodings lack figures."""
     s = c.subject
     base = next((row for (_p, name), row in c.ram.items() if name == BASELINE), None)
@@ -58,8 +63,7 @@ def head(c: Comparison) -> str:
             f"{BASELINE} has words or other encodings have the flag. A kernel that uses "
             "them has to add them to _PAGE_CHG_MASK, which is one line."
         )
-    lines += refused_lines(c.refused)
-    return "\n".join(wrapped(line, indent=2) for line in lines)
+    return [*lines, *refused_lines(c.refused)]
 
 
 def refused_lines(rows: Sequence[Refused]) -> Iterator[str]:

@@ -36,6 +36,11 @@ UNMARKED = (
 
 
 def notes_text(found: Sequence[Comparison]) -> str:
+    """Return `notes`, broken to 100 columns."""
+    return "\n".join(wrapped(line) for line in notes(found))
+
+
+def notes(found: Sequence[Comparison]) -> list[str]:
     """Return how to read a comparison, and what it leaves out."""
     lines = []
     if any(c.cpu for c in found):
@@ -69,8 +74,7 @@ def notes_text(found: Sequence[Comparison]) -> str:
         huge = UNMARKED
     if any(c.subject.nr_huge or c.subject.nr_unplaced for c in found):
         huge = HUGE
-    lines.append(f"{NOT_MODELLED} {huge}")
-    return "\n".join(wrapped(line) for line in lines)
+    return [*lines, f"{NOT_MODELLED} {huge}"]
 
 
 def made_line(provenance: dict[str, Any]) -> str:
