@@ -1,4 +1,4 @@
-"""The command: ``extmeta compare | capture | info | plan | arch | calibrate | trace``.
+"""The command: ``extmeta VERB``, with a module for each verb in `extmeta.commands`.
 
 Results go to stdout, progress and errors to stderr. Files are written before anything
 is printed. Exit status: 0; 2 for bad input and 1 if output can't be written, each with
@@ -22,6 +22,7 @@ from extmeta.commands import (
     info,
     output,
     plan,
+    report,
     trace,
 )
 from extmeta.commands.status import BAD_INPUT, CANNOT_WRITE, PIPE_CLOSED
@@ -45,6 +46,7 @@ class Parser(argparse.ArgumentParser):
 # Each verb's module, with `add_arguments` and `run`, and its line of help.
 VERBS = {
     "compare": (compare, "what each encoding costs in RAM and CPU"),
+    "report": (report, "a page of charts and tables of what each encoding costs"),
     "capture": (capture, "write a process's page tables to a file"),
     "info": (info, "what a capture holds"),
     "plan": (plan, "the fewest PTE bits for some fields"),

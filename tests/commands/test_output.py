@@ -84,6 +84,8 @@ EVERY = {
     "compare --workload list": ["compare", "--workload", "list"],
     "compare --crossover": ["compare", "--crossover", "--words", "one",
                             "--encodings", "linked", "--json", "out"],
+    "report": ["report", "--encodings", "linked", "small", "-o", "out"],
+    "report -o -": ["report", "--encodings", "linked", "small"],
     "capture": ["capture", "PID", "-o", "out"],
     "capture -o -": ["capture", "PID", "-o", "-"],
     "info": ["info", "small"],

@@ -200,7 +200,7 @@ def run(args: argparse.Namespace) -> int:
         args.arch = [arch.name for arch in in_release(names, args.release)]
     args.arch = _comparable(args.arch, args.fields)
     provenance = origin.provenance(args.command, args.seed)
-    provenance["calibration"] = _calibration()
+    provenance["calibration"] = calibration(args.verb)
     provenance["bounds"] = args.bounds
     stages: list[Stage] = []
 
@@ -308,13 +308,13 @@ def _sweeps(
             yield from demands.demanded(forms, args.fields, spaces[0].arch, kind)
 
 
-def _calibration() -> dict[str, object]:
+def calibration(verb: str) -> dict[str, object]:
     """Return what `calibrate` has stored; by default the guest's part as shipped."""
     parts = {"guest": costs.shipped()}
     try:
         parts |= costs.load(costs.cache() / costs.FILE)
     except costs.CalibrationError as error:
-        tell(f"extmeta compare: {plain(str(error))}")
+        tell(f"extmeta {verb}: {plain(str(error))}")
     return {name: dataclasses.asdict(part) for name, part in parts.items()}
 
 
