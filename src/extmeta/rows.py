@@ -225,6 +225,8 @@ class Cpu:
         Pairs of samples; operations in each sample.
     waited : float
         Share of the time in which the thread that measured had no processor.
+    processes : int
+        How many processes the pairs are of; the interval is of what others would have.
     """
 
     encoding: str
@@ -238,6 +240,7 @@ class Cpu:
     pairs: int
     repeat: int
     waited: float = 0.0
+    processes: int = 1
 
 
 @dataclass(frozen=True)

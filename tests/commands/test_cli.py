@@ -27,6 +27,8 @@ COMMAND = [sys.executable, "-m", "extmeta"]
 
 # One point, few encodings: half a second.
 SHORT = ["compare", "--quick", "--fractions", "0.5", "--encodings", "linked"]
+# Which of several processes measures is a matter of tests/cost/test_workers.py.
+SHORT += ["--processes", "1"]
 
 
 def call(command, **options):

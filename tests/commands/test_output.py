@@ -15,7 +15,7 @@ import pytest
 import extmeta as em
 from extmeta import cli
 from extmeta.commands import calibrate, inputs, output
-from extmeta.cost import measure, sweep
+from extmeta.cost import measure, sweep, workers
 from extmeta.cost.kernel import costs
 from extmeta.reports import missing
 from extmeta.reports.missing import WHOLE, Stage
@@ -31,6 +31,7 @@ def hasty(monkeypatch):
     """Nobody looks at the times."""
     monkeypatch.setattr(measure, "QUICK_ROUNDS", measure.MIN_ROUNDS)
     monkeypatch.setattr(measure, "QUICK_BUDGET_NS", 1)
+    monkeypatch.setattr(workers, "QUICK_PROCESSES", 1)
 
 
 @contextlib.contextmanager

@@ -152,7 +152,8 @@ def test_of_two_of_a_name_the_same_one_wins_always(installed):
     assert repr(em.PageTable("twice").encoding) == "Good(number=0)"
 
 
-def test_a_comparison_goes_on_without_the_broken(installed):
+@pytest.mark.parametrize("processes", [1, 2])
+def test_a_comparison_goes_on_without_the_broken(installed, processes):
     points = {"picky": "good_one:Picky", "sizeless": "good_one:Sizeless"}
     points |= {"wrong": "good_one:Wrong", "bad": "broken_one:Bad"}
     installed("some-dist", {**points, "good": "good_one:Good"})
@@ -166,6 +167,7 @@ def test_a_comparison_goes_on_without_the_broken(installed):
             [Point(0.5, "random")],
             rounds=measure.MIN_ROUNDS,
             budget_ns=0,
+            processes=processes,
         )
     )
     refused = {r.encoding: r.why for r in rows if isinstance(r, Refused)}

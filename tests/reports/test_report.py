@@ -134,8 +134,9 @@ adjacent:needed    1.00 ±2%   0.046 ±2%
 bound: 704 KiB of PTE tables, read at 75 GiB/s. An array of that size does so if it is used again
 and again; one of 64 MiB is read at 23 GiB/s.
 
-Ratios are of paired runs, median ± the longer side of the 95% interval; below 1 is faster than
-inpte. inpte again: another table of it, the noise floor.
+Ratios are of paired runs, median ± the longer side of the 95% interval over one process, from which
+others may differ by more; below 1 is faster than inpte. inpte again: another table of it, the noise
+floor.
 3 of 7 ratios are uncertain: the interval reaches more than 10% from the ratio, or inpte differs
 from itself by as much.
 Side memory is allocated in pages. What is free in them for further words, up to 2.0 KiB, is not

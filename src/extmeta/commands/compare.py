@@ -3,12 +3,14 @@
 import argparse
 import dataclasses
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 from extmeta.arch import arch_named
 from extmeta.captures.capture import shipped
 from extmeta.commands import output
 from extmeta.commands.arguments import (
     DEFAULT_FIELDS,
+    above_0_of,
     add_release,
     arches_of,
     count_of,
@@ -40,11 +42,12 @@ from extmeta.cost import (
     origin,
     placement,
     sweep,
+    workers,
 )
 from extmeta.cost.forms import default_forms, fitting
 from extmeta.cost.kernel import costs
 from extmeta.cost.space import DEFAULT_ARCH
-from extmeta.encodings import encodings
+from extmeta.encodings import encodings, registered
 from extmeta.fields import Fields
 from extmeta.reports import comparison, missing
 from extmeta.reports import workloads as workload_report
@@ -158,6 +161,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help=f"measure fewer points ({QUICK_FRACTIONS}, {QUICK_PLACEMENT}), and each of "
         "them less often",
+    )
+    add(
+        "--processes",
+        type=refusing(above_0_of(count_of)),
+        metavar="N",
+        help="measure each ratio in N processes, one after the other; the interval is "
+        f"then of what other processes would measure; default: {workers.PROCESSES}, "
+        f"with --quick {workers.QUICK_PROCESSES}; 1: in one process, of which alone "
+        "the interval is",
     )
     add(
         "--seed",
@@ -295,9 +307,7 @@ def _sweeps(
             yield from sweep.sweep(
                 *given,
                 seed=args.seed,
-                rounds=measure.QUICK_ROUNDS if quick else measure.ROUNDS,
-                budget_ns=measure.QUICK_BUDGET_NS if quick else measure.BUDGET_NS,
-                narrow=measure.QUICK_NARROW if quick else measure.NARROW,
+                **_effort(args, forms),
                 kind=kind,
                 brief=quick,
                 progress=shown,
@@ -306,6 +316,26 @@ def _sweeps(
         if not alone:
             # Measured on full tables, not on the space.
             yield from demands.demanded(forms, args.fields, spaces[0].arch, kind)
+
+
+def _effort(args: argparse.Namespace, forms: Sequence[str]) -> dict[str, Any]:
+    """Return how many processes measure, and for how long each of them does."""
+    quick = args.quick
+    default = workers.QUICK_PROCESSES if quick else workers.PROCESSES
+    processes = args.processes or default
+    if any(registered(text.partition(":")[0]) for text in forms):
+        # Other processes don't have it.
+        processes = 1
+    rounds = measure.QUICK_ROUNDS if quick else measure.ROUNDS
+    if processes > 1:
+        rounds = measure.QUICK_PROCESS_ROUNDS if quick else measure.PROCESS_ROUNDS
+    budget_ns = measure.QUICK_BUDGET_NS if quick else measure.BUDGET_NS
+    return {
+        "processes": processes,
+        "rounds": rounds,
+        "budget_ns": budget_ns // processes,
+        "narrow": measure.QUICK_NARROW if quick else measure.NARROW,
+    }
 
 
 def calibration(verb: str) -> dict[str, object]:

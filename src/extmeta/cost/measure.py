@@ -2,7 +2,8 @@
 
 They run by turns, A B B A, in one process: a slow spell of the machine slows both, and
 each runs second once. A round gives one ratio; the median of all rounds is reported,
-with a bootstrap interval. A sample repeats its task until the clock and the loop no
+with a bootstrap interval. `of_processes` does this for the rounds of several processes
+(:mod:`extmeta.cost.workers`), which differ more than rounds do. A sample repeats its task until the clock and the loop no
 longer matter; set-up and clean-up are not timed. On one machine, medians of tests that
 ran one after the other differed by 42 % for identical code; paired ratios by 0.25 %.
 
@@ -16,7 +17,7 @@ import dataclasses
 import gc
 import itertools
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -36,6 +37,11 @@ QUICK_ROUNDS = 60
 
 # The fewest rounds that give an interval.
 MIN_ROUNDS = 5
+
+# Rounds of each process if there are several (`workers.PROCESSES`), and the fewest.
+PROCESS_ROUNDS = 8
+QUICK_PROCESS_ROUNDS = 4
+MIN_PROCESS_ROUNDS = 2
 
 # The interval's reach is looked at after every so many rounds: a bootstrap takes about
 # as long as a round. With 5, one of 105 intervals under load reached 18 %.
@@ -101,6 +107,10 @@ class Paired:
     pairs, repeat : int
     waited : float
         Share of the wall-clock time in which this thread did not have a processor.
+    ratios : tuple of float
+        That of each round.
+    processes : int
+        How many processes the rounds are of.
     """
 
     ratio: float
@@ -110,6 +120,8 @@ class Paired:
     pairs: int
     repeat: int
     waited: float = 0.0
+    ratios: tuple[float, ...] = ()
+    processes: int = 1
 
     @property
     def reach(self) -> float:
@@ -188,9 +200,51 @@ def interval(ratios: Floats, seed: int = 0) -> tuple[float, float, float]:
     logs = np.log(ratios)
     rng = np.random.default_rng(seed)
     drawn = logs[rng.integers(len(logs), size=(RESAMPLES, len(logs)))]
+    return _around(float(np.median(logs)), np.median(drawn, axis=1))
+
+
+def interval_of_processes(
+    ratios: Sequence[Floats], seed: int = 0
+) -> tuple[float, float, float]:
+    """Return the median of the medians of some processes, and its bootstrap interval.
+
+    Processes are drawn first, then rounds of each that was drawn. The interval is of
+    what other processes would have as their median.
+
+    Parameters
+    ----------
+    ratios : sequence of (n,) float64 ndarray
+        Those of each process, all above 0.
+    seed : int
+
+    Returns
+    -------
+    median, low, high : float
+        As `interval` returns them, which it calls if there is one process.
+    """
+    if len(ratios) == 1:
+        return interval(ratios[0], seed)
+    lengths = np.array([len(part) for part in ratios])
+    # Rows of one length; what fills them up is never drawn.
+    logs = np.zeros((len(ratios), lengths.max()))
+    for row, part in zip(logs, ratios, strict=True):
+        row[: len(part)] = np.log(part)
+    rng = np.random.default_rng(seed)
+    process = rng.integers(len(ratios), size=(RESAMPLES, len(ratios), 1))
+    # As many of each as the shortest has: the interval may be too wide, not too narrow.
+    round_ = rng.integers(
+        lengths[process], size=(RESAMPLES, len(ratios), lengths.min())
+    )
+    drawn = np.median(np.median(logs[process, round_], axis=2), axis=1)
+    median = np.median([np.median(np.log(part)) for part in ratios])
+    return _around(float(median), drawn)
+
+
+def _around(median: float, drawn: Floats) -> tuple[float, float, float]:
+    """Return a median of logarithms and the interval of those drawn, as ratios."""
     tail = 50 * (1 - CONFIDENCE)
-    low, high = np.percentile(np.median(drawn, axis=1), (tail, 100 - tail))
-    return float(np.exp(np.median(logs))), float(np.exp(low)), float(np.exp(high))
+    low, high = np.percentile(drawn, (tail, 100 - tail))
+    return float(np.exp(median)), float(np.exp(low)), float(np.exp(high))
 
 
 def paired(
@@ -198,6 +252,7 @@ def paired(
     other: Task,
     *,
     rounds: int = ROUNDS,
+    least: int = MIN_ROUNDS,
     sample_ns: int = SAMPLE_NS,
     budget_ns: int = BUDGET_NS,
     narrow: float = NARROW,
@@ -212,7 +267,7 @@ def paired(
     Parameters
     ----------
     baseline, other : Task
-    rounds, sample_ns, budget_ns, narrow, seed
+    rounds, least, sample_ns, budget_ns, narrow, seed
         See `in_rounds`; ``sample_ns`` is how long a sample should last.
     clock : callable
         Returns ns.
@@ -226,6 +281,7 @@ def paired(
             # By index: both may be the same task.
             lambda side: {"": sample(tasks[side], repeat, clock)},
             rounds=rounds,
+            least=least,
             budget_ns=budget_ns,
             narrow=narrow,
             seed=seed,
@@ -244,6 +300,7 @@ def in_rounds(
     narrow: float,
     seed: int,
     clock: Clock,
+    least: int = MIN_ROUNDS,
 ) -> dict[str, Paired]:
     """Take samples of two sides in rounds of A B B A, and return their ratios.
 
@@ -254,13 +311,15 @@ def in_rounds(
     rounds : int
         The most rounds.
     budget_ns : int
-        It stops after as much time, untimed work included, and `MIN_ROUNDS` or more.
+        It stops after as much time, untimed work included, and `least` rounds or more.
     narrow : float
         It stops earlier if the interval of the first name reaches less far.
     seed : int
         Seed of the bootstrap.
     clock : callable
         Returns ns.
+    least : int
+        The fewest rounds.
     """
     took: dict[str, list[list[int]]] = {}
     start, began = clock(), time.perf_counter_ns()
@@ -270,7 +329,7 @@ def in_rounds(
             # A coarse clock may show 0, which has no ratio.
             times = [max(1, each[name]) for each in samples]
             took.setdefault(name, []).append(times)
-        if done >= MIN_ROUNDS and clock() - start > budget_ns:
+        if done >= least and clock() - start > budget_ns:
             break
         if done % LOOK_ROUNDS == 0:
             first = next(iter(took.values()))
@@ -285,5 +344,29 @@ def of_rounds(took: list[list[int]], seed: int, waited: float = 0.0) -> Paired:
     """Return the outcome of rounds, each the ns of the samples A B B A."""
     times = np.array(took, np.float64)
     a, b = times[:, [0, 3]], times[:, [1, 2]]
-    ratio, low, high = interval(np.sqrt((b / a).prod(axis=1)), seed)
-    return Paired(ratio, low, high, float(np.median(a)), 2 * len(took), 1, waited)
+    ratios = np.sqrt((b / a).prod(axis=1))
+    return Paired(
+        *interval(ratios, seed),
+        baseline_ns=float(np.median(a)),
+        pairs=2 * len(took),
+        repeat=1,
+        waited=waited,
+        ratios=tuple(ratios.tolist()),
+    )
+
+
+def of_processes(found: Sequence[Paired], seed: int = 0) -> Paired:
+    """Return the outcome of the rounds that some processes took of one ratio.
+
+    Its ``baseline_ns``, ``repeat`` and ``waited`` are medians of the processes.
+    """
+    ratios = [np.array(part.ratios) for part in found]
+    return Paired(
+        *interval_of_processes(ratios, seed),
+        baseline_ns=float(np.median([part.baseline_ns for part in found])),
+        pairs=sum(part.pairs for part in found),
+        repeat=int(np.median([part.repeat for part in found])),
+        waited=float(np.median([part.waited for part in found])),
+        ratios=tuple(ratio for part in found for ratio in part.ratios),
+        processes=len(found),
+    )

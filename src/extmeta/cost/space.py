@@ -40,7 +40,8 @@ class Space:
     sha256 : str
         The capture's name; empty for synthetic tables.
     build : callable
-        ``build(encoding, fields)`` returns the PageTable.
+        ``build(encoding, fields)`` returns the PageTable. It can be pickled, as the
+        space can: other processes build it too.
     note : str
         How it differs from the capture; empty if it does not.
     pfns : (n,) uint64 ndarray, optional
@@ -139,15 +140,6 @@ def ported(capture: Capture, name: str, arch: Arch) -> Space:
     if len(capture.huge_vpn):
         notes.append("2 MiB pages are left out")
 
-    def build(encoding: str | Encoding, fields: Fields) -> PageTable:
-        table = PageTable(encoding, fields, arch.name)
-        for may_write in (False, True):
-            table.map(vpns[writable == may_write], writable=may_write)
-        swapped = vpns[~here]
-        slots = np.arange(len(swapped), dtype=np.uint64)
-        table.swap_out(swapped, slots + np.uint64(arch.first_slot))
-        return table
-
     return Space(
         name=name,
         vpns=vpns,
@@ -156,10 +148,31 @@ def ported(capture: Capture, name: str, arch: Arch) -> Space:
         has_swap=not here.all(),
         arch=arch.name,
         sha256=capture.sha256,
-        build=build,
+        build=functools.partial(
+            _built, arch=arch.name, vpns=vpns, writable=writable, here=here
+        ),
         pfns=entry & np.uint64(PFN_MASK) if capture.has_pfns and not shift else None,
         note="; ".join((f"from a capture of {capture.arch}", *notes)),
     )
+
+
+def _built(
+    encoding: str | Encoding,
+    fields: Fields,
+    *,
+    arch: str,
+    vpns: U64,
+    writable: Bools,
+    here: Bools,
+) -> PageTable:
+    """Build a table from ascending vpns; those that are not here are swapped."""
+    table = PageTable(encoding, fields, arch)
+    for may_write in (False, True):
+        table.map(vpns[writable == may_write], writable=may_write)
+    swapped = vpns[~here]
+    slots = np.arange(len(swapped), dtype=np.uint64)
+    table.swap_out(swapped, slots + np.uint64(table.arch.first_slot))
+    return table
 
 
 def _writable(capture: Capture, vpns: U64) -> Bools:
@@ -205,11 +218,6 @@ def sparse_tables(
 
 
 def _synthetic(name: str, vpns: range | U64, arch: Arch) -> Space:
-    def build(encoding: str | Encoding, fields: Fields) -> PageTable:
-        table = PageTable(encoding, fields, arch.name)
-        table.map(vpns)
-        return table
-
     return Space(
         name=name,
         vpns=np.asarray(vpns, np.uint64),
@@ -218,5 +226,14 @@ def _synthetic(name: str, vpns: range | U64, arch: Arch) -> Space:
         has_swap=False,
         arch=arch.name,
         sha256="",
-        build=build,
+        build=functools.partial(_mapped, arch=arch.name, vpns=vpns),
     )
+
+
+def _mapped(
+    encoding: str | Encoding, fields: Fields, *, arch: str, vpns: range | U64
+) -> PageTable:
+    """Build a table in which some vpns are mapped."""
+    table = PageTable(encoding, fields, arch)
+    table.map(vpns)
+    return table

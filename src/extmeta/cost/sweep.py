@@ -2,14 +2,19 @@
 
 At each point (a fraction of PTEs flagged, and how they lie) every encoding gets equal
 PTEs and words. Its memory is read; then each operation is timed in pairs with the
-baseline, which keeps words in the PTE. The baseline is also compared with a second
-table of itself, the noise floor, and with a table of one PTE: what a call takes alone.
+baseline, which keeps words in the PTE, in this process or in several
+(:mod:`extmeta.cost.workers`). The baseline is also compared with a second table of
+itself, the noise floor, and with a table of one PTE: what a call takes alone.
 """
 
+import dataclasses
+import itertools
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
 
 from extmeta.arch import arch_named, bit_ranges
-from extmeta.cost import forks, loop_tasks, machine, measure
+from extmeta.cost import forks, loop_tasks, machine, measure, workers
 from extmeta.cost.forms import fitting, form, lack, left_out
 from extmeta.cost.measure import Task
 from extmeta.cost.space import Space, sparse_tables
@@ -28,6 +33,7 @@ from extmeta.rows import (
     Ram,
     Refused,
     Row,
+    Spread,
     Subject,
 )
 
@@ -66,6 +72,25 @@ def subject_of(
     )
 
 
+@dataclass(frozen=True)
+class Options:
+    """How ratios are measured: see `measure.in_rounds`."""
+
+    rounds: int
+    least: int
+    budget_ns: int
+    narrow: float
+    seed: int
+
+
+class Timed(NamedTuple):
+    """The ratio of an operation in one encoding to the baseline's."""
+
+    encoding: str
+    operation: str
+    found: measure.Paired
+
+
 def cpu_of(
     name: str, operation: str, point: Point, nr_ptes: int, found: measure.Paired
 ) -> Cpu:
@@ -82,6 +107,7 @@ def cpu_of(
         pairs=found.pairs,
         repeat=found.repeat,
         waited=found.waited,
+        processes=found.processes,
     )
 
 
@@ -115,6 +141,7 @@ def sweep(
     narrow: float = measure.NARROW,
     kind: str = "different",
     brief: bool = False,
+    processes: int = 1,
     progress: Progress | None = None,
 ) -> Iterator[Row]:
     """Compare encodings on one address space, row by row.
@@ -128,20 +155,25 @@ def sweep(
     points : sequence of Point
     seed : int
     rounds, budget_ns, narrow
-        See `measure.in_rounds`.
+        See `measure.in_rounds`; of each process.
     kind : str
         See `placement.words`.
     brief : bool
         See `operations_at`.
+    processes : int
+        How many processes measure each ratio, one after the other, new ones for each
+        point; 1 is this one.
     progress : callable, optional
         Called with the number of ratios measured, their total, and what comes next.
+        Each process counts.
 
     Yields
     ------
     Row
         Subject and Bound; Refused if an encoding can't hold the fields, or another
-        package's fails; for each point a Spread; for each encoding there a Ram, on arm64 a
-        Blocks, and then the operations' Cpu. If it is interrupted, the rows so far are valid.
+        package's fails; for each point a Spread, the Ram of each encoding, on arm64 a
+        Blocks, and then the operations' Cpu. If it is interrupted, the rows so far are
+        valid.
 
     Raises
     ------
@@ -149,55 +181,47 @@ def sweep(
         If a form is unknown, or the baseline can hold no bit of the fields.
     CheckError
         If an encoding of this package does not do what was asked of it.
+    ChildProcessError
+        If that, or any other error, ends one of several processes.
     """
-    held = Held(space, forms, fields, seed=seed, kind=kind)
+    held = Held(space, forms, fields, seed=seed, kind=kind, brief=brief)
     subject, *refused = held.head
     yield subject
     yield machine.bound_of(held.base.memory().pte)
     yield from refused
-    alone = sparse_tables(1, 1, seed, space.arch)
-    call = Held(alone, [], held.kept, seed=seed, kind=kind)
-    bare = {CONTROL: space.bare(BASELINE, held.kept), CALL: call.base, **held.bare}
-    total = sum(len(operations_at(p, text, brief)) for p in points for text in bare)
-    done = 0
+    options = Options(
+        rounds=rounds,
+        least=measure.MIN_ROUNDS if processes == 1 else measure.MIN_PROCESS_ROUNDS,
+        budget_ns=budget_ns,
+        narrow=narrow,
+        seed=seed,
+    )
+    nr_ratios = {point: processes * held.nr_ratios(point) for point in points}
+    done, nr_ptes = 0, len(space.vpns)
+
+    def told(measured: int, what: str) -> None:
+        if progress:
+            progress(done + measured, sum(nr_ratios.values()), what)
+
     for point in points:
-        ours, theirs = held.words(point)
-        given = {CONTROL: ours, CALL: call.words(point)[0]}
-        base = Filled(held.base, ours)
-        yield base.ram(BASELINE, point)
-        yield from base.blocks(BASELINE, point)
-        yield spread(space, point, ours.flagged_vpns)
-        for text, table in bare.items():
-            operations = operations_at(point, text, brief)
-            try:
-                other = Filled(table, given.get(text, theirs))
-                ram_row = other.ram(text, point)
-            except Exception as error:  # noqa: BLE001 (left_out raises ours)
-                yield left_out(text, error, str(point))
-                done += len(operations)
-                continue
-            if text not in (CONTROL, CALL):
-                yield ram_row
-                yield from other.blocks(text, point)
-            for operation, task in operations.items():
-                if progress:
-                    progress(done, total, f"{point} flagged: {text} {operation}")
-                done += 1
-                try:
-                    found = measure.paired(
-                        task(base),
-                        task(other),
-                        rounds=rounds,
-                        budget_ns=budget_ns,
-                        narrow=narrow,
-                        seed=seed,
-                    )
-                except Exception as error:  # noqa: BLE001 (left_out raises ours)
-                    yield left_out(text, error, f"{point}, {operation}")
-                    continue
-                yield cpu_of(text, operation, point, len(space.vpns), found)
-    if progress:
-        progress(done, total, "done")
+        yield held.spread(point)
+        said: set[Row] = set()
+        if processes == 1:
+            found = timed(held, point, options, told)
+        else:
+            found = timed_by_processes(held, point, options, processes, told)
+        for each in itertools.chain(held.at(point), found):
+            row: Row = (
+                cpu_of(each.encoding, each.operation, point, nr_ptes, each.found)
+                if isinstance(each, Timed)
+                else each
+            )
+            # Memory and time, or several processes, may be refused for one reason.
+            if row not in said:
+                yield row
+            said.add(row)
+        done += nr_ratios[point]
+    told(0, "done")
 
 
 class Held:
@@ -214,13 +238,16 @@ class Held:
         *,
         seed: int = 0,
         kind: str = "different",
+        brief: bool = False,
     ) -> None:
         made = {text: form(text) for text in forms if text != BASELINE}
+        self.given = (space, forms, fields, seed, kind, brief)
         self.space = space
         self.fields = fields
         self.kept = fitting(fields, arch_named(space.arch), space.has_swap)
         self.seed = seed
         self.kind = kind
+        self.brief = brief
         self.base = space.bare(BASELINE, self.kept)
         self.head: list[Row] = [subject_of(space, fields, self.base, kind)]
         self.bare: dict[str, PageTable] = {}
@@ -229,6 +256,15 @@ class Held:
                 self.bare[text] = space.bare(encoding, fields)
             except Exception as error:  # noqa: BLE001 (left_out raises ours)
                 self.head.append(left_out(text, error))
+
+    def nr_ratios(self, point: Point) -> int:
+        """Return the number of ratios at a point, with those of the noise floor."""
+        timed = (CONTROL, CALL, *self.bare)
+        return sum(len(operations_at(point, text, self.brief)) for text in timed)
+
+    def spread(self, point: Point) -> Spread:
+        """Return how the PTEs and the flagged ones lie."""
+        return spread(self.space, point, self.words(point)[0].flagged_vpns)
 
     def words(self, point: Point) -> tuple[PointWords, PointWords]:
         """Return the words of a point: the baseline's, and those of all others."""
@@ -251,6 +287,96 @@ class Held:
         return rows
 
 
+def timed(
+    held: Held, point: Point, options: Options, told: Callable[[int, str], None]
+) -> Iterator[Timed | Refused]:
+    """Measure each ratio of a point in this process.
+
+    ``told`` is called with the number of ratios measured, and what comes next.
+    """
+    ours, theirs = held.words(point)
+    base = Filled(held.base, ours)
+    alone = sparse_tables(1, 1, held.seed, held.space.arch)
+    call = Held(alone, [], held.kept, seed=held.seed, kind=held.kind)
+    again = held.space.bare(BASELINE, held.kept)
+    bare = {CONTROL: again, CALL: call.base, **held.bare}
+    given = {CONTROL: ours, CALL: call.words(point)[0]}
+    measured = 0
+    for text, table in bare.items():
+        operations = operations_at(point, text, held.brief)
+        try:
+            other = Filled(table, given.get(text, theirs))
+        except Exception as error:  # noqa: BLE001 (left_out raises ours)
+            yield left_out(text, error, str(point))
+            measured += len(operations)
+            continue
+        for operation, task in operations.items():
+            told(measured, f"{point} flagged: {text} {operation}")
+            measured += 1
+            try:
+                found = measure.paired(
+                    task(base), task(other), **dataclasses.asdict(options)
+                )
+            except Exception as error:  # noqa: BLE001 (left_out raises ours)
+                yield left_out(text, error, f"{point}, {operation}")
+                continue
+            yield Timed(text, operation, found)
+
+
+def timed_by_processes(
+    held: Held,
+    point: Point,
+    options: Options,
+    processes: int,
+    told: Callable[[int, str], None],
+) -> Iterator[Timed | Refused]:
+    """Measure each ratio of a point in several processes, one after the other.
+
+    If it is interrupted, it yields what the processes have measured, and then raises
+    KeyboardInterrupt.
+    """
+    found: dict[tuple[str, str], list[measure.Paired]] = {}
+    refused = []
+    interrupted = False
+    try:
+        for number in range(processes):
+            first = number * held.nr_ratios(point)
+            told(first, f"{point} flagged: process {number + 1} of {processes}")
+            work = (*held.given, point, options)
+            for line in workers.results(WORKER, work, number):
+                if "why" in line:
+                    refused.append(Refused(**line))
+                    continue
+                measured = measure.Paired(**line["found"])
+                name, operation = line["encoding"], line["operation"]
+                found.setdefault((name, operation), []).append(measured)
+                first += 1
+                told(first, f"{point} flagged: {name} {operation}")
+    except KeyboardInterrupt:
+        interrupted = True
+    yield from refused
+    for (name, operation), parts in found.items():
+        yield Timed(name, operation, measure.of_processes(parts, options.seed))
+    if interrupted:
+        raise KeyboardInterrupt
+
+
+# What runs `main` of this module.
+WORKER = ("-m", "extmeta.cost.sweep")
+
+
+def main() -> None:
+    """Measure one point for `timed_by_processes`, and print each result."""
+    space, forms, fields, seed, kind, brief, point, options = workers.work_given()
+    held = Held(space, forms, fields, seed=seed, kind=kind, brief=brief)
+    for result in timed(held, point, options, lambda _measured, _what: None):
+        if isinstance(result, Refused):
+            workers.tell(dataclasses.asdict(result))
+        else:
+            found = dataclasses.asdict(result.found)
+            workers.tell({**result._asdict(), "found": found})
+
+
 def ram(
     space: Space,
     forms: Sequence[str],
@@ -265,3 +391,7 @@ def ram(
     yield from held.head
     for point in points:
         yield from held.at(point)
+
+
+if __name__ == "__main__":
+    main()

@@ -101,6 +101,11 @@ def built_in(name: str) -> bool:
     return name in _BUILT_IN
 
 
+def registered(name: str) -> bool:
+    """Return whether `register` added the encoding of that name, for this process."""
+    return name in _factories and not built_in(name)
+
+
 def factory_of(name: str) -> Callable[[], Encoding]:
     """Return the factory of the encoding of that name.
 

@@ -44,10 +44,11 @@ def notes(found: Sequence[Comparison]) -> list[str]:
     """Return how to read a comparison, and what it leaves out."""
     lines = []
     if any(c.cpu for c in found):
+        processes = {row.processes for c in found for row in c.cpu.values()}
         lines.append(
-            f"Ratios are of paired runs, median ± the longer side of the 95% interval; "
-            f"below 1 is faster than {BASELINE}. {CONTROL}: another table of it, the "
-            "noise floor."
+            f"Ratios are of paired runs, median ± the longer side of the 95% interval "
+            f"{_over(processes)}; below 1 is faster than {BASELINE}. {CONTROL}: "
+            "another table of it, the noise floor."
         )
     if any(encoding == CALL for c in found for _point, encoding, _op in c.cpu):
         lines.append(
@@ -75,6 +76,14 @@ def notes(found: Sequence[Comparison]) -> list[str]:
     if any(c.subject.nr_huge or c.subject.nr_unplaced for c in found):
         huge = HUGE
     return [*lines, f"{NOT_MODELLED} {huge}"]
+
+
+def _over(numbers: set[int]) -> str:
+    """Return over how many processes intervals are."""
+    least, most = min(numbers), max(numbers)
+    if most == 1:
+        return "over one process, from which others may differ by more"
+    return f"over {least if least == most else f'{least} to {most}'} processes"
 
 
 def made_line(provenance: dict[str, Any]) -> str:
