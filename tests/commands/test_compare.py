@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 import extmeta as em
 from extmeta.arch import ARCHES, arch_named
+from extmeta.commands import compare
 from extmeta.cost import crossover, measure, placement
 from extmeta.cost import sweep as sweeps
 from extmeta.cost.forms import default_forms, fitting, form, lack
@@ -291,3 +292,13 @@ def test_the_crossover_is_by_the_words_and_by_the_architecture():
     head, found = crossed(["linked"], em.Fields(soft_dirty=1), "one", arch="s390x")
     assert head.arch == "s390x"
     assert max(found) == 256
+
+
+def test_all_stands_for_every_shipped_capture_unless_it_is_a_file(
+    tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    assert compare._named("all") == [*em.shipped()]
+    (tmp_path / "all").touch()
+    assert compare._named("all") == ["all"]
+    assert compare._named("redis") == ["redis"]

@@ -33,6 +33,8 @@ The file is numpy's .npz with plain arrays, never pickles::
                                         above (absent: false, they look like PTEs)
                settled     bool   ()    VMAs and VmPTE did not change meanwhile
                                         (absent: true)
+               about       str    ()    what ran, and the command that captured it
+                                        (absent: "")
     entry    = bit 63 present, bits 0-54 PFN, 0 if hidden
              | bit 62 swapped, bits 0-4 swap type, bits 5-54 offset
              | bit 62 with type 31: a marker, offset 1 uffd-wp, 2 poisoned,
@@ -174,6 +176,8 @@ class Capture:
         captures, in which up to `unmarked` leaves are taken for PTEs.
     settled : bool, optional
         VMAs and VmPTE did not change during the reading.
+    about : str, optional
+        What ran, and the command that captured it. `sha256` is not of it.
 
     Raises
     ------
@@ -203,6 +207,7 @@ class Capture:
     vma_anon_huge_kb: U64 = None  # type: ignore[assignment]
     huge_marked: bool = False
     settled: bool = True
+    about: str = ""
 
     def __post_init__(self) -> None:
         put = object.__setattr__
@@ -317,10 +322,13 @@ class Capture:
 
     @property
     def sha256(self) -> str:
-        """Hex digest of the content, independent of the file's compression."""
+        """Hex digest of all but `about`, independent of the file's compression."""
         digest = hashlib.sha256()
         for key, spec in npz.KEYS.items():
             value = getattr(self, key)
+            # A description is no content of page tables.
+            if key == "about":
+                continue
             # Old captures keep their digest.
             if not self.huge_marked and key in ("vma_anon_huge_kb", "huge_marked"):
                 continue

@@ -95,6 +95,7 @@ KEYS = {
     "vma_anon_huge_kb": Key("u", MAX_VMAS, required=False),
     "huge_marked": Key("b", required=False),
     "settled": Key("b", required=False),
+    "about": Key("U", required=False),
 }
 
 # Arrays of one length.

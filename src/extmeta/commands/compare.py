@@ -2,6 +2,7 @@
 
 import argparse
 import dataclasses
+import os
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -58,6 +59,9 @@ from extmeta.workloads import WORKLOADS
 
 DEFAULT_FRACTIONS = ",".join(f"{fraction:g}" for fraction in sweep.FRACTIONS)
 
+# Stands for each capture that is shipped.
+EVERY = "all"
+
 # Default of --words with --crossover.
 CROSSOVER_WORDS = ["one", "few", "different"]
 
@@ -75,8 +79,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=refusing(path_of),
         metavar="CAPTURE|PID",
         help="a capture file, a shipped capture by its name (one of "
-        f"{', '.join(shipped())}), or the id of a running process; - is a file on "
-        f"stdin; default: {next(iter(shipped()))}",
+        f"{', '.join(shipped())}), {EVERY} of these, or the id of a running process; - "
+        f"is a file on stdin; default: {next(iter(shipped()))}",
     )
     add(
         "--encodings",
@@ -281,9 +285,10 @@ def _sweeps(
     points = placement.points(fractions, placements)
     if alone and not (args.fractions or args.placement):
         points = [sweep.ONE_POINT]
+    named = [name for what in args.what for name in _named(what)]
     spaces = [
         space
-        for what in args.what or [next(iter(shipped()))]
+        for what in named or [next(iter(shipped()))]
         for space in spaces_of(what, args.arch)
     ]
     kinds = args.words or ["different"]
@@ -316,6 +321,11 @@ def _sweeps(
         if not alone:
             # Measured on full tables, not on the space.
             yield from demands.demanded(forms, args.fields, spaces[0].arch, kind)
+
+
+def _named(what: str) -> list[str]:
+    """Return what an argument stands for: itself, or the name of each capture."""
+    return [*shipped()] if what == EVERY and not os.path.exists(what) else [what]
 
 
 def _effort(args: argparse.Namespace, forms: Sequence[str]) -> dict[str, Any]:

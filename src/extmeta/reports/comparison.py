@@ -11,6 +11,7 @@ from extmeta.cost.kernel import prototype
 from extmeta.reports import stored
 from extmeta.reports.arches import arches_tables, by_space
 from extmeta.reports.bounds import bound_line
+from extmeta.reports.captures import captures_tables
 from extmeta.reports.cpu import cpu_tables
 from extmeta.reports.crossover import crossover_tables
 from extmeta.reports.demands import demands_table
@@ -53,6 +54,7 @@ def text(rows: Iterable[Row], provenance: dict[str, Any]) -> str:
                 *ns_tables(c, provenance),
                 *instruction_tables(c, provenance),
             ]
+    parts += captures_tables(found)
     parts += [notes_text(found), made_line(provenance)]
     return "\n\n".join(part for part in parts if part)
 

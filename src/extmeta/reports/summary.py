@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import textwrap
 from collections.abc import Iterator
 
 import numpy as np
@@ -12,6 +13,7 @@ from extmeta.reports.figures import size
 from extmeta.reports.layout import plain
 
 PAGE_BYTES = 4096
+WIDTH = 80
 
 # Rows of the histogram, and its longest bar: it fits 80 columns.
 BINS = 16
@@ -58,6 +60,8 @@ class Summary:
         Tables that VmPTE counts and no entry needs.
     occupancy : tuple of int
         Number of PTE tables by number of their entries, from 0.
+    about : str
+        See `Capture.about`.
     """
 
     name: str
@@ -78,6 +82,7 @@ class Summary:
     vmpte_bytes: int
     empty_tables: int
     occupancy: tuple[int, ...]
+    about: str = ""
 
 
 def summary(capture: Capture, name: str) -> Summary:
@@ -101,6 +106,7 @@ def summary(capture: Capture, name: str) -> Summary:
         vmpte_bytes=capture.vmpte_kb * 1024,
         empty_tables=capture.empty_tables,
         occupancy=tuple(capture.occupancy().tolist()),
+        about=capture.about,
     )
 
 
@@ -144,6 +150,7 @@ def text(s: Summary) -> str:
     )
     lines = [
         f"{plain(s.name)}: {plain(s.comm)}, Linux {plain(s.kernel)}",
+        *_about(s),
         f"  VMAs      {count:,}, {size(nbytes)} of address space",
         f"  entries   {entries:,}: {kinds}",
         *_leaves(s),
@@ -162,6 +169,15 @@ def text(s: Summary) -> str:
     ]
     lines += ["", *_histogram(s.occupancy)]
     return "\n".join(lines)
+
+
+def _about(s: Summary) -> list[str]:
+    """Return the lines that say what ran."""
+    wrapped = textwrap.wrap(plain(s.about), WIDTH - 12, break_long_words=False)
+    return [
+        f"{'' if number else '  about':<12}{line}"
+        for number, line in enumerate(wrapped)
+    ]
 
 
 def _leaves(s: Summary) -> Iterator[str]:
