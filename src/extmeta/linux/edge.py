@@ -55,6 +55,8 @@ def bits_of(name: str, value: Any, names: type[IntFlag]) -> int:
 def vpns_of(addrs: U64, length: int, shift: int) -> U64:
     """Return the vpns of the pages of ranges no longer than a page, range by range."""
     first = np.ravel(addrs) >> np.uint64(shift)
+    if length == 1:
+        return first
     offset = np.ravel(addrs) - (first << np.uint64(shift))
     # How many pages a range reaches into.
     count = (offset + np.uint64(length + (1 << shift) - 1)) >> np.uint64(shift)

@@ -48,6 +48,13 @@ class Leaf:
         return self.pfn == HUGE_ZERO_PFN
 
 
+def distinct(vpns: U64) -> U64:
+    """Return vpns ascending, each once."""
+    # np.unique() hashes, which takes far longer.
+    found = np.sort(vpns)
+    return found[np.append(True, found[1:] != found[:-1])] if len(found) else found
+
+
 def runs(vpns: U64) -> Iterator[tuple[int, int]]:
     """Yield ascending vpns as ranges [first, stop)."""
     if not len(vpns):

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from extmeta.arrays import U64
-from extmeta.linux.entries import Entries, Refused
+from extmeta.linux.entries import Entries, Refused, distinct
 from extmeta.linux.huge import huge_faults, would_be_huge, write_leaves
 from extmeta.linux.mm import Mm
 from extmeta.linux.pages import alone
@@ -123,19 +123,19 @@ def _access_together(mm: Mm, vpns: U64, *, write: bool) -> int:
     outside = np.flatnonzero(where % 2 == 0)
     done = int(outside[0]) if len(outside) else len(vpns)
     owner = where[:done] // 2
-    owners, firsts = np.unique(owner, return_index=True)
-    parts = [(at, vpns[:done][owner == owner[at]]) for at in np.sort(firsts).tolist()]
-    if len(owners) > 1 and any(simple[i].backing for i in owners.tolist()):
-        starts = np.append(0, np.flatnonzero(np.diff(owner)) + 1)
-        parts = list(
-            zip(starts.tolist(), np.split(vpns[:done], starts[1:]), strict=True)
-        )
-    for at, part in parts:
-        vma, pages = simple[int(owner[at])], np.unique(part)
+    # Runs of pages in one VMA, and the VMAs in the order in which they come.
+    starts = np.flatnonzero(np.diff(owner, prepend=-1))
+    owners = list(dict.fromkeys(owner[starts].tolist()))
+    if any(simple[i].backing for i in owners):
+        owners = owner[starts].tolist()
+        parts = np.split(vpns[:done], starts[1:])
+    else:
+        parts = [vpns[:done][owner == i] for i in owners]
+    for i, part in zip(owners, parts, strict=True):
         if write:
-            write_pages(mm, vma, pages)
+            write_pages(mm, simple[i], distinct(part))
         else:
-            read_pages(mm, vma, pages)
+            read_pages(mm, simple[i], distinct(part))
     return done
 
 

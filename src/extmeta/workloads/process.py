@@ -5,7 +5,7 @@ heap. It is made up, or comes from a capture or a write trace; equal seeds give 
 writes.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Self
 
 import numpy as np
@@ -55,6 +55,10 @@ class Process:
     arch: str = "x86_64"
     sha256: str = ""
     trace: tuple[U64, ...] | None = None
+    # What `writes` has drawn: each encoding plays the same rounds.
+    _drawn: dict[tuple[int, float, str, int], U64] = field(
+        default_factory=dict, init=False, repr=False
+    )
 
     def writes(self, number: int, fraction: float, placement: str, seed: int) -> U64:
         """Return the vpns written in a round, ascending.
@@ -71,10 +75,13 @@ class Process:
         """
         if self.trace is not None:
             return self.trace[number]
-        # Each round has its own seed, derived from `seed`.
-        of_round = int(np.random.default_rng((seed, number)).integers(1 << 31))
-        chosen = flags(self.pages, Point(fraction, placement), of_round, self.arch)
-        return self.pages[chosen]
+        wanted = number, fraction, placement, seed
+        if wanted not in self._drawn:
+            # Each round has its own seed, derived from `seed`.
+            of_round = int(np.random.default_rng((seed, number)).integers(1 << 31))
+            chosen = flags(self.pages, Point(fraction, placement), of_round, self.arch)
+            self._drawn[wanted] = self.pages[chosen]
+        return self._drawn[wanted]
 
     def rounds(self, wanted: int) -> int:
         """Return how many rounds there are: those wanted, or those recorded."""
