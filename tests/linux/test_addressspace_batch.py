@@ -142,3 +142,27 @@ def test_batch_in_several_mappings_equals_singles(thp, at, write):
         a.fork()
         states.append((error, seen([a], 3 * 512), words(tidy(a)), a._mm.tables))
     assert states[0] == states[1]
+
+
+def test_pagemap_of_several_ranges_is_that_of_each():
+    a = several("always")
+    a.write(A + PMD)
+    a.write(A + 48 * PAGE, 3 * PAGE)
+    a.clear_refs()
+    a.mmap(A + 4 * PMD, PAGE)
+    last = (1 << 47) - 2 * PAGE
+    starts = [A + PMD + 5 * PAGE, A + 49 * PAGE, A + 4 * PMD, A, A + 64 * PAGE, last]
+    for pfns in (False, True):
+        each = [a.pagemap(start, 4 * PAGE, pfns=pfns) for start in starts]
+        assert a.pagemap(starts, 4 * PAGE, pfns=pfns).tolist() == (
+            np.concatenate(each).tolist()
+        )
+    assert a.pagemap([], PAGE).tolist() == []
+
+
+@pytest.mark.parametrize("bad", [A + 1, 1 << 47])
+def test_pagemap_refuses_one_bad_address_of_several(bad):
+    a = make("linked")
+    a.mmap(A, PAGE)
+    with pytest.raises(OSError, match=f"{bad:#x}"):
+        a.pagemap([A, bad], PAGE)

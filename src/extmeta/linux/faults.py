@@ -25,7 +25,7 @@ FAULT_AROUND_BYTES = 65536
 # Pages searched at once for one whose access must wait for its userfaultfd.
 LOOK_AHEAD = 4096
 
-# Pages of a range accessed at once. A cache holds what is known about them.
+# Pages accessed at once. A cache holds what is known about them.
 AT_ONCE = 1 << 15
 
 # Called with a VMA, the vpn of a page whose access waits, and whether it is missing.
@@ -107,7 +107,7 @@ def access_each(mm: Mm, vpns: U64, event: Event, *, write: bool) -> None:
         for vpn in alone.tolist():
             access(mm, vpn, vpn + 1, event, write=write)
         at += done + len(alone)
-        together = 1 if len(alone) else 2 * together
+        together = 1 if len(alone) else min(2 * together, AT_ONCE)
 
 
 def _access_together(mm: Mm, vpns: U64, *, write: bool) -> int:
