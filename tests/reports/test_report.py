@@ -421,6 +421,20 @@ def test_the_bound_is_what_is_held_over_the_speed(operation, flagged, side, ns):
     assert bounds.bound_ns(None, operation, held, 1000) == 0
 
 
+def test_the_json_has_times_over_the_bound():
+    rows = [SUBJECT, FULL_BOUND, *ROWS[2:]]
+    document = comparison.to_json(rows, PROVENANCE)
+    times = [
+        f"{row['times_bound']:.3g}"
+        for row in json.loads(document)["rows"]
+        if row["row"] == "Cpu" and row["encoding"] == CONTROL and not row["fraction"]
+    ]
+    # As the text has them.
+    assert times == ["2.87", "204"]
+    assert comparison.from_json(document)[0] == rows
+    assert "times_bound" not in comparison.to_json([SUBJECT, *ROWS[2:]], PROVENANCE)
+
+
 def test_times_over_the_bound_are_printed_if_asked_for():
     rows = [SUBJECT, FULL_BOUND, *ROWS[2:]]
     said = comparison.text(rows, PROVENANCE)

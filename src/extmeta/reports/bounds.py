@@ -3,7 +3,7 @@
 from extmeta.reports.figures import nanoseconds, size
 from extmeta.reports.layout import wrapped
 from extmeta.reports.subjects import Comparison
-from extmeta.rows import Bound, Cpu, Ram
+from extmeta.rows import BASELINE, CONTROL, Bound, Cpu, Point, Ram
 
 READ, WRITE, COPY = "near_bytes_per_s", "write_bytes_per_s", "copy_bytes_per_s"
 
@@ -38,12 +38,14 @@ def bound_ns(bound: Bound | None, operation: str, held: Ram, nr_ptes: int) -> fl
     return 1e9 * nbytes / rate / nr_ptes if rate else 0.0
 
 
-def times_bound(c: Comparison, row: Cpu, held: Ram | None) -> str:
-    """Return an operation's time as a multiple of its bound, or ""."""
+def times_bound(c: Comparison, row: Cpu) -> float:
+    """Return an operation's time as a multiple of its bound; 0 if that is not known."""
+    encoding = BASELINE if row.encoding == CONTROL else row.encoding
+    held = c.ram.get((Point(row.fraction, row.placement), encoding))
     if held is None:
-        return ""
+        return 0.0
     least = bound_ns(c.bound, row.operation, held, c.subject.nr_ptes)
-    return f"{nanoseconds(row.ratio * row.baseline_ns / least)} x" if least else ""
+    return row.ratio * row.baseline_ns / least if least else 0.0
 
 
 def bound_line(c: Comparison) -> str:

@@ -10,7 +10,7 @@ from typing import Any, get_args
 from extmeta.cost.kernel import prototype
 from extmeta.reports import stored
 from extmeta.reports.arches import arches_tables, by_space
-from extmeta.reports.bounds import bound_line
+from extmeta.reports.bounds import bound_line, times_bound
 from extmeta.reports.captures import captures_tables
 from extmeta.reports.cpu import cpu_tables
 from extmeta.reports.crossover import crossover_tables
@@ -71,8 +71,22 @@ def to_json(
     complete: bool = True,
     missing: Sequence[str] = (),
 ) -> str:
-    """Return rows and their provenance as JSON; see `stored.to_json`."""
-    return stored.to_json(rows, provenance, FORMAT, complete, missing)
+    """Return rows and their provenance as JSON; see `stored.to_json`.
+
+    A Cpu whose bound is known has `times_bound` besides, its time over that bound.
+    """
+    rows = [*rows]
+    times = {
+        id(row): n
+        for c in by_subject(rows)
+        for row in c.cpu.values()
+        if (n := times_bound(c, row))
+    }
+
+    def derived(row: Row) -> dict[str, float]:
+        return {"times_bound": times[id(row)]} if id(row) in times else {}
+
+    return stored.to_json(rows, provenance, FORMAT, complete, missing, derived)
 
 
 def from_json(document: str) -> tuple[list[Row], dict[str, Any]]:
