@@ -17,8 +17,9 @@ from extmeta.memory import Memory
 
 cdef enum:
     # Up to this many vpns are copied into their array; of more, the array takes over
-    # the memory. That took 4 % more time for 512 vpns. To copy took 14 % more for 8,192
-    # and twice as much for 65,536 (`python benchmarks/tunables.py COPIED 0 1000000000`).
+    # the memory. That took 4 % more time for 512 vpns. To copy took 14 % more for
+    # 8,192 and twice as much for 65,536 (`python benchmarks/tunables.py COPIED 0
+    # 1000000000`).
     COPIED = 2048
 
 
