@@ -2,7 +2,11 @@
 
 import ast
 import re
+import subprocess
+import sys
 from pathlib import Path
+
+import pytest
 
 import extmeta
 
@@ -96,3 +100,27 @@ def test_no_file_is_too_long_to_read():
 
 def test_every_module_has_its_layer():
     assert {layer for _path, layer in sources()} == {*RANK, *ASIDE, "__init__"}
+
+
+@pytest.mark.parametrize(
+    ("code", "absent"),
+    [
+        ("import extmeta", {"rich", "hashlib", "importlib.resources", "subprocess"}),
+        (
+            "from extmeta import cli; cli.main(['--help'])",
+            {"rich", "extmeta.cost", "extmeta.workloads", "extmeta.commands.compare"},
+        ),
+        ("import pytest_extmeta", {"extmeta", "numpy"}),
+    ],
+)
+def test_what_starts_often_imports_little(code, absent):
+    """`python -X importtime -c 'import extmeta'` shows what takes how long."""
+    told = subprocess.run(
+        [sys.executable, "-c", f"{code}\nimport sys\nprint('imported', *sys.modules)"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    *_, modules = told.stdout.splitlines()
+    assert modules.startswith("imported sys")
+    assert not absent & {*modules.split()}

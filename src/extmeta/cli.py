@@ -11,20 +11,11 @@ import argparse
 import signal
 import sys
 from collections.abc import Sequence
+from importlib import import_module
 from typing import Any, NoReturn
 
 from extmeta import __version__
-from extmeta.commands import (
-    arch,
-    calibrate,
-    capture,
-    compare,
-    info,
-    output,
-    plan,
-    report,
-    trace,
-)
+from extmeta.commands import output
 from extmeta.commands.status import BAD_INPUT, CANNOT_WRITE, PIPE_CLOSED
 from extmeta.reports.layout import plain
 
@@ -43,16 +34,31 @@ class Parser(argparse.ArgumentParser):
             )
 
 
-# Each verb's module, with `add_arguments` and `run`, and its line of help.
+class VerbParser(Parser):
+    """Parses a verb's arguments, and imports its module only then."""
+
+    verb = ""
+
+    def parse_known_args(self, *args: Any, **kwargs: Any) -> Any:
+        if self.verb:
+            module = import_module(f"extmeta.commands.{self.verb}")
+            self.description = module.run.__doc__
+            module.add_arguments(self)
+            self.set_defaults(run=module.run)
+            self.verb = ""
+        return super().parse_known_args(*args, **kwargs)
+
+
+# Each verb is a module of `commands` with `add_arguments` and `run`; its line of help.
 VERBS = {
-    "compare": (compare, "what each encoding costs in RAM and CPU"),
-    "report": (report, "a page of charts and tables of what each encoding costs"),
-    "capture": (capture, "write a process's page tables to a file"),
-    "info": (info, "what a capture holds"),
-    "plan": (plan, "the fewest PTE bits for some fields"),
-    "arch": (arch, "the bits of page-table entries"),
-    "calibrate": (calibrate, "what the kernel's own operations cost"),
-    "trace": (trace, "record which pages a process writes"),
+    "compare": "what each encoding costs in RAM and CPU",
+    "report": "a page of charts and tables of what each encoding costs",
+    "capture": "write a process's page tables to a file",
+    "info": "what a capture holds",
+    "plan": "the fewest PTE bits for some fields",
+    "arch": "the bits of page-table entries",
+    "calibrate": "what the kernel's own operations cost",
+    "trace": "record which pages a process writes",
 }
 
 
@@ -66,13 +72,11 @@ def _parser() -> Parser:
     )
     version = f"extmeta {__version__}"
     parser.add_argument("--version", action="version", version=version)
-    verbs = parser.add_subparsers(dest="verb", metavar="|".join(VERBS), required=True)
-    for name, (verb, help_) in VERBS.items():
-        added = verbs.add_parser(
-            name, help=help_, description=verb.run.__doc__, allow_abbrev=False
-        )
-        verb.add_arguments(added)
-        added.set_defaults(run=verb.run)
+    verbs = parser.add_subparsers(
+        dest="verb", metavar="|".join(VERBS), required=True, parser_class=VerbParser
+    )
+    for name, help_ in VERBS.items():
+        verbs.add_parser(name, help=help_, allow_abbrev=False).verb = name
     return parser
 
 

@@ -48,11 +48,9 @@ the kernel half and has no entries. :mod:`extmeta.linux.pagewords` has the sourc
 the bits, :mod:`extmeta.captures.npz` the size limits.
 """
 
-import hashlib
 import operator
 import os
 from dataclasses import dataclass
-from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -323,6 +321,8 @@ class Capture:
     @property
     def sha256(self) -> str:
         """Hex digest of all but `about`, independent of the file's compression."""
+        import hashlib  # 5 ms, which `import extmeta` would take
+
         digest = hashlib.sha256()
         for key, spec in npz.KEYS.items():
             value = getattr(self, key)
@@ -447,6 +447,6 @@ def shipped() -> dict[str, Path]:
     dict of str to Path
         "numpy-sparse", the default, is first. data/README.md describes the processes.
     """
-    folder = Path(str(resources.files("extmeta") / "data"))
+    folder = Path(__file__).parents[1] / "data"
     paths = sorted(folder.glob("*.npz"), key=lambda p: (p.stem != DEFAULT, p.stem))
     return {path.stem: path for path in paths}

@@ -6,7 +6,6 @@ that is replaced keeps its mode, owner, ACL and other attributes.
 
 import contextlib
 import os
-import secrets
 import stat
 
 
@@ -58,7 +57,7 @@ def _is_descriptor(path: str) -> bool:
 
 def _replace(path: str, data: bytes | memoryview, old: int | None) -> None:
     folder = os.path.dirname(path)
-    draft = os.path.join(folder, f".extmeta-{secrets.token_hex(8)}.tmp")
+    draft = os.path.join(folder, f".extmeta-{os.urandom(8).hex()}.tmp")
     # No other user may read it before it has the old file's mode.
     mode = 0o666 if old is None else 0o600
     try:

@@ -15,10 +15,6 @@ from pathlib import Path
 from types import FrameType
 from typing import Self, TextIO
 
-from rich.console import Console
-from rich.markup import escape
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
-
 from extmeta.captures import whole_file
 from extmeta.commands.status import CANNOT_WRITE
 from extmeta.reports.layout import plain
@@ -74,6 +70,11 @@ def discard(stream: TextIO) -> None:
 @contextlib.contextmanager
 def progress() -> Iterator[Shown]:
     """Give a callable (done, total, what) that draws a bar, or lines if no terminal."""
+    # `extmeta --help` needs none of this.
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
     console = Console(stderr=True)
     if not console.is_terminal:
         yield _lines()

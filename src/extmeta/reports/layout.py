@@ -3,10 +3,11 @@
 import io
 import textwrap
 from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
 
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
+# rich is imported where a table is drawn: `extmeta --help` needs none.
+if TYPE_CHECKING:
+    from rich.table import Table
 
 COLUMNS = 100
 
@@ -26,8 +27,10 @@ def wrapped(line: str, indent: int = 0) -> str:
     return textwrap.fill(line, COLUMNS, subsequent_indent=" " * indent)
 
 
-def rendered(table: Table) -> str:
+def rendered(table: "Table") -> str:
     """Return a table as text."""
+    from rich.console import Console
+
     # COLUMNS or FORCE_COLOR in the environment must not change the text.
     console = Console(
         file=io.StringIO(),
@@ -42,8 +45,13 @@ def rendered(table: Table) -> str:
     return "\n".join(line.rstrip() for line in captured.get().splitlines())
 
 
-def new_table(first: str, columns: Sequence[str], name_width: int, width: int) -> Table:
+def new_table(
+    first: str, columns: Sequence[str], name_width: int, width: int
+) -> "Table":
     """Return a table with a first column of names."""
+    from rich.table import Table
+    from rich.text import Text
+
     table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0))
     table.add_column(
         Text(first), width=name_width, no_wrap=True, overflow="ellipsis", style=""
@@ -53,6 +61,8 @@ def new_table(first: str, columns: Sequence[str], name_width: int, width: int) -
     return table
 
 
-def add_row(table: Table, name: str, cells: Iterable[str]) -> None:
+def add_row(table: "Table", name: str, cells: Iterable[str]) -> None:
     """Add a row to a table: a name and its cells."""
+    from rich.text import Text
+
     table.add_row(Text(plain(name)), *(Text(cell) for cell in cells))
