@@ -121,7 +121,7 @@ class Scan:
         self._required = arg["category_mask"]
         self._wanted = arg["category_mask"] | arg["category_anyof_mask"]
         self._wanted |= arg["return_mask"]
-        # PTE tables to look at next.
+        # PTE tables to look at next. Few at first: the output may be full soon.
         self._together = 1
         self._bits = mm.soft_dirty if self._wanted & PageIs.SOFT_DIRTY else 0
         if self._protects or self._wanted & PageIs.WRITTEN:
@@ -193,7 +193,7 @@ class Scan:
             high = min(stop, base + nr * size)
             if full is None:
                 full = self._tables(category, at, high)
-                # Fewer if the output was full: the walk resumes and reads them again.
+                # Fewer if the output was full, since the walk will read them again.
                 nr = self._together // 2 if full else self._together * 2
                 self._together = min(max(1, nr), TABLES_TOGETHER)
             if full:

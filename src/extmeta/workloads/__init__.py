@@ -1,7 +1,7 @@
 """Uses of page-table metadata, played on any encoding: see docs/workloads.md.
 
 Each module is one workload: a frozen dataclass of its parameters, and how it is played.
-Every round is compared with a plain set of the pages written.
+Every round is compared with a plain array of the pages written.
 
 >>> import extmeta as em
 >>> from extmeta.workloads import Predump, play, synthetic

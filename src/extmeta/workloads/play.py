@@ -36,7 +36,7 @@ MAX_ROUNDS = 1 << 20
 
 
 class MismatchError(AssertionError):
-    """A tracker reported other pages than those in the plain set."""
+    """A tracker reported other pages than those written."""
 
 
 @dataclass(frozen=True)
@@ -122,7 +122,7 @@ class Workload:
         raise NotImplementedError
 
     def play(self, stage: "Stage") -> Iterator[Counts]:
-        """Play round after round, each held against a plain set; yield counts.
+        """Play round after round, each held against the pages written; yield counts.
 
         Raises
         ------
