@@ -420,3 +420,13 @@ def test_a_handler_of_one_kind_is_not_asked_the_other(space):
     space.uffd_copy(A, PAGE, "WP")
     space.write(A)
     assert shown(space, A, 1) == "PXD"
+
+
+@pytest.mark.parametrize("call", ["read", "write"])
+def test_a_page_past_the_end_of_a_file_is_not_missing(call):
+    a = make("linked")
+    a.mmap(A, 8 * PAGE, "rw", "private|file")
+    a.uffd_register(A, 8 * PAGE, features="", mode="MISSING")
+    a.mremap(A, 8 * PAGE, 11 * PAGE, flags="")
+    with pytest.raises(OSError, match="past the file's end"):
+        getattr(a, call)(A + 9 * PAGE)

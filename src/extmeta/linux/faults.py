@@ -167,9 +167,10 @@ def _first_missing(mm: Mm, vma: Vma, first: int, stop: int) -> int:
     Its PTE is none or a marker, and the backing has no page either:
     do_anonymous_page(), shmem_get_folio_gfp().
     """
-    entries = mm.entries(first, reach_of(vma, stop))
+    reach = max(first, reach_of(vma, stop))
+    entries = mm.entries(first, reach)
     marked = mm.marked(entries)
-    absent = mm.absent(first, max(first, reach_of(vma, stop)))
+    absent = mm.absent(first, reach)
     vpns = np.union1d(absent, entries.vpn[marked])
     if vma.backing is not None:
         vpns = vpns[~vma.backing.has(pages_of(vma, vpns))]

@@ -123,6 +123,8 @@ class Scan:
         self._wanted |= arg["return_mask"]
         # PTE tables to look at next. Few at first: the output may be full soon.
         self._together = 1
+        self._bases: list[int] = []
+        self._listed = False
         self._bits = mm.soft_dirty if self._wanted & PageIs.SOFT_DIRTY else 0
         if self._protects or self._wanted & PageIs.WRITTEN:
             self._bits |= mm.uffd_wp
@@ -130,7 +132,6 @@ class Scan:
     def run(self, first: int, stop: int) -> U64:
         """Walk [first, stop) and return the regions, (n, 3)."""
         self._range = first, stop
-        self._list()
         at = first
         while at < stop:
             full = self._walk(at, stop)
@@ -142,9 +143,11 @@ class Scan:
         return self.regions.result()
 
     def _list(self) -> None:
-        """List the tables and leaves of the range, so that no walk has to."""
-        tables = self.mm.tables_within(*self._range)
-        self._bases = sorted({*tables, *self.mm.leaves_within(*self._range)})
+        """List the tables and leaves of the range, unless the last list still holds."""
+        if not self._listed:
+            tables = self.mm.tables_within(*self._range)
+            self._bases = sorted({*tables, *self.mm.leaves_within(*self._range)})
+            self._listed = True
 
     # -- the walk: each method with -> bool returns whether the output is full, -ENOSPC
 
@@ -174,6 +177,7 @@ class Scan:
 
     def _walk_vma(self, vma: Vma, category: int, first: int, stop: int) -> bool:
         mm, size = self.mm, self.mm.pages_per_leaf
+        self._list()
         at = first
         while at < stop:
             i = bisect_left(self._bases, mm.leaf_of(at))
@@ -214,7 +218,8 @@ class Scan:
         end, full = self.regions.add(category, first, stop)
         if first < end and self._protects:
             protect.change(self.mm, vma, first, end, on=True)
-            self._list()
+            # It made tables. This walk of the VMA is past them.
+            self._listed = False
         return full
 
     def _leaf(self, category: int, first: int, stop: int) -> bool | None:
