@@ -1,12 +1,12 @@
 """Which value of a constant is the fastest?
 
     python benchmarks/tunables.py COPIED 0 512 32768     the present value, and these
-    python benchmarks/tunables.py                        names the constants
+    python benchmarks/tunables.py --help                 names the constants
 
-The extension is compiled once for each value, in a copy. Each round runs the builds by
-turns, a process each. What is printed is processor time over that of the present value:
-the median of the rounds and the least and most. It counts misses, and other work on the
-machine disturbs it little.
+The extension is compiled once for each value, in a copy. A process of each build takes
+samples by turns, all between two of the present value. What is printed is processor time
+over that of the present value: the median of the rounds and its 95 % interval. A second
+process of the present value comes first: it shows how far memory's layout changes times.
 """
 
 import argparse
@@ -14,7 +14,6 @@ import json
 import os
 import re
 import shutil
-import statistics
 import subprocess
 import sys
 import time
@@ -23,15 +22,15 @@ from pathlib import Path
 import numpy as np
 
 import extmeta as em
+from extmeta.cost.measure import interval
 
 ROOT = Path(__file__).parents[1]
-TRIES = 5
 # What other targets build.
 LEFT_OUT = shutil.ignore_patterns(
     "tunables", "sanitize*", "tsan*", "unlocked*", "guest", "oracle", "__pycache__"
 )
-# Seconds of processor time of a try, at least.
-TRY = 0.01
+# Seconds of processor time that a sample has at least.
+TRY = 0.002
 
 
 def filled(encoding, nr_tables, fraction, same):
@@ -65,9 +64,9 @@ def ranges():
 
 def clears():
     """Clears of a bit that leave all words, in tables that no near cache holds."""
-    every = slice(0, 512 * 2048)
-    for fraction in (0.01, 0.06, 0.12, 0.25, 0.5, 1.0):
-        table = filled("linked", 2048, fraction, False)
+    every = slice(0, 512 * 16384)
+    for fraction in (0.01, 0.06, 0.12, 0.5):
+        table = filled("linked", 16384, fraction, False)
         yield (
             f"linked, {fraction:.0%} flagged: clear",
             lambda table=table: table.update(every, clear=2),
@@ -82,22 +81,19 @@ TUNABLES = {
 }
 
 
-def times(name):
-    """Return the processor time of each call, in this process: the least of some."""
-    found = {}
-    for what, call in TUNABLES[name][1]():
-        call()
-        tries = []
-        for _ in range(TRIES):
-            n = 0
-            begun = now = time.process_time()
-            while now - begun < TRY:
-                call()
-                n += 1
-                now = time.process_time()
-            tries.append((now - begun) / n)
-        found[what] = min(tries)
-    return found
+def serve(name):
+    """Time the call whose number a line of stdin has, and print that, for ever."""
+    calls = dict(TUNABLES[name][1]())
+    print(json.dumps([*calls]), flush=True)
+    for line in sys.stdin:
+        call = [*calls.values()][int(line)]
+        n = 0
+        begun = now = time.process_time()
+        while now - begun < TRY:
+            call()
+            n += 1
+            now = time.process_time()
+        print((now - begun) / n, flush=True)
 
 
 def built(name, value):
@@ -130,38 +126,51 @@ def environment(source):
     return os.environ | {"PYTHONPATH": str(source)}
 
 
+class Build:
+    """A process of one build, which times calls when asked to."""
+
+    def __init__(self, name, source):
+        self.process = subprocess.Popen(
+            [sys.executable, __file__, name, "--serve"],
+            env=environment(source),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        self.calls = json.loads(self.process.stdout.readline())
+
+    def sample(self, number):
+        """Return the processor time of a call."""
+        print(number, file=self.process.stdin, flush=True)
+        return float(self.process.stdout.readline())
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("name", choices=TUNABLES)
     parser.add_argument("values", nargs="*", type=int, metavar="VALUE")
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=60)
+    parser.add_argument("--serve", action="store_true", help=argparse.SUPPRESS)
     a = parser.parse_args()
-    if not a.values:
-        print(json.dumps(times(a.name)))
+    if a.serve:
+        serve(a.name)
         return
-    sources = {None: ROOT / "src"} | {v: built(a.name, v) for v in a.values}
-    took = {value: [] for value in sources}
-    for turn in range(a.rounds):
-        for value in list(sources)[:: 1 if turn % 2 else -1]:
-            command = [sys.executable, __file__, a.name]
-            done = subprocess.run(
-                command,
-                env=environment(sources[value]),
-                check=True,
-                capture_output=True,
-            )
-            took[value].append(json.loads(done.stdout))
-    for what in took[None][0]:
+    present = Build(a.name, ROOT / "src")
+    others = {f"{a.name} again": Build(a.name, ROOT / "src")} | {
+        f"{a.name} = {value}": Build(a.name, built(a.name, value)) for value in a.values
+    }
+    for number, what in enumerate(present.calls):
         print(what)
-        for value in a.values:
-            each = [
-                there[what] / here[what]
-                for there, here in zip(took[value], took[None], strict=True)
-            ]
-            print(
-                f"  {a.name} = {value:<10} {statistics.median(each):.3f} "
-                f"[{min(each):.3f}, {max(each):.3f}]"
-            )
+        ratios = {name: [] for name in others}
+        for _ in range(a.rounds):
+            before = present.sample(number)
+            took = {name: build.sample(number) for name, build in others.items()}
+            here = (before + present.sample(number)) / 2
+            for name, there in took.items():
+                ratios[name].append(there / here)
+        for name, each in ratios.items():
+            middle, low, high = interval(np.array(each))
+            print(f"  {name:<28} {middle:.3f} [{low:.3f}, {high:.3f}]", flush=True)
 
 
 if __name__ == "__main__":

@@ -28,9 +28,10 @@ cdef enum:
     # --fields meta=64`. Narrower words have no SIMD compare. There, visiting won with
     # up to half of the PTEs flagged.
     DENSE_FROM = 8
-    # If one entry of SPARSE has a word, or fewer, the words are asked for before they
-    # are read: each has a cache line of its own. `benchmarks/instructions.py` counts
-    # the requests; with all PTEs flagged they were half of a clear's instructions.
+    # If fewer than one entry of SPARSE has a word, all words are asked for before the
+    # first is read. Otherwise a clear took 4 % more time with 1 % flagged, 7 % with 6 %
+    # and 1 % with 12 % (`python benchmarks/tunables.py SPARSE 1000000`). If all PTEs
+    # are flagged, these requests were half of a clear's instructions.
     SPARSE = 8
     # Up to this many entries are read without a look at the descriptor, whose cache
     # line a random lookup does not have.

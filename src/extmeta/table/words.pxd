@@ -10,9 +10,9 @@ from extmeta.table.refusal cimport Found
 from extmeta.table.vpns cimport Run, Span, scattered
 
 cdef enum:
-    # Tables of a range that are found before their words are read, so that the cache
-    # misses of each step overlap. Scans of 8,192 full tables took as long with 16 as
-    # with 64; no benchmark is recorded for this number.
+    # Tables of a range that are found before their words are read, so that misses
+    # overlap. With 1, a scan of adaptive with 1 % flagged took 2.6 times as long, with
+    # 16 1.3 times (`python benchmarks/tunables.py TABLES_TOGETHER 1 16`).
     TABLES_TOGETHER = 64
 
 cdef struct Group:
