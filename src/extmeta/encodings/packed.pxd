@@ -1,6 +1,6 @@
 """Words of 2**width bits each, one after another."""
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
-from libc.string cimport memcpy, memmove, memset
+from libc.string cimport memcpy, memmove
 
 ctypedef fused word_t:
     uint8_t
@@ -69,7 +69,7 @@ cdef inline void widen(
 
 cdef inline void narrow(
         const uint64_t* words, Py_ssize_t n, int width, void* p) noexcept nogil:
-    """Write n words, which fit."""
+    """Write n words, which fit and fill whole bytes."""
     cdef Py_ssize_t i
     if width == 6:
         memcpy(p, words, n * sizeof(uint64_t))
@@ -82,10 +82,14 @@ cdef inline void narrow(
     elif width == 3:
         for i in range(n):
             (<uint8_t*>p)[i] = <uint8_t>words[i]
+    elif width == 2:
+        for i in range(n >> 1):
+            (<uint8_t*>p)[i] = <uint8_t>(words[2 * i] | words[2 * i + 1] << 4)
     else:
-        memset(p, 0, <size_t>n >> (3 - width))
-        for i in range(n):
-            put(p, width, i, words[i])
+        for i in range(n >> 2):
+            (<uint8_t*>p)[i] = <uint8_t>(
+                words[4 * i] | words[4 * i + 1] << 2
+                | words[4 * i + 2] << 4 | words[4 * i + 3] << 6)
 
 cdef inline void shift(
         void* words, int width, Py_ssize_t at, Py_ssize_t n, int by) noexcept nogil:

@@ -26,7 +26,7 @@ from libc.string cimport memset
 from extmeta.encodings.adaptive cimport container, dense, excess, few, listed
 from extmeta.encodings.adaptive cimport marks, reserve, uniform
 from extmeta.encodings.adaptive.contents cimport (
-    Sparse, Survey, change_all, change_one, cut_words, drop_range, survey_words)
+    Sparse, Survey, change_some, cut_words, drop_range, survey_words)
 from extmeta.encodings.adaptive.in_place cimport (
     copy_object, joining, write_in_place)
 from extmeta.encodings.adaptive.link cimport (
@@ -147,7 +147,7 @@ cdef class Adaptive(Encoding):
             v.bits = v.word = w.add[0]
             v.uniform = True
         else:
-            container.survey_write(&self.g, t.link, entry, r, w, &v)
+            container.survey_write(&self.g, t, entry, r, w, &v)
             # A move clears the words at the source before it stores here.
             surveyed = not adds_nothing(w, 1)
         if not make_room(&self.g, self.slabs, &self.reserve, t, &v):
@@ -159,7 +159,7 @@ cdef class Adaptive(Encoding):
 
     cdef void store(self, Ptdesc* t, const Run* r, const Write* w) noexcept nogil:
         cdef uint32_t flagged = t.flagged
-        if flagged == 0 and not makes_a_word(w, r.n, 1):
+        if flagged == 0 and not pending(t).prepared and not makes_a_word(w, r.n, 1):
             forget_write(t)
             return
         if not (w.step == 0 and container.stays_uniform(&self.g, t, r, w)) and (
@@ -180,6 +180,8 @@ cdef class Adaptive(Encoding):
             return
         if r.n == 1:
             self.store_one(t, r, w)
+        elif container.is_short(t.link, r):
+            self.store_some(t, r, w)
         else:
             self.store_all(t, r, w)
         self.note_leftovers(t)
@@ -217,13 +219,13 @@ cdef class Adaptive(Encoding):
     cdef void store_all(self, Ptdesc* t, const Run* r, const Write* w) noexcept nogil:
         cdef uint64_t* entry = entries(self.frames, t)
         cdef bint surveyed = pending(t).surveyed != 0
-        cdef uint64_t[MOST] words
+        cdef uint64_t[MOST] filled
+        cdef const uint64_t* words
         cdef Survey v
         if surveyed:
             expected(t, &v)
         forget_write(t)
-        container.read(&self.g, t.link, entry, 0, self.entries, words)
-        change_all(entry, self.pte.none, r, w, self.entries - 1, words)
+        words = container.words_after(&self.g, t, entry, r, w, filled)
         if not surveyed:
             survey_words(words, self.entries, &v)
         # A reader that sees a flag must find a word: clear flags before words go, and
@@ -257,9 +259,9 @@ cdef class Adaptive(Encoding):
         if kind_of(t.link) != UNIFORM or word != container.shared_word(&self.g, t.link):
             if not (container.can_put(t.link, word) and owns(self.slabs, &self.g, t)
                     and container.put_word(&self.g, t, e, there, word)):
-                self.rewrite_one(t, r, w)
-            else:
-                changed_in_place = True
+                self.store_some(t, r, w)
+                return
+            changed_in_place = True
         if word and not there:
             # Word before flag: a reader that sees the flag must find the word.
             publish(&entry[e], pte | flag)
@@ -267,15 +269,20 @@ cdef class Adaptive(Encoding):
         if changed_in_place:
             self.remember(t, r, t.flagged + (word == 0))
 
-    cdef void rewrite_one(self, Ptdesc* t, const Run* r, const Write* w) noexcept nogil:
-        """Change one word by writing the whole container again."""
-        cdef const uint64_t* entry = entries(self.frames, t)
+    cdef void store_some(self, Ptdesc* t, const Run* r, const Write* w) noexcept nogil:
+        """Write few words by writing the whole container again."""
+        cdef uint64_t* entry = entries(self.frames, t)
         cdef Survey v
         cdef Sparse s
+        forget_write(t)
         container.list_words(&self.g, t.link, entry, 0, self.entries, &s)
-        change_one(entry, self.pte.none, r, w, self.entries - 1, &s)
+        change_some(entry, self.pte.none, r, w, self.entries - 1, &s)
         survey_words(s.word, s.count, &v)
+        # Flags as in store_all().
+        marks.match_list(entry, &self.pte, r, self.entries - 1, &s, False)
         write_back(&self.g, self.slabs, t, &v, NULL, &s, True)
+        marks.match_list(entry, &self.pte, r, self.entries - 1, &s, True)
+        t.flagged = <uint32_t>v.count
 
     cdef bint clear(self, Ptdesc* t, const Run* r, uint64_t keep) noexcept nogil:
         """Keep only these bits in a run's words; False if store() has to do it."""
@@ -534,7 +541,8 @@ cdef class Adaptive(Encoding):
         if has_object(t.link):
             if not self.slabs.share(object_of(&self.g, t.link)):
                 return -1
-            whole.link |= SHARED
+            if t.link & SHARED == 0:
+                whole.link |= SHARED
         child.link = t.link
         child.flagged = t.flagged
         return 0

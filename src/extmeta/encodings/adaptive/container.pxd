@@ -4,7 +4,8 @@ from libc.string cimport memset
 
 from extmeta.encodings.adaptive cimport dense, few, listed, ranked, uniform
 from extmeta.encodings.adaptive.contents cimport (
-    Sparse, Survey, change_all, change_one, clear_bits, keep_live, sift, survey_words)
+    Sparse, Survey, change_all, change_some, clear_bits, keep_live, sift, survey_fill,
+    survey_words)
 from extmeta.encodings.adaptive.link cimport (
     BOXED, CLASS_SHIFT, DENSE, EMPTY, FEW, INLINE, LISTED, MOST, RANKED, STALE,
     UNIFORM, WIDTH_SHIFT, Geometry, Kind, class_of, count_of, is_stale, is_uniform,
@@ -96,24 +97,57 @@ cdef inline void pick(
         words[i] = every[entry_at(r, i, g.entries - 1)]
 
 cdef inline void survey_write(
-        const Geometry* g, uint64_t link, const uint64_t* entry, const Run* r,
+        const Geometry* g, const Ptdesc* t, const uint64_t* entry, const Run* r,
         const Write* w, Survey* v) noexcept nogil:
     """Describe the table's words as they will be after the write."""
     cdef bint clears_range = r.vpns is NULL and adds_nothing(w, 1)
-    cdef uint64_t none = g.pte.none
     cdef uint64_t[MOST] words
     cdef Sparse s
-    if kind_of(link) != DENSE and (r.n == 1 or clears_range):
-        list_words(g, link, entry, 0, g.entries, &s)
-        if clears_range:
-            clear_bits(r, w.keep[0], &s)
-        else:
-            change_one(entry, none, r, w, g.entries - 1, &s)
-        survey_words(s.word, s.count, v)
+    if not (clears_range and kind_of(t.link) != DENSE or fills(g, t.link, r, w)
+            or is_short(t.link, r)):
+        survey_words(words_after(g, t, entry, r, w, words), g.entries, v)
+        return
+    list_words(g, t.link, entry, 0, g.entries, &s)
+    if clears_range:
+        clear_bits(r, w.keep[0], &s)
+    elif is_short(t.link, r):
+        change_some(entry, g.pte.none, r, w, g.entries - 1, &s)
     else:
-        read(g, link, entry, 0, g.entries, words)
+        survey_fill(&s, t.used, w, v)
+        return
+    survey_words(s.word, s.count, v)
+
+cdef inline bint is_short(uint64_t link, const Run* r) noexcept nogil:
+    """Return whether it is faster to change a list of words than all of them."""
+    return r.n <= FROM_FULL and kind_of(link) != DENSE
+
+cdef inline bint fills(
+        const Geometry* g, uint64_t link, const Run* r, const Write* w) noexcept nogil:
+    """Return whether a write gives all entries one word, but for those listed."""
+    # A list of UNIFORM's or DENSE's words takes longer than the words.
+    return w.step == 0 and w.add[0] and r.vpns is NULL and r.n == g.entries and (
+        kind_of(link) != DENSE and not is_uniform(link))
+
+cdef inline const uint64_t* words_after(
+        const Geometry* g, const Ptdesc* t, const uint64_t* entry, const Run* r,
+        const Write* w, uint64_t* words) noexcept nogil:
+    """Return all words as they will be after the write: those of `w`, or in `words`."""
+    cdef uint64_t none = g.pte.none
+    cdef uint64_t add = w.add[0]
+    cdef Py_ssize_t i
+    cdef Sparse s
+    if t.flagged == 0 and w.step and r.vpns is NULL and r.n == g.entries:
+        return w.add
+    if not fills(g, t.link, r, w):
+        read(g, t.link, entry, 0, g.entries, words)
         change_all(entry, none, r, w, g.entries - 1, words)
-        survey_words(words, g.entries, v)
+        return words
+    list_words(g, t.link, entry, 0, g.entries, &s)
+    for i in range(g.entries):
+        words[i] = add if entry[i] != none else 0
+    for i in range(s.count):
+        words[s.position[i]] = s.word[i] & w.keep[0] | add
+    return words
 
 cdef inline uint64_t fill(
         const Geometry* g, const Shape* shape, void* p, const Survey* v,

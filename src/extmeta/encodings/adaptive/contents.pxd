@@ -107,13 +107,12 @@ cdef inline void change_all(
             words[i] = (words[i] & keep | same) if entry[i] != none else 0
 
 cdef inline void change_one(
-        const uint64_t* entry, uint64_t none, const Run* r, const Write* w,
-        Py_ssize_t last_entry, Sparse* s) noexcept nogil:
-    """Apply a write of one entry to the list of a table's words."""
-    cdef Py_ssize_t e = entry_at(r, 0, last_entry)
+        const uint64_t* entry, uint64_t none, Py_ssize_t e, const Write* w,
+        Py_ssize_t i, Sparse* s) noexcept nogil:
+    """Apply the ``i``-th write, which is of the entry ``e``, to a list of words."""
     cdef Py_ssize_t at = place(s.position, s.count, e)
     cdef bint there = at < s.count and s.position[at] == e
-    cdef uint64_t word = (s.word[at] & w.keep[0] if there else 0) | w.add[0]
+    cdef uint64_t word = (s.word[at] & w.keep[0] if there else 0) | w.add[i * w.step]
     if w.step == 0 and entry[e] == none:
         return
     if word and not there:
@@ -127,6 +126,39 @@ cdef inline void change_one(
         s.count -= 1
         memmove(s.position + at, s.position + at + 1, (s.count - at) * 2)
         memmove(s.word + at, s.word + at + 1, (s.count - at) * sizeof(uint64_t))
+
+cdef inline void change_some(
+        const uint64_t* entry, uint64_t none, const Run* r, const Write* w,
+        Py_ssize_t last_entry, Sparse* s) noexcept nogil:
+    """Apply a write to the list of a table's words, one entry at a time."""
+    cdef Py_ssize_t i
+    for i in range(r.n):
+        change_one(entry, none, entry_at(r, i, last_entry), w, i, s)
+
+cdef inline bint lists(const Sparse* s, Py_ssize_t e) noexcept nogil:
+    cdef Py_ssize_t at = place(s.position, s.count, e)
+    return at < s.count and s.position[at] == e
+
+cdef inline void survey_fill(
+        const Sparse* s, Py_ssize_t used, const Write* w, Survey* v) noexcept nogil:
+    """Describe a table of ``used`` entries after a write of one word to all.
+
+    ``s`` lists the words before the write.
+    """
+    cdef uint64_t bits = 0
+    cdef uint64_t differ = 0
+    cdef uint64_t word
+    cdef Py_ssize_t i
+    v.count = used
+    v.word = w.add[0]
+    if s.count == used and used:
+        v.word |= s.word[0] & w.keep[0]
+    for i in range(s.count):
+        word = s.word[i] & w.keep[0] | w.add[0]
+        bits |= word
+        differ |= word ^ v.word
+    v.bits = bits | v.word
+    v.uniform = differ == 0
 
 cdef inline bint clear_bits(const Run* r, uint64_t keep, Sparse* s) noexcept nogil:
     """Keep only these bits of words in a range; return whether a word changed."""

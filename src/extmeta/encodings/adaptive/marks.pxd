@@ -1,6 +1,7 @@
 """Setting and clearing the flags of many PTEs."""
 from libc.stdint cimport uint64_t
 
+from extmeta.encodings.adaptive.contents cimport Sparse, lists
 from extmeta.memory.frames cimport Ptdesc
 from extmeta.memory.sync cimport release_fence
 from extmeta.table.pte cimport ALL, PteLayout, count, equal, flag_of, flags, lowest
@@ -29,7 +30,7 @@ cdef inline void match_words(
         uint64_t* entry, const PteLayout* a, const uint64_t* words, Py_ssize_t size,
         bint on) noexcept nogil:
     """Set the flags of entries with a word, or clear those of entries without one."""
-    cdef uint64_t flagged, zero
+    cdef uint64_t flagged, zero, every
     cdef Py_ssize_t at, n
     if on:
         release_fence()
@@ -37,8 +38,27 @@ cdef inline void match_words(
         n = min(64, size - at)
         flagged = flags(entry + at, n, a)
         zero = equal(words + at, n, ALL, 0)
-        mark(entry + at, a,
-             ALL >> (64 - n) & ~(flagged | zero) if on else flagged & zero, on)
+        every = ALL >> (64 - n)
+        if not on:
+            mark(entry + at, a, flagged & zero, False)
+        elif flagged != every:
+            # If all have a word, set all: that is faster than to set most.
+            mark(entry + at, a,
+                 every & ~(flagged | zero) if zero else every, True)
+
+cdef inline void match_list(
+        uint64_t* entry, const PteLayout* a, const Run* r, Py_ssize_t last_entry,
+        const Sparse* s, bint on) noexcept nogil:
+    """Set the flags of a run's entries that are listed, or clear those of others."""
+    cdef Py_ssize_t i, e
+    if on:
+        release_fence()
+    for i in range(r.n):
+        e = entry_at(r, i, last_entry)
+        if lists(s, e) and on:
+            entry[e] |= flag_of(a, entry[e])
+        elif not (lists(s, e) or on):
+            entry[e] &= ~flag_of(a, entry[e])
 
 cdef inline void flag_run(
         Ptdesc* t, uint64_t* entry, const PteLayout* a, const Run* r,
