@@ -197,9 +197,10 @@ class Pairs:
         if symbol is None:
             pytest.fail(f"{once.__file__} has no symbols", pytrace=False)
         try:
-            return iter(instructions.profiled(command, [symbol[1].decode()]))
+            returns, _said = instructions.profiled(command, [symbol[1].decode()])
         except ValueError as error:
             pytest.fail(f"the run under valgrind failed: {error}", pytrace=False)
+        return iter([count for _function, count in returns])
 
     def _remember(self, row: Compared, task: Task, table: bool) -> None:
         told = dataclasses.asdict(row)

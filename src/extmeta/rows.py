@@ -275,6 +275,31 @@ class Demand:
 
 
 @dataclass(frozen=True)
+class Locked:
+    """What a loop of the kernel does to a full PTE table under its lock.
+
+    Attributes
+    ----------
+    encoding, operation : str
+    held, held_most : float
+        Instructions between lock and unlock: of a table on average, and the most that
+        one locked section took.
+    before, before_most : float
+        Instructions of making room before the lock is taken, and of a fork's words.
+    described : float
+        Share of the locks under which the link or the count in the descriptor changes.
+    """
+
+    encoding: str
+    operation: str
+    held: float
+    held_most: float
+    before: float
+    before_most: float
+    described: float
+
+
+@dataclass(frozen=True)
 class Blocks:
     """The contiguous blocks of arm64 that words leave whole.
 
@@ -354,7 +379,19 @@ class Spread:
     flagged: list[int]
 
 
-Row = Subject | Bound | Refused | Ram | Cpu | Counted | Demand | Blocks | Split | Spread
+Row = (
+    Subject
+    | Bound
+    | Refused
+    | Ram
+    | Cpu
+    | Counted
+    | Demand
+    | Locked
+    | Blocks
+    | Split
+    | Spread
+)
 
 
 @dataclass(frozen=True)

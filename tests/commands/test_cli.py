@@ -34,7 +34,7 @@ SHORT += ["--processes", "1"]
 def call(command, **options):
     """Run a program to its end."""
     given = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    return subprocess.run(command, check=False, timeout=120, **{**given, **options})
+    return subprocess.run(command, check=False, timeout=300, **{**given, **options})
 
 
 def run(*arguments, **options):

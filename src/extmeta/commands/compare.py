@@ -39,6 +39,7 @@ from extmeta.cost import (
     crossover,
     demands,
     instructions,
+    locked,
     measure,
     origin,
     placement,
@@ -155,6 +156,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="also count instructions, with valgrind, and compare with the kernel's",
     )
     add(
+        "--lock",
+        action="store_true",
+        help="also count, with valgrind, the instructions of each operation between "
+        "lock and unlock of a PTE table",
+    )
+    add(
         "--bounds",
         action="store_true",
         help="also print each operation's time over what memory allows, which is "
@@ -219,12 +226,16 @@ def run(args: argparse.Namespace) -> int:
     provenance["calibration"] = calibration(args.verb)
     provenance["bounds"] = args.bounds
     stages: list[Stage] = []
+    for given in ["--crossover"] * args.crossover + ["--arch"] * (len(args.arch) > 1):
+        if args.lock:
+            raise BadInputError(f"--lock and {given}, which compares RAM: one of them")
 
     def measured(shown: Shown) -> Iterator[Row]:
         if args.crossover:
             yield from _crossovers(args, stages)
         else:
             yield from _sweeps(args, shown, stages)
+            yield from _locked(args)
         yield from _instructions(args, shown)
 
     return print_measured(args, comparison, measured, progress, stages, provenance)
@@ -232,7 +243,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _again(args: argparse.Namespace) -> int:
     """Print what --json wrote in an earlier run."""
-    options = ["crossover", "instructions", "encodings", "arch", "release"]
+    options = ["crossover", "instructions", "lock", "encodings", "arch", "release"]
     options += ["fractions", "placement", "words"]
     set_ = [f"--{option}" for option in options if getattr(args, option)]
     for given in [*args.what, *set_]:
@@ -371,6 +382,18 @@ def _instructions(args: argparse.Namespace, shown: Shown) -> Iterator[Row]:
         return
     forms = args.encodings or default_forms()
     yield from instructions.counted(forms, progress=shown)
+
+
+def _locked(args: argparse.Namespace) -> Iterator[Row]:
+    if not args.lock:
+        return
+    if why := instructions.missing():
+        tell(f"extmeta compare: --lock: {why}")
+        return
+    arch = args.arch[0] if args.arch else DEFAULT_ARCH
+    forms = args.encodings or default_forms()
+    kind = args.words[-1] if args.words else "different"
+    yield from locked.locked(forms, args.fields, arch, kind)
 
 
 def _crossovers(args: argparse.Namespace, stages: list[Stage]) -> Iterator[Row]:

@@ -15,7 +15,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 
@@ -76,11 +76,13 @@ def missing() -> str:
     return ""
 
 
-def symbols() -> dict[str, str]:
-    """Return the name of each operation's C function."""
-    # Full names: with a wildcard callgrind uses only one of several functions.
+def symbols(
+    functions: Mapping[str, tuple[ModuleType, str]] = FUNCTIONS,
+) -> dict[str, str]:
+    """Return the full name of each C function, whose key and pattern are given."""
+    # With a wildcard callgrind uses only one of several functions.
     found = {}
-    for operation, (module, pattern) in FUNCTIONS.items():
+    for operation, (module, pattern) in functions.items():
         names = re.search(rb"\0(" + pattern.encode() + rb")\0", _compiled(module))
         if names is None:
             raise ValueError(f"{module.__file__} has no symbols")
@@ -150,10 +152,11 @@ def count_each(
     ValueError
         If an encoding can't do it, with what it said last.
     """
-    command = [sys.executable, "-m", "extmeta.cost.instructions", ",".join(encodings)]
-    each = profiled(
+    command = [sys.executable, "-m", __name__, ",".join(encodings)]
+    returns, _said = profiled(
         [*command, *map(str, fractions)], [symbols()[name] for name in FUNCTIONS]
     )
+    each = [count for _function, count in returns]
     nr_counts = sum(len(operations(fraction)) for fraction in fractions)
     must(len(each) == nr_counts * len(encodings), "not each was called once")
     counts = iter(each)
@@ -166,8 +169,10 @@ def count_each(
     }
 
 
-def profiled(command: Sequence[str], functions: Sequence[str]) -> list[int]:
-    """Run a command under callgrind and return what each call of some functions took.
+def profiled(
+    command: Sequence[str], functions: Sequence[str]
+) -> tuple[list[tuple[str, int]], str]:
+    """Run a command under callgrind, and count what some functions take.
 
     Parameters
     ----------
@@ -177,8 +182,11 @@ def profiled(command: Sequence[str], functions: Sequence[str]) -> list[int]:
 
     Returns
     -------
-    list of int
-        Instructions of each call, callees included, in the order in which they return.
+    returns : list of (str, int)
+        For each return of one of the functions, in order, its name and instructions,
+        those of its callees included.
+    said : str
+        What the command has printed.
 
     Raises
     ------
@@ -202,11 +210,11 @@ def profiled(command: Sequence[str], functions: Sequence[str]) -> list[int]:
             said = done.stderr.strip().splitlines() or done.stdout.strip().splitlines()
             raise ValueError(said[-1] if said else f"status {done.returncode}")
         parts = sorted(Path(folder).glob("out.*"), key=lambda p: int(p.suffix[1:]))
-        return [_inclusive(part) for part in parts]
+        return [_inclusive(part) for part in parts], done.stdout
 
 
-def _inclusive(profile: Path) -> int:
-    """Return the count of the function whose return triggered the profile."""
+def _inclusive(profile: Path) -> tuple[str, int]:
+    """Return the function whose return triggered the profile, and its count."""
     trigger, total, inside = "", 0, False
     names: dict[str, str] = {}
     with profile.open() as file:
@@ -221,7 +229,7 @@ def _inclusive(profile: Path) -> int:
             elif inside and (found := _COST.match(line)):
                 # Its own lines, and after each "calls=" what the callee took.
                 total += int(found[1])
-    return total
+    return trigger, total
 
 
 def counted(

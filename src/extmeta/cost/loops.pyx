@@ -153,8 +153,7 @@ cdef class Loops:
                     return no_memory(child.frames.frame_bytes)
                 self.copy_words(parent, t, child, copy, worded, n)
                 child.settle(copy)
-            elif child.encoding.fork(parent.encoding, t, copy) or (
-                    t.reached and not child.reach(copy)):
+            elif not self.fork_words(parent, t, child, copy):
                 return no_memory(child.frames.frame_bytes)
             end = t.vpn + 1
         child.encoding.end()
@@ -207,6 +206,13 @@ cdef class Loops:
         unlock_table(copy)
         unlock_table(t)
         return n
+
+    cdef bint fork_words(
+            self, PageTable parent, const Ptdesc* t, PageTable child, Ptdesc* copy
+            ) noexcept nogil:
+        """Copy or share a table's words at once; False if no memory can be had."""
+        return child.encoding.fork(parent.encoding, t, copy) == 0 and (
+            not t.reached or child.reach(copy))
 
     cdef Ptdesc* make_room_for_each(
             self, PageTable parent, const Ptdesc* t, PageTable child, Ptdesc* copy,

@@ -17,6 +17,7 @@ from extmeta.reports.crossover import crossover_tables
 from extmeta.reports.demands import demands_table
 from extmeta.reports.head import head
 from extmeta.reports.kernel_shares import calibrations, instruction_tables, ns_tables
+from extmeta.reports.locked import locked_tables
 from extmeta.reports.notes import made_line, notes_text
 from extmeta.reports.prototype import prototype_table
 from extmeta.reports.ram import block_tables, ram_tables, split_table
@@ -51,6 +52,7 @@ def text(rows: Iterable[Row], provenance: dict[str, Any]) -> str:
                 *cpu_tables(c, bool(provenance.get("bounds"))),
                 bound_line(c),
                 *demands_table(c),
+                *locked_tables(c),
                 *ns_tables(c, provenance),
                 *instruction_tables(c, provenance),
             ]

@@ -12,6 +12,7 @@ from extmeta.rows import (
     Counted,
     Cpu,
     Demand,
+    Locked,
     Point,
     Ram,
     Refused,
@@ -35,6 +36,7 @@ class Comparison:
         default_factory=dict
     )
     demands: dict[tuple[str, str], Demand] = dataclasses.field(default_factory=dict)
+    locked: dict[tuple[str, str], Locked] = dataclasses.field(default_factory=dict)
     blocks: dict[tuple[Point, str], Blocks] = dataclasses.field(default_factory=dict)
     splits: list[Split] = dataclasses.field(default_factory=list)
     spreads: dict[Point, Spread] = dataclasses.field(default_factory=dict)
@@ -78,6 +80,8 @@ def by_subject(rows: Iterable[Row]) -> list[Comparison]:
             found[-1].counted[at] = row.instructions
         elif isinstance(row, Demand):
             found[-1].demands[row.encoding, row.operation] = row
+        elif isinstance(row, Locked):
+            found[-1].locked[row.encoding, row.operation] = row
         elif isinstance(row, Blocks):
             found[-1].blocks[Point(row.fraction, row.placement), row.encoding] = row
         elif isinstance(row, Split):
