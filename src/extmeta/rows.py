@@ -108,6 +108,8 @@ class Subject:
         The anonymous ones among `nr_huge`, each with a deposited PTE table.
     nr_unplaced, nr_unmarked : int
         See `space.Space`.
+    nr_distinct : int
+        Different words if every PTE has one; 0 if that was not counted.
     """
 
     name: str
@@ -126,6 +128,7 @@ class Subject:
     nr_deposited: int = 0
     nr_unplaced: int = 0
     nr_unmarked: int = 0
+    nr_distinct: int = 0
 
 
 @dataclass(frozen=True)

@@ -302,3 +302,9 @@ def test_all_stands_for_every_shipped_capture_unless_it_is_a_file(
     (tmp_path / "all").touch()
     assert compare._named("all") == ["all"]
     assert compare._named("redis") == ["redis"]
+
+
+def test_the_subject_counts_the_distinct_words():
+    for kind, distinct in (("one", 1), ("few", 8), ("different", 15)):
+        head = sweeps.Held(full_tables(1), [], em.Fields(age=4), kind=kind).head
+        assert head[0].nr_distinct == distinct

@@ -92,7 +92,7 @@ ROWS = [
 
 TEXT = """\
 numpy: 20,000 PTEs in 176 PTE tables (114 a table), 732 KiB of page tables, 80 MiB present; x86_64
-Words of uffd_wp=1, soft_dirty=1, age=8 (10 bits), all different as far as their bits allow.
+Words of uffd_wp=1, soft_dirty=1, age=8 (10 bits), as different as their bits allow.
 inpte can't hold them: 8 free bits of a PTE are needed, x86_64 has 6. As denominator it has
   uffd_wp=1, soft_dirty=1 (2 bits). The same PTEs are flagged. Their words are cut to these bits,
   none to 0.
@@ -261,7 +261,7 @@ def test_golden_architectures():
     assert text.startswith(
         """\
 numpy, on 3 architectures: RAM beyond inpte's
-Words of uffd_wp=1, soft_dirty=1, age=8 (10 bits), all different as far as their bits allow.
+Words of uffd_wp=1, soft_dirty=1, age=8 (10 bits), as different as their bits allow.
 All but x86_64: ported.
 On s390x: cut.
 All: on x86_64, for example, tiny is left out: no bit on x86_64.
@@ -661,3 +661,10 @@ def test_the_lives_of_forks_are_tables_of_their_own():
     assert "CPU, 100%" not in text
     assert "Left out: the page fault before each write" in text
     assert max(map(len, text.splitlines())) <= 100
+
+
+def test_distinct_words_are_counted_not_called_all_different():
+    subject = dataclasses.replace(SUBJECT, nr_distinct=1023)
+    text = comparison.text([subject, *ROWS[1:]], PROVENANCE)
+    said = " ".join(text.split("\n\n")[0].split())
+    assert "1,023 distinct ones if all 20,000 PTEs have one." in said

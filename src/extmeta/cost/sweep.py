@@ -13,6 +13,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
+import numpy as np
+
 from extmeta.arch import arch_named, bit_ranges
 from extmeta.cost import forks, loop_tasks, machine, measure, workers
 from extmeta.cost.forms import fitting, form, lack, left_out
@@ -46,7 +48,11 @@ Progress = Callable[[int, int, str], object]
 
 
 def subject_of(
-    space: Space, fields: Fields, bare: PageTable, kind: str = "different"
+    space: Space,
+    fields: Fields,
+    bare: PageTable,
+    kind: str = "different",
+    nr_distinct: int = 0,
 ) -> Subject:
     """Return the head of a comparison; ``bare`` is the baseline's, without a word."""
     arch = bare.arch
@@ -69,6 +75,7 @@ def subject_of(
         nr_deposited=len(space.deposited),
         nr_unplaced=space.nr_unplaced,
         nr_unmarked=space.nr_unmarked,
+        nr_distinct=nr_distinct,
     )
 
 
@@ -249,7 +256,9 @@ class Held:
         self.kind = kind
         self.brief = brief
         self.base = space.bare(BASELINE, self.kept)
-        self.head: list[Row] = [subject_of(space, fields, self.base, kind)]
+        every = self.words(Point(1.0, ""))[1].words
+        nr_distinct = len(np.unique(every, axis=0))
+        self.head: list[Row] = [subject_of(space, fields, self.base, kind, nr_distinct)]
         self.bare: dict[str, PageTable] = {}
         for text, encoding in made.items():
             try:

@@ -12,7 +12,7 @@ WORDS = {
     "one": "the same word for all PTEs",
     "few": "one of eight words for each PTE",
     "byte": "random words of 8 bits",
-    "different": "all different as far as their bits allow",
+    "different": "as different as their bits allow",
 }
 
 
@@ -82,7 +82,13 @@ def refused_lines(rows: Sequence[Refused]) -> Iterator[str]:
 
 def words_line(s: Subject) -> str:
     """Return a sentence on the words."""
-    return f"Words of {fields_text(s.fields)}, {WORDS.get(s.words, plain(s.words))}."
+    distinct = (
+        f": {s.nr_distinct:,} distinct ones if all {s.nr_ptes:,} PTEs have one"
+        if s.nr_distinct
+        else ""
+    )
+    kind = WORDS.get(s.words, plain(s.words))
+    return f"Words of {fields_text(s.fields)}, {kind}{distinct}."
 
 
 def fields_text(fields: dict[str, int]) -> str:
