@@ -61,6 +61,8 @@ FORMS = [
     ("hash", em.Fields(a=20, b=9)),
     ("inpte", em.Fields(meta=6)),
     ("inpte", em.Fields(a=2, uffd_wp=1, b=3, soft_dirty=1)),
+    ("inpte:indexed", SMALL),
+    ("inpte:indexed", em.Fields(meta=6)),
     # All words legal, but not all codes have room in a swap entry.
     ("compact", em.Fields(meta=6)),
     (em.Compact(excludes=[("uffd_wp", "soft_dirty")]), SMALL),

@@ -8,6 +8,9 @@ from dataclasses import dataclass
 
 BASELINE = "inpte"
 
+# The baseline with a count of words for each table, which side encodings have too.
+INDEXED = f"{BASELINE}:indexed"
+
 # A second table of the baseline, compared with the first: the noise floor.
 CONTROL = f"{BASELINE} again"
 
@@ -449,11 +452,15 @@ PlayedRow = Load | Peak | Refused | Cpu
 
 
 def smallest(rows: Sequence[Row], before: str = "") -> str:
-    """Return the smallest encoding other than the baseline; "" if there is none.
+    """Return the smallest encoding beside the PTEs; "" if there is none.
 
     If several are equally small, ``before`` is preferred.
     """
-    rams = [row for row in rows if isinstance(row, Ram) and row.encoding != BASELINE]
+    rams = [
+        row
+        for row in rows
+        if isinstance(row, Ram) and row.encoding not in (BASELINE, INDEXED)
+    ]
     least = min((row.total for row in rams), default=0)
     names = [row.encoding for row in rams if row.total == least]
     return before if before in names else names[0] if names else ""

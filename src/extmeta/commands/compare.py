@@ -55,7 +55,7 @@ from extmeta.reports import comparison, missing
 from extmeta.reports import workloads as workload_report
 from extmeta.reports.layout import plain
 from extmeta.reports.missing import Stage
-from extmeta.rows import DEMANDS, Row
+from extmeta.rows import DEMANDS, INDEXED, Row
 from extmeta.workloads import WORKLOADS
 
 DEFAULT_FRACTIONS = ",".join(f"{fraction:g}" for fraction in sweep.FRACTIONS)
@@ -284,9 +284,10 @@ def _comparable(arches: Sequence[str], fields: Fields) -> list[str]:
 def _sweeps(
     args: argparse.Namespace, shown: Shown, stages: list[Stage]
 ) -> Iterator[Row]:
-    forms = args.encodings or default_forms()
     quick = args.quick
     alone = len(args.arch) > 1
+    # Where times are compared, in-PTE words are given the index that others win by.
+    forms = args.encodings or [*[INDEXED] * (not alone), *default_forms()]
     fractions = args.fractions or fractions_of(
         QUICK_FRACTIONS if quick else DEFAULT_FRACTIONS
     )
@@ -391,7 +392,7 @@ def _locked(args: argparse.Namespace) -> Iterator[Row]:
         tell(f"extmeta compare: --lock: {why}")
         return
     arch = args.arch[0] if args.arch else DEFAULT_ARCH
-    forms = args.encodings or default_forms()
+    forms = args.encodings or [INDEXED, *default_forms()]
     kind = args.words[-1] if args.words else "different"
     yield from locked.locked(forms, args.fields, arch, kind)
 

@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from extmeta.arch import Arch, arch_named
 from extmeta.cost import placement
-from extmeta.cost.forms import fitting, form, left_out
+from extmeta.cost.forms import fitting, form, in_pte, left_out
 from extmeta.cost.space import Space
 from extmeta.fields import Fields
 from extmeta.memory.allowance import no_allocation
@@ -208,12 +208,14 @@ def demanded(
     The baseline has the largest set of the fields that fits it.
     """
     of = arch_named(arch)
-    yield from demands(BASELINE, BASELINE, fitting(fields, of, has_swap=True), of, kind)
+    kept = fitting(fields, of, has_swap=True)
+    yield from demands(BASELINE, BASELINE, kept, of, kind)
     for text in forms:
         if text == BASELINE:
             continue
         try:
-            yield from demands(form(text), text, fields, of, kind)
+            its = kept if in_pte(text) else fields
+            yield from demands(form(text), text, its, of, kind)
         except Exception as error:  # noqa: BLE001 (left_out raises ours)
             yield left_out(text, error, DEMANDS)
 
@@ -230,7 +232,7 @@ def splits(
     leaves = space.deposited[:SPLITS].tolist()
     kept = fitting(fields, arch_named(space.arch), space.has_swap)
     for text in dict.fromkeys((BASELINE, *forms)) if leaves else ():
-        its = kept if text == BASELINE else fields
+        its = kept if in_pte(text) else fields
         try:
             table = space.bare(BASELINE if text == BASELINE else form(text), its)
             before = table.memory().total

@@ -5,7 +5,7 @@ from extmeta.encodings import built_in, encodings, factory_of
 from extmeta.encodings.inpte import places
 from extmeta.fields import Fields
 from extmeta.names import unknown
-from extmeta.rows import CALL, CONTROL, Refused
+from extmeta.rows import BASELINE, CALL, CONTROL, INDEXED, Refused
 from extmeta.table.encoding import Encoding
 
 
@@ -36,6 +36,11 @@ def form(text: str) -> str | Encoding:
     except (TypeError, ValueError) as error:
         raise ValueError(f"encoding {text!r}: {error}") from error
     return made
+
+
+def in_pte(text: str) -> bool:
+    """Tell whether a form has words in the PTE, so the fields that fit the baseline."""
+    return text in (BASELINE, INDEXED)
 
 
 def default_forms() -> list[str]:

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from extmeta.arch import arch_named
 from extmeta.arrays import U64
 from extmeta.cost import instructions, loops, placement
-from extmeta.cost.forms import fitting, form
+from extmeta.cost.forms import fitting, form, in_pte
 from extmeta.cost.loops import Loops
 from extmeta.cost.space import DEFAULT_ARCH
 from extmeta.fields import Fields
@@ -180,7 +180,7 @@ def main() -> None:
     forms, fields, arch, kind = json.loads(sys.argv[1])
     for text in forms:
         its = Fields(**fields)
-        if text == BASELINE:
+        if in_pte(text):
             its = fitting(its, arch_named(arch), has_swap=False)
         try:
             given_to(text, its, arch, kind)

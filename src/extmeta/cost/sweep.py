@@ -17,7 +17,7 @@ import numpy as np
 
 from extmeta.arch import arch_named, bit_ranges
 from extmeta.cost import forks, loop_tasks, machine, measure, workers
-from extmeta.cost.forms import fitting, form, lack, left_out
+from extmeta.cost.forms import fitting, form, in_pte, lack, left_out
 from extmeta.cost.measure import Task
 from extmeta.cost.space import Space, sparse_tables
 from extmeta.cost.spread import spread
@@ -262,7 +262,8 @@ class Held:
         self.bare: dict[str, PageTable] = {}
         for text, encoding in made.items():
             try:
-                self.bare[text] = space.bare(encoding, fields)
+                its = self.kept if in_pte(text) else fields
+                self.bare[text] = space.bare(encoding, its)
             except Exception as error:  # noqa: BLE001 (left_out raises ours)
                 self.head.append(left_out(text, error))
 
@@ -289,7 +290,7 @@ class Held:
         rows += base.blocks(BASELINE, point)
         for text, table in self.bare.items():
             try:
-                other = Filled(table, theirs)
+                other = Filled(table, ours if in_pte(text) else theirs)
                 rows += [other.ram(text, point), *other.blocks(text, point)]
             except Exception as error:  # noqa: BLE001 (left_out raises ours)
                 rows.append(left_out(text, error, str(point)))
@@ -310,6 +311,7 @@ def timed(
     again = held.space.bare(BASELINE, held.kept)
     bare = {CONTROL: again, CALL: call.base, **held.bare}
     given = {CONTROL: ours, CALL: call.words(point)[0]}
+    given |= {text: ours for text in held.bare if in_pte(text)}
     measured = 0
     for text, table in bare.items():
         operations = operations_at(point, text, held.brief)

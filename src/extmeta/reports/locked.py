@@ -34,7 +34,8 @@ def locked_tables(c: Comparison) -> Iterator[str]:
     yield from _tables(c, "under the lock", lambda r: (r.held, r.held_most))
     yield wrapped(
         "Before the lock: making room, and the words of a fork if they are copied or "
-        "shared at once. This may allocate."
+        "shared at once. This may allocate. The words of a fork of xarray and hash are not "
+        "counted: they are copied as a whole, before the first table."
     )
     yield from _tables(c, "before the lock", lambda r: (r.before, r.before_most))
 
