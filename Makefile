@@ -8,7 +8,7 @@ PIP := $(PY) -m pip install --quiet --disable-pip-version-check
 JOBS ?= $(shell nproc)
 BUILD_NEEDS := "cython>=3.1" "setuptools>=77" "numpy>=2.0"
 
-.PHONY: compare test smoke check hunt planted bench budgets lint sanitize tsan snapshots build captures \
+.PHONY: compare test smoke check hunt planted bench budgets lint sanitize tsan snapshots build captures headlines \
 	oracle models clean
 
 compare: build
@@ -100,6 +100,11 @@ oracle: build $(VENV)/test-ready
 # spin goes through all states of the lockless snapshot, and refutes what is broken.
 models:
 	$(PYTHON) tests/models/check.py $(ARGS)
+
+# The headlines against size, stored for this machine; then which hold on all machines.
+headlines: build
+	$(PY) benchmarks/scale.py --headlines $(ARGS)
+	-$(PY) benchmarks/scale.py --machines
 
 captures: build
 	$(PY) benchmarks/make_captures.py

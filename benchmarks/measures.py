@@ -1,12 +1,13 @@
 """What was promised of the encodings, and what this machine measures.
 
-    python benchmarks/measures.py [NAME ...] [--quick] [--json]
+    python benchmarks/measures.py [NAME ...] [--quick] [--processes N] [--json]
 
 A line for each promise: the goal, what was measured, and whether it holds. Times are
-medians of paired ratios with the 95 % interval of each, as everywhere here; a
-goal counts as met by its median. Bytes are exact. Instructions are another
-script's: benchmarks/instructions.py. On a machine that others use, the ratio of the
-baseline to itself, printed first, says how far to trust the rest.
+medians of paired ratios with the 95 % interval over several processes; a goal is met
+if the whole interval meets it. Bytes are exact. Instructions are another script's:
+benchmarks/instructions.py. On a machine that others use, the ratio of the baseline to
+itself, printed first, says how far to trust the rest. benchmarks/scale.py has the
+headlines against the size of the tables, and for several machines.
 """
 
 import argparse
@@ -16,15 +17,16 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from functools import cache
 from itertools import cycle
+from typing import ClassVar
 
 import numpy as np
 
 import extmeta as em
 from extmeta.captures.capture import load_capture, shipped
 from extmeta.checks import must
-from extmeta.cost import placement, tasks
+from extmeta.cost import placement, tasks, workers
 from extmeta.cost.forms import default_forms, fitting, form
-from extmeta.cost.measure import Paired, Task, paired
+from extmeta.cost.measure import Paired, Task, of_processes, paired
 from extmeta.cost.placement import PLACEMENTS, WORDS
 from extmeta.cost.space import Space, full_tables, space_of, sparse_tables
 from extmeta.cost.tasks import Filled
@@ -46,6 +48,10 @@ class Line:
     measure, what, goal, measured : str
     met : bool or None
         None where there is no goal, only a figure.
+    ratio : tuple of float
+        Of a time: median, low and high; empty for bytes.
+    limit : float or None
+        The largest ratio that meets the goal.
     """
 
     measure: str
@@ -53,6 +59,8 @@ class Line:
     goal: str
     measured: str
     met: bool | None
+    ratio: tuple[float, ...] = ()
+    limit: float | None = None
 
 
 @cache
@@ -61,15 +69,40 @@ def full(nr_tables: int) -> Space:
 
 
 class Bench:
-    """Filled tables, and pairs of them; the last few are kept."""
+    """Filled tables, and the ratios of pairs of them.
 
-    def __init__(self, quick: bool) -> None:
-        self.nr_tables = 1024 if quick else 8192
-        self.options = (
-            {"rounds": 10, "budget_ns": 150_000_000}
-            if quick
-            else {"rounds": 40, "budget_ns": 3_000_000_000}
-        )
+    A process measures all ratios of a measure in the order in which it asks for them
+    (`measure`). With `found`, what several processes measured so, it is asked again,
+    and gets the ratios over these processes.
+    """
+
+    # A process takes fewer rounds: there are several.
+    OPTIONS: ClassVar = {"rounds": 8, "least": 3, "budget_ns": 400_000_000}
+    QUICK: ClassVar = {"rounds": 4, "least": 2, "budget_ns": 50_000_000}
+
+    def __init__(self, nr_tables: int, quick: bool) -> None:
+        self.nr_tables = nr_tables
+        self.quick = quick
+        self.found: Iterator[Paired] | None = None
+        self.measured: Callable[[Paired], None] = lambda found: None
+
+    def lines(self, name: str, processes: int) -> Iterator[Line]:
+        """Measure in so many processes, one after the other, and yield the lines."""
+        work = (name, self.nr_tables, self.quick)
+        parts = [
+            [Paired(**told) for told in workers.results((__file__,), work, number)]
+            for number in range(processes)
+        ]
+        self.found = map(of_processes, zip(*parts, strict=True))
+        yield from MEASURES[name](self)
+
+    def paired(self, base: Task, other: Task) -> Paired:
+        """Return the time of one task over that of another."""
+        if self.found:
+            return next(self.found)
+        found = paired(base, other, **(self.QUICK if self.quick else self.OPTIONS))
+        self.measured(found)
+        return found
 
     def filled(
         self, name: str, fields: em.Fields, point: Point, kind: str, nr_tables: int = 0
@@ -93,10 +126,12 @@ class Bench:
         nr_tables: int = 0,
     ) -> Paired:
         """Return the time of ``other`` over that of ``base``."""
+        if self.found:
+            return next(self.found)
         sides = [
             self.filled(name, fields, point, kind, nr_tables) for name in (base, other)
         ]
-        return paired(*(task(side) for side in sides), **self.options)
+        return self.paired(*(task(side) for side in sides))
 
 
 def shown(found: Paired) -> str:
@@ -104,12 +139,28 @@ def shown(found: Paired) -> str:
 
 
 def at_most(measure: str, what: str, limit: float, found: Paired) -> Line:
-    return Line(measure, what, f"<= {limit:g} x", shown(found), found.ratio <= limit)
+    return Line(
+        measure,
+        what,
+        f"<= {limit:g} x",
+        shown(found),
+        found.high <= limit,
+        (found.ratio, found.low, found.high),
+        limit,
+    )
 
 
 def faster(measure: str, what: str, times: float, found: Paired) -> Line:
     measured = f"{1 / found.ratio:.1f} x [{1 / found.high:.1f}, {1 / found.low:.1f}]"
-    return Line(measure, what, f">= {times:g} x", measured, found.ratio <= 1 / times)
+    return Line(
+        measure,
+        what,
+        f">= {times:g} x",
+        measured,
+        found.high <= 1 / times,
+        (found.ratio, found.low, found.high),
+        1 / times,
+    )
 
 
 def noise(bench: Bench) -> Iterator[Line]:
@@ -292,18 +343,16 @@ def m10(bench: Bench) -> Iterator[Line]:
             vpns = side.load.space.range
             load, both, seen = in_turn(side, lambda turn, vpns=vpns: vpns)
             what = f"{name}: snapshot of all over load, {point} flagged"
-            yield at_most("M10", what, 1.3, paired(load, seen, **bench.options))
+            yield at_most("M10", what, 1.3, bench.paired(load, seen))
             what = f"{name}: the same over load and a copy of the PTEs"
-            yield Line(
-                "M10", what, "", shown(paired(both, seen, **bench.options)), None
-            )
+            yield Line("M10", what, "", shown(bench.paired(both, seen)), None)
             side = bench.filled(name, fields, point, "different", 4 * bench.nr_tables)
             rng = np.random.default_rng(1)
             every = side.load.space.vpns
             turns = every[rng.integers(len(every), size=(16, NR_LOADS))]
             load, _, seen = in_turn(side, lambda turn, turns=turns: turns[turn % 16])
             what = f"{name}: snapshot of random ones over load, {point} flagged"
-            yield at_most("M10", what, 1.3, paired(load, seen, **bench.options))
+            yield at_most("M10", what, 1.3, bench.paired(load, seen))
 
 
 def in_turn(
@@ -338,6 +387,29 @@ def in_turn(
     )
 
 
+def headlines(bench: Bench) -> Iterator[Line]:
+    """Yield the claims that stand first, at one size; scale.py has the others."""
+    floor = bench.ratio("inpte", "inpte", tasks.fork, NARROW, NONE)
+    ratio = floor.ratio, floor.low, floor.high
+    yield Line("noise", "fork: inpte over inpte", "", shown(floor), None, ratio)
+    for name in ("linked", "adaptive"):
+        for operation in ("load", "fork"):
+            task = tasks.OPERATIONS[operation]
+            found = bench.ratio("inpte", name, task, NARROW, NONE)
+            yield at_most("M1", f"{name}: {operation}, no word", 1.02, found)
+    found = bench.ratio("inpte", "adaptive", tasks.fork, WORD, ALL)
+    yield at_most("M2", "adaptive: fork, all PTEs with 64-bit words", 1.05, found)
+    for operation, times, measure in (("scan", 10, "M3"), ("clear", 5, "M4")):
+        for kind in ("one", "different"):
+            task = tasks.OPERATIONS[operation]
+            found = bench.ratio("inpte", "adaptive", task, NARROW, ONE_PERCENT, kind)
+            what = f"adaptive: {operation} at 1 %, {NARROW.bits}-bit words, {kind}"
+            yield faster(measure, what, times, found)
+    found = bench.ratio("linked", "adaptive", random_load, WORD, ALL)
+    what = "adaptive over linked: random load, all flagged, different"
+    yield at_most("random", what, 1.3, found)
+
+
 MEASURES = {
     "noise": noise,
     "M1": m1,
@@ -349,22 +421,37 @@ MEASURES = {
     "M10": m10,
     "compact": compact,
     "random": random,
+    "headlines": headlines,
 }
+# Without NAME: all but the headlines, which others have too.
+DEFAULT = [name for name in MEASURES if name != "headlines"]
+
+
+def worker() -> None:
+    """Measure for another process, and tell it each ratio."""
+    name, nr_tables, quick = workers.work_given()
+    bench = Bench(nr_tables, quick)
+    bench.measured = lambda found: workers.tell(asdict(found))
+    for _line in MEASURES[name](bench):
+        pass
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join(MEASURES))
     parser.add_argument("--quick", action="store_true", help="smaller, fewer pairs")
+    parser.add_argument("--processes", type=int, metavar="N", help="8; --quick: 4")
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
     unknown = [name for name in arguments.names if name not in MEASURES]
     if unknown:
         parser.error(f"no measure named {unknown[0]!r}; there are {[*MEASURES]}")
-    bench = Bench(arguments.quick)
+    quick = arguments.quick
+    default = workers.QUICK_PROCESSES if quick else workers.PROCESSES
     lines = []
-    for name in arguments.names or MEASURES:
-        for line in MEASURES[name](bench):
+    for name in arguments.names or DEFAULT:
+        bench = Bench(1024 if quick else 8192, quick)
+        for line in bench.lines(name, arguments.processes or default):
             lines.append(line)
             if not arguments.json:
                 met = {None: "", True: "met", False: "MISSED"}[line.met]
@@ -378,4 +465,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    # `workers.results` runs this file without arguments, and with work on its stdin.
+    worker() if workers.started() else main()

@@ -1,8 +1,14 @@
-"""Random loads and stores against the size of what is mapped.
+"""Figures against size: random loads and stores, and the headlines.
 
     python benchmarks/scale.py                  from 64 MiB to 64 GiB
     python benchmarks/scale.py --gib 32 --rounds 21
     python benchmarks/scale.py --encodings linked,hash --json
+    python benchmarks/scale.py --headlines      into benchmarks/results/
+    python benchmarks/scale.py --machines       what holds on all of them
+
+--headlines measures those of measures.py on 64 to 16,384 PTE tables, each in several
+processes, and stores them for this machine, with its caches. --machines compares what
+is stored, and measures nothing.
 
 A row for each size, ns for each encoding: 2**20 vpns drawn at random, each with a word
 of 64 bits (inpte: 4 bits). Encodings take turns inside a round, each round draws other
@@ -14,21 +20,31 @@ numpy's take(): what one miss a lookup costs if nothing but the cache limits it.
 
 import argparse
 import json
+import re
 import statistics
 import sys
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
 
 import numpy as np
+from measures import Bench
 
 import extmeta as em
 from extmeta.checks import must
+from extmeta.cost import machine, origin, workers
 
 NR_VPNS = 1 << 20
 PTES_PER_GIB = 1 << 18
 SIZES = (1 / 16, 1, 8, 32, 64)
 ENCODINGS = ("inpte", "compact", "linked", "adaptive", "adjacent", "hash", "xarray")
 BITS = {"inpte": 4, "compact": 4}
+
+TABLES = (64, 256, 1024, 4096, 16384)
+TABLE_BYTES = 4096
+RESULTS = Path(__file__).parent / "results"
 
 try:
     import cykhash
@@ -126,6 +142,80 @@ def show(found: list[dict[str, object]]) -> None:
             print(f"| {gib:g} | " + " | ".join(f"{cells[n]:.1f}" for n in kept) + " |")
 
 
+def headlines(sizes: list[int], processes: int, path: Path | None) -> None:
+    """Measure the headlines at each size, store them and show them."""
+    made = origin.provenance(["benchmarks/scale.py", *sys.argv[1:]], 0)
+    made["caches"] = machine.caches()
+    document: dict[str, Any] = {"machine": made, "processes": processes, "lines": []}
+    path = path or RESULTS / f"{slug(made['cpu'])}-{made['cpus']}-cpus.json"
+    path.parent.mkdir(exist_ok=True)
+    for size in sizes:
+        print(f"{size:,} tables", file=sys.stderr)
+        for line in Bench(size, quick=False).lines("headlines", processes):
+            document["lines"].append({"tables": size, **asdict(line)})
+        # After each size: an interruption loses no other.
+        path.write_text(json.dumps(document, indent=1) + "\n")
+    show_curves(document)
+
+
+def slug(text: str) -> str:
+    """Return a processor's name as a file's."""
+    return re.sub(r"[^a-z0-9]+", "-", re.sub(r"\(.*?\)", "", text.lower())).strip("-")
+
+
+def show_curves(document: dict[str, Any]) -> None:
+    """Print a row for each headline, a column for each size."""
+    made, lines = document["machine"], document["lines"]
+    sizes = list(dict.fromkeys(line["tables"] for line in lines))
+    caches = ", ".join(f"{k} {v >> 10:,} KiB" for k, v in made["caches"].items())
+    print(
+        f"\n{made['cpu']}, {made['cpus']} CPUs, {caches}; Linux {made['kernel']}, "
+        f"extmeta {made['commit']}, {document['processes']} processes\n"
+    )
+    heads = [f"{size:,} tables, {size * TABLE_BYTES >> 10:,} KiB" for size in sizes]
+    print("| | goal | " + " | ".join(heads) + " |")
+    print("|---" * (len(sizes) + 2) + "|")
+    fits = [fitting_cache(size * TABLE_BYTES, made["caches"]) for size in sizes]
+    print("| PTE tables fit | | " + " | ".join(fits) + " |")
+    for what, goal in dict.fromkeys((line["what"], line["goal"]) for line in lines):
+        at = {line["tables"]: line for line in lines if line["what"] == what}
+        cells = [cell(at[size]) if size in at else "" for size in sizes]
+        print(f"| {what} | {goal} | " + " | ".join(cells) + " |")
+
+
+def fitting_cache(nbytes: int, caches: dict[str, int]) -> str:
+    """Return the smallest cache that holds so many bytes, or "memory"."""
+    return next((name for name, size in caches.items() if nbytes <= size), "memory")
+
+
+def cell(line: dict[str, Any]) -> str:
+    return line["measured"] + {True: "", False: " missed", None: ""}[line["met"]]
+
+
+def machines(paths: list[Path]) -> int:
+    """Say of each claim on which machines and sizes it holds; 1 if not on all."""
+    documents = {path.stem: json.loads(path.read_text()) for path in paths}
+    for document in documents.values():
+        show_curves(document)
+    claims: dict[tuple[str, str], list[tuple[str, int, bool]]] = {}
+    for name, document in documents.items():
+        for line in document["lines"]:
+            if line["met"] is not None:
+                at = claims.setdefault((line["what"], line["goal"]), [])
+                at.append((name, line["tables"], line["met"]))
+    print(f"\n| claim | goal | holds on {len(documents)} machines |\n|---|---|---|")
+    for (what, goal), found in claims.items():
+        fails: dict[str, list[str]] = {}
+        for name, size, met in found:
+            if not met:
+                fails.setdefault(name, []).append(f"{size:,}")
+        where = "; ".join(f"{name}: {', '.join(at)}" for name, at in fails.items())
+        print(
+            f"| {what} | {goal} | {f'not with tables on {where}' if where else 'all'} |"
+        )
+    return int(any(not met for found in claims.values() for *_at, met in found))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--gib", type=float, nargs="+", default=SIZES)
@@ -133,7 +223,17 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=11)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--json", action="store_true")
+    parser.add_argument("--headlines", action="store_true")
+    parser.add_argument("--tables", type=int, nargs="+", default=TABLES)
+    parser.add_argument("--processes", type=int, default=workers.PROCESSES)
+    parser.add_argument("--output", type=Path, help="of --headlines")
+    parser.add_argument("--machines", action="store_true")
     args = parser.parse_args()
+    if args.machines:
+        sys.exit(machines(sorted(RESULTS.glob("*.json"))))
+    if args.headlines:
+        headlines(args.tables, args.processes, args.output)
+        return
     found: list[dict[str, object]] = []
     for gib in args.gib:
         print(f"{gib:g} GiB", file=sys.stderr)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import extmeta as em
-from extmeta.cost import measure, sweep, workers
+from extmeta.cost import machine, measure, sweep, workers
 from extmeta.cost.space import space_of, sparse_tables
 from extmeta.rows import Cpu, Point, Ram
 
@@ -162,3 +162,18 @@ def test_processes_may_have_taken_different_numbers_of_rounds():
     parts = [np.array([1.0, 1.0]), np.array([2.0] * 5), np.array([4.0] * 9)]
     median, low, high = measure.interval_of_processes(parts)
     assert (median, low, high) == pytest.approx((2, 1, 4))
+
+
+# -- the machine -------------------------------------------------------------------
+
+
+def test_data_caches_are_found_by_level(tmp_path):
+    for number, (level, kind, kib) in enumerate(
+        [(1, "Data", 48), (1, "Instruction", 64), (2, "Unified", 2048)]
+    ):
+        folder = tmp_path / f"index{number}"
+        folder.mkdir()
+        for name, text in (("level", level), ("type", kind), ("size", f"{kib}K")):
+            (folder / name).write_text(f"{text}\n")
+    assert machine.caches(str(tmp_path)) == {"L1": 48 << 10, "L2": 2 << 20}
+    assert machine.caches(str(tmp_path / "nowhere")) == {}

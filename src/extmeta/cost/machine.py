@@ -5,6 +5,7 @@ for, with the clock and the samples of `measure`; the fastest sample counts.
 """
 
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 
@@ -28,6 +29,18 @@ LINE_BYTES = 8 * LINE_WORDS
 # Steps of a run along all chains. At 2 ns a step they take 30 us; a call takes 1 us. It
 # is no multiple of a power of 2, so that no run ends where it began.
 STEPS = bounds.CHAINS * 1000
+
+
+def caches(folder: str = "/sys/devices/system/cpu/cpu0/cache") -> dict[str, int]:
+    """Return the bytes of the first processor's data caches, as in {"L2": 2097152}."""
+    found = {}
+    for path in sorted(Path(folder).glob("index*")):
+        level, kind, kib = (
+            (path / name).read_text().strip() for name in ("level", "type", "size")
+        )
+        if kind != "Instruction":
+            found[f"L{level}"] = int(kib.removesuffix("K")) << 10
+    return found
 
 
 def bound_of(table_bytes: int) -> Bound:

@@ -30,6 +30,10 @@ QUICK_PROCESSES = 4
 PADDING_BYTES = 4096
 
 
+# The variable that makes it grow. Only a process that `results` started has it.
+PADDING = "EXTMETA_PADDING"
+
+
 def padding(number: int) -> int:
     """Return how many bytes the environment of a process grows by.
 
@@ -65,7 +69,7 @@ def results(command: Sequence[str], work: Any, number: int) -> Iterator[Any]:
     """
     environment = os.environ | {
         "PYTHONPATH": os.pathsep.join(map(os.path.abspath, sys.path)),
-        "EXTMETA_PADDING": "x" * padding(number),
+        PADDING: "x" * padding(number),
     }
     with contextlib.ExitStack() as stack:
         given = stack.enter_context(tempfile.TemporaryFile())
@@ -98,6 +102,11 @@ def _why(number: int, status: int, told: bytes) -> str:
         how = f"was killed by {signal.Signals(-status).name}"
     last = told.decode(errors="replace").splitlines()[-1:]
     return ": ".join((f"measuring process {number + 1} {how}", *last))
+
+
+def started() -> bool:
+    """Return whether `results` started this process."""
+    return PADDING in os.environ
 
 
 def work_given() -> Any:
