@@ -210,9 +210,7 @@ def machines(paths: list[Path]) -> int:
             if not met:
                 fails.setdefault(name, []).append(f"{size:,}")
         where = "; ".join(f"{name}: {', '.join(at)}" for name, at in fails.items())
-        print(
-            f"| {what} | {goal} | {f'not with tables on {where}' if where else 'all'} |"
-        )
+        print(f"| {what} | {goal} | {f'not on {where} tables' if where else 'all'} |")
     return int(any(not met for found in claims.values() for *_at, met in found))
 
 
