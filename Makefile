@@ -6,7 +6,6 @@ PY := $(VENV)/bin/python
 PIP := $(PY) -m pip install --quiet --disable-pip-version-check
 # Tests run side by side; what is timed does not.
 JOBS ?= $(shell nproc)
-BUILD_NEEDS := "cython>=3.1" "setuptools>=77" "numpy>=2.0"
 
 .PHONY: compare test smoke check hunt planted bench budgets lint sanitize tsan snapshots build captures headlines \
 	oracle models clean
@@ -57,7 +56,7 @@ lint: build $(VENV)/lint-ready
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	PATH="$(CURDIR)/$(VENV)/bin:$$PATH" cython-lint src tests examples
-	cd src && ../$(PY) -m mypy --no-error-summary -p extmeta
+	cd src && ../$(PY) -m mypy --no-error-summary -p extmeta -m pytest_extmeta
 	cd src && ../$(PY) -m mypy.stubtest $(STUBS) --allowlist ../tests/stubtest-allow.txt \
 		--ignore-unused-allowlist --ignore-disjoint-bases --concise
 
@@ -126,13 +125,15 @@ $(VENV)/ready: pyproject.toml setup.py
 		{ echo "extmeta needs Python's headers: apt install python3-dev"; exit 1; }
 	@test -x $(PY) || $(PYTHON) -m venv $(VENV)
 	@echo "extmeta: installing cython, numpy and rich into $(VENV), then compiling (about a minute)"
-	@$(PIP) $(BUILD_NEEDS)
+	@$(call named,["build-system"]["requires"])
 	@EXTMETA_EXTENSIONS=0 $(PIP) --no-build-isolation --editable .
 	@touch $@
 
-# What pyproject.toml names for this; `--editable '.[$(1)]'` would compile all again.
-extra = $(PY) -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]["$(1)"], sep="\n")' \
+# Installs what a list of pyproject.toml names, or one of its extras;
+# `--editable '.[$(1)]'` would compile all again.
+named = $(PY) -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))$(1), sep="\n")' \
 	| $(PIP) --requirement /dev/stdin
+extra = $(call named,["project"]["optional-dependencies"]["$(1)"])
 
 $(VENV)/test-ready: $(VENV)/ready
 	@$(call extra,test)

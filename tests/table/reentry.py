@@ -187,6 +187,12 @@ CALLS = {
 EDGE = {"arch", "encoding", "fields"}
 
 
+# They may not come while so little runs. Without the GIL that goes for the collector too.
+SELDOM = {signalled}
+if not getattr(sys, "_is_gil_enabled", lambda: True)():
+    SELDOM.add(collected)
+
+
 def main():
     public = {name for name in dir(em.PageTable) if not name.startswith("_")}
     assert public | {"pickle"} == set(CALLS) | EDGE, public ^ (set(CALLS) | EDGE)
@@ -207,7 +213,7 @@ def main():
                     with contextlib.suppress(ValueError):
                         call(table)
                     hook.busy = True
-            assert hook.nr_calls or hooked is signalled, (encoding, hooked)
+            assert hook.nr_calls or hooked in SELDOM, (encoding, hooked)
             table.check()
     print("done")
 
