@@ -58,6 +58,10 @@ COLOURS = tuple(name for name in PALETTE if name[1:].isdigit())
 MARKERS = "osD^vPX<>*hp"
 DASHES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (1, 1)), (0, (8, 2)))
 
+# A curve has a mark at each fifth of its points, the next one a point later: so marks of
+# five neighbours that coincide lie apart.
+MARK_EVERY = 5
+
 # Pixels left of curves, for ticks such as "10,000" and the label.
 CURVES_LEFT = 68
 
@@ -281,7 +285,7 @@ def _panels(
     """
     longest = max((len(_cut(name)) for name in looks), default=0)
     across = max(1, min(len(looks), int((WIDTH - 10) / (52 + 6.3 * longest))))
-    below = 50 + 18 * math.ceil(len(looks) / across)
+    below = 50 + 18 * max(1, math.ceil(len(looks) / across))
     top = 8.0
     total = top + sum(heights) + 16 * (len(heights) - 1) + below
     figure = Figure(figsize=(WIDTH / DPI, total / DPI), dpi=DPI)
@@ -352,8 +356,7 @@ def _curves(curves: Curves, encodings: Sequence[str]) -> Figure:
     for at, (name, look) in enumerate(looks.items()):
         # A logarithmic axis has no 0.
         there = [(x, y) for x, y in curves.curves[name] if y > 0]
-        # Marks of curves that coincide lie apart.
-        every = (at % 3, 3) if len(there) > 3 else None
+        every = (at % MARK_EVERY, MARK_EVERY) if len(there) > MARK_EVERY else None
         xs, ys = [x for x, _y in there], [y for _x, y in there]
         main.plot(xs, ys, markevery=every, **look)
     main.set_yscale("log")
@@ -426,6 +429,7 @@ def _strip(strip: Strip) -> Figure:
     figure.text(
         0.5,
         8 / (figure.get_figheight() * DPI),
+        f"a bar: {strip.scale}\n"
         "up: mapped, 0 to 100% of entries\n"
         f"down: flagged PTEs a table, 0 to {strip.most:,}, log scale",
         ha="center",

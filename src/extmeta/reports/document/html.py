@@ -34,7 +34,7 @@ white-space:nowrap}
 th:first-child,.origin :is(th,td){text-align:left}
 .origin td{white-space:normal;overflow-wrap:anywhere}
 @media print{body{max-width:none;padding:0;font-size:10pt}nav{display:none}
-.charts{grid-template-columns:1fr 1fr}figure,table{break-inside:avoid}
+.charts{grid-template-columns:1fr 1fr}.charts>div{grid-column:1/-1}figure,table{break-inside:avoid}
 h2,h3{break-after:avoid}.scroll{overflow:visible}}
 """
 

@@ -82,10 +82,14 @@ class Cell:
 
 @dataclass(frozen=True)
 class Strip:
-    """Cells of an address space by address; ``most`` is a full PTE table's entries."""
+    """Cells of an address space by address.
+
+    ``most`` is the number of a PTE table's entries; ``scale`` says what a cell is.
+    """
 
     cells: tuple[Cell, ...]
     most: int
+    scale: str
 
 
 @dataclass(frozen=True)

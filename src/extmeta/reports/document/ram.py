@@ -35,7 +35,10 @@ def crossover_section(
     reading = "Both axes are logarithmic, so that nothing stands for 0 bytes."
     if charts and any(c.spreads for c in spaces):
         names = ", ".join(plain(c.subject.name) for c in spaces if c.spreads)
-        reading = f"The upper panel shows how many flagged PTEs the PTE tables of {names} have."
+        reading += (
+            f" The upper panel shows how many flagged PTEs the PTE tables of {names} "
+            "have."
+        )
     title = "Where the lead changes"
     return Section(title, tuple(sentences), tuple(charts), reading=reading)
 

@@ -43,17 +43,18 @@ def _chart(c: Comparison, point: Point, spread: Spread) -> Chart:
     full = sum(cell.mapped > 0.9 for cell in cells)
     with_flags = sum(cell.flagged > 0 for cell in cells)
     what = (
-        "one PTE table"
+        "a PTE table"
         if spread.cell_tables == 1
         else f"{spread.cell_tables:,} neighbouring PTE tables"
     )
+    scale = f"{what}, {size(span << arch.page_shift)} of address space"
     alt = (
         f"{len(cells):,} cells in the order of their addresses, from "
         f"{lines[0][0] if lines else '0x0'} to {lines[-1][0] if lines else '0x0'}, with "
-        f"{gaps:,} gap{'s' * (gaps != 1)} left out. Each is {what}, {size(span << arch.page_shift)} of "
-        f"address space. {full:,} are more than 90% mapped, {with_flags:,} have flagged "
+        f"{gaps:,} gap{'s' * (gaps != 1)} left out. Each is {scale}. "
+        f"{full:,} are more than 90% mapped, {with_flags:,} have flagged "
         "PTEs."
     )
     table = Table(("address", "PTEs", "of all entries", "flagged"), tuple(lines))
     title = f"Address space of {plain(c.subject.name)}, {plain(str(point))} flagged"
-    return Chart("map", title, alt, Strip(tuple(cells), most), table)
+    return Chart("map", title, alt, Strip(tuple(cells), most, scale), table)
