@@ -209,6 +209,21 @@ def test_names_can_do_no_harm(rows):
     assert "<script" not in markdown.text(made).replace("\\<", "")
 
 
+def test_a_name_is_drawn_as_it_is(rows):
+    name = "#fefefe #id 1.23456"
+    found = [
+        dataclasses.replace(row, encoding=name)
+        if getattr(row, "encoding", "") == "linked"
+        else row
+        for row in rows
+    ]
+    made = sections.document(found, {})
+    for chart in made.charts:
+        root = ET.fromstring(charts.svg(chart, made.encodings))
+        texts = [text.text for text in root.iter("{http://www.w3.org/2000/svg}text")]
+        assert (name in texts) == (chart.name != "map")
+
+
 def test_text_is_72_columns_wide_and_has_the_ratios(rows, document):
     text = letter.text(document)
     assert max(map(len, text.splitlines())) <= COLUMNS

@@ -10,6 +10,7 @@ import math
 import re
 import textwrap
 from collections.abc import Callable, Sequence
+from html import escape
 from typing import Any
 
 import matplotlib as mpl
@@ -140,7 +141,7 @@ def _saved(
     format: str = "svg",
     **how: Any,
 ) -> bytes:
-    """Return a chart in matplotlib's words."""
+    """Return a chart as matplotlib writes it."""
     out = io.BytesIO()
     with mpl.rc_context({**RC, **settings}):
         figure = _figure(chart, encodings)
@@ -166,36 +167,38 @@ def variables() -> str:
 def _accessible(drawn: str, chart: Chart, style: str) -> str:
     """Return matplotlib's SVG with variables for colours, a title and own ids."""
     body = re.sub(r"<!--.*?-->|<metadata>.*?</metadata>", "", drawn, flags=re.DOTALL)
-    body = body[body.index("<svg") :]
-    head, _, rest = body.partition(">")
-    wide, high = re.search(r'viewBox="0 0 ([\d.]+) ([\d.]+)"', head).groups()  # type: ignore[union-attr]
-    for name, light in LIGHT.items():
-        rest = rest.replace(light, f"var(--{name})")
-    # Ids that nothing refers to go; the others are no other chart's.
-    used = set(re.findall(r"#([\w.-]+)", rest))
-    rest = re.sub(
-        r' id="([\w.-]+)"',
-        lambda found: f' id="{chart.name}.{found[1]}"' if found[1] in used else "",
-        rest,
-    )
-    for name in used:
-        rest = re.sub(rf"#{re.escape(name)}\b", f"#{chart.name}.{name}", rest)
-    rest = re.sub(r"'DejaVu Sans'[^;\"]*|sans-serif[^;\"]*", "sans-serif", rest)
-    rest = re.sub(r"\d+\.\d{3,}", lambda found: f"{float(found[0]):.2f}", rest)
-    rest = re.sub(r"\n\s*", "\n", rest)
+    head, _, body = body[body.index("<svg") :].partition(">")
+    wide, high = re.findall(r'viewBox="0 0 ([\d.]+) ([\d.]+)"', head)[0]
+    used = set(re.findall(r'(?:href="|url\()#([\w.-]+)', body))
+
+    # Only tags are rewritten: the text between them may be anything.
+    def rewritten(found: re.Match[str]) -> str:
+        tag = re.sub(r"#[0-9a-f]{6}\b", _variable, found[0])
+        tag = re.sub(r'(href="|url\()#', rf"\1#{chart.name}.", tag)
+        # Ids that nothing refers to go; the others are no other chart's.
+        tag = re.sub(
+            r' id="([\w.-]+)"',
+            lambda id: f' id="{chart.name}.{id[1]}"' if id[1] in used else "",
+            tag,
+        )
+        tag = re.sub(r"'DejaVu Sans'[^;\"]*|sans-serif[^;\"]*", "sans-serif", tag)
+        return re.sub(r"\d+\.\d{3,}", lambda number: f"{float(number[0]):.2f}", tag)
+
+    body = re.sub(r"\n\s*", "\n", re.sub(r"<[^<>]+>", rewritten, body))
     given = f"<style>{style}svg{{background:var(--paper)}}</style>" if style else ""
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" '
         f'xmlns:xlink="http://www.w3.org/1999/xlink" viewBox="0 0 {wide} {high}" '
         f'width="{wide}" height="{high}" role="img" aria-labelledby="{chart.name}-title '
-        f'{chart.name}-desc"><title id="{chart.name}-title">{_escaped(chart.title)}'
-        f'</title><desc id="{chart.name}-desc">{_escaped(chart.alt)}</desc>'
-        f"{given}{rest}"
+        f'{chart.name}-desc"><title id="{chart.name}-title">{escape(chart.title)}'
+        f'</title><desc id="{chart.name}-desc">{escape(chart.alt)}</desc>'
+        f"{given}{body}"
     )
 
 
-def _escaped(text: str) -> str:
-    return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+def _variable(colour: re.Match[str]) -> str:
+    name = next((n for n, light in LIGHT.items() if light == colour[0]), "")
+    return f"var(--{name})" if name else colour[0]
 
 
 def _figure(chart: Chart, encodings: Sequence[str]) -> Figure:

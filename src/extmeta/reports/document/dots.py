@@ -66,10 +66,8 @@ def _alt(
         }
         there = {line: value.at for line, value in at.items() if value}
         if there:
-            least, most = (
-                min(there, key=there.__getitem__),
-                max(there, key=there.__getitem__),
-            )
+            least = min(there, key=lambda line: there[line])
+            most = max(there, key=lambda line: there[line])
             said.append(
                 f"{column}: from {text(least, column)} ({least}) to "
                 f"{text(most, column)} ({most})."
