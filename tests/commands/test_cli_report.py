@@ -100,6 +100,23 @@ def test_stdout_gets_text(stored, capsys):
     assert out.startswith("What metadata words cost")
 
 
+def test_json_comes_from_a_pipe_too(stored, capsys, monkeypatch):
+    with open(stored) as pipe:
+        monkeypatch.setattr(sys, "stdin", pipe)
+        status, piped, _err = reported(capsys, "-")
+    assert status == 0
+    assert piped == reported(capsys, stored)[1]
+
+
+def test_a_bad_capture_from_a_pipe_is_named(tmp_path, capsys, monkeypatch):
+    (tmp_path / "bad").write_text("nothing")
+    with open(tmp_path / "bad") as pipe:
+        monkeypatch.setattr(sys, "stdin", pipe)
+        status, _out, err = reported(capsys, "-")
+    assert status == 2
+    assert err.startswith("extmeta report: -: ")
+
+
 def test_several_files_make_one_report(stored, tmp_path, capsys):
     other = json.loads(Path(stored).read_text())
     other["provenance"]["command"] = ["b"]

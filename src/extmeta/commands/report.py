@@ -83,7 +83,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="CAPTURE|PID|JSON",
         help="what to measure: a capture file, a shipped capture by its name (one of "
         f"{', '.join(shipped())}), or the id of a running process; or what `compare "
-        f"--json` wrote, which is not measured again; default: {next(iter(shipped()))}",
+        f"--json` wrote, which is not measured again; - is a file on stdin; default: "
+        f"{next(iter(shipped()))}",
     )
     add(
         "-o",
@@ -223,10 +224,11 @@ def _collected(
     lacks: list[str] | None = None
     spaces: list[Space] = []
     for what in args.what or [next(iter(shipped()))]:
-        document = _json(what)
-        if document is None:
-            spaces += spaces_of(what, [])
-            continue
+        with output.readable(what) as path:
+            document = _json(what, path)
+            if document is None:
+                spaces += _spaces(what, path)
+                continue
         try:
             found, provenance = comparison.from_json(document)
             lacking = missing.stored(document)
@@ -247,12 +249,12 @@ def _collected(
     return rows, _joined(provenances), lacks
 
 
-def _json(what: str) -> str | None:
+def _json(what: str, path: str) -> str | None:
     """Return the text of a file that holds JSON; None if it is something else."""
-    if what == STANDARD or not os.path.isfile(what):
+    if not os.path.isfile(path):
         return None
     try:
-        with open(what, "rb") as file:
+        with open(path, "rb") as file:
             if file.read(1) != JSON_BEGINS:
                 return None
             return (JSON_BEGINS + file.read()).decode()
@@ -260,6 +262,14 @@ def _json(what: str) -> str | None:
         raise BadInputError(f"{what}: {error.strerror}") from None
     except UnicodeDecodeError as error:
         raise BadInputError(f"{what}: not JSON: {error}") from None
+
+
+def _spaces(what: str, path: str) -> list[Space]:
+    """Return the address space of a capture or a process; ``path`` may be a copy."""
+    try:
+        return spaces_of(path, [])
+    except BadInputError as error:
+        raise BadInputError(str(error).replace(path, what)) from None
 
 
 def _joined(provenances: Sequence[dict[str, Any]]) -> dict[str, Any]:
