@@ -32,7 +32,7 @@ def crossover_section(
                 f"{'; '.join(led)}."
             )
         charts.append(_crossover_chart(c, of, spaces))
-    reading = "Both axes are logarithmic, so that nothing stands for 0 bytes."
+    reading = "Both axes are logarithmic, so 0 bytes are not drawn."
     if charts and any(c.spreads for c in spaces):
         names = ", ".join(plain(c.subject.name) for c in spaces if c.spreads)
         reading += (
