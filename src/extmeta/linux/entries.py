@@ -54,7 +54,7 @@ def distinct(vpns: U64) -> U64:
         return vpns
     # np.unique() hashes, which takes far longer.
     found = np.sort(vpns)
-    return found[np.append(True, found[1:] != found[:-1])]
+    return np.asarray(found[np.append(True, found[1:] != found[:-1])])
 
 
 def runs(vpns: U64) -> Iterator[tuple[int, int]]:

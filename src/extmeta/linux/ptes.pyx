@@ -10,11 +10,10 @@ from extmeta.linux.pages cimport Page, is_alone
 from extmeta.pagetable cimport PageTable
 from extmeta.table.vpns cimport Vpns
 
-from extmeta.linux import pagewords
+from extmeta.linux import pagewords, physical
 from extmeta.linux.pagemap_scan import PageIs
-from extmeta.linux.physical import ZERO_PFN
 
-cdef uint64_t OF_ZEROS = ZERO_PFN
+cdef uint64_t ZERO_PFN = physical.ZERO_PFN
 
 cdef uint64_t PRESENT = pagewords.PRESENT
 cdef uint64_t SWAPPED = pagewords.SWAPPED
@@ -217,7 +216,7 @@ cdef class Ptes:
             if pte & a.present:
                 pfn = value_of(a, pte)
                 here |= IS_PRESENT
-                if pfn == OF_ZEROS:
+                if pfn == ZERO_PFN:
                     here |= IS_PFNZERO
                 elif wanted & IS_FILE and pages[pfn].file:
                     here |= IS_FILE
