@@ -19,3 +19,6 @@ cdef class WordMethods(Held):
     cdef bint stored_one(self, vpn, word)
     cdef Vpns asked_for(
         self, name, vpns, mask, value, uint64_t* bits, uint64_t* wanted)
+    cdef matching(
+        self, Vpns v, bint as_runs, const uint64_t* bits, const uint64_t* wanted,
+        const Write* w)

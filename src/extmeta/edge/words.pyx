@@ -403,34 +403,15 @@ cdef class WordMethods(Held):
         cdef uint64_t[MAX_LANES] bits
         cdef uint64_t[MAX_LANES] wanted
         cdef uint64_t[MAX_LANES] keep
-        cdef Found found = Found(NULL, 0, 0)
         cdef Write w = Write(&keep[0], ZERO_WORD, 0)
-        cdef Span s
         cdef Vpns v
-        cdef int range_
-        cdef int failed = 0
-        cdef bint clears = False
         if refused:
             raise TypeError(f"scan(vpns, mask, value, clear), and not {refused[0]!r}")
         v = self.asked_for("scan", vpns, mask, value, bits, wanted)
         if clear:
-            clears = True
             self.spread(keep, whole(
                 "clear", clear, 1 << <object>(64 * self.encoding.lanes)), ALL)
-        if v is None:
-            return np.empty(0, np.uint64)
-        range_ = self.enter_span(&v.span, clears)
-        with nogil:
-            failed = self.find_words(&v.span, bits, wanted, &found)
-            if clears and found.n and not failed:
-                s = Span(found.vpns[0], found.n, found.vpns)
-                failed = self.write(&s, &w, False)
-        try:
-            self.leave_span(range_, 0)
-        except BaseException:
-            free(found.vpns)
-            raise
-        return self.results(&found, failed)
+        return self.matching(v, False, bits, wanted, &w if clear else NULL)
 
     def scan_runs(self, vpns, mask, value=None):
         """Return the ranges of vpns whose word has given bits.
@@ -472,21 +453,36 @@ cdef class WordMethods(Held):
         """
         cdef uint64_t[MAX_LANES] bits
         cdef uint64_t[MAX_LANES] wanted
-        cdef Found found = Found(NULL, 0, 0)
         cdef Vpns v = self.asked_for("scan_runs", vpns, mask, value, bits, wanted)
+        runs = self.matching(v, True, bits, wanted, NULL)
+        starts, stops = runs.reshape(-1, 2).T.copy()
+        return starts, stops
+
+    cdef matching(
+            self, Vpns v, bint as_runs, const uint64_t* bits, const uint64_t* wanted,
+            const Write* w):
+        """Return the vpns that match, or their ranges; if ``w`` is not NULL, write it.
+
+        If ``v`` is None, nothing matches.
+        """
+        cdef Found found = Found(NULL, 0, 0)
+        cdef Span s
         cdef int range_
         cdef int failed = 0
-        if v is not None:
-            range_ = self.enter_span(&v.span, False)
-            with nogil:
-                failed = self.find_runs(&v.span, bits, wanted, &found)
-            try:
-                self.leave_span(range_, 0)
-            except BaseException:
-                free(found.vpns)
-                raise
-        starts, stops = self.results(&found, failed).reshape(-1, 2).T.copy()
-        return starts, stops
+        if v is None:
+            return np.empty(0, np.uint64)
+        range_ = self.enter_span(&v.span, w is not NULL)
+        with nogil:
+            failed = self.find_words(&v.span, as_runs, bits, wanted, &found)
+            if w is not NULL and found.n and not failed:
+                s = Span(found.vpns[0], found.n, found.vpns)
+                failed = self.write(&s, w, False)
+        try:
+            self.leave_span(range_, 0)
+        except BaseException:
+            free(found.vpns)
+            raise
+        return self.results(&found, failed)
 
     cdef Vpns asked_for(
             self, name, vpns, mask, value, uint64_t* bits, uint64_t* wanted):

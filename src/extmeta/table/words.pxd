@@ -80,10 +80,8 @@ cdef class Words(Places):
                    s.vpns + at)
         return g.l.tables[at - g.first]
 
-    # Read the words of vpns that lie in no order, from ``at`` on; return how many.
-    # 0 if the next ones are a run of one table.
-    cdef Py_ssize_t read_group(
-        self, const Span* s, Py_ssize_t at, Group* g, uint64_t* words) noexcept nogil
+    # Read the words of vpns that were looked up together; return how many.
+    cdef Py_ssize_t read_group(self, Group* g, uint64_t* words) noexcept nogil
     cdef Py_ssize_t first_unlike(
         self, const Ptdesc* t, const Run* r, int wanted) noexcept nogil
     # Note a refusal, as refuse_for does.
@@ -114,9 +112,13 @@ cdef class Words(Places):
     # Set the word, of one lane, of a mapped PTE. -1 if the vpn isn't mapped, memory
     # can't be had or the entry can't hold the word; then nothing has changed.
     cdef int write_word(self, uint64_t vpn, uint64_t word) noexcept nogil
-    # Find the vpns with (word & mask) == value.
+    # Find the vpns with (word & mask) == value or, if ``as_runs``, a start and a stop
+    # of each range of them.
     cdef int find_words(
-        self, const Span* s, const uint64_t* mask, const uint64_t* value,
+        self, const Span* s, bint as_runs, const uint64_t* mask, const uint64_t* value,
+        Found* found) noexcept nogil
+    cdef int find_runs(
+        self, Tables* g, const uint64_t* mask, const uint64_t* value,
         Found* found) noexcept nogil
     # List the next tables that have entries in [at[0], stop), if ``worded`` only those
     # with a word; at[0] moves behind them. There may be none among those looked at.
@@ -129,10 +131,6 @@ cdef class Words(Places):
     cdef Py_ssize_t scan_some(
         self, Ptdesc** tables, Py_ssize_t n, const Run* r, const uint64_t* mask,
         const uint64_t* value, uint64_t* vpns) noexcept nogil
-    # Find the ranges of vpns with (word & mask) == value: a start and a stop of each.
-    cdef int find_runs(
-        self, const Span* s, const uint64_t* mask, const uint64_t* value,
-        Found* found) noexcept nogil
     cdef bint all_match(
         self, const Ptdesc* t, const uint64_t* mask,
         const uint64_t* value) noexcept nogil

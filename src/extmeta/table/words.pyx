@@ -72,12 +72,8 @@ cdef class Words(Places):
             r.n = min(<Py_ssize_t>(vpn - s.first), s.n) - at
         return t
 
-    cdef Py_ssize_t read_group(
-            self, const Span* s, Py_ssize_t at, Group* g, uint64_t* words
-            ) noexcept nogil:
+    cdef Py_ssize_t read_group(self, Group* g, uint64_t* words) noexcept nogil:
         cdef Py_ssize_t i
-        if not self.look_up(s, at, g):
-            return 0
         for i in range(g.l.n):
             g.l.ptes[i] = g.l.entry[i][0]
         self.encoding.read_each(&g.l, True, words)
@@ -254,7 +250,6 @@ cdef class Words(Places):
     cdef void read(self, const Span* s, uint64_t* words) noexcept nogil:
         cdef Py_ssize_t lanes = self.encoding.lanes
         cdef Py_ssize_t at = 0
-        cdef Py_ssize_t n
         cdef Ptdesc* t
         cdef Group g
         cdef Run r
@@ -262,9 +257,8 @@ cdef class Words(Places):
         self.forget(&g)
         g.described = self.encoding.uses_descriptor
         while at < s.n:
-            n = self.read_group(s, at, &g, words + at * lanes)
-            if n:
-                at += n
+            if self.look_up(s, at, &g):
+                at += self.read_group(&g, words + at * lanes)
                 continue
             t = self.run_at(s, at, &r)
             if t is NULL:
@@ -286,9 +280,11 @@ cdef class Words(Places):
         self.forget(&g)
         g.described = self.encoding.uses_descriptor
         while at < s.n:
-            worded = n = self.read_group(s, at, &g, words)
-            if n == 0:
+            if self.look_up(s, at, &g):
+                worded = n = self.read_group(&g, words)
+            else:
                 t = self.run_at(s, at, &r)
+                worded = 0
                 n = r.n
                 if t is not NULL:
                     worded = n = r.n = min(n, WORDS_AT_ONCE)
@@ -329,8 +325,8 @@ cdef class Words(Places):
         return 0 if t is not NULL else -1
 
     cdef int find_words(
-            self, const Span* s, const uint64_t* mask, const uint64_t* value,
-            Found* found) noexcept nogil:
+            self, const Span* s, bint as_runs, const uint64_t* mask,
+            const uint64_t* value, Found* found) noexcept nogil:
         cdef bint worded = self.encoding.uses_descriptor and has_bit(
             value, self.encoding.lanes)
         cdef uint64_t at = s.first
@@ -339,42 +335,34 @@ cdef class Words(Places):
         cdef Tables g
         self.encoding.begin(at, stop, min(<uint64_t>s.n, self.nr_ptes), False)
         while not failed and self.next_tables(&at, stop, worded, &g):
-            if g.n:
+            if as_runs:
+                failed = self.find_runs(&g, mask, value, found)
+            elif g.n:
                 failed = room_for(found, g.n * self.entries + PAST)
-            if g.n and not failed:
-                found.n += self.scan_some(
-                    g.tables, g.n, &g.run, mask, value, found.vpns + found.n)
+                if not failed:
+                    found.n += self.scan_some(
+                        g.tables, g.n, &g.run, mask, value, found.vpns + found.n)
         self.encoding.end()
         return failed
 
     cdef int find_runs(
-            self, const Span* s, const uint64_t* mask, const uint64_t* value,
-            Found* found) noexcept nogil:
-        cdef bint worded = self.encoding.uses_descriptor and has_bit(
-            value, self.encoding.lanes)
-        cdef uint64_t at = s.first
-        cdef uint64_t stop = s.first + <uint64_t>s.n
+            self, Tables* g, const uint64_t* mask, const uint64_t* value, Found* found
+            ) noexcept nogil:
+        """Find the ranges of vpns in some tables."""
         cdef uint64_t* vpns
         cdef Py_ssize_t i
-        cdef int failed = 0
-        cdef Tables g
-        self.encoding.begin(at, stop, min(<uint64_t>s.n, self.nr_ptes), False)
-        while not failed and self.next_tables(&at, stop, worded, &g):
-            for i in range(g.n):
-                failed = room_for(found, 2 * self.entries + PAST)
-                if failed:
-                    break
-                if g.run.n == self.entries and self.all_match(
-                        g.tables[i], mask, value):
-                    add_run(found, g.tables[i].vpn,
-                            g.tables[i].vpn + <uint64_t>self.entries)
-                    continue
-                # Behind where the runs may end; see add_runs.
-                vpns = found.vpns + found.n + self.entries
-                add_runs(found, vpns, self.scan_some(
-                    &g.tables[i], 1, &g.run, mask, value, vpns))
-        self.encoding.end()
-        return failed
+        for i in range(g.n):
+            if room_for(found, 2 * self.entries + PAST):
+                return -1
+            if g.run.n == self.entries and self.all_match(g.tables[i], mask, value):
+                add_run(found, g.tables[i].vpn,
+                        g.tables[i].vpn + <uint64_t>self.entries)
+                continue
+            # Behind where the runs may end; see add_runs.
+            vpns = found.vpns + found.n + self.entries
+            add_runs(found, vpns, self.scan_some(
+                &g.tables[i], 1, &g.run, mask, value, vpns))
+        return 0
 
     cdef Py_ssize_t scan_some(
             self, Ptdesc** tables, Py_ssize_t n, const Run* r, const uint64_t* mask,
