@@ -3,8 +3,8 @@ from extmeta.encodings.side cimport makes_a_word
 from extmeta.memory.frames cimport Frames, Ptdesc, entries
 from extmeta.memory.slabs cimport Slabs
 from extmeta.table.encoding cimport (
-    ALONE, ALWAYS, COUNTED, Encoding, FLAGGED, LOCKED, MAX_LANES, NEVER,
-    WHEN_ADDING, Write,
+    ALONE, ALWAYS, COUNTED, Encoding, FLAGGED, LOCKED, Lookups, MAX_LANES, NEVER,
+    TOGETHER, WHEN_ADDING, Write,
 )
 from extmeta.table.pte cimport PteLayout, flag_of
 from extmeta.table.vpns cimport Run, entry_at

@@ -28,7 +28,7 @@ from extmeta.encodings.side cimport append_vpns
 from extmeta.memory.frames cimport PTE, Frames, Ptdesc, entries
 from extmeta.table.pte cimport ALL, equal, lowest
 from extmeta.memory.sync cimport give_back, try_take
-from extmeta.table.vpns cimport Run, entry_at
+from extmeta.table.vpns cimport Run, entry_at, run_of
 
 from extmeta.integers import whole
 from extmeta.encodings.numbering import book_of
@@ -306,10 +306,10 @@ cdef class Compact(Encoding):
 
     cdef bint read_each(
             self, Lookups* l, bint locked, uint64_t* words) noexcept nogil:
+        cdef Run r = run_of(0, l.n)
         if self.words is NULL:
             return Encoding.read_each(self, l, locked, words)
-        look_up_all(&self.layout, &self.pte, l.ptes, l.n, self.words, words)
-        return True
+        return self.see(NULL, &r, l.ptes, words)
 
     cdef void store(self, Ptdesc* t, const Run* r, const Write* w) noexcept nogil:
         cdef Py_ssize_t done = 0

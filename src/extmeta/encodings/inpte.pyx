@@ -15,7 +15,7 @@ from extmeta.encodings.parts cimport (
     put_present, scan_numbers, scatter, scatter_all, swap_entries)
 from extmeta.memory.frames cimport Ptdesc, entries
 from extmeta.table.pte cimport ALL, count, lowest, match
-from extmeta.table.vpns cimport Run, entry_at
+from extmeta.table.vpns cimport Run, entry_at, run_of
 
 from extmeta.encodings.plan import owned
 
@@ -145,8 +145,8 @@ cdef class InPte(Encoding):
 
     cdef bint read_each(
             self, Lookups* l, bint locked, uint64_t* words) noexcept nogil:
-        numbers_in(&self.layout, &self.pte, l.ptes, l.n, words)
-        return True
+        cdef Run r = run_of(0, l.n)
+        return self.see(NULL, &r, l.ptes, words)
 
     cdef void store(self, Ptdesc* t, const Run* r, const Write* w) noexcept nogil:
         cdef const NumberLayout* layout = &self.layout
