@@ -1,0 +1,23 @@
+"""What do fork, update and unmap cost entry by entry, and a fork that writes and exits?
+
+`compare` times the same; here the tables are larger, and the words as wide as asked:
+`pytest benchmarks/bench_loops.py --space 64 --fields meta=64`.
+"""
+
+import pytest
+
+from extmeta.cost import forks, loop_tasks
+from extmeta.rows import Point
+
+EVERY = Point(1.0, "")
+
+
+@pytest.mark.parametrize("operation", loop_tasks.TASKS)
+def bench_loops(benchmark, bench, space, encoding, end, operation):
+    task_of = loop_tasks.TASKS[operation]
+    bench.time(benchmark, operation, space, encoding, end, task_of)
+
+
+@pytest.mark.parametrize("life", forks.TASKS)
+def bench_lives(benchmark, bench, space, encoding, life):
+    bench.time(benchmark, life, space, encoding, EVERY, forks.TASKS[life])
