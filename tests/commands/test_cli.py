@@ -250,6 +250,12 @@ def test_the_crossover_has_points_and_tables_of_its_own(given, capsys):
     one_line(capsys.readouterr().err, "--crossover and", given[-1], "one of them")
 
 
+@pytest.mark.parametrize("given", [["--crossover"], ["--arch", "all"]])
+def test_what_is_done_under_the_lock_is_not_counted_with_ram_alone(given, capsys):
+    assert cli.main(["compare", "--lock", *given]) == 2
+    one_line(capsys.readouterr().err, "--lock and", given[0], "one of them")
+
+
 def test_a_registered_encoding_appears_by_itself(small):
     code = (
         "import sys, extmeta as em; from extmeta.cli import main;"
