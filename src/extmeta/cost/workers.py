@@ -29,7 +29,6 @@ QUICK_PROCESSES = 4
 # The most that the environment grows by: the stack's start moves within a page.
 PADDING_BYTES = 4096
 
-
 # The variable that makes it grow. Only a process that `results` started has it.
 PADDING = "EXTMETA_PADDING"
 
@@ -37,8 +36,8 @@ PADDING = "EXTMETA_PADDING"
 def padding(number: int) -> int:
     """Return how many bytes the environment of a process grows by.
 
-    Multiples of an odd number of 16-byte units, so that few processes already have
-    stacks that start at different places in a page and in a cache line.
+    It differs for the first 256 processes, and by multiples of 16 as the stack's
+    alignment does. Neighbours are far apart, so that a few processes cover a page.
     """
     return number * 16 * 37 % PADDING_BYTES
 
