@@ -20,6 +20,7 @@ numpy's take(): what one miss a lookup costs if nothing but the cache limits it.
 
 import argparse
 import json
+import os
 import re
 import statistics
 import sys
@@ -146,6 +147,7 @@ def headlines(sizes: list[int], processes: int, path: Path | None) -> None:
     """Measure the headlines at each size, store them and show them."""
     made = origin.provenance(["benchmarks/scale.py", *sys.argv[1:]], 0)
     made["caches"] = machine.caches()
+    made["load"] = os.getloadavg()[0]
     document: dict[str, Any] = {"machine": made, "processes": processes, "lines": []}
     path = path or RESULTS / f"{slug(made['cpu'])}-{made['cpus']}-cpus.json"
     path.parent.mkdir(exist_ok=True)
@@ -170,7 +172,8 @@ def show_curves(document: dict[str, Any]) -> None:
     caches = ", ".join(f"{k} {v >> 10:,} KiB" for k, v in made["caches"].items())
     print(
         f"\n{made['cpu']}, {made['cpus']} CPUs, {caches}; Linux {made['kernel']}, "
-        f"extmeta {made['commit']}, {document['processes']} processes\n"
+        f"extmeta {made['commit']}, {document['processes']} processes, "
+        f"load {made.get('load', 'unknown')} at the start\n"
     )
     heads = [f"{size:,} tables, {size * TABLE_BYTES >> 10:,} KiB" for size in sizes]
     print("| | goal | " + " | ".join(heads) + " |")
