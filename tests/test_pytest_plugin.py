@@ -145,6 +145,8 @@ def test_a_limit_that_is_no_number_is_named(run):
     text = "def test_one(paired):\n    paired(len, len)"
     result = run(text, "--paired-max-ratio=a=fast")
     result.stdout.fnmatch_lines(["*--paired-max-ratio=a=fast: 'fast' is no number"])
+    result = run(text.replace("len, len", "len, len, max_ratio=-1"))
+    result.stdout.fnmatch_lines(["*max_ratio=-1: a limit is a number above 0"])
     result = run("@pytest.mark.paired(max_tim=1)\n" + text)
     result.stdout.fnmatch_lines(["*the marker paired takes group, max_ratio*max_tim"])
 
@@ -193,6 +195,28 @@ def test_teardown_alone(paired):
 """)
     result.assert_outcomes(passed=1, failed=1)
     result.stdout.fnmatch_lines(["*teardown without setup*"])
+
+
+def test_each_baseline_has_its_own_noise_floor(run):
+    result = run("""
+def test_one(paired):
+    counts = []
+    for _ in range(5):
+        calls = []
+        # A function may get the place of one that is gone.
+        found = paired(lambda: calls.append(taking(10)()), taking(10), **QUICK)
+        counts.append(len(calls))
+    assert found.floor and len({*counts}) == 1
+
+def test_shared(paired):
+    calls = []
+    baseline = lambda: calls.append(taking(10)())
+    paired(baseline, taking(10), **QUICK)
+    once = len(calls)
+    paired(baseline, taking(10), **QUICK)
+    assert len(calls) < 2 * once
+""")
+    result.assert_outcomes(passed=2)
 
 
 def test_ram_is_what_a_run_allocates_or_what_a_function_tells(run):

@@ -52,7 +52,8 @@ class Pairs:
                 f"the marker paired takes group, {', '.join(LIMITS)}; "
                 f"not {', '.join(sorted(unknown))}"
             )
-        self.floors: dict[int, measure.Paired] = {}
+        # Of each baseline and its set-up.
+        self.floors: list[tuple[object, object, measure.Paired]] = []
 
     def __call__(
         self,
@@ -138,7 +139,7 @@ class Pairs:
             ratio=found.ratio,
             low=found.low,
             high=found.high,
-            floor=self._floor(baseline, sides[0], options) if floor else None,
+            floor=self._floor(baseline, setup, sides[0], options) if floor else None,
             baseline_ns=found.baseline_ns,
             pairs=found.pairs,
             repeat=found.repeat,
@@ -158,15 +159,20 @@ class Pairs:
         """Return the limits of a comparison: the call's, the marker's, the group's."""
         limits = {"max_ratio": _group_limit(self.config, group)}
         limits.update({key: self.given.get(key, limits.get(key)) for key in LIMITS})
-        limits.update({key: value for key, value in called.items() if value})
-        return {key: value for key, value in limits.items() if value}
+        limits.update({k: limit for k, limit in called.items() if limit is not None})
+        for key, limit in limits.items():
+            if limit is not None and not limit > 0:
+                raise ValueError(f"{key}={limit!r}: a limit is a number above 0")
+        return {key: limit for key, limit in limits.items() if limit is not None}
 
     def _floor(
-        self, baseline: object, task: Task, options: dict[str, Any]
+        self, baseline: object, setup: object, task: Task, options: dict[str, Any]
     ) -> tuple[float, float, float]:
-        found = self.floors.get(id(baseline))
-        if found is None:
-            found = self.floors[id(baseline)] = measure.paired(task, task, **options)
+        for known, its_setup, found in self.floors:
+            if known is baseline and its_setup is setup:
+                return found.ratio, found.low, found.high
+        found = measure.paired(task, task, **options)
+        self.floors.append((baseline, setup, found))
         return found.ratio, found.low, found.high
 
     def _instructions(self, limited: bool) -> tuple[int, int] | None:
