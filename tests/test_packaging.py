@@ -6,11 +6,14 @@ import subprocess
 import sys
 import sysconfig
 import tarfile
+import tomllib
 import venv
 import zipfile
 from pathlib import Path
 
 import pytest
+
+import extmeta as em
 
 pytestmark = pytest.mark.slow
 
@@ -86,6 +89,7 @@ def test_wheel_holds_what_users_need(dist):
         "extmeta/encodings/linked.pyi",
         "extmeta/data/numpy-sparse.npz",
         "extmeta/data/guest.json",
+        "pytest_extmeta.py",
         *BY_HAND,
     ):
         assert name in names
@@ -123,6 +127,41 @@ def test_installed_package_works(installed, tmp_path):
     assert Path(path).is_relative_to(installed.parents[1])
     assert word == "7"
     assert int(ptes) > 10_000
+
+
+def test_pip_installs_the_wheel_alone_and_the_tutorial_runs(dist, tmp_path):
+    (wheel,) = dist.glob("*.whl")
+    venv.create(tmp_path / "venv", with_pip=True)
+    python = tmp_path / "venv" / "bin" / "python"
+    try:
+        run(python, "-m", "pip", "install", "--quiet", wheel, cwd=tmp_path)
+    except AssertionError as error:
+        if "No matching distribution" in str(error):
+            pytest.skip("numpy and rich can't be downloaded")
+        raise
+    out = run(python, ROOT / "examples" / "tutorial.py", cwd=tmp_path)
+    assert [line.split(":")[0] for line in out.splitlines()] == ["linked", "adaptive"]
+    script = python.with_name("extmeta")
+    assert run(script, "--version", cwd=tmp_path) == f"extmeta {em.__version__}\n"
+
+
+def test_an_installed_plugin_is_found_by_pytest(installed, tmp_path):
+    (tmp_path / "test_it.py").write_text(
+        "def test_it(paired):\n    assert paired(list, list, rounds=5).pairs == 10\n"
+    )
+    out = run(installed, "-m", "pytest", "-p", "no:cacheprovider", cwd=tmp_path)
+    assert "paired: each against its baseline" in out
+
+
+def test_the_version_has_one_place():
+    """`extmeta.__version__`, which setuptools reads, and the changelog's first heading."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    assert project["tool"]["setuptools"]["dynamic"]["version"] == {
+        "attr": "extmeta.__version__"
+    }
+    _, first, *_ = (ROOT / "CHANGELOG.md").read_text().split("\n## ")
+    assert first.split()[0] == em.__version__
+    assert "\nversion:" not in (ROOT / "CITATION.cff").read_text()
 
 
 @pytest.fixture(scope="module")
