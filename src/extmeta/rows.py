@@ -195,6 +195,9 @@ class Ram:
         As in `extmeta.Memory`.
     repointings : int or None
         How often a table in use had to move; None if the encoding never moves one.
+    links : int
+        Bytes of the tables' links and counts, 8 a table; not in `total`, since words of
+        struct ptdesc that are idle hold them.
     """
 
     encoding: str
@@ -207,11 +210,17 @@ class Ram:
     index: int
     slack: int
     repointings: int | None
+    links: int = 0
 
     @property
     def total(self) -> int:
         """upper + pte + side + index."""
         return self.upper + self.pte + self.side + self.index
+
+    @property
+    def pages(self) -> int:
+        """Whole pages that all of this lies in: `total` and `slack`."""
+        return self.total + self.slack
 
 
 @dataclass(frozen=True)

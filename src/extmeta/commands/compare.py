@@ -168,6 +168,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "measured in the run",
     )
     add(
+        "--charge-links",
+        action="store_true",
+        help="count 8 bytes for each PTE table's link and count, as if struct ptdesc had "
+        "no idle words for them",
+    )
+    add(
         "--quick",
         action="store_true",
         help=f"measure fewer points ({QUICK_FRACTIONS}, {QUICK_PLACEMENT}), and each of "
@@ -225,6 +231,7 @@ def run(args: argparse.Namespace) -> int:
     provenance = origin.provenance(args.command, args.seed)
     provenance["calibration"] = calibration(args.verb)
     provenance["bounds"] = args.bounds
+    provenance["charge_links"] = args.charge_links
     stages: list[Stage] = []
     for given in ["--crossover"] * args.crossover + ["--arch"] * (len(args.arch) > 1):
         if args.lock:
@@ -262,7 +269,8 @@ def _again(args: argparse.Namespace) -> int:
         raise BadInputError(f"{args.stored}: {error}") from None
     if not rows:
         raise BadInputError(f"{args.stored}: there are no rows")
-    provenance["bounds"] = args.bounds or provenance.get("bounds", False)
+    for option in ("bounds", "charge_links"):
+        provenance[option] = getattr(args, option) or provenance.get(option, False)
     return print_result(args, of, rows, provenance, lacks)
 
 

@@ -36,6 +36,9 @@ from extmeta.fields import Fields
 from extmeta.pagetable import PageTable
 from extmeta.rows import Blocks, Point, Ram
 
+# What a table's link and count take, if struct ptdesc has no idle word for them.
+LINK_BYTES = 8
+
 
 @dataclass(frozen=True, eq=False)
 class PointWords:
@@ -163,6 +166,7 @@ class Filled:
             index=held.index,
             slack=held.slack,
             repointings=repointings,
+            links=LINK_BYTES * len(self.table.tables) * encoder.uses_descriptor,
         )
 
     def blocks(self, encoding: str, point: Point) -> list[Blocks]:

@@ -34,6 +34,7 @@ cdef enum:
     # If a range dies, one walk removes its words, unless the table has more than WALKED
     # times as many words as the range has PTEs.
     WALKED = 4
+    PAGE = 4096
 
 
 @final
@@ -280,6 +281,10 @@ cdef class Hash(Encoding):
 
     cdef size_t index_bytes(self) noexcept nogil:
         return self.hash.nbytes() - self.side_bytes()
+
+    cdef size_t held_bytes(self) noexcept nogil:
+        cdef size_t nbytes = self.hash.nbytes()
+        return (nbytes + PAGE - 1) // PAGE * PAGE - self.index_bytes()
 
     cdef const char* fault(self, const Ptdesc* t) noexcept nogil:
         cdef const uint64_t* entry = entries(self.frames, t)

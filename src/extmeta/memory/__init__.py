@@ -19,8 +19,9 @@ class Memory:
     index : int
         Memory that finds the words, if the page table does not.
     slack : int
-        Room for further objects in the pages of `side`; not in `total`, since the
-        next objects use it.
+        Room for further objects in the pages of `side` and `index`; not in `total`,
+        since the next objects use it. Page tables of a family, which are forks of each
+        other, share it.
 
     Notes
     -----
@@ -40,3 +41,8 @@ class Memory:
     def total(self) -> int:
         """upper + pte + side + index."""
         return self.upper + self.pte + self.side + self.index
+
+    @property
+    def pages(self) -> int:
+        """Whole pages that all of this lies in: `total` and `slack`."""
+        return self.total + self.slack

@@ -20,7 +20,7 @@ from extmeta.reports.kernel_shares import calibrations, instruction_tables, ns_t
 from extmeta.reports.locked import locked_tables
 from extmeta.reports.notes import made_line, notes_text
 from extmeta.reports.prototype import prototype_table
-from extmeta.reports.ram import block_tables, ram_tables, split_table
+from extmeta.reports.ram import block_tables, ram_tables, split_table, with_links
 from extmeta.reports.subjects import Comparison, by_subject
 from extmeta.rows import EACH, LOOPS, Row
 
@@ -36,7 +36,11 @@ def text(rows: Iterable[Row], provenance: dict[str, Any]) -> str:
     the first is no Subject. For ``provenance`` see `origin.provenance`.
     """
     parts: list[str] = []
+    if provenance.get("charge_links"):
+        rows = with_links(rows)
+        parts.append("8 bytes of each PTE table's link and count are charged.")
     found = by_subject(rows)
+    demands = {key: row for c in found for key, row in c.demands.items()}
     for c, *more in by_space(found):
         if more:
             parts += arches_tables([c, *more])
@@ -45,7 +49,7 @@ def text(rows: Iterable[Row], provenance: dict[str, Any]) -> str:
         else:
             parts += [
                 head(c),
-                *ram_tables(c),
+                *ram_tables(c, demands),
                 *block_tables(c),
                 *split_table(c),
                 *_in_a_kernel(c),

@@ -67,8 +67,9 @@ def notes(found: Sequence[Comparison]) -> list[str]:
     slack = max((row.slack for c in found for row in c.ram.values()), default=0)
     if slack:
         lines.append(
-            "Side memory is allocated in pages. What is free in them for further words, "
-            f"up to {size(slack)}, is not counted. The JSON has it."
+            "Side memory lies in pages; up to "
+            f"{size(slack)} in them is free for further words. The processes of a machine "
+            "share it if they share a slab allocator: `python benchmarks/machine.py`."
         )
     huge = NO_HUGE
     if any(c.subject.nr_unmarked for c in found):

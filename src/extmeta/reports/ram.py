@@ -1,6 +1,7 @@
 """The tables of RAM at each point: bytes, broken blocks, splits of huge pages."""
 
-from collections.abc import Callable, Iterator, Sequence
+import dataclasses
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from rich.table import Table
 
@@ -14,13 +15,28 @@ from extmeta.reports.layout import (
     wrapped,
 )
 from extmeta.reports.subjects import Comparison
-from extmeta.rows import BASELINE, Point, Ram
+from extmeta.rows import BASELINE, SET_ASIDE, Demand, Point, Ram, Row
+
+Demands = dict[tuple[str, str], Demand]
 
 
-def ram_tables(c: Comparison) -> Iterator[str]:
-    """Yield the tables of RAM, as many points in each as fit."""
+def with_links(rows: Iterable[Row]) -> list[Row]:
+    """Charge each table's link and count, as a part of the index."""
+    return [
+        dataclasses.replace(row, index=row.index + row.links)
+        if isinstance(row, Ram)
+        else row
+        for row in rows
+    ]
+
+
+def ram_tables(c: Comparison, demands: Demands) -> Iterator[str]:
+    """Yield the tables of RAM, as many points in each as fit.
+
+    ``demands`` say what a kernel sets aside for the split of a huge page.
+    """
     for at in range(0, len(c.points), POINTS_ACROSS):
-        yield _ram_table(c, c.points[at : at + POINTS_ACROSS])
+        yield _ram_table(c, c.points[at : at + POINTS_ACROSS], demands)
 
 
 def _point_table(first: str, points: Sequence[Point]) -> Table:
@@ -28,7 +44,7 @@ def _point_table(first: str, points: Sequence[Point]) -> Table:
     return new_table(first, heads, 17, 9)
 
 
-def _ram_table(c: Comparison, points: Sequence[Point]) -> str:
+def _ram_table(c: Comparison, points: Sequence[Point], demands: Demands) -> str:
     table = _point_table("RAM", points)
     base = [c.ram[point, BASELINE] for point in points]
     add_row(table, "PTEs flagged", [count(row.flagged) for row in base])
@@ -48,6 +64,11 @@ def _ram_table(c: Comparison, points: Sequence[Point]) -> str:
 
     rivals, present = c.encodings, c.subject.present_bytes
     section("beside the tables", [BASELINE, *rivals], lambda _row, n, _its: size(n))
+    section(
+        "in pages, alone",
+        rivals,
+        lambda row, _n, its: size(row.pages - its.pages),
+    )
     section("% of page tables", rivals, lambda _row, n, its: share(n, its.total))
     section("% of present RAM", rivals, lambda _row, n, _its: share(n, present))
     section("bytes/flagged PTE", rivals, lambda _row, n, its: for_each(n, its.flagged))
@@ -60,6 +81,13 @@ def _ram_table(c: Comparison, points: Sequence[Point]) -> str:
             moved,
             lambda row, _n, _its: count(row.repointings or 0),
         )
+    asides = {name: demands.get((name, SET_ASIDE)) for name in rivals}
+    if c.subject.nr_deposited and any(asides.values()):
+        add_row(table, "split deposits", [])
+        for name, demand in asides.items():
+            if demand and demand.aside is not None:
+                held = size(demand.aside * c.subject.nr_deposited)
+                add_row(table, f"  {name}", [held] * len(points))
     return rendered(table)
 
 

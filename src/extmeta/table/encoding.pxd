@@ -97,7 +97,7 @@ cdef class Encoding:
 
     # A table with words has a link, or a count of flags, in its descriptor. On by
     # default. If tables share a page, the page table accounts for a place for these.
-    cdef bint uses_descriptor
+    cdef readonly bint uses_descriptor
     # A write that only clears bits may need memory too, so `prepare` is called for it.
     cdef bint copies
     # Pages of a new PTE table, 2**order, and of one that has words.
