@@ -134,7 +134,9 @@ def test_rows_are_stored_with_where_they_are_from(small, tmp_path, capsys):
 def test_json_on_stdout_is_all_there_is_on_stdout(small):
     done = run(*SHORT, "--json", "-", small)
     rows = json.loads(done.stdout)["rows"]
-    assert {row["row"] for row in rows} == {"Subject", "Bound", "Ram", "Cpu", "Demand"}
+    assert {row["row"] for row in rows} == {
+        *("Subject", "Bound", "Spread", "Ram", "Cpu", "Demand")
+    }
     at = [row["fraction"] for row in rows[2:] if row["row"] != "Demand"]
     assert set(at) == {0.5}
 
@@ -344,7 +346,7 @@ def test_bad_input_is_one_line_and_2(arguments, parts, capsys):
 @pytest.mark.parametrize(
     ("arguments", "parts"),
     [
-        ([], ["compare|capture|info|plan"]),
+        ([], ["compare|report|capture|info|plan"]),
         (["explain"], ["explain"]),
         (["info"], ["FILE"]),
         (["info", "nowhere"], ["nowhere", "No such file"]),
