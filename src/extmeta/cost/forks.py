@@ -46,9 +46,13 @@ def _share(life: Life, n: int) -> int:
 
 
 def lived(f: Filled, life: Life) -> Task:
-    """Fork, write, exit; the parent has the words it had."""
+    """Fork, write, exit; the parent has the words it had, unless pages have them."""
     vpns, words = written(f, life)
-    span, table = f.load.space.range, f.table
+    span, table, kept = f.load.space.range, f.table, f.load.words
+    if table.encoding.by_page:
+        # Words that belong to pages are the parent's too.
+        table, kept = f.copy(), kept.copy()
+        kept[np.searchsorted(f.load.space.vpns, vpns)] = words
 
     def run(children: list[PageTable]) -> None:
         child = table.fork()
@@ -59,7 +63,7 @@ def lived(f: Filled, life: Life) -> Task:
 
     def check(children: list[PageTable], _result: None) -> None:
         must(len(children) == 1 and len(children[0]) == 0, "PTEs are left")
-        same(table.load(f.load.space.vpns), f.load.words, "the parent's words changed")
+        same(table.load(f.load.space.vpns), kept, "the parent's words changed")
         child = table.fork()
         child.store(vpns, words)
         same(child.load(vpns), words, "words differ from what was stored")

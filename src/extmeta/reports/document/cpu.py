@@ -89,13 +89,9 @@ def bound_charts(c: Comparison) -> Iterator[Chart]:
         texts = {}
         for (op, timed), row in _rows(c, point).items():
             name = BASELINE if timed == CONTROL else timed
-            held = c.ram.get((point, name))
-            text = times_bound(c, row, held)
-            if held and text:
-                least = bound_ns(c.bound, op, held, c.subject.nr_ptes)
-                took = row.ratio * row.baseline_ns
-                cells[op, plain(name)] = exact(took / least)
-                texts[op, plain(name)] = text
+            if times := times_bound(c, row):
+                cells[op, plain(name)] = exact(times)
+                texts[op, plain(name)] = f"{times:.3g}"
         if cells:
             yield dots_chart(
                 f"bound {point}",
