@@ -96,7 +96,7 @@ BUGS = (
     ),
     Planted(
         "a table that moved is still looked for where it was",
-        "                if made is not t:\n                    g.first = g.n = 0\n",
+        "                if made is not t:\n                    self.forget(&g)\n",
         "",
     ),
     Planted(

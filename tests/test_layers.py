@@ -14,7 +14,7 @@ PACKAGE = Path(extmeta.__file__).parent
 # From the bottom. What stands in one line may import each other.
 LAYERS = (
     ("checks", "names", "arrays", "integers", "release", "arch", "fields"),
-    ("rows",),
+    ("rows", "compared"),
     ("memory",),
     ("table",),
     ("encodings", "encoding"),

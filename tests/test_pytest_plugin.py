@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from extmeta.compared import Compared
 from extmeta.reports.paired import table
-from extmeta.rows import Compared
 
 pytest_plugins = ["pytester"]
 

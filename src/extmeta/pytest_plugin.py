@@ -24,10 +24,10 @@ from typing import Any
 import pytest
 
 from extmeta.checks import same
+from extmeta.compared import Compared
 from extmeta.cost import instructions, measure, once
 from extmeta.cost.measure import Task
 from extmeta.reports.paired import LIMITS, exceeded
-from extmeta.rows import Compared
 
 # Runs by which pytest-benchmark times the other side.
 ROUNDS = 10

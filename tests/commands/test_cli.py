@@ -323,7 +323,7 @@ def test_what_is_measured_is_printed_as_it_is(monkeypatch, capsys):
         (["--encodings", "linked:wide"], ["'linked:wide'"]),
         (["--encodings", "linked:513"], ["513"]),
         (["--encodings", "adjacent:never"], ["'never'"]),
-        (["--encodings", "inpte:3"], ["'inpte:3'", "no argument"]),
+        (["--encodings", "hash:3"], ["'hash:3'", "no argument"]),
         (["--seed", "-1"], ["'-1'"]),
         (["--seed", "1e3"], ["'1e3'"]),
         (["--json", "/nowhere/x.json"], ["/nowhere/x.json", "no directory"]),

@@ -119,7 +119,8 @@ def test_an_interruption_keeps_what_some_processes_have_measured():
     rows = []
     with pytest.raises(KeyboardInterrupt):
         rows.extend(of_small_tables(3, progress=progress))
-    nr_ratios = 3 * len(sweep.OPERATIONS)
+    space = sparse_tables(2, 20, seed=1)
+    nr_ratios = sweep.Held(space, ["linked", "hash"], FIELDS).nr_ratios(HALF)
     assert sum(isinstance(row, Cpu) for row in rows) == nr_ratios
     assert {row.processes for row in rows if isinstance(row, Cpu)} == {1}
     assert seen[-1] == (nr_ratios, 3 * nr_ratios)

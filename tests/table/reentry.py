@@ -177,6 +177,7 @@ CALLS = {
     "swap_out": swap,
     "table_at": lambda t: t.table_at(0),
     "table_vpns": lambda t: t.table_vpns(),
+    "trim": lambda t: t.trim(),
     "tables": lambda t: [view.sum() for view in t.tables.values()],
     "unchanged": seen,
     "unmap": map_,

@@ -560,8 +560,10 @@ def test_each_method_names_vpns_first(encoding):
 def test_an_encoding_is_named_as_on_the_command_line():
     assert repr(em.PageTable("linked:16").encoding) == "Linked(bits=16)"
     assert repr(em.PageTable("adjacent:needed").encoding) == "Adjacent(when='needed')"
-    with pytest.raises(ValueError, match="InPte takes no argument"):
+    with pytest.raises(ValueError, match="'3' is not 'indexed'"):
         em.PageTable("inpte:3")
+    with pytest.raises(ValueError, match="Hash takes no argument"):
+        em.PageTable("hash:3")
     with pytest.raises(KeyError, match="did you mean linked"):
         em.PageTable("linkd:16")
 

@@ -56,6 +56,11 @@ cdef inline bint may_have_word(
     return any_word
 
 
+cdef inline bint has_words(PageTable table, const Ptdesc* t) noexcept nogil:
+    """Return whether a table may have words: not every encoding counts them."""
+    return t.flagged != 0 or not table.encoding.uses_descriptor
+
+
 cdef class Loops:
     """The kernel's loops, with the struct pages that they count in.
 
@@ -174,7 +179,7 @@ cdef class Loops:
         cdef uint64_t* target = entries(child.frames, copy)
         cdef Py_ssize_t stride = parent.stride
         cdef bint by_flag = parent.encoding.reading == FLAGGED
-        cdef bint any_word = worded is not NULL and t.flagged != 0
+        cdef bint any_word = worded is not NULL and has_words(parent, t)
         cdef unsigned int used = 0
         cdef Py_ssize_t n = 0
         cdef Py_ssize_t i
@@ -414,7 +419,7 @@ cdef class Loops:
             pte = entry[0]
             if pte == a.none:
                 continue
-            if each and may_have_word(a, pte, by_flag, t.flagged != 0):
+            if each and may_have_word(a, pte, by_flag, has_words(table, t)):
                 table.encoding.zap(t, i, i + 1)
             if pte & a.present:
                 page = self.page_of(a, pte)

@@ -97,6 +97,7 @@ cdef class Ptes:
     cdef Layout layout
     cdef uint64_t marker
     cdef Bit uffd_wp, soft_dirty
+    cdef tuple made_of
 
     def __init__(self, arch, uffd_wp, soft_dirty, marker):
         swap = arch.swap
@@ -110,6 +111,10 @@ cdef class Ptes:
         self.marker = marker
         self.uffd_wp = bit_of(uffd_wp)
         self.soft_dirty = bit_of(soft_dirty)
+        self.made_of = arch, uffd_wp, soft_dirty, marker
+
+    def __reduce__(self):
+        return Ptes, self.made_of
 
     def decoded(self, const uint64_t[::1] ptes):
         """Decode PTEs.

@@ -3,9 +3,9 @@
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from extmeta.compared import Compared
 from extmeta.reports.figures import BUSY, MARK, UNSTABLE, size
 from extmeta.reports.layout import COLUMNS, add_row, new_table, plain, rendered, wrapped
-from extmeta.rows import Compared
 
 # What a limit is called, and what it limits.
 LIMITS = {
