@@ -201,8 +201,8 @@ cdef class Loops:
             if worded is not NULL and may_have_word(a, pte, by_flag, any_word):
                 worded[n] = t.vpn + <uint64_t>i
                 n += 1
-                if by_flag:
-                    pte &= ~flag_of(a, pte)
+                # The flag comes with the word; encodings without flags never set it.
+                pte &= ~flag_of(a, pte)
             target[i * stride] = pte
             if stride == 2:
                 target[2 * i + 1] = source[2 * i + 1]
