@@ -325,7 +325,8 @@ def _scale(axes: Axes, dots: Dots) -> Callable[[float], float]:
     if dots.scale == "bytes":
         # Zero has a place left of the smallest.
         zero = least / (most / least) ** 0.12 / 2
-        ticks = [32.0**power for power in range(13)]
+        step = 32.0 if most / least > 64 else 2.0
+        ticks = [step**power for power in range(64)]
         ticks = [tick for tick in ticks if least / 2 <= tick <= most * 2]
         axes.set_xticks([zero, *ticks], ["0", *map(size, ticks)])
         axes.set_xlim(zero / 1.5, most * 1.6)
