@@ -8,7 +8,7 @@ PIP := $(PY) -m pip install --quiet --disable-pip-version-check
 JOBS ?= $(shell nproc)
 
 .PHONY: compare test smoke check hunt planted bench budgets lint sanitize tsan snapshots build captures headlines \
-	oracle models clean
+	oracle models docs clean
 
 compare: build
 	@$(PY) -m extmeta compare $(ARGS)
@@ -108,6 +108,10 @@ headlines: build
 captures: build
 	$(PY) benchmarks/make_captures.py
 
+# The documents as a site, build/site/index.html; a warning is an error.
+docs: build $(VENV)/docs-ready
+	$(PY) -m sphinx -q -W --keep-going -b html -d build/doctrees docs build/site
+
 # Editable: what is in src/ is what runs; `build` compiles what has changed.
 build: $(VENV)/ready
 	@$(PY) setup.py -q build_ext --inplace
@@ -147,6 +151,10 @@ $(VENV)/lint-ready: $(VENV)/ready
 	@$(call extra,lint)
 	@touch $@
 
+$(VENV)/docs-ready: $(VENV)/ready
+	@$(call extra,docs)
+	@touch $@
+
 clean:
-	rm -rf build dist src/*.egg-info
+	rm -rf build dist docs/api src/*.egg-info
 	find src -name '*.so' -delete

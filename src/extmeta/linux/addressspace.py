@@ -214,8 +214,8 @@ class AddressSpace(Uffdio, Pagemap):
         new_addr : int, optional
             Needed with FIXED.
         flags : int or str
-            "MAYMOVE|FIXED" moves; with "|DONTUNMAP" an empty mapping stays; "" grows or
-            shrinks the mapping in place. MAYMOVE and DONTUNMAP without FIXED, with
+            "MAYMOVE|FIXED" moves; "MAYMOVE|FIXED|DONTUNMAP" leaves an empty mapping; ""
+            grows or shrinks the mapping in place. MAYMOVE and DONTUNMAP without FIXED, with
             which the kernel chooses the address, are not modelled.
 
         Raises
