@@ -32,6 +32,8 @@ autosummary_generate = True
 numpydoc_show_class_members = False
 
 html_theme = "alabaster"
+# Black on a light ground: the contrast of other styles is too low for some readers.
+pygments_style = "bw"
 html_theme_options = {
     "description": "Metadata words beside page-table entries: built, checked, measured",
     "fixed_sidebar": True,

@@ -4,7 +4,6 @@ import re
 from pathlib import Path
 from xml.etree import ElementTree
 
-import numpy as np
 import pytest
 from figures import layouts, plots
 from figures.layouts import ARCH, CONTAINERS, DRAWINGS, FIRST, link_parts, pte_bits
@@ -122,11 +121,37 @@ def test_a_plot_has_words_and_data(name):
     assert len(ticks) >= 2
 
 
-def test_look_ups_are_those_of_the_page_on_performance():
-    rows = {line[0]: line[1:] for line in plots.look_up().table.rows}
-    columns = plots.look_up().table.head[1:]
+def cells(chart):
+    """Return the cells of a plot's data: the text by row and column."""
+    return {
+        (row[0], column): text
+        for row in chart.table.rows
+        for column, text in zip(chart.table.head[1:], row[1:], strict=True)
+    }
+
+
+def test_look_ups_are_as_the_documents_say():
+    found = {at: float(text) for at, text in cells(plots.look_up()).items()}
     text = (DOCS / "performance.md").read_text()
-    (row,) = re.findall(r"^\| 8 \|(.*)\|$", text, re.MULTILINE)[:1]
+    (row, *_) = re.findall(r"^\| 8 \|(.*)\|$", text, re.MULTILINE)
     inpte, _compact, linked = (float(cell) for cell in row.split("|")[:3])
-    shown = float(rows["linked"][columns.index("8 GiB")])
-    assert np.isclose(shown, linked / inpte, atol=0.005)
+    assert found["linked", "8 GiB"] == pytest.approx(linked / inpte, abs=0.005)
+    for (name, gib), ratio in found.items():
+        if name in ("linked", "adaptive", "adjacent"):
+            assert ratio < 2
+            if gib != "1/16 GiB":
+                assert ratio < min(found["hash", gib], found["xarray", gib])
+
+
+def test_re_pointings_are_as_the_objections_say():
+    found = cells(plots.repointing())
+    # "Nearly nine of ten."
+    assert 85 <= int(found["1% flagged", "random"].removesuffix("%")) < 90
+
+
+def test_memory_is_as_the_objections_say():
+    aside = cells(plots.set_aside())
+    assert aside["adaptive", "split"] == "0 B"
+    first = cells(plots.corner_case())
+    assert float(first["1", "adaptive"]) <= 16
+    assert float(first["1", "linked"].replace(",", "")) == 4096
