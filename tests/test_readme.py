@@ -20,6 +20,7 @@ from extmeta.commands.arguments import DEFAULT_FIELDS, fields_of
 from extmeta.commands.compare import QUICK_FRACTIONS, QUICK_PLACEMENT
 from extmeta.cost import sweep
 from extmeta.cost.forms import default_forms
+from extmeta.cost.kernel import prototype
 from extmeta.cost.space import space_of
 from extmeta.encodings import _factories
 from extmeta.encodings import python as python_encodings
@@ -74,8 +75,33 @@ def test_the_readme_shows_the_ram_that_compare_prints():
         assert line in rest, f"not printed, or in another order: {line}"
 
 
+def test_the_readme_tells_what_fork_costs_in_a_kernel():
+    text = " ".join((ROOT / "README.md").read_text().split())
+    shared, copied = (
+        100 * prototype.shipped().extra("fork_1st", f"linked, {how}")
+        for how in ("side page shared", "each word copied in the loop")
+    )
+    assert f"takes {shared:.1f} % more instructions if the child shares" in text
+    assert f"and {copied:.0f} % more if a loop copies each" in text
+
+
 def test_the_readme_is_short():
     assert len((ROOT / "README.md").read_text().splitlines()) <= 120
+
+
+COMMAND = re.compile(r"^    extmeta (.*)$|`extmeta ([a-z][^`]*)`", re.MULTILINE)
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.stem)
+def test_the_command_knows_what_documents_call(path):
+    text = path.read_text().replace("$(pidof redis-server)", "1").replace("PID", "1")
+    for block, inline in COMMAND.findall(text):
+        # An explanation comes after some blanks.
+        for command in (block or inline).partition("   ")[0].split("; extmeta "):
+            words = shlex.split(command, comments=True)
+            if words[1:]:
+                assert cli._parser().parse_args(words).verb == words[0]
+            assert words[0] in (*cli.VERBS, "--help", "VERB")
 
 
 def test_tutorial_commands(tmp_path, monkeypatch, capsys):
