@@ -10,6 +10,10 @@ WIDTH = 720
 BIT = 11  # pixels of a bit: 64 of them fit
 
 
+# A row of a table: for each cell its label and its colour.
+Cells = tuple[tuple[str, str], ...]
+
+
 class Part(NamedTuple):
     """Neighbouring bits of 64, from ``first`` to ``last``, and what they hold."""
 
@@ -52,7 +56,7 @@ class Canvas:
         self.text(x + wide / 2, y + high / 2 + 4, label, "middle", 12)
 
     def table(
-        self, x: float, y: float, wide: float, title: str, rows: Sequence[tuple]
+        self, x: float, y: float, wide: float, title: str, rows: Sequence[Cells]
     ) -> None:
         """Draw rows of cells, each a label and a colour, below a title."""
         self.text(x, y - 8, title)

@@ -15,7 +15,7 @@ import extmeta as em
 from extmeta.arch import arch_named
 from extmeta.encodings.inpte import places
 from extmeta.reports.figures import size
-from figures.canvas import Canvas, Part
+from figures.canvas import Canvas, Cells, Part
 
 ARCH = arch_named("x86_64")
 ENTRIES = ARCH.ptrs_per_pte
@@ -60,7 +60,7 @@ def pte_bits(word: Iterable[int], label: str, flag: bool) -> list[Part]:
     return parts
 
 
-def ptes(flagged: str) -> list[tuple]:
+def ptes(flagged: str) -> list[Cells]:
     """Return rows of a PTE table, the second of which has a word."""
     plain = (("pfn, bits", PLAIN),)
     return [plain, (("pfn, bits", PLAIN), (flagged, FLAG)), plain, (("...", PLAIN),)]
@@ -106,7 +106,7 @@ def compact() -> Canvas:
     ]
     title = f"one table for all page tables: {plan.combinations} legal words"
     canvas.table(220, 102, 330, title, [*rows, (("...", WORD), ("...", PLAIN))])
-    canvas.arrow((80, 72), (80, 114), (214, 114))
+    canvas.arrow((124, 72), (124, 114), (214, 114))
     return canvas
 
 
@@ -153,21 +153,21 @@ def linked() -> Canvas:
     return canvas
 
 
-# Words that bring a table into each container: at which entries, and which. A word of
-# 2**50 or more is too wide for the link.
-def _different(count: int, least: int) -> npt.NDArray[np.uint64]:
-    return np.arange(1, count + 1, dtype=np.uint64) * np.uint64(least)
+def different(count: int) -> npt.NDArray[np.uint64]:
+    """Return words that differ, too wide for a link."""
+    return np.arange(1, count + 1, dtype=np.uint64) << np.uint64(50)
 
 
+# By container: an example of a table that takes it, its entries with words, the words.
 EVERY = range(ENTRIES)
 CONTAINERS = {
     "uniform": ("all PTEs, one word", EVERY, 5),
     "inline": ("3 PTEs, one word", range(0, 9, 3), 5),
     "boxed": ("all PTEs, one word of 64 bits", EVERY, 1 << 63),
     "few": ("14 PTEs, one word", range(14), 1 << 20),
-    "listed": ("12 PTEs, words of 64 bits", range(0, 24, 2), _different(12, 1 << 50)),
-    "ranked": ("150 PTEs, words of 64 bits", range(150), _different(150, 1 << 50)),
-    "dense": ("all PTEs, words of 64 bits", EVERY, _different(ENTRIES, 1 << 50)),
+    "listed": ("12 PTEs, words of 64 bits", range(0, 24, 2), different(12)),
+    "ranked": ("150 PTEs, words of 64 bits", range(150), different(150)),
+    "dense": ("all PTEs, words of 64 bits", EVERY, different(ENTRIES)),
 }
 
 
@@ -233,8 +233,8 @@ def adaptive() -> Canvas:
         f"object beside it for an example: {ends}.",
         24 + row * len(CONTAINERS),
     )
-    for at, (name, (content, _at, _words)) in enumerate(CONTAINERS.items()):
-        y = 16 + row * at
+    for line, (name, (content, _at, _words)) in enumerate(CONTAINERS.items()):
+        y = 16 + row * line
         nbytes = sizes[name]
         canvas.text(0, y, f"{name}: {content}")
         where = f"object: {nbytes:,} bytes" if nbytes else "no object"

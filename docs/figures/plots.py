@@ -14,25 +14,32 @@ from extmeta.cost import sweep
 from extmeta.cost.crossover import crossover
 from extmeta.cost.demands import demanded
 from extmeta.cost.kernel import prototype
-from extmeta.cost.space import space_of
-from extmeta.reports.document.dots import Cells, dots_chart
+from extmeta.cost.space import Space, space_of
+from extmeta.reports.document.dots import dots_chart
 from extmeta.reports.document.pictures import Chart, Value
 from extmeta.reports.document.ram import crossover_section
 from extmeta.reports.figures import size
 from extmeta.reports.subjects import by_subject
-from extmeta.rows import BASELINE, Demand, Point, Ram
+from extmeta.rows import BASELINE, Demand, Point, Ram, Row, Subject
 
 DOCS = Path(__file__).parents[1]
 FIELDS = em.Fields(meta=64)
+Counts = dict[str, dict[str, dict[str, int]]]
 CAPTURE = "redis"
 
 # In the order in which they get their looks, in all plots of the site.
-ENCODINGS = ("linked", "adaptive", "adjacent", "adjacent:needed", "hash", "xarray")
-ENCODINGS += ("compact", "wide", "page_ext")
+ENCODINGS = ("linked", "adaptive", "adjacent", "hash", "xarray", "compact", "wide")
 
 
 def value(at: float) -> Value:
     return Value(at, at, at)
+
+
+def budgets() -> Counts:
+    """Return instructions by encoding, share of flagged PTEs, and operation."""
+    file = DOCS.parent / "benchmarks" / "budgets.json"
+    found: Counts = json.loads(file.read_text())["counts"]
+    return found
 
 
 def instructions(
@@ -43,8 +50,7 @@ def instructions(
     flags: str,
 ) -> Chart:
     """Return a plot of instructions over those of in-PTE words, from the budgets."""
-    file = DOCS.parent / "benchmarks" / "budgets.json"
-    counts = json.loads(file.read_text())["counts"]
+    counts = budgets()
     cells = {
         (operation, encoding): value(
             counts[encoding][flags][operation] / counts[BASELINE][flags][operation]
@@ -109,8 +115,7 @@ def fork() -> Chart:
 
 def atomicity() -> Chart:
     """Return instructions of a lockless snapshot over those of a load."""
-    file = DOCS.parent / "benchmarks" / "budgets.json"
-    counts = json.loads(file.read_text())["counts"]
+    counts = budgets()
     points = {"no words": "0", "1% flagged": "0.01", "all flagged": "1"}
     shown = (BASELINE, "linked", "adaptive", "adjacent", "wide", "xarray")
     cells = {
@@ -171,14 +176,14 @@ def repointing() -> Chart:
     fractions = (0.001, 0.01, 0.1)
     placements = ("random", "clustered", "tables")
     points = [Point(f, p) for f in fractions for p in placements]
-    cells: Cells = {}
+    cells: dict[tuple[str, str], Value] = {}
     nr_tables = 0
     for row in sweep.ram(space, ["adjacent:needed"], FIELDS, points):
-        if isinstance(row, Ram) and row.encoding != BASELINE:
+        if isinstance(row, Subject):
+            nr_tables = row.nr_tables
+        elif isinstance(row, Ram) and row.encoding != BASELINE:
             moved = 100 * (row.repointings or 0) / nr_tables
             cells[f"{100 * row.fraction:g}% flagged", row.placement] = value(moved)
-        elif hasattr(row, "nr_tables"):
-            nr_tables = row.nr_tables
     return dots_chart(
         "re-pointing",
         f"PTE tables re-pointed by adjacent:needed, {CAPTURE}, {nr_tables} tables",
@@ -224,7 +229,8 @@ def corner_case() -> Chart:
     return chart
 
 
-def _spread(space) -> Iterator[object]:
+def _spread(space: Space) -> Iterator[Row]:
+    """Yield how the flagged PTEs of a space lie if 1 % are flagged at random."""
     held = sweep.Held(space, [], FIELDS)
     yield from held.head
     yield held.spread(Point(0.01, "random"))
