@@ -37,6 +37,7 @@ pygments_style = "bw"
 html_theme_options = {
     "description": "Metadata words beside page-table entries: built, checked, measured",
     "fixed_sidebar": True,
+    "page_width": "1080px",
     "show_powered_by": False,
 }
 html_static_path = ["static"]

@@ -94,7 +94,7 @@ COMMAND = re.compile(r"^    extmeta (.*)$|`extmeta ([a-z][^`]*)`", re.MULTILINE)
 
 @pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.stem)
 def test_the_command_knows_what_documents_call(path):
-    text = path.read_text().replace("$(pidof redis-server)", "1").replace("PID", "1")
+    text = path.read_text().replace("$(pidof -s redis-server)", "1").replace("PID", "1")
     for block, inline in COMMAND.findall(text):
         # An explanation comes after some blanks.
         for command in (block or inline).partition("   ")[0].split("; extmeta "):
