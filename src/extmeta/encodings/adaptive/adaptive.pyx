@@ -37,12 +37,12 @@ from extmeta.encodings.adaptive.pending cimport (
     expect, expected, forget_write, keep_handle, keep_too_large, pending, survey_more)
 from extmeta.encodings.adaptive.reserve cimport Reserve
 from extmeta.encodings.adaptive.room cimport (
-    make_room, owns, replace_object, take_kept, write_back)
-from extmeta.encodings.adaptive.shape cimport FROM_FULL, Shape, choose, too_large
+    compact, make_room, owns, replace_object, take_kept, write_back)
+from extmeta.encodings.adaptive.shape cimport FROM_FULL
 from extmeta.encodings.side cimport FEW as LOOKED_AT
 from extmeta.encodings.side cimport (
     adds_nothing, count_flags, flagged_of, makes_a_word, side_zap)
-from extmeta.memory.frames cimport PTE, Ptdesc, entries, lock_table, unlock_table
+from extmeta.memory.frames cimport PTE, Ptdesc, entries
 from extmeta.memory.slabs cimport Slabs, class_bytes, handle_of
 from extmeta.memory.sync cimport once, prefetch, publish
 from extmeta.table.encoding cimport FLAGGED, TOGETHER, Encoding, Lookups, Write
@@ -164,14 +164,14 @@ cdef class Adaptive(Encoding):
             return
         if not (w.step == 0 and container.stays_uniform(&self.g, t, r, w)) and (
                 self.store_in_place(t, r, w)):
-            self.remember(t, r, flagged)
+            excess.note(&self.g, self.slabs, t, r, flagged)
             self.note_leftovers(t)
             return
         if adds_nothing(w, 1):
             forget_write(t)
             if self.clear(t, r, w.keep[0]):
                 if kind_of(t.link) >= LISTED:
-                    self.remember(t, r, flagged)
+                    excess.note(&self.g, self.slabs, t, r, flagged)
                 self.note_leftovers(t)
                 return
         elif w.step == 0 and container.stays_uniform(&self.g, t, r, w):
@@ -267,7 +267,7 @@ cdef class Adaptive(Encoding):
             publish(&entry[e], pte | flag)
             t.flagged += 1
         if changed_in_place:
-            self.remember(t, r, t.flagged + (word == 0))
+            excess.note(&self.g, self.slabs, t, r, t.flagged + (word == 0))
 
     cdef void store_some(self, Ptdesc* t, const Run* r, const Write* w) noexcept nogil:
         """Write few words by writing the whole container again."""
@@ -458,7 +458,7 @@ cdef class Adaptive(Encoding):
             return
         if kind_of(t.link) == DENSE:
             dense.clear(&self.g, t.link, first, last)
-            self.remember(t, &r, flagged)
+            excess.note(&self.g, self.slabs, t, &r, flagged)
         else:
             container.list_words(
                 &self.g, t.link, entries(self.frames, t), 0, self.entries, &s)
@@ -473,19 +473,6 @@ cdef class Adaptive(Encoding):
         if pending(t).has_object or t.flagged == 0:
             pending(t).unsettled = 1
 
-    cdef void remember(self, Ptdesc* t, const Run* r, uint32_t before) noexcept nogil:
-        """Set a mark if trim has something to do.
-
-        A run of a table with ``before`` words was written in place, or zapped.
-        """
-        if kind_of(t.link) >= LISTED and t.flagged < before:
-            excess.forget_limit(t)
-            if t.link & SHARED == 0 and excess.too_many(&self.g, self.slabs, t):
-                pending(t).too_large = 1
-        if t.flagged and not pending(t).too_large and excess.has_excess(
-                &self.g, self.slabs, t, entry_at(r, 0, self.entries - 1)):
-            pending(t).too_large = 1
-
     cdef void settle(self, Ptdesc* t) noexcept nogil:
         if t.next:
             if pending(t).has_object:
@@ -496,33 +483,12 @@ cdef class Adaptive(Encoding):
             t.next = 0
 
     cdef void trim(self, Ptdesc* t, bint fully) noexcept nogil:
-        cdef const uint64_t* entry = entries(self.frames, t)
-        cdef Survey v
-        cdef Shape shape
-        cdef Sparse s
-        cdef void* p
         if not fully and not pending(t).too_large:
             return
         t.next = 0
-        if not has_object(t.link) or not owns(self.slabs, &self.g, t):
-            return
-        container.list_words(&self.g, t.link, entry, 0, self.entries, &s)
-        survey_words(s.word, s.count, &v)
-        choose(&self.g, self.slabs, &v, &shape)
-        if shape.nbytes >= class_bytes(class_of(t.link)) or (
-                not fully and not too_large(t.link, &shape)):
-            return
-        if shape.nbytes:
-            # Compacting is optional: if allocation fails, keep the larger container.
-            p = self.slabs.alloc(shape.nbytes)
-            if p is NULL:
-                return
-            keep_handle(t, handle_of(self.slabs, p), shape.size_class)
-        lock_table(t)
-        write_back(&self.g, self.slabs, t, &v, NULL, &s, False)
-        unlock_table(t)
-        self.settle(t)
-        t.next = 0
+        if compact(&self.g, self.slabs, t, entries(self.frames, t), fully):
+            self.settle(t)
+            t.next = 0
 
     # -- fork -----------------------------------------------------------------
 

@@ -11,18 +11,20 @@ The descriptor's `hint` has the witness's index and, in 3 bits, the limit: with 
 wider than 2**limit bits, the container would be too large. Nothing is wrong if a limit
 is too high, or if an index is out of range.
 """
-from libc.stdint cimport uint16_t, uint64_t
+from libc.stdint cimport uint16_t, uint32_t, uint64_t
 
 from extmeta.encodings.adaptive cimport ranked
 from extmeta.encodings.adaptive.contents cimport Survey
 from extmeta.encodings.adaptive.link cimport (
     DENSE, LISTED, RANKED, SHARED, STALE, Geometry, Kind, count_of, kind_of, object_of,
     width_of)
+from extmeta.encodings.adaptive.pending cimport pending
 from extmeta.encodings.adaptive.shape cimport Shape, choose, too_large
 from extmeta.encodings.packed cimport get
 from extmeta.memory.frames cimport Ptdesc
 from extmeta.memory.slabs cimport Slabs
 from extmeta.table.pte cimport ALL
+from extmeta.table.vpns cimport Run, entry_at
 
 cdef enum:
     INDEX_BITS = 13       # of the witness
@@ -154,3 +156,18 @@ cdef inline bint too_many(
     v.uniform = False
     choose(g, slabs, &v, &shape)
     return too_large(t.link, &shape)
+
+cdef inline void note(
+        const Geometry* g, Slabs slabs, Ptdesc* t, const Run* r, uint32_t before
+        ) noexcept nogil:
+    """Set a mark if trim() has something to do.
+
+    A run of a table with ``before`` words was written in place, or zapped.
+    """
+    if kind_of(t.link) >= LISTED and t.flagged < before:
+        forget_limit(t)
+        if t.link & SHARED == 0 and too_many(g, slabs, t):
+            pending(t).too_large = 1
+    if t.flagged and not pending(t).too_large and has_excess(
+            g, slabs, t, entry_at(r, 0, g.entries - 1)):
+        pending(t).too_large = 1

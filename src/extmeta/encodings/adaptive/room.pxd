@@ -2,7 +2,7 @@
 from libc.stdint cimport uint64_t
 
 from extmeta.encodings.adaptive cimport container, excess, reserve, uniform
-from extmeta.encodings.adaptive.contents cimport Sparse, Survey
+from extmeta.encodings.adaptive.contents cimport Sparse, Survey, survey_words
 from extmeta.encodings.adaptive.link cimport (
     BOXED, LISTED, SHARED, UNIFORM, Geometry, class_of, has_object, kind_of, object_of,
     width_of)
@@ -10,7 +10,7 @@ from extmeta.encodings.adaptive.pending cimport keep_handle, pending, take_handl
 from extmeta.encodings.adaptive.reserve cimport Reserve
 from extmeta.encodings.adaptive.shape cimport (
     Shape, choose, holds, place_in, serves, too_large)
-from extmeta.memory.frames cimport Ptdesc
+from extmeta.memory.frames cimport Ptdesc, lock_table, unlock_table
 from extmeta.memory.slabs cimport Slabs, class_bytes, handle_of
 
 cdef inline bint owns(Slabs slabs, const Geometry* g, Ptdesc* t) noexcept nogil:
@@ -120,3 +120,30 @@ cdef inline void replace_object(
     else:
         slabs.free(p)
     t.link = 0
+
+cdef inline bint compact(
+        const Geometry* g, Slabs slabs, Ptdesc* t, const uint64_t* entry, bint fully
+        ) noexcept nogil:
+    """Move the words to the smallest container; False if that isn't worth it."""
+    cdef Survey v
+    cdef Shape shape
+    cdef Sparse s
+    cdef void* p
+    if not has_object(t.link) or not owns(slabs, g, t):
+        return False
+    container.list_words(g, t.link, entry, 0, g.entries, &s)
+    survey_words(s.word, s.count, &v)
+    choose(g, slabs, &v, &shape)
+    if shape.nbytes >= class_bytes(class_of(t.link)) or (
+            not fully and not too_large(t.link, &shape)):
+        return False
+    if shape.nbytes:
+        # Compacting is optional: if allocation fails, keep the larger container.
+        p = slabs.alloc(shape.nbytes)
+        if p is NULL:
+            return False
+        keep_handle(t, handle_of(slabs, p), shape.size_class)
+    lock_table(t)
+    write_back(g, slabs, t, &v, NULL, &s, False)
+    unlock_table(t)
+    return True
