@@ -4,9 +4,15 @@ import numpy as np
 import pytest
 
 import extmeta as em
+from extmeta.captures.capture import load_capture, shipped
+from extmeta.cost import loop_tasks
 from extmeta.cost.forms import default_forms, form
 from extmeta.cost.loops import Loops
+from extmeta.cost.measure import verify
+from extmeta.cost.space import space_of
+from extmeta.cost.tasks import Filled, point_words
 from extmeta.memory.allowance import fail_after
+from extmeta.rows import Point
 
 FIELDS = em.Fields(uffd_wp=1, soft_dirty=1, age=4)
 FIRST = 0x1000 - 100
@@ -134,3 +140,14 @@ def test_a_fork_without_memory_leaves_the_parent_as_it_was():
             fail_after(None)
         t.check()
         assert (t.load(range(1024)) == 5).all()
+
+
+@pytest.mark.parametrize("encoding", ["inpte", "linked", "wide"])
+@pytest.mark.parametrize("operation", loop_tasks.TASKS)
+def test_loops_work_in_a_capture_with_deposits(encoding, operation):
+    """`compare all` failed in the loop that unmaps: it leaves huge pages."""
+    space = space_of(load_capture(shipped()["ml"]), "ml")
+    assert len(space.deposited)
+    fields = em.Fields(uffd_wp=1, soft_dirty=1)
+    words, _ = point_words(space, fields, fields, Point(0.01, "random"), 0, "different")
+    verify(loop_tasks.TASKS[operation](Filled(space.bare(encoding, fields), words)))

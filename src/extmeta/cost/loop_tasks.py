@@ -72,13 +72,17 @@ def update(f: Filled) -> Task:
 
 
 def unmap(f: Filled) -> Task:
-    """Unmap the range entry by entry in a copy that owns its words."""
+    """Unmap the range entry by entry in a copy that owns its words.
+
+    Huge pages stay, with the PTE tables deposited for them.
+    """
     span = f.load.space.range
     loops = Loops(len(f.load.space.vpns))
 
     def check(table: PageTable, _result: None) -> None:
-        held = table.memory()
         must(len(table) == 0, "PTEs are left")
+        table.unmap(span)
+        held = table.memory()
         must(held.side == held.index == held.pte == 0, f"memory is left: {held}")
 
     return Task(
