@@ -13,11 +13,11 @@ EVERY = Point(1.0, "")
 
 
 @pytest.mark.parametrize("operation", loop_tasks.TASKS)
-def bench_loops(benchmark, bench, space, encoding, end, operation):
+def bench_loops(paired, benchmark, bench, space, encoding, end, operation):
     task_of = loop_tasks.TASKS[operation]
-    bench.time(benchmark, operation, space, encoding, end, task_of)
+    bench.time(paired, benchmark, operation, space, encoding, end, task_of)
 
 
 @pytest.mark.parametrize("life", forks.TASKS)
-def bench_lives(benchmark, bench, space, encoding, life):
-    bench.time(benchmark, life, space, encoding, EVERY, forks.TASKS[life])
+def bench_lives(paired, benchmark, bench, space, encoding, life):
+    bench.time(paired, benchmark, life, space, encoding, EVERY, forks.TASKS[life])

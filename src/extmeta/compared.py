@@ -39,6 +39,11 @@ class Compared:
     instructions: tuple[int, int] | None = None
 
     @property
+    def processes(self) -> int:
+        """The pairs are of one process, the test's."""
+        return 1
+
+    @property
     def ram_ratio(self) -> float | None:
         """RAM over the baseline's, if it was asked for."""
         return _over(self.ram)

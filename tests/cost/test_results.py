@@ -180,6 +180,27 @@ def test_benchmarks_write_their_parameters(tmp_path):
     assert list(tmp_path.glob("h*.svg"))
 
 
+@pytest.mark.slow
+def test_loops_and_lives_are_benchmarks_too():
+    """They were called without the fixture that compares."""
+    done = subprocess.run(
+        [
+            *(sys.executable, "-m", "pytest", "-p", "no:cacheprovider"),
+            *("benchmarks/bench_loops.py", "--quick", "--space", "8"),
+            *("-k", "linked and (update or lives and tables)"),
+        ],
+        env={k: v for k, v in os.environ.items() if not k.startswith("PYTEST_")},
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        timeout=SECONDS,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "update loop" in done.stdout
+    assert "fork, write" in done.stdout
+
+
 def test_benchmarks_are_not_run_side_by_side():
     bench = [sys.executable, "-m", "pytest", "-q", "-n", "2", "benchmarks"]
     done = subprocess.run(
