@@ -24,6 +24,7 @@ LAYERS = (
     ("cost",),
     ("workloads",),
     ("reports",),
+    ("comparing",),
     ("commands",),
     ("cli",),
     ("__main__",),

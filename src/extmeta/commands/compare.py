@@ -1,12 +1,9 @@
 """`extmeta compare`: what each encoding costs, in RAM and CPU."""
 
 import argparse
-import dataclasses
 import os
 from collections.abc import Iterator, Sequence
-from typing import Any
 
-from extmeta.arch import arch_named
 from extmeta.captures.capture import shipped
 from extmeta.commands import output
 from extmeta.commands.arguments import (
@@ -35,27 +32,16 @@ from extmeta.commands.output import (
 )
 from extmeta.commands.results import print_measured, print_result
 from extmeta.commands.workload import LIST, WORKLOAD_PAGES, play, workload_of
-from extmeta.cost import (
-    crossover,
-    demands,
-    instructions,
-    locked,
-    measure,
-    origin,
-    placement,
-    sweep,
-    workers,
-)
-from extmeta.cost.forms import default_forms, fitting
-from extmeta.cost.kernel import costs
+from extmeta.comparing import engine
+from extmeta.cost import origin, placement, sweep, workers
 from extmeta.cost.space import DEFAULT_ARCH
-from extmeta.encodings import encodings, registered
+from extmeta.encodings import encodings
 from extmeta.fields import Fields
 from extmeta.reports import comparison, missing
 from extmeta.reports import workloads as workload_report
 from extmeta.reports.layout import plain
 from extmeta.reports.missing import Stage
-from extmeta.rows import DEMANDS, INDEXED, Row
+from extmeta.rows import Row
 from extmeta.workloads import WORKLOADS
 
 DEFAULT_FRACTIONS = ",".join(f"{fraction:g}" for fraction in sweep.FRACTIONS)
@@ -64,11 +50,11 @@ DEFAULT_FRACTIONS = ",".join(f"{fraction:g}" for fraction in sweep.FRACTIONS)
 EVERY = "all"
 
 # Default of --words with --crossover.
-CROSSOVER_WORDS = ["one", "few", "different"]
+CROSSOVER_WORDS = engine.CROSSOVER_KINDS
 
 # Points measured with --quick: none, 1 % at random, all.
-QUICK_FRACTIONS = "0,0.01,1"
-QUICK_PLACEMENT = "random"
+QUICK_FRACTIONS = ",".join(f"{fraction:g}" for fraction in engine.QUICK_FRACTIONS)
+QUICK_PLACEMENT = ",".join(engine.QUICK_PLACEMENTS)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -237,13 +223,16 @@ def run(args: argparse.Namespace) -> int:
         if args.lock:
             raise BadInputError(f"--lock and {given}, which compares RAM: one of them")
 
+    for given, option in (
+        (args.what, "CAPTURE|PID"),
+        (args.fractions, "--fractions"),
+        (args.placement, "--placement"),
+    ):
+        if args.crossover and given:
+            raise BadInputError(f"--crossover and {option} {given[0]}: one of them")
+
     def measured(shown: Shown) -> Iterator[Row]:
-        if args.crossover:
-            yield from _crossovers(args, stages)
-        else:
-            yield from _sweeps(args, shown, stages)
-            yield from _locked(args)
-        yield from _instructions(args, shown)
+        yield from engine.rows(_request(args), shown, _told(args.verb), stages)
 
     return print_measured(args, comparison, measured, progress, stages, provenance)
 
@@ -276,71 +265,35 @@ def _again(args: argparse.Namespace) -> int:
 
 def _comparable(arches: Sequence[str], fields: Fields) -> list[str]:
     """Return the architectures on which the baseline has a bit; name the others."""
-    found = []
-    for name in arches:
-        try:
-            fitting(fields, arch_named(name), has_swap=False)
-        except ValueError as error:
-            if len(arches) == 1:
-                raise BadInputError(str(error)) from None
-            tell(f"extmeta compare: left out: {error}")
-        else:
-            found.append(name)
-    return found
+    try:
+        return engine.comparable(arches, fields, _told("compare"))
+    except ValueError as error:
+        raise BadInputError(str(error)) from None
 
 
-def _sweeps(
-    args: argparse.Namespace, shown: Shown, stages: list[Stage]
-) -> Iterator[Row]:
-    quick = args.quick
-    alone = len(args.arch) > 1
-    # Where times are compared, in-PTE words are given the index that others win by.
-    forms = args.encodings or [*[INDEXED] * (not alone), *default_forms()]
-    fractions = args.fractions or fractions_of(
-        QUICK_FRACTIONS if quick else DEFAULT_FRACTIONS
-    )
-    placements = args.placement or placements_of(
-        QUICK_PLACEMENT if quick else ",".join(placement.PLACEMENTS)
-    )
-    points = placement.points(fractions, placements)
-    if alone and not (args.fractions or args.placement):
-        points = [sweep.ONE_POINT]
+def _request(args: argparse.Namespace) -> engine.Request:
+    """Return what the arguments ask for; captures are read, processes captured."""
     named = [name for what in args.what for name in _named(what)]
     spaces = [
         space
-        for what in named or [next(iter(shipped()))]
+        for what in named or [next(iter(shipped()))][args.crossover :]
         for space in spaces_of(what, args.arch)
     ]
-    kinds = args.words or ["different"]
-    for kind in kinds:
-        at = len(stages) and stages[-1].subject + 1
-        for subject, space in enumerate(spaces, at):
-            name = space.name
-            name += f" on {space.arch}" if alone else ""
-            name += f", words {kind}" if len(kinds) > 1 else ""
-            stages += [Stage(subject, name, point) for point in points]
-        if not alone:
-            stages.append(Stage(at + len(spaces) - 1, "full tables", DEMANDS))
-    _add_instructions(args, stages)
-    for kind in kinds:
-        for space in spaces:
-            given = (space, forms, args.fields, points)
-            if alone:
-                yield from sweep.ram(*given, seed=args.seed, kind=kind)
-                yield from demands.splits(space, forms, args.fields, kind)
-                continue
-            yield from sweep.sweep(
-                *given,
-                seed=args.seed,
-                **_effort(args, forms),
-                kind=kind,
-                brief=quick,
-                progress=shown,
-            )
-            yield from demands.splits(space, forms, args.fields, kind)
-        if not alone:
-            # Measured on full tables, not on the space.
-            yield from demands.demanded(forms, args.fields, spaces[0].arch, kind)
+    return engine.Request(
+        spaces=spaces,
+        fields=args.fields,
+        forms=args.encodings or (),
+        fractions=args.fractions or (),
+        placements=args.placement or (),
+        kinds=args.words or (),
+        arches=args.arch,
+        crossover=args.crossover,
+        instructions=args.instructions,
+        lock=args.lock,
+        quick=args.quick,
+        processes=args.processes or 0,
+        seed=args.seed,
+    )
 
 
 def _named(what: str) -> list[str]:
@@ -348,81 +301,10 @@ def _named(what: str) -> list[str]:
     return [*shipped()] if what == EVERY and not os.path.exists(what) else [what]
 
 
-def _effort(args: argparse.Namespace, forms: Sequence[str]) -> dict[str, Any]:
-    """Return how many processes measure, and for how long each of them does."""
-    quick = args.quick
-    default = workers.QUICK_PROCESSES if quick else workers.PROCESSES
-    processes = args.processes or default
-    if any(registered(text.partition(":")[0]) for text in forms):
-        # Other processes don't have it.
-        processes = 1
-    rounds = measure.QUICK_ROUNDS if quick else measure.ROUNDS
-    if processes > 1:
-        rounds = measure.QUICK_PROCESS_ROUNDS if quick else measure.PROCESS_ROUNDS
-    budget_ns = measure.QUICK_BUDGET_NS if quick else measure.BUDGET_NS
-    return {
-        "processes": processes,
-        "rounds": rounds,
-        "budget_ns": budget_ns // processes,
-        "narrow": measure.QUICK_NARROW if quick else measure.NARROW,
-    }
-
-
 def calibration(verb: str) -> dict[str, object]:
-    """Return what `calibrate` has stored; by default the guest's part as shipped."""
-    parts = {"guest": costs.shipped()}
-    try:
-        parts |= costs.load(costs.cache() / costs.FILE)
-    except costs.CalibrationError as error:
-        tell(f"extmeta {verb}: {plain(str(error))}")
-    return {name: dataclasses.asdict(part) for name, part in parts.items()}
+    """Return `engine.calibration`; say on stderr if what is stored can't be read."""
+    return engine.calibration(_told(verb))
 
 
-def _add_instructions(args: argparse.Namespace, stages: list[Stage]) -> None:
-    if args.instructions:
-        stages.append(Stage(stages[-1].subject + 1, "instructions", missing.WHOLE))
-
-
-def _instructions(args: argparse.Namespace, shown: Shown) -> Iterator[Row]:
-    if not args.instructions:
-        return
-    if why := instructions.missing():
-        tell(f"extmeta compare: --instructions: {why}")
-        return
-    forms = args.encodings or default_forms()
-    yield from instructions.counted(forms, progress=shown)
-
-
-def _locked(args: argparse.Namespace) -> Iterator[Row]:
-    if not args.lock:
-        return
-    if why := instructions.missing():
-        tell(f"extmeta compare: --lock: {why}")
-        return
-    arch = args.arch[0] if args.arch else DEFAULT_ARCH
-    forms = args.encodings or [INDEXED, *default_forms()]
-    kind = args.words[-1] if args.words else "different"
-    yield from locked.locked(forms, args.fields, arch, kind)
-
-
-def _crossovers(args: argparse.Namespace, stages: list[Stage]) -> Iterator[Row]:
-    for given, option in (
-        (args.what, "CAPTURE|PID"),
-        (args.fractions, "--fractions"),
-        (args.placement, "--placement"),
-    ):
-        if given:
-            raise BadInputError(f"--crossover and {option} {given[0]}: one of them")
-    forms = args.encodings or default_forms()
-    given = [
-        (arch, kind)
-        for arch in args.arch or [DEFAULT_ARCH]
-        for kind in args.words or CROSSOVER_WORDS
-    ]
-    for subject, (arch, kind) in enumerate(given):
-        stages.append(Stage(subject, f"{arch}, words {kind}", missing.WHOLE))
-    _add_instructions(args, stages)
-    for arch, kind in given:
-        yield from crossover.crossover(
-            forms, args.fields, arch=arch, seed=args.seed, kind=kind
-        )
+def _told(verb: str) -> engine.Told:
+    return lambda text: tell(f"extmeta {verb}: {plain(text)}")
