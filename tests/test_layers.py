@@ -26,6 +26,7 @@ LAYERS = (
     ("reports",),
     ("comparing",),
     ("commands",),
+    ("interactive",),
     ("cli",),
     ("__main__",),
 )

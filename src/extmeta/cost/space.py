@@ -9,6 +9,7 @@ import numpy as np
 from extmeta.arch import Arch, arch_named
 from extmeta.arrays import U64, Bools
 from extmeta.captures.capture import Capture, CaptureError
+from extmeta.edge.state import State, rebuilt, state_of
 from extmeta.fields import Fields
 from extmeta.linux.pagewords import LEAF_KB, PAGE_BYTES, PAGE_SHIFT, PFN_MASK, present
 from extmeta.pagetable import PageTable
@@ -105,6 +106,40 @@ def space_of(capture: Capture, name: str, arch: str | None = None) -> Space:
         nr_unplaced=capture.unplaced_kb // LEAF_KB,
         nr_unmarked=capture.unmarked,
     )
+
+
+def space_of_table(table: PageTable, name: str, arch: str | None = None) -> Space:
+    """Return the address space of a page table as it is now, without its words.
+
+    Raises ValueError if ``arch`` is another architecture, or there is no PTE.
+    """
+    made = table.arch
+    if arch is not None and arch_named(arch).name != made.name:
+        raise ValueError(f"arch: {arch!r}, but {name} is of {made.name!r}")
+    # An encoding may have changed the tables: the name is of the unchanged ones.
+    state = state_of(table)._replace(arch=made.name)
+    if not len(state.vpns):
+        raise ValueError(f"{name}: no PTE, so nothing to compare")
+    heads = state.leaf_vpns % np.uint64(table.huge_ptes()) == 0
+    present_ptes = int(state.present.sum() + heads.sum() * table.huge_ptes())
+    return Space(
+        name=name,
+        vpns=state.vpns,
+        present_bytes=present_ptes * made.page_bytes,
+        nr_huge=int(heads.sum()),
+        has_swap=not state.present.all(),
+        arch=made.name,
+        sha256="",
+        build=functools.partial(_rebuilt, state=state),
+        deposited=state.leaf_vpns[heads & state.deposited],
+    )
+
+
+def _rebuilt(encoding: str | Encoding, fields: Fields, *, state: State) -> PageTable:
+    """Build a table like the one that ``state`` is of, without a word."""
+    table = PageTable(encoding, fields, state.arch)
+    words = table.load(state.vpns)
+    return rebuilt(*state._replace(encoding=table.encoding, fields=fields, words=words))
 
 
 def ported(capture: Capture, name: str, arch: Arch) -> Space:

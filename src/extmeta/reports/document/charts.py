@@ -133,6 +133,29 @@ def png(chart: Chart, encodings: Sequence[str]) -> bytes:
     )
 
 
+class Drawing(Figure):
+    """A figure that a notebook shows, also if pyplot was not imported."""
+
+    def _repr_png_(self) -> bytes:
+        out = io.BytesIO()
+        self.savefig(out, format="png", dpi=2 * DPI, bbox_inches="tight")
+        return out.getvalue()
+
+
+def drawing(chart: Chart, encodings: Sequence[str]) -> Drawing:
+    """Return a chart on white, with its title, as a matplotlib Figure."""
+    with mpl.rc_context(RC):
+        figure = _figure(chart, encodings)
+        _add_title(figure, chart)
+    figure.set_facecolor("#ffffff")
+    return figure
+
+
+def _add_title(figure: Figure, chart: Chart) -> None:
+    title = textwrap.fill(chart.title, TITLE_CHARS)
+    figure.suptitle(title, y=1.01, va="bottom", fontsize=FONT)
+
+
 def _saved(
     chart: Chart,
     encodings: Sequence[str],
@@ -146,8 +169,7 @@ def _saved(
     with mpl.rc_context({**RC, **settings}):
         figure = _figure(chart, encodings)
         if titled:
-            title = textwrap.fill(chart.title, TITLE_CHARS)
-            figure.suptitle(title, y=1.01, va="bottom", fontsize=FONT)
+            _add_title(figure, chart)
             how["bbox_inches"] = "tight"
         figure.savefig(out, format=format, **how)
     return out.getvalue()
@@ -201,7 +223,7 @@ def _variable(colour: re.Match[str]) -> str:
     return f"var(--{name})" if name else colour[0]
 
 
-def _figure(chart: Chart, encodings: Sequence[str]) -> Figure:
+def _figure(chart: Chart, encodings: Sequence[str]) -> Drawing:
     match chart.picture:
         case Dots() as dots:
             return _dots(dots, encodings)
@@ -228,7 +250,7 @@ def _look(name: str, encodings: Sequence[str]) -> dict[str, Any]:
 # -- dots -------------------------------------------------------------------------
 
 
-def _dots(dots: Dots, encodings: Sequence[str]) -> Figure:
+def _dots(dots: Dots, encodings: Sequence[str]) -> Drawing:
     looks = {
         name: {**look, "linestyle": "none"}
         for at, name in enumerate(dots.series)
@@ -281,7 +303,7 @@ def _point_look(at: int) -> dict[str, Any]:
 
 def _panels(
     heights: Sequence[float], left: float, looks: dict[str, dict[str, Any]]
-) -> tuple[Figure, list[Axes]]:
+) -> tuple[Drawing, list[Axes]]:
     """Return a figure with panels below each other, and a legend below them.
 
     ``heights`` and ``left``, the place for labels, are in pixels.
@@ -291,7 +313,7 @@ def _panels(
     below = 50 + 18 * max(1, math.ceil(len(looks) / across))
     top = 8.0
     total = top + sum(heights) + 16 * (len(heights) - 1) + below
-    figure = Figure(figsize=(WIDTH / DPI, total / DPI), dpi=DPI)
+    figure = Drawing(figsize=(WIDTH / DPI, total / DPI), dpi=DPI)
     panels = []
     for height in heights:
         bottom = total - top - height
@@ -348,7 +370,7 @@ PERCENTS = (-1e3, -100.0, -10.0, -1.0, 0.0, 1.0, 10.0, 100.0, 1e3, 1e4, 1e5)
 # -- curves -----------------------------------------------------------------------
 
 
-def _curves(curves: Curves, encodings: Sequence[str]) -> Figure:
+def _curves(curves: Curves, encodings: Sequence[str]) -> Drawing:
     looks = {name: _look(name, encodings) for name, of in curves.curves.items() if of}
     points = {name: _point_look(at) for at, name in enumerate(curves.shares)}
     for look in points.values():
@@ -392,7 +414,7 @@ def _curves(curves: Curves, encodings: Sequence[str]) -> Figure:
 # -- maps -------------------------------------------------------------------------
 
 
-def _strip(strip: Strip) -> Figure:
+def _strip(strip: Strip) -> Drawing:
     lines: list[list[tuple[float, Cell]]] = [[]]
     x = 0.0
     for cell in strip.cells:

@@ -5,10 +5,13 @@ import dataclasses
 import io
 import json
 from collections.abc import Iterable, Iterator
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from extmeta.reports.layout import plain
 from extmeta.rows import Row, Subject
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 # What a figure is about; all other numbers of a row are figures.
 ABOUT = ("encoding", "operation", "fraction", "placement")
@@ -55,8 +58,8 @@ def to_csv(rows: Iterable[Row]) -> str:
     return out.getvalue()
 
 
-def to_parquet(rows: Iterable[Row], provenance: dict[str, Any]) -> bytes:
-    """Return the figures as Parquet, with the provenance as JSON in its metadata.
+def to_arrow(rows: Iterable[Row], provenance: dict[str, Any]) -> "pa.Table":
+    """Return the figures as an Arrow table, with the provenance as JSON in its schema.
 
     Raises
     ------
@@ -64,16 +67,21 @@ def to_parquet(rows: Iterable[Row], provenance: dict[str, Any]) -> bytes:
         If pyarrow is not installed.
     """
     import pyarrow as pa
-    import pyarrow.parquet as pq
 
-    found = [*figures(rows)]
     text, number = pa.string(), pa.float64()
     types = [number if n in ("fraction", "value") else text for n in Figure._fields]
     schema = pa.schema(
         zip(Figure._fields, types, strict=True),
         metadata={"extmeta": json.dumps(provenance)},
     )
-    columns = [list(column) for column in zip(*found, strict=True)]
+    columns = [list(column) for column in zip(*figures(rows), strict=True)]
+    return pa.table(columns, schema=schema)
+
+
+def to_parquet(rows: Iterable[Row], provenance: dict[str, Any]) -> bytes:
+    """Return `to_arrow` as Parquet."""
+    import pyarrow.parquet as pq
+
     out = io.BytesIO()
-    pq.write_table(pa.table(columns, schema=schema), out)
+    pq.write_table(to_arrow(rows, provenance), out)
     return out.getvalue()

@@ -1,0 +1,1 @@
+"""What scripts and notebooks use: a comparison as a function and an object."""
