@@ -94,6 +94,8 @@ cdef class InPte(Encoding):
             return -1
         if w.step == 0 and w.add[0] & lost == 0:
             return -1
+        if r.n == 1 and entry[entry_at(r, 0, last_entry)] & self.pte.present:
+            return -1
         if r.vpns is NULL and r.n > 1 and not self.any_swapped(entry + r.first, r.n):
             return -1
         for i in range(r.n):

@@ -137,7 +137,8 @@ cdef class Encoding:
     cdef uint64_t carry(self, uint64_t pte, uint64_t to) noexcept nogil
     # Ask for the cache lines of words that `load` or `store` of vpns[i] in tables[i]
     # will use; n is at most TOGETHER. A table may be NULL. The entries were asked for
-    # already. The caller may hold no lock.
+    # already. The caller may hold no lock. Called before `prepare`, too, unless the
+    # encoding `uses_descriptor`: then room is made without a look at most words.
     cdef void fetch(
         self, Ptdesc** tables, const uint64_t* vpns, Py_ssize_t n) noexcept nogil
     # Read the words of vpns that were looked up together, whose entries hold l.ptes:

@@ -192,7 +192,7 @@ cdef class Operations(HugePages):
         cdef Ptdesc* t
         cdef Group g
         cdef Run r
-        g.described = True
+        g.described = g.fetched = True
         self.forget(&g)
         while at < s.n:
             t = self.next_at(s, at, &r, &g)

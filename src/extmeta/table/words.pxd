@@ -20,6 +20,7 @@ cdef struct Group:
     Lookups l
     Py_ssize_t first
     bint described        # descriptors are read, too
+    bint fetched          # next_at() asks for the lines of words, too
 
 cdef struct Tables:
     # Some tables that share a run: one of which a part is meant, or whole ones.
@@ -75,7 +76,8 @@ cdef class Words(Places):
         if at >= g.first + g.l.n:
             if not self.look_up(s, at, g):
                 return self.run_at(s, at, r)
-            self.encoding.fetch(g.l.tables, g.l.vpns, g.l.n)
+            if g.fetched:
+                self.encoding.fetch(g.l.tables, g.l.vpns, g.l.n)
         r[0] = Run(<Py_ssize_t>(s.vpns[at] & <uint64_t>(self.entries - 1)), 1,
                    s.vpns + at)
         return g.l.tables[at - g.first]

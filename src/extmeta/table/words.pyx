@@ -151,7 +151,9 @@ cdef class Words(Places):
             return self.clear_words(s, w)
         may_grow |= self.encoding.copies
         self.forget(&g)
-        g.described = True
+        # Room is made by the descriptor; words are read only by an encoding without.
+        g.described = settles
+        g.fetched = not settles
         while at < s.n and (may_grow or all_mapped or asks):
             t = self.next_at(s, at, &r, &g)
             if all_mapped and not self.maps_one(t, &r) and (
@@ -172,6 +174,7 @@ cdef class Words(Places):
             at += r.n
         at = 0
         self.forget(&g)
+        g.described = g.fetched = True
         while at < s.n:
             t = self.next_at(s, at, &r, &g)
             if t is not NULL:

@@ -81,6 +81,12 @@ cdef inline Py_ssize_t find_witness(
         if i == start:
             return -1
 
+cdef inline bint are_witnesses(
+        uint64_t word, uint64_t other, uint64_t wide) noexcept nogil:
+    # Which of these fails is hard to predict, so this is one branch.
+    return ((word != 0) & (other != 0) & (other != word)
+            & ((word | other) & wide != 0))
+
 cdef inline bint words_need_it(
         const Geometry* g, Slabs slabs, Ptdesc* t, const void* p, Py_ssize_t n,
         uint64_t word) noexcept nogil:
@@ -118,7 +124,7 @@ cdef inline bint has_excess(
     cdef uint64_t link = t.link
     cdef Kind kind = kind_of(link)
     cdef int width = width_of(link)
-    cdef uint64_t wide, word, other
+    cdef uint64_t wide, word
     cdef const void* p
     cdef Py_ssize_t i, n
     if kind < LISTED or link & SHARED:
@@ -127,6 +133,10 @@ cdef inline bint has_excess(
         return True
     wide = wide_bits(width, t.hint >> INDEX_BITS)
     p = object_of(g, link)
+    if kind == DENSE and width == 6 and are_witnesses(
+            (<const uint64_t*>p)[e], (<const uint64_t*>p)[e ^ 1], wide):
+        # What follows says so too, in more instructions.
+        return False
     n = g.entries if kind == DENSE else count_of(link)
     if kind == LISTED:
         e = 0
@@ -138,10 +148,7 @@ cdef inline bint has_excess(
     for i in range(1, NEIGHBOURS):
         if e ^ i >= n:
             continue
-        other = get(p, width, e ^ i)
-        # Which of these fails is hard to predict, so this is one branch.
-        if ((word != 0) & (other != 0) & (other != word)
-                & ((word | other) & wide != 0)):
+        if are_witnesses(word, get(p, width, e ^ i), wide):
             return False
     return not words_need_it(g, slabs, t, p, n, word)
 
