@@ -13,7 +13,7 @@ import extmeta
 PACKAGE = Path(extmeta.__file__).parent
 # From the bottom. What stands in one line may import each other.
 LAYERS = (
-    ("checks", "names", "arrays", "integers", "release", "arch", "fields"),
+    ("checks", "names", "notebook", "arrays", "integers", "release", "arch", "fields"),
     ("rows", "compared"),
     ("memory",),
     ("table",),

@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 import extmeta as em
+from extmeta.rows import Ram
 
 fields = em.Fields(uffd_wp=1, soft_dirty=1, age=8)
 table = em.PageTable("adaptive", fields)
@@ -34,3 +35,11 @@ capture = em.load_capture(em.shipped()["redis"])
 assert_type(capture.build("linked", fields), em.PageTable)
 with em.no_allocation():
     table.update(vpns, clear=1)
+assert_type(capture.vmas, NDArray[np.void])
+result = em.compare(
+    [capture, "redis"], {"age": 8}, encodings=["linked"], arch=["x86_64", "arm64"]
+)
+assert_type(result.verdict, list[str])
+assert_type(result.to_json(), str)
+names = [row.encoding for row in result.rows if isinstance(row, Ram)]
+assert names

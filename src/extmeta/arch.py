@@ -16,6 +16,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 
 from extmeta.names import unknown
+from extmeta.notebook import table_html
 from extmeta.release import DEFAULT, release_named, release_text
 
 # The first and the last release whose headers were read.
@@ -194,6 +195,29 @@ class Arch:
     notes: tuple[str, ...] = ()
     release: str = DEFAULT
     leaf_ptes: int = 0
+
+    def __repr__(self) -> str:
+        return (
+            f"<Arch {self.name}, Linux {self.release}: {self.page_bytes // 1024} KiB "
+            f"pages, {self.ptrs_per_pte} PTEs a table, free bits "
+            f"{bit_ranges(self.free) or 'none'}, flag in bit {self.flag}>"
+        )
+
+    def _repr_html_(self) -> str:
+        owned = (f"{name}: bit {bits[0]}" for name, bits in self.owned.items())
+        return table_html(
+            f"{self.name}, Linux {self.release}",
+            {
+                "bytes of a page": self.page_bytes,
+                "PTEs of a table": self.ptrs_per_pte,
+                "levels": len(self.level_bits),
+                "free bits of a present PTE": bit_ranges(self.free) or "none",
+                "bits of trackers": ", ".join(owned) or "none",
+                "flag": f"bit {self.flag}, of a swap entry bit {self.swap_flag}",
+                "bits that mprotect clears": bit_ranges(self.cleared) or "none",
+                "source": self.source,
+            },
+        )
 
     @property
     def page_bytes(self) -> int:

@@ -1,5 +1,6 @@
 from typing import Any, Never, SupportsIndex
 
+from matplotlib.axes import Axes
 from numpy.typing import ArrayLike
 
 from extmeta.arch import Arch
@@ -14,6 +15,8 @@ class PageTable(WordMethods):
         fields: Fields | None = None,
         arch: str | Arch = "x86_64",
     ) -> None: ...
+    def _repr_html_(self) -> str: ...
+    def plot(self, ax: Axes | None = None) -> Axes: ...
     def __len__(self) -> int: ...
     def map(
         self, vpns: _VpnsLike, pfns: ArrayLike | None = None, writable: bool = True

@@ -19,6 +19,7 @@ from extmeta.table.vpns cimport Vpns, vpn_at
 from dataclasses import replace
 
 from extmeta.arch import arch_of
+from extmeta.edge import drawing
 from extmeta.edge.state import rebuilt, state_of
 from extmeta.encodings import recipe
 from extmeta.fields import Fields
@@ -107,6 +108,33 @@ cdef class PageTable(WordMethods):
         self.must_be_made()
         return (f"<PageTable {self.encoding!r} {self.fields!r} on {self.arch.name}, "
                 f"{self.nr_ptes} PTEs>")
+
+    def _repr_html_(self):
+        self.must_be_made()
+        return drawing.html_of(self)
+
+    def plot(self, ax=None):
+        """Draw the entries of all PTE tables, a row for each table.
+
+        A line between rows stands for addresses without a PTE table. If there are more
+        tables than rows fit, neighbours share a row.
+
+        Parameters
+        ----------
+        ax : matplotlib Axes, optional
+            By default those of a new pyplot figure.
+
+        Returns
+        -------
+        matplotlib Axes
+
+        Raises
+        ------
+        ImportError
+            If matplotlib is not installed.
+        """
+        self.must_be_made()
+        return drawing.plot(self, ax)
 
     def __len__(self):
         """Return the number of mapped and swapped PTEs."""

@@ -58,7 +58,7 @@ import numpy as np
 import numpy.typing as npt
 
 from extmeta.arrays import U64, restore
-from extmeta.captures import consistency, huge, npz
+from extmeta.captures import consistency, huge, npz, shown
 from extmeta.linux.pagewords import (
     LEAF_KB,
     LEAF_PAGES,
@@ -71,6 +71,8 @@ from extmeta.linux.pagewords import (
 )
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
     from extmeta.fields import Fields
     from extmeta.pagetable import PageTable
 
@@ -346,8 +348,29 @@ class Capture:
         need = self.tables_needed()
         return (
             f"<Capture of {self.comm!r}: {len(self.vpn):,} entries in {need.pte:,} "
-            f"PTE tables, VmPTE {self.vmpte_kb:,} KiB, Linux {self.kernel}>"
+            # The kernel's name comes from a file, and repr() keeps it on one line.
+            f"PTE tables, VmPTE {self.vmpte_kb:,} KiB, Linux {repr(self.kernel)[1:-1]}>"
         )
+
+    def _repr_html_(self) -> str:
+        return shown.html_of(self)
+
+    @property
+    def vmas(self) -> npt.NDArray[np.void]:
+        """The VMAs as a (V,) structured array, a copy.
+
+        Its fields are start and end (bytes), perms, flags, name, unlocated_kb and
+        anon_huge_kb.
+        """
+        return shown.vmas_of(self)
+
+    def plot(self, ax: "Axes | None" = None) -> "Axes":
+        """Draw the entries of all PTE tables; see `PageTable.plot`.
+
+        A page that is write-protected by userfaultfd, or soft-dirty, counts as one with
+        a word.
+        """
+        return shown.plot(self, ax)
 
     def save(self, path: str | os.PathLike[str], pfns: bool = False) -> None:
         """Write the capture to a file, all of it or nothing.

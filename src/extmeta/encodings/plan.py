@@ -18,6 +18,7 @@ from extmeta.arch import Arch, arch_of
 from extmeta.encodings.constraints import Constraint, Group, Groups, listed
 from extmeta.encodings.counting import Graph, most_words, sums, words_of
 from extmeta.fields import Fields
+from extmeta.notebook import table_html
 
 # The most words that Assignment.codes lists and that Plan.codes numbers.
 LISTED = 64
@@ -95,6 +96,31 @@ class Plan:
     available: int
     available_swap: int
     side: dict[str, int]
+
+    def __repr__(self) -> str:
+        return (
+            f"<Plan of {self.fields!r} on {self.arch.name}: {self.combinations:,} words "
+            f"need {self.bits} bits; a present PTE has {self.available}, a swap entry "
+            f"{self.available_swap}>"
+        )
+
+    def _repr_html_(self) -> str:
+        def of(has: int, lacks: int) -> str:
+            return f"{has}, {f'{lacks} too few' if lacks else 'enough'}"
+
+        return table_html(
+            f"Plan of {self.fields!r} on {self.arch.name}",
+            {
+                "legal words": self.combinations,
+                "bits they need": self.bits,
+                "bits of a present PTE": of(self.available, self.missing),
+                "bits of a swap entry": of(self.available_swap, self.missing_swap),
+                **{
+                    f"bytes a PTE table with {name}": nbytes
+                    for name, nbytes in self.side.items()
+                },
+            },
+        )
 
     @property
     def fits(self) -> bool:

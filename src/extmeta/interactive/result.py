@@ -15,7 +15,7 @@ from extmeta.reports import comparison
 from extmeta.reports.document import flat, opening, ram
 from extmeta.reports.layout import plain
 from extmeta.reports.subjects import by_subject
-from extmeta.rows import EACH, Row, Subject
+from extmeta.rows import BASELINE, EACH, Row, Subject
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -147,7 +147,7 @@ class ComparisonResult:
         curves = by_subject(rows)
         spaces = [c for c in by_subject(self.rows) if c.spreads]
         (chart,) = ram.crossover_section(curves, spaces).charts
-        return charts.drawing(chart, [plain(name) for name in curves[0].encodings])
+        return charts.drawing(chart, [BASELINE, *map(plain, curves[0].encodings)])
 
     def _records(self, kind: str) -> list[dict[str, Any]]:
         """Return a dict for each row of a kind, with the subject that it is about."""

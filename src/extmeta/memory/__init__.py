@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from extmeta.notebook import table_html
+
 
 @dataclass(frozen=True)
 class Memory:
@@ -46,3 +48,9 @@ class Memory:
     def pages(self) -> int:
         """Whole pages that all of this lies in: `total` and `slack`."""
         return self.total + self.slack
+
+    def _repr_html_(self) -> str:
+        parts = ("upper", "pte", "side", "index", "total", "slack", "pages")
+        return table_html(
+            "Memory, bytes", {name: getattr(self, name) for name in parts}
+        )

@@ -133,7 +133,7 @@ def png(chart: Chart, encodings: Sequence[str]) -> bytes:
     )
 
 
-class Drawing(Figure):
+class Drawing(Figure):  # type: ignore[misc]
     """A figure that a notebook shows, also if pyplot was not imported."""
 
     def _repr_png_(self) -> bytes:
