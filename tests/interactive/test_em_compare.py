@@ -1,16 +1,18 @@
 """em.compare(): arguments, and what the result makes of its rows."""
 
 import dataclasses
+import importlib.machinery
 import json
 import pickle
 import subprocess
 import sys
+import types
 
 import numpy as np
 import pytest
 
 import extmeta as em
-from extmeta import rows
+from extmeta import cli, reports, rows
 from extmeta.commands import compare as compare_verb
 from extmeta.comparing import engine
 from extmeta.cost.space import full_tables, space_of_table
@@ -48,11 +50,25 @@ def test_the_command_and_the_function_have_one_engine(monkeypatch):
     assert compare_verb.engine is engine
 
 
-def test_text_and_json_are_those_of_the_command(result):
-    assert str(result) == comparison.text(result.rows, result.provenance)
+def test_text_and_json_are_those_of_the_command(result, tmp_path, capsys):
+    path = tmp_path / "rows.json"
+    path.write_text(result.to_json())
+    assert cli.main(["compare", "--from", str(path)]) == 0
+    assert capsys.readouterr().out == f"{result}\n"
     again, provenance = comparison.from_json(result.to_json())
     assert tuple(again) == result.rows
     assert provenance == json.loads(json.dumps(result.provenance))
+
+
+def test_the_verdict_is_that_of_the_reports(result, monkeypatch):
+    name = "extmeta.reports.verdict"
+    module = types.ModuleType(name)
+    module.__spec__ = importlib.machinery.ModuleSpec(name, None)
+    module.verdict = lambda rows, *_more: [f"{len([*rows])} rows, <b>"]
+    monkeypatch.setitem(sys.modules, name, module)
+    monkeypatch.setattr(reports, "verdict", module, raising=False)
+    assert result.verdict == [f"{len(result.rows)} rows, <b>"]
+    assert f"<li>{len(result.rows)} rows, &lt;b&gt;</li>" in result._repr_html_()
 
 
 def test_the_verdict_names_encodings_that_were_compared(result):
@@ -147,6 +163,14 @@ def test_a_wide_table_is_compared_as_its_architecture_has_it(arch):
     bare = space.bare("linked", FIELDS)
     assert (space.arch, bare.arch.name) == (arch, arch)
     assert np.array_equal(bare.vpns(), table.vpns())
+
+
+def test_the_table_of_an_address_space_is_compared():
+    process = em.AddressSpace(em.Fields(uffd_wp=1))
+    process.mmap(1 << 20, 8 << 12)
+    process.write(1 << 20, 3 << 12)
+    (first, *_) = em.compare(process, encodings="linked", quick=True, **FAST).rows
+    assert first.nr_ptes == 3
 
 
 def test_a_page_table_is_compared_as_it_is():

@@ -80,7 +80,7 @@ def compare(
 
     Returns
     -------
-    ComparisonResult
+    extmeta.interactive.result.ComparisonResult
 
     Raises
     ------
