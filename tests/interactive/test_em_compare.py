@@ -216,6 +216,7 @@ def test_a_page_table_is_compared_as_it_is():
         ({"words": "many"}, ValueError, ["words", "many"]),
         ({"arch": "arm65"}, ValueError, ["arch", "arm65", "arm64"]),
         ({"seed": -1}, ValueError, ["seed", "-1"]),
+        ({"progress": "bar"}, TypeError, ["progress", "'bar'"]),
         ({"processes": 1.5}, TypeError, ["processes", "1.5"]),
     ],
 )

@@ -100,8 +100,8 @@ class Plan:
     def __repr__(self) -> str:
         return (
             f"<Plan of {self.fields!r} on {self.arch.name}: {self.combinations:,} words "
-            f"need {self.bits} bits; a present PTE has {self.available}, a swap entry "
-            f"{self.available_swap}>"
+            f"need {self.bits} bit{'s' * (self.bits != 1)}; a present PTE has "
+            f"{self.available}, a swap entry {self.available_swap}>"
         )
 
     def _repr_html_(self) -> str:

@@ -19,6 +19,7 @@ from extmeta.linux import AddressSpace
 from extmeta.pagetable import PageTable
 
 if TYPE_CHECKING:
+    from extmeta.comparing.engine import Shown
     from extmeta.cost.space import Space
     from extmeta.interactive.result import ComparisonResult
 
@@ -101,12 +102,13 @@ def compare(
     >>> [row.arch for row in found.rows_of("Subject")]
     ['x86_64', 'arm64']
     """
-    from extmeta.commands import arguments, output
+    from extmeta.commands import arguments
     from extmeta.comparing import engine
     from extmeta.cost import origin
     from extmeta.cost import placement as places
     from extmeta.interactive.result import ComparisonResult
 
+    bar = _bar(progress)
     made = _fields(fields, arguments.DEFAULT_FIELDS)
     named = _each("arch", arch, arguments.arches_of)
     arches = [*dict.fromkeys(name for names in named for name in names)]
@@ -128,18 +130,24 @@ def compare(
     )
     provenance = origin.provenance(["extmeta.compare()"], request.seed)
     provenance["calibration"] = engine.calibration(_warn)
-    shown_by: contextlib.AbstractContextManager[engine.Shown]
-    if callable(progress):
-        shown_by = contextlib.nullcontext(progress)
-    elif progress is None:
-        shown_by = output.progress_on_a_terminal()
-    elif progress:
-        shown_by = output.progress()
-    else:
-        shown_by = contextlib.nullcontext(lambda _done, _total, _what: None)
-    with shown_by as shown:
+    with bar as shown:
         rows = [*engine.rows(request, shown, _warn, [])]
     return ComparisonResult(rows, provenance, request)
+
+
+def _bar(progress: object) -> contextlib.AbstractContextManager[Shown]:
+    """Return what gives the callable that is told of the progress."""
+    from extmeta.commands import output
+
+    if progress is None:
+        return output.progress_on_a_terminal()
+    if progress is True:
+        return output.progress()
+    if progress is False:
+        return contextlib.nullcontext(lambda _done, _total, _what: None)
+    if not callable(progress):
+        raise TypeError(f"progress: {progress!r} is no callable, bool or None")
+    return contextlib.nullcontext(progress)
 
 
 def _warn(text: str) -> None:
