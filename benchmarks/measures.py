@@ -91,13 +91,17 @@ class Bench:
         if name in EXACT:
             yield from MEASURES[name](self)
             return
+        parts = self.parts(name, processes)
+        self.found = map(of_processes, zip(*parts, strict=True))
+        yield from MEASURES[name](self)
+
+    def parts(self, name: str, processes: int) -> list[list[Paired]]:
+        """Return the ratios of a measure that each of so many processes has found."""
         work = (name, self.nr_tables, self.quick)
-        parts = [
+        return [
             [Paired(**told) for told in workers.results((__file__,), work, number)]
             for number in range(processes)
         ]
-        self.found = map(of_processes, zip(*parts, strict=True))
-        yield from MEASURES[name](self)
 
     def paired(self, base: Task, other: Task) -> Paired:
         """Return the time of one task over that of another."""
