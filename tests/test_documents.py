@@ -23,8 +23,8 @@ BENCHMARKS = ROOT / "benchmarks"
 OBJECTIONS = ROOT / "docs" / "objections-to-our-numbers.md"
 
 SHOWN = re.compile(
-    r"^```console\n\$ (?P<typed>.+)\n(?P<output>(?:.*\n)*?)```$"
-    r"|^<!-- printed by: (?P<said>.+) -->\n\n(?P<table>(?:\|.*\n)+)",
+    r"^```console\n\$ (?P<typed>python .+)\n(?P<output>(?:.*\n)*?)```$"
+    r"|^<!-- printed by: (?P<said>python .+) -->\n\n(?P<table>(?:\|.*\n)+)",
     re.MULTILINE,
 )
 BLOCKS = [
