@@ -90,7 +90,11 @@ end = pytest.fixture(_point_named, name="end")
 def pytest_configure(config):
     option = config.option
     # pytest-benchmark's tables are 235 columns wide and have no ratio.
-    asked = (option.benchmark_columns, option.benchmark_compare)
+    asked = (
+        option.benchmark_columns,
+        option.benchmark_compare,
+        option.benchmark_histogram,
+    )
     option.benchmark_quiet = not (option.benchmark_verbose or any(asked))
     option.no_header = not option.verbose
     if option.quick:
