@@ -290,12 +290,16 @@ cdef inline void see(
     """
     cdef uint64_t[MOST] every
     cdef Kind kind = kind_of(link)
-    cdef uint64_t flagged, word
+    cdef uint64_t flagged
     cdef Py_ssize_t at, n, i, e
     cdef void* p = object_of(g, link)
     if kind == DENSE and r.vpns is NULL and link & STALE == 0:
         # Entries without a word have 0 there.
         widen(p, width_of(link), r.first, r.n, words)
+        return
+    if kind < LISTED:
+        uniform.see(
+            shared_word(g, link) if kind != EMPTY else 0, ptes, r.n, g.pte, words)
         return
     every[0] = 0
     if r.n > FROM_FULL and (kind == LISTED or kind == RANKED):
@@ -304,21 +308,13 @@ cdef inline void see(
             listed.see_all(g, link, every)
         else:
             ranked.see_all(g, link, every)
-    word = shared_word(g, link) if kind < LISTED and kind != EMPTY else 0
     for at in range(0, r.n, 64):
         n = min(64, r.n - at)
-        flagged = flags(ptes + at, n, g.pte) if kind != EMPTY else 0
-        if flagged == ALL and kind < LISTED:
-            for i in range(at, at + 64):
-                words[i] = word
-            continue
+        flagged = flags(ptes + at, n, g.pte)
         memset(words + at, 0, n * sizeof(uint64_t))
         while flagged:
             i = at + lowest(flagged)
             flagged &= flagged - 1
-            if kind < LISTED:
-                words[i] = word
-                continue
             e = entry_at(r, i, g.entries - 1)
             if kind == DENSE:
                 words[i] = get(p, width_of(link), e)

@@ -1,10 +1,11 @@
 """UNIFORM and BOXED: all flagged PTEs have one word; their flags say which they are."""
 from libc.stdint cimport uint16_t, uint64_t
+from libc.string cimport memset
 
 from extmeta.encodings.adaptive.contents cimport Sparse
 from extmeta.encodings.adaptive.link cimport (
     UNIFORM, UNIFORM_SHIFT, Geometry, kind_of, object_of)
-from extmeta.table.pte cimport PteLayout, flag_of, flags, lowest
+from extmeta.table.pte cimport ALL, PteLayout, flag_of, flags, lowest
 from extmeta.table.simd cimport vpns_of_bits
 
 cdef inline bint fits(uint64_t word) noexcept nogil:
@@ -49,6 +50,23 @@ cdef inline void read(
     cdef Py_ssize_t i
     for i in range(first, last):
         words[i - first] = word if entry[i] & flag_of(a, entry[i]) else 0
+
+cdef inline void see(
+        uint64_t word, const uint64_t* ptes, Py_ssize_t n, const PteLayout* a,
+        uint64_t* words) noexcept nogil:
+    """Read the words of n entries from copies of them."""
+    cdef uint64_t flagged
+    cdef Py_ssize_t at, i
+    for at in range(0, n, 64):
+        flagged = flags(ptes + at, min(64, n - at), a)
+        if flagged == ALL:
+            for i in range(64):
+                words[at + i] = word
+            continue
+        memset(words + at, 0, min(64, n - at) * sizeof(uint64_t))
+        while flagged:
+            words[at + lowest(flagged)] = word
+            flagged &= flagged - 1
 
 cdef inline Py_ssize_t scan(
         const uint64_t* entry, const PteLayout* a, Py_ssize_t first, Py_ssize_t last,
