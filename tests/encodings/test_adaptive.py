@@ -412,3 +412,19 @@ def test_runs_of_one_table_that_fit_alone_but_not_together():
     assert narrow.load(vpns).tolist() == words.tolist()
     t.check()
     narrow.check()
+
+
+@pytest.mark.parametrize("n", range(200, 441, 20))
+def test_a_wide_word_after_narrow_ones_that_joined(n):
+    """The room that was made for it had no place for the words that joined before."""
+    t = em.PageTable("adaptive", em.Fields(meta=10))
+    t.map(slice(0, 4 * SIZE))
+    t.store(slice(0, n), np.arange(n, dtype=np.uint64) % np.uint64(15) + np.uint64(1))
+    # They alternate with another table, so each is a run of its own.
+    joining = np.arange(n, n + 60, dtype=np.uint64)
+    vpns = np.column_stack([joining, joining + np.uint64(2 * SIZE)]).ravel()
+    words = np.full(len(vpns), 3, np.uint64)
+    words[-2] = 1023
+    t.store(vpns, words)
+    assert t.load(vpns).tolist() == words.tolist()
+    t.check()

@@ -7,7 +7,7 @@
 from libc.stdint cimport uint32_t, uint64_t
 
 from extmeta.encodings.adaptive.contents cimport Survey
-from extmeta.encodings.adaptive.link cimport Geometry, width_of
+from extmeta.encodings.adaptive.link cimport DENSE, Geometry, kind_of, width_of
 from extmeta.encodings.packed cimport width_for
 from extmeta.memory.frames cimport Ptdesc
 from extmeta.memory.slabs cimport HANDLE_BITS
@@ -95,7 +95,9 @@ cdef inline void survey_more(
     cdef uint64_t bits, word
     cdef Py_ssize_t i, e
     if (<const Pending*>&t.next).in_place:
-        v.count = <Py_ssize_t>(t.flagged + (<const Pending*>&t.next).count)
+        # DENSE has a place for each entry, so `count` leaves out words that join it.
+        v.count = g.entries if kind_of(t.link) == DENSE else (
+            <Py_ssize_t>(t.flagged + (<const Pending*>&t.next).count))
         v.bits = ALL >> (64 - (1 << width_of(t.link)))
         v.uniform = False
         v.word = 0
