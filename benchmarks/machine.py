@@ -8,6 +8,10 @@ fills N page tables that share their slabs with the PTEs of a shipped capture, e
 words of its own, and counts pages. A table that was forked from one without PTEs shares
 its slabs and nothing else.
 
+The tables have two columns for adaptive. "objects" is what holds words: each object's
+bytes, rounded up to its size class. "pages" is the memory that a machine has to give
+for them: all bytes of each page in which there is an object.
+
 Pages are counted to the advantage of the others: those of linked are the bytes of its
 objects, rounded up once for the machine; hash has whole pages for each process, or the
 bytes of its array if these are less than a page. Both are means of 8 processes.

@@ -143,8 +143,10 @@ others may differ by more; below 1 is faster than inpte. inpte again: another ta
 floor.
 3 of 7 ratios are uncertain: the interval reaches more than 10% from the ratio, or inpte differs
 from itself by as much.
-Side memory lies in pages; up to 2.0 KiB in them is free for further words. The processes of a
-machine share it if they share a slab allocator: `python benchmarks/machine.py`.
+Beside the tables: bytes of the objects that hold words, each rounded up to a size class. In pages,
+alone: bytes of the pages that these objects lie in, if no other process uses them; up to 2.0 KiB of
+that is free for more objects. On a machine, processes share these pages if they share a slab
+allocator: `python benchmarks/machine.py`.
 Not in the model, and so in none of these numbers: the TLB and the hardware walker, waiting for
 locks, the kernel's page allocator (ours has its pages at hand, and zeroes only tables), and, but
 entry by entry, references to struct page and write-protecting at fork. Nor are huge pages, which
@@ -172,7 +174,7 @@ def test_links_are_charged_on_demand():
     rows.append(ram("linked", 0.01, "random", 200, 82 * 1024, links=176 * 8))
     assert "linked 82 KiB" in words_of(rows)
     text = words_of(rows, charge_links=True)
-    assert "8 bytes of each PTE table's link and count are charged." in text
+    assert "Each PTE table is charged 8 bytes for its link and count." in text
     assert "linked 83 KiB" in text
 
 

@@ -38,7 +38,7 @@ def text(rows: Iterable[Row], provenance: dict[str, Any]) -> str:
     parts: list[str] = []
     if provenance.get("charge_links"):
         rows = with_links(rows)
-        parts.append("8 bytes of each PTE table's link and count are charged.")
+        parts.append("Each PTE table is charged 8 bytes for its link and count.")
     found = by_subject(rows)
     demands = {key: row for c in found for key, row in c.demands.items()}
     for c, *more in by_space(found):

@@ -67,9 +67,11 @@ def notes(found: Sequence[Comparison]) -> list[str]:
     slack = max((row.slack for c in found for row in c.ram.values()), default=0)
     if slack:
         lines.append(
-            "Side memory lies in pages; up to "
-            f"{size(slack)} in them is free for further words. The processes of a machine "
-            "share it if they share a slab allocator: `python benchmarks/machine.py`."
+            "Beside the tables: bytes of the objects that hold words, each rounded up to "
+            "a size class. In pages, alone: bytes of the pages that these objects lie in, "
+            f"if no other process uses them; up to {size(slack)} of that is free for more "
+            "objects. On a machine, processes share these pages if they share a slab "
+            "allocator: `python benchmarks/machine.py`."
         )
     huge = NO_HUGE
     if any(c.subject.nr_unmarked for c in found):
