@@ -1,7 +1,7 @@
 """After any history, a table holds at most twice what a new one with its words does.
 
-`trim` leaves no more than a new one. `page_ext` is left out: what it holds depends on
-which pages are mapped. All histories end in a fresh twin, made by one store.
+`trim` leaves no more than a new one. All histories end in a fresh twin, made by one
+store. It maps the same pages, since what `page_ext` holds depends on them.
 """
 
 import os
@@ -26,11 +26,16 @@ FORMS = [
     ("xarray", 8, "x86_64"),
     ("hash", 64, "x86_64"),
     ("hash", 8, "x86_64"),
+    ("page_ext", 64, "x86_64"),
+    ("page_ext", 8, "x86_64"),
 ]
 # Enough for each container to come and go. EXTMETA_STEPS=1000000 is a campaign.
 STEPS = int(os.environ.get("EXTMETA_STEPS", "2000"))
 FIRST = 1 << 20
 TABLES = 2
+# Pages come from this many sections of page_ext.
+SECTIONS = 4
+SECTION_PAGES = 1 << 15
 
 
 class History:
@@ -44,7 +49,8 @@ class History:
         self.table = em.PageTable(encoding, em.Fields(meta=bits), arch)
         self.entries = self.table.arch.ptrs_per_pte
         self.stop = FIRST + TABLES * self.entries
-        self.table.map(slice(FIRST, self.stop))
+        self.pfns = np.arange(self.stop - FIRST)
+        self.table.map(slice(FIRST, self.stop), self.pfns)
 
     def words(self, rng, width, n):
         mask = (1 << min(width, self.bits)) - 1
@@ -94,8 +100,11 @@ class History:
         self.table.store(at.start, old)
 
     def map_anew(self, at, width, rng):
+        pages = self.pfns[at.start - FIRST : at.stop - FIRST]
+        pages %= SECTION_PAGES
+        pages += int(rng.integers(SECTIONS)) * SECTION_PAGES
         self.table.unmap(at)
-        self.table.map(at)
+        self.table.map(at, pages)
 
     def fork(self, at, width, rng):
         """The child writes, and exits. What is shared meanwhile is free to be large."""
@@ -118,7 +127,7 @@ class History:
         t = self.table
         twin = em.PageTable(t.encoding, t.fields, t.arch.name)
         vpns = np.arange(FIRST, self.stop, dtype=np.uint64)
-        twin.map(vpns)
+        twin.map(vpns, self.pfns)
         words = t.load(vpns)
         twin.store(vpns[words != 0], words[words != 0])
         return twin
