@@ -11,7 +11,7 @@ JOBS ?= $(shell nproc)
 	oracle models docs clean
 
 compare: build
-	@$(PY) -m extmeta compare $(ARGS)
+	@$(PY) -m extmeta compare --quick $(ARGS)
 
 # Each file runs on one worker, since its tests share what they set up.
 PYTEST := $(PY) -m pytest -n $(JOBS) --dist loadfile

@@ -96,9 +96,9 @@ def sleeper():
 
 
 def test_quick_compares_all_encodings_and_exits_0(small):
-    done = run("compare", "--quick", small)
+    done = run("compare", "--quick", "--full", small)
     assert done.returncode == 0
-    assert done.stdout.startswith("small.npz: 3,000 PTEs")
+    assert "\nsmall.npz: 3,000 PTEs" in done.stdout
     for name in (*default_forms(), CONTROL):
         assert f"\n{name}" in done.stdout or f"\n  {name}" in done.stdout
     for operation in OPERATIONS:
@@ -107,6 +107,22 @@ def test_quick_compares_all_encodings_and_exits_0(small):
     assert done.stdout.isprintable() or "\x1b" not in done.stdout
     # What is measured, to be seen meanwhile.
     assert done.stderr.splitlines()[-1].endswith(": done")
+
+
+def test_by_default_the_verdict_comes_first_and_is_short(small, tmp_path, capsys):
+    path = str(tmp_path / "rows.json")
+    assert cli.main([*SHORT, "--json", path, small]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("small.npz: 3,000 PTEs")
+    assert next(line for line in lines[1:] if line[:2] == "* ").startswith("* uffd_wp")
+    assert len(lines) <= 60
+    assert max(map(len, lines)) <= 80
+    stored = ["compare", "--from", path, "--format"]
+    assert cli.main([*stored, "lkml"]) == 0
+    assert max(map(len, capsys.readouterr().out.splitlines())) <= 72
+    for how, starts in (("csv", "subject,"), ("markdown", "# What"), ("json", "{")):
+        assert cli.main([*stored, how]) == 0
+        assert capsys.readouterr().out.startswith(starts)
 
 
 def test_rows_are_stored_with_where_they_are_from(small, tmp_path, capsys):
@@ -144,7 +160,7 @@ def test_json_on_stdout_is_all_there_is_on_stdout(small):
 def test_interrupted_it_prints_what_it_has_and_exits_130(small, tmp_path):
     path = tmp_path / "rows.json"
     with subprocess.Popen(
-        [*COMMAND, "compare", small, "--json", str(path)],
+        [*COMMAND, "compare", "--full", small, "--json", str(path)],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -212,7 +228,8 @@ def test_a_capture_is_compared_as_another_architecture_has_it(small, capsys):
 def test_all_architectures_are_one_table_and_nothing_is_timed(small, capsys):
     assert cli.main(["compare", "--arch", "all", small]) == 0
     out = capsys.readouterr().out
-    assert out.startswith("small.npz, on 16 architectures")
+    assert out.startswith("* In-PTE words can't hold the fields in 16 of 16")
+    assert "\nsmall.npz, on 16 architectures" in out
     for arch in ARCHES:
         assert out.count(f"\n {arch} ") == 2
     assert "CPU," not in out
@@ -266,7 +283,7 @@ def test_a_registered_encoding_appears_by_itself(small):
     )
     done = call([sys.executable, "-c", code])
     assert done.returncode == 0, done.stderr
-    assert "\n  mine " in done.stdout
+    assert "\nmine " in done.stdout
     assert "\nmine " in done.stdout
 
 

@@ -3,6 +3,9 @@
 import argparse
 import os
 from collections.abc import Iterator, Sequence
+from functools import partial
+from types import SimpleNamespace
+from typing import Any
 
 from extmeta.captures.capture import shipped
 from extmeta.commands import output
@@ -37,8 +40,9 @@ from extmeta.cost import origin, placement, sweep, workers
 from extmeta.cost.space import DEFAULT_ARCH
 from extmeta.encodings import encodings
 from extmeta.fields import Fields
-from extmeta.reports import comparison, missing
+from extmeta.reports import brief, comparison, missing
 from extmeta.reports import workloads as workload_report
+from extmeta.reports.document import flat, markdown, sections
 from extmeta.reports.layout import plain
 from extmeta.reports.missing import Stage
 from extmeta.rows import Row
@@ -56,9 +60,21 @@ CROSSOVER_WORDS = engine.CROSSOVER_KINDS
 QUICK_FRACTIONS = ",".join(f"{fraction:g}" for fraction in engine.QUICK_FRACTIONS)
 QUICK_PLACEMENT = ",".join(engine.QUICK_PLACEMENTS)
 
+EXIT_STATUS = (
+    "Exit status: 0; 2 for bad input; 1 if a result can't be written; 130 when "
+    "interrupted."
+)
+
+FORMATS = ("text", "lkml", "markdown", "csv", "json")
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add what `compare` takes."""
+    parser.epilog = (
+        "Examples: extmeta compare --quick redis; extmeta compare --fields age=2 PID; "
+        "extmeta compare --quick --format lkml > mail.txt; extmeta compare --full --json "
+        "rows.json. " + EXIT_STATUS
+    )
     add = parser.add_argument
     add(
         "what",
@@ -94,8 +110,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--placement",
         type=refusing(placements_of),
         metavar="random,...",
-        help="how the flagged PTEs lie; default: all, which are "
-        f"{','.join(placement.PLACEMENTS)}",
+        help=f"how the flagged PTEs lie: {', '.join(placement.PLACEMENTS)}; default: "
+        f"{QUICK_PLACEMENT}, with --full all",
     )
     add(
         "--words",
@@ -166,6 +182,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "them less often",
     )
     add(
+        "--full",
+        action="store_true",
+        help="measure also what the verdict does not need: other placements, clear, "
+        "unmap, the kernel's loops, lives of forks; print all in 100 columns",
+    )
+    add(
+        "--format",
+        choices=FORMATS,
+        default="text",
+        help="text: in brief, 80 columns; lkml: 72 columns, for a mailing list; "
+        "markdown, csv: everything; json: what --json - writes",
+    )
+    add(
         "--processes",
         type=refusing(above_0_of(count_of)),
         metavar="N",
@@ -199,6 +228,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Print what each encoding costs, in RAM and CPU."""
+    if args.format == "json":
+        args.json = "-"
     if args.json not in (None, "-"):
         must_be_writable(args.json)
     if args.workload and args.workload[0] == LIST:
@@ -234,7 +265,22 @@ def run(args: argparse.Namespace) -> int:
     def measured(shown: Shown) -> Iterator[Row]:
         yield from engine.rows(_request(args), shown, _told(args.verb), stages)
 
-    return print_measured(args, comparison, measured, progress, stages, provenance)
+    return print_measured(args, _report(args), measured, progress, stages, provenance)
+
+
+def _report(args: argparse.Namespace) -> SimpleNamespace:
+    """Return what stores and prints rows in the format that was asked for."""
+    more = args.full or args.instructions or args.lock or args.bounds
+
+    def markdown_of(rows: list[Row], provenance: dict[str, Any]) -> str:
+        return markdown.text(sections.document(rows, provenance))
+
+    text = {
+        "lkml": partial(brief.text, columns=brief.LETTER_COLUMNS),
+        "markdown": markdown_of,
+        "csv": lambda rows, _provenance: flat.to_csv(rows).removesuffix("\n"),
+    }.get(args.format, brief.full if more else brief.text)
+    return SimpleNamespace(to_json=comparison.to_json, text=text)
 
 
 def _again(args: argparse.Namespace) -> int:
@@ -260,7 +306,8 @@ def _again(args: argparse.Namespace) -> int:
         raise BadInputError(f"{args.stored}: there are no rows")
     for option in ("bounds", "charge_links"):
         provenance[option] = getattr(args, option) or provenance.get(option, False)
-    return print_result(args, of, rows, provenance, lacks)
+    as_asked = _report(args) if of is comparison else of
+    return print_result(args, as_asked, rows, provenance, lacks)
 
 
 def _comparable(arches: Sequence[str], fields: Fields) -> list[str]:
@@ -291,6 +338,7 @@ def _request(args: argparse.Namespace) -> engine.Request:
         instructions=args.instructions,
         lock=args.lock,
         quick=args.quick,
+        full=args.full,
         processes=args.processes or 0,
         seed=args.seed,
     )

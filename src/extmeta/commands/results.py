@@ -4,7 +4,6 @@ import argparse
 import contextlib
 import signal
 from collections.abc import Callable, Iterator
-from types import ModuleType
 from typing import Any
 
 from extmeta.commands import output
@@ -15,7 +14,7 @@ from extmeta.reports.missing import Stage
 
 def print_measured(
     args: argparse.Namespace,
-    of: ModuleType,
+    of: Any,
     measured: Callable[[Shown], Iterator[Any]],
     shown_by: Callable[[], contextlib.AbstractContextManager[Shown]],
     stages: list[Stage],
@@ -47,14 +46,14 @@ def print_measured(
 
 def print_result(
     args: argparse.Namespace,
-    of: ModuleType,
+    of: Any,
     rows: list[Any],
     provenance: dict[str, Any],
     lacks: list[str] | None,
 ) -> int:
     """Write JSON, then print the text, also if the JSON can't be written.
 
-    ``of`` is the report module for these rows. ``lacks`` lists what is missing; None if
+    ``of`` has `to_json` and `text` for these rows, as a report module does. ``lacks`` lists what is missing; None if
     the rows are complete.
     """
     document = of.to_json(rows, provenance, lacks is None, missing=lacks or ())

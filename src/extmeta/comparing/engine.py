@@ -57,7 +57,7 @@ class Request:
         See `cost.placement`.
     arches : sequence of str
         If there are several, only RAM is compared.
-    crossover, instructions, lock, quick : bool
+    crossover, instructions, lock, quick, full : bool
         As the options of `extmeta compare`.
     processes : int
         How many measure each ratio; 0 is the default.
@@ -75,6 +75,7 @@ class Request:
     instructions: bool = False
     lock: bool = False
     quick: bool = False
+    full: bool = False
     processes: int = 0
     seed: int = 0
 
@@ -133,7 +134,8 @@ def _sweeps(request: Request, shown: Shown, stages: list[Stage]) -> Iterator[Row
     forms = r.forms or [*[INDEXED] * (not alone), *default_forms()]
     points = placement.points(
         r.fractions or (QUICK_FRACTIONS if r.quick else sweep.FRACTIONS),
-        r.placements or (QUICK_PLACEMENTS if r.quick else [*placement.PLACEMENTS]),
+        r.placements
+        or (placement.PLACEMENTS if r.full and not r.quick else QUICK_PLACEMENTS),
     )
     if alone and not (r.fractions or r.placements):
         points = [sweep.ONE_POINT]
@@ -160,7 +162,7 @@ def _sweeps(request: Request, shown: Shown, stages: list[Stage]) -> Iterator[Row
                 seed=r.seed,
                 **_effort(r, forms),
                 kind=kind,
-                brief=r.quick,
+                brief=not r.full,
                 progress=shown,
             )
             yield from demands.splits(space, forms, r.fields, kind)

@@ -77,10 +77,3 @@ def task_of(life: Life) -> Callable[[Filled], Task]:
 
 
 TASKS = {str(life): task_of(life) for life in LIVES}
-
-# Those of --quick.
-BRIEF = {
-    str(life): task_of(life)
-    for life in LIVES
-    if life.of == "tables" and life.share in (0, 0.1, 1)
-}

@@ -44,6 +44,9 @@ FRACTIONS = (0.0, 0.01, 0.1, 1.0)
 # The point at which RAM is compared on every architecture.
 ONE_POINT = Point(0.01, "random")
 
+# What a verdict needs where no PTE has a word, and where some have.
+BRIEF = (("scan", "fork"), ("load", "store", "update", "scan", "fork"))
+
 Progress = Callable[[int, int, str], object]
 
 
@@ -124,16 +127,23 @@ def operations_at(
     """Return what is timed at a point for the encoding that rows call ``name``.
 
     The kernel's loops are left out at placements other than at random, which takes them
-    to all tables; the lives of forks, unless every PTE has a word. ``brief`` leaves out
-    the loops if only some PTEs have one, and most lives. A call alone is timed for the
-    bulk operations.
+    to all tables; the lives of forks, unless every PTE has a word. ``brief`` is what a
+    verdict needs: the operations of `BRIEF`, and a fork that copies each word if every
+    PTE has one. A call alone is timed for the bulk operations, unless ``brief``.
     """
-    ends = ("",) if brief else ("", "random")
-    loops = loop_tasks.TASKS if point.placement in ends else {}
-    lives = forks.BRIEF if brief else forks.TASKS
+    if brief:
+        if name == CALL:
+            return {}
+        wanted = BRIEF[1 if point.fraction else 0]
+        each = (
+            {"fork each": loop_tasks.TASKS["fork each"]} if point.fraction == 1 else {}
+        )
+        return {**{operation: OPERATIONS[operation] for operation in wanted}, **each}
+    loops = loop_tasks.TASKS if point.placement in ("", "random") else {}
     if name == CALL:
         return OPERATIONS
-    return {**OPERATIONS, **loops, **(lives if point.fraction == 1 else {})}
+    lives = forks.TASKS if point.fraction == 1 else {}
+    return {**OPERATIONS, **loops, **lives}
 
 
 def sweep(

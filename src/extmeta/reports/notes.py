@@ -90,12 +90,16 @@ def _over(numbers: set[int]) -> str:
 
 
 def made_line(provenance: dict[str, Any]) -> str:
+    """Return `made`, broken to 100 columns."""
+    return wrapped(made(provenance))
+
+
+def made(provenance: dict[str, Any]) -> str:
     """Return the provenance of results in a line."""
     p = {key: plain(str(value)) for key, value in provenance.items()}
     commit = f" ({p['commit']})" if p.get("commit") else ""
-    line = (
+    return (
         f"extmeta {p.get('extmeta')}{commit}, Linux {p.get('kernel')}, {p.get('cpu')}, "
         f"{p.get('cpus')} CPUs, Python {p.get('python')}, numpy {p.get('numpy')}, "
         f"seed {p.get('seed')}, {p.get('date')}"
     )
-    return wrapped(line)
