@@ -55,9 +55,11 @@ VERBS = {
     "report": "a page of charts and tables of what each encoding costs",
     "capture": "write a process's page tables to a file",
     "info": "what a capture holds",
+    "map": "an address space as text: which parts have page-table entries",
     "plan": "the fewest PTE bits for some fields",
     "arch": "the bits of page-table entries",
     "calibrate": "what the kernel's own operations cost",
+    "doctor": "what this machine can do",
     "trace": "record which pages a process writes",
 }
 
