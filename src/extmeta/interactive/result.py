@@ -11,11 +11,12 @@ from extmeta.comparing import engine
 from extmeta.cost.crossover import crossover
 from extmeta.cost.forms import default_forms
 from extmeta.names import unknown
-from extmeta.reports import comparison
-from extmeta.reports.document import flat, opening, ram
+from extmeta.reports import brief, comparison
+from extmeta.reports.document import flat, ram
 from extmeta.reports.layout import plain
 from extmeta.reports.subjects import by_subject
-from extmeta.rows import BASELINE, EACH, Row, Subject
+from extmeta.reports.verdict import verdict
+from extmeta.rows import BASELINE, Row, Subject
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -46,9 +47,7 @@ class ComparisonResult:
     @property
     def verdict(self) -> list[str]:
         """What the rows say, in a few sentences with figures."""
-        found = by_subject(self.rows)
-        spaces = [c for c in found if not any(p.placement == EACH for p in c.points)]
-        return opening.opening(self.rows, spaces)
+        return [plain(said) for said in verdict(self.rows, self.provenance)]
 
     def rows_of(self, kind: str) -> list[Row]:
         """Return the rows of one kind, for example "Ram" or "Cpu".
@@ -165,7 +164,7 @@ class ComparisonResult:
         return found
 
     def __str__(self) -> str:
-        return comparison.text(self.rows, self.provenance)
+        return brief.text(self.rows, self.provenance)
 
     def __repr__(self) -> str:
         subjects = [row for row in self.rows if isinstance(row, Subject)]

@@ -8,7 +8,6 @@ from typing import Any
 from extmeta.reports import calibration as real
 from extmeta.reports.bounds import bound_line
 from extmeta.reports.document import cpu, ram
-from extmeta.reports.document.opening import opening
 from extmeta.reports.document.pictures import Chart, Document, Section, Table
 from extmeta.reports.document.strip import strip_charts
 from extmeta.reports.figures import size
@@ -18,6 +17,7 @@ from extmeta.reports.layout import plain
 from extmeta.reports.missing import told
 from extmeta.reports.notes import notes
 from extmeta.reports.subjects import Comparison, by_subject
+from extmeta.reports.verdict import verdict
 from extmeta.rows import BASELINE, EACH, SET_ASIDE, Row
 
 WORDS = (
@@ -76,12 +76,12 @@ def document(
     crossovers = [c for c in found if any(p.placement == EACH for p in c.points)]
     spaces = [c for c in found if c.ram and c not in crossovers]
     names = dict.fromkeys(plain(c.subject.name) for c in spaces or crossovers or found)
-    verdict = [] if lacks is None else [" ".join(told(lacks).split())]
+    incomplete = [] if lacks is None else [" ".join(told(lacks).split())]
     left_out = [] if crossovers else [NO_CROSSOVER]
     if spaces and not any(c.spreads for c in spaces):
         left_out.append(NO_MAP)
     sections = [
-        Section("Verdict", (*verdict, *opening(rows, spaces))),
+        Section("Verdict", (*incomplete, *map(plain, verdict(rows, provenance)))),
         Section("What was compared", (WORDS, *_heads(found))),
         *_if_any(ram.crossover_section(crossovers, spaces)),
         *_if_any(_ram(spaces)),
