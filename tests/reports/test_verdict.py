@@ -83,7 +83,7 @@ def test_the_lead_changes_where_the_rows_say_so(other):
 
 def test_in_pte_words_win_if_the_fields_fit():
     rows = rows_won_by("hash", "hash", FITS)
-    assert "age (2 bits a PTE) fits in the free bits of a PTE on x86_64." in said(rows)
+    assert "age (2 bits a PTE) fits in a PTE on x86_64." in said(rows)
     assert "inpte needs the least memory: none beside the page tables" in said(rows)
     text = said(rows_won_by("hash", "hash"))
     assert "do not fit in a PTE: 8 free bits of a PTE are needed" in text

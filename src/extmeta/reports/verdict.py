@@ -171,7 +171,7 @@ def _fit(c: Comparison) -> str:
     what = f"{names} ({bits} bit{'s' * (bits > 1)} a PTE)"
     fit = "fits" if len(s.fields) == 1 else "fit"
     if not s.baseline_lacks:
-        return f"{what} {fit} in the free bits of a PTE on {plain(s.arch)}."
+        return f"{what} {fit} in a PTE on {plain(s.arch)}."
     but = f"{what} {'does' if fit == 'fits' else 'do'} not fit in a PTE"
     said = f"{but}: {plain(s.baseline_lacks)}."
     if s.baseline_fields != s.fields:
