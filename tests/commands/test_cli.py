@@ -160,7 +160,7 @@ def test_json_on_stdout_is_all_there_is_on_stdout(small):
 def test_interrupted_it_prints_what_it_has_and_exits_130(small, tmp_path):
     path = tmp_path / "rows.json"
     with subprocess.Popen(
-        [*COMMAND, "compare", "--full", small, "--json", str(path)],
+        [*COMMAND, "compare", "--quick", "--full", small, "--json", str(path)],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
