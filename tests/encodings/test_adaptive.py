@@ -373,7 +373,7 @@ def test_a_shared_container_is_copied_for_its_first_writer(name):
     child.check()
 
 
-@pytest.mark.parametrize(("name", "n"), [("listed", 13), ("ranked", 35)])
+@pytest.mark.parametrize(("name", "n"), [("listed", 15), ("ranked", 39)])
 def test_room_for_one_more_word_is_promised_to_one_run(name, n):
     """Two runs of a table, another table's between them, each bring a new word."""
     from extmeta.memory.allowance import fail_after

@@ -51,7 +51,7 @@ cdef class XArray(Encoding):
         self.uses_descriptor = False
         self.refuse_above(64)
         self.reading = COUNTED
-        self.slabs = Slabs()
+        self.slabs = Slabs(own_class=sizeof(Node))
 
     # -- nodes --------------------------------------------------------------
 

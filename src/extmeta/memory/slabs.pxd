@@ -1,12 +1,12 @@
 """Side memory: objects of a few sizes, packed into pages, perhaps shared."""
-from libc.stdint cimport uint8_t, uint32_t, uint64_t
+from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 
 from extmeta.memory.epoch cimport Limbo
 from extmeta.memory.frames cimport Frames, Ptdesc
 from extmeta.memory.sync cimport give_back, relax, try_take
 
 cdef enum:
-    NR_CLASSES = 56
+    NR_CLASSES = 32
     LARGEST = 4096        # bytes; above it, whole pages
     LARGEST_EIGHTHS = 512
     # Bits of a handle: 64 GiB of side memory in units of 8 bytes.
@@ -26,7 +26,8 @@ cdef class Slabs:
     cdef uint32_t[NR_CLASSES] partial   # slabs with room, by size
     cdef uint8_t[LARGEST_EIGHTHS + 1] class_of
     cdef uint32_t[NR_CLASSES] per_slab  # objects
-    cdef uint8_t[NR_CLASSES] order      # pages of a slab: 2**order
+    cdef uint8_t[NR_CLASSES] order      # frames of a slab: 2**order
+    cdef uint16_t[NR_CLASSES] nbytes    # of an object
     cdef uint32_t lock                  # a spinlock, taken by each call
     cdef Limbo limbo                    # objects that readers may still see
 
@@ -93,10 +94,10 @@ cdef inline void* from_aside(Aside* a) noexcept nogil:
 
 cdef inline size_t class_bytes(int size_class) noexcept nogil:
     """Return the bytes that an object of this class gets."""
-    if size_class < 16:
+    if size_class < 4:
         return <size_t>(size_class + 1) << 3
     if size_class < NR_CLASSES:
-        return <size_t>(9 + (size_class & 7)) << (2 + (size_class >> 3))
+        return <size_t>(5 + (size_class & 3)) << (2 + (size_class >> 2))
     return <size_t>LARGEST << (size_class - NR_CLASSES + 1)
 
 

@@ -1,9 +1,12 @@
 """Side memory: objects of a few sizes, packed into pages, perhaps shared.
 
-As the kernel's slab allocator: a slab holds objects of one size class, eight classes
-to each doubling, so rounding up costs at most an eighth. A slab has as many pages as it
-takes to waste at most a sixteenth of them, and is freed with its last object. An
-object above 4 KiB is a block of whole pages.
+As the kernel's slab allocator: a slab holds objects of one size class, four classes
+to each doubling, so rounding up costs at most a fifth of an object. A slab has as many
+frames as it takes to waste at most an eighth of them, and is freed with its last
+object. An object above 4 KiB is a block of whole pages. docs/method.md has what other
+classes and frames would hold.
+
+A frame is a page, or a fragment of one: then small slabs of several classes share it.
 
 After a fork two page tables use the same slabs, and an object may have several
 references. Only then are they counted: a slab has an array of counts while one of its
@@ -13,23 +16,35 @@ objects is shared.
 hold them. The difference is room for more objects.
 """
 from cython cimport no_gc_clear
-from libc.stdint cimport uint8_t, uint32_t, uintptr_t
+from libc.stdint cimport uint8_t, uint16_t, uint32_t, uintptr_t
 from libc.string cimport memset
 
 from extmeta.memory.allowance cimport may_allocate
 from extmeta.memory.epoch cimport any_reader, next_unseen, put_off, room_for_one
 from extmeta.memory.frames cimport (
-    MAX_ORDER, NO_FRAME, SIDE, Frames, Ptdesc, entries, frame_of, list_add, list_del,
+    MAX_ORDER, NO_FRAME, PTE, SIDE, Frames, Ptdesc, entries, frame_of, list_add,
+    list_del,
 )
 
 cdef enum:
     PAGE = 4096
+    # At most 1/MOST_WASTE of a slab holds no object. With 16, a slab for objects of
+    # 3,584 bytes has eight pages; with 8, one. docs/method.md has what that saves.
+    MOST_WASTE = 8
 
 
 # Else the garbage collector would clear `pages` before the last object is freed.
 @no_gc_clear
 cdef class Slabs:
     """Objects of side memory.
+
+    Parameters
+    ----------
+    frame_bytes : int, optional
+        Bytes of the smallest slab, a power of two from 256 to 4096, the default.
+    own_class : int, optional
+        Bytes of objects that get a class of their own, as from a kmem_cache. It takes
+        the place of the next larger one.
 
     Attributes
     ----------
@@ -41,28 +56,39 @@ cdef class Slabs:
         Page tables that use these slabs.
     """
 
-    def __cinit__(self):
+    def __cinit__(self, size_t frame_bytes=PAGE, size_t own_class=0):
         cdef int size_class = 0
         cdef int order
         cdef Py_ssize_t eighths
-        self.pages = Frames(PAGE)
+        cdef size_t nbytes, slab
+        self.pages = Frames(PAGE, frame_bytes)
         self.users = 1
+        for size_class in range(NR_CLASSES):
+            self.nbytes[size_class] = <uint16_t>class_bytes(size_class)
+        if own_class:
+            size_class = 0
+            while self.nbytes[size_class] < own_class:
+                size_class += 1
+            self.nbytes[size_class] = <uint16_t>own_class
+        size_class = 0
         for eighths in range(LARGEST_EIGHTHS + 1):
-            if <size_t>eighths * 8 > class_bytes(size_class):
+            if <size_t>eighths * 8 > self.nbytes[size_class]:
                 size_class += 1
             self.class_of[eighths] = <uint8_t>size_class
         for size_class in range(NR_CLASSES):
             self.partial[size_class] = NO_FRAME
+            nbytes = self.nbytes[size_class]
             order = 0
-            while (<size_t>PAGE << order) % class_bytes(size_class) > (
-                    <size_t>PAGE << order) / 16:
+            slab = frame_bytes
+            while slab < nbytes or slab % nbytes > slab / MOST_WASTE:
                 order += 1
+                slab <<= 1
             self.order[size_class] = <uint8_t>order
-            self.per_slab[size_class] = <uint32_t>(
-                (<size_t>PAGE << order) / class_bytes(size_class))
+            self.per_slab[size_class] = <uint32_t>(slab / nbytes)
 
     cdef size_t page_bytes(self) noexcept nogil:
-        return self.pages.pages[<int>SIDE] * PAGE
+        # Fragments that no slab uses are idle in the pool of PTE tables.
+        return self.pages.held(SIDE) + self.pages.held(PTE)
 
     cdef int class_for(self, size_t nbytes) noexcept nogil:
         cdef int order = 1
@@ -135,12 +161,13 @@ cdef class Slabs:
             order = 0
             while (<size_t>PAGE << order) < nbytes:
                 order += 1
+            order += self.pages.page_order
             d = self.pages.alloc(order, SIDE, False) if order <= MAX_ORDER else NULL
             if d is NULL:
                 return NULL
             d.level = NR_CLASSES
             d.index = d.users = 0
-            self.object_bytes += <size_t>PAGE << order
+            self.object_bytes += self.pages.frame_bytes << order
             return entries(self.pages, d)
         size_class = self.class_of[(nbytes + 7) >> 3]
         if self.partial[size_class] != NO_FRAME:
@@ -158,12 +185,12 @@ cdef class Slabs:
         if p is not NULL:
             d.link = (<uintptr_t*>p)[0]
         else:
-            p = <char*>entries(self.pages, d) + d.flagged * class_bytes(size_class)
+            p = <char*>entries(self.pages, d) + d.flagged * self.nbytes[size_class]
             d.flagged += 1
         d.used += 1
         if d.used == self.per_slab[size_class]:
             list_del(self.pages.desc, &self.partial[size_class], d)
-        self.object_bytes += class_bytes(size_class)
+        self.object_bytes += self.nbytes[size_class]
         return p
 
     cdef bint drop_share(self, void* p) noexcept nogil:
@@ -187,7 +214,7 @@ cdef class Slabs:
         cdef Ptdesc* d = self.slab_of(p)
         cdef int size_class = d.level
         if size_class == NR_CLASSES:
-            self.object_bytes -= <size_t>PAGE << d.order
+            self.object_bytes -= self.pages.frame_bytes << d.order
             self.pages.free_now(d)
             return
         if d.used == self.per_slab[size_class]:
@@ -195,7 +222,7 @@ cdef class Slabs:
         (<uintptr_t*>p)[0] = d.link
         d.link = <uintptr_t>p
         d.used -= 1
-        self.object_bytes -= class_bytes(size_class)
+        self.object_bytes -= self.nbytes[size_class]
         if d.used == 0:
             list_del(self.pages.desc, &self.partial[size_class], d)
             self.pages.free_now(d)
@@ -235,12 +262,12 @@ cdef class Slabs:
         if d.index == 0:
             return NULL
         offset = <size_t>(<const char*>p - <const char*>entries(self.pages, d))
-        return <uint32_t*>d.index + offset / class_bytes(d.level)
+        return <uint32_t*>d.index + offset / self.nbytes[d.level]
 
     cdef void move_bytes(self, int size_class, bint to_counts) noexcept nogil:
         """Move the bytes of an array of counts from `object_bytes`, or back."""
-        cdef size_t nbytes = class_bytes(self.class_for(
-            self.per_slab[size_class] * sizeof(uint32_t)))
+        cdef size_t nbytes = self.nbytes[self.class_for(
+            self.per_slab[size_class] * sizeof(uint32_t))]
         self.count_bytes += nbytes if to_counts else 0 - nbytes
         self.object_bytes += 0 - nbytes if to_counts else nbytes
 
@@ -290,9 +317,9 @@ cdef class Slabs:
     cdef size_t proportion(self, const void* p) noexcept nogil:
         cdef Ptdesc* d = self.slab_of(p)
         cdef uint32_t* shared
-        cdef size_t nbytes = <size_t>PAGE << d.order
+        cdef size_t nbytes = self.pages.frame_bytes << d.order
         if d.level < NR_CLASSES:
-            nbytes = class_bytes(d.level)
+            nbytes = self.nbytes[d.level]
         self.take_lock()
         shared = self.count_of(d, p)
         if shared is not NULL:

@@ -38,7 +38,7 @@ from extmeta.encodings.adaptive.pending cimport (
 from extmeta.encodings.adaptive.reserve cimport Reserve
 from extmeta.encodings.adaptive.room cimport (
     compact, make_room, owns, replace_object, take_kept, write_back)
-from extmeta.encodings.adaptive.shape cimport FROM_FULL
+from extmeta.encodings.adaptive.shape cimport FROM_FULL, SLAB_FRAME
 from extmeta.encodings.side cimport FEW as LOOKED_AT
 from extmeta.encodings.side cimport (
     adds_nothing, count_flags, flagged_of, makes_a_word, side_zap)
@@ -100,7 +100,7 @@ cdef class Adaptive(Encoding):
         self.g.base = slabs.pages.base
 
     def start(self):
-        self.use(Slabs())
+        self.use(Slabs(SLAB_FRAME))
 
     # -- making room ----------------------------------------------------------
 

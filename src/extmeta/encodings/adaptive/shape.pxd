@@ -21,6 +21,9 @@ cdef enum:
     # numpy-sparse with all PTEs flagged, a load fell from 3.0 to 1.3 times that of
     # inpte (`extmeta compare --quick`).
     FROM_FULL = 32
+    # Bytes of the smallest slab, so that slabs of small objects share pages. With 4096,
+    # 32 processes hold more pages (`python benchmarks/machine.py`, docs/method.md).
+    SLAB_FRAME = 512
 
 cdef struct Shape:
     Kind kind
