@@ -513,7 +513,8 @@ def test_a_file_that_does_not_fit_is_not_left_half(small, sleeper, tmp_path):
 
 
 def test_a_terminal_without_the_sign_gets_another(small):
-    done = run(*SHORT, small, env={**os.environ, "PYTHONIOENCODING": "ascii"})
+    ascii_only = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    done = run(*SHORT, "--full", small, env=ascii_only)
     assert done.returncode == 0
     assert " +-" in done.stdout
 

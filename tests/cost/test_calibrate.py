@@ -560,7 +560,10 @@ def test_it_is_stored_with_the_rows():
 
 
 def test_compare_uses_what_is_stored(cache, capsys):
-    arguments = ["compare", "--quick", "--fractions", "1", "--encodings", "linked"]
+    arguments = [
+        "compare",
+        *["--quick", "--full", "--fractions", "1", "--encodings", "linked"],
+    ]
     assert cli.main(arguments) == 0
     assert "`extmeta calibrate` measures" in capsys.readouterr().out
     cache.mkdir(parents=True)
@@ -621,7 +624,10 @@ def test_instructions_are_a_share_of_the_guests():
 
 def test_without_valgrind_it_says_so(monkeypatch, capsys):
     monkeypatch.setattr(instructions.shutil, "which", lambda _name: None)
-    arguments = ["compare", "--quick", "--fractions", "1", "--encodings", "linked"]
+    arguments = [
+        "compare",
+        *["--quick", "--full", "--fractions", "1", "--encodings", "linked"],
+    ]
     assert cli.main([*arguments, "--instructions"]) == 0
     assert "apt install valgrind" in capsys.readouterr().err
 

@@ -1,18 +1,16 @@
 """em.compare(): arguments, and what the result makes of its rows."""
 
 import dataclasses
-import importlib.machinery
 import json
 import pickle
 import subprocess
 import sys
-import types
 
 import numpy as np
 import pytest
 
 import extmeta as em
-from extmeta import cli, reports, rows
+from extmeta import cli, rows
 from extmeta.commands import compare as compare_verb
 from extmeta.comparing import engine
 from extmeta.cost.space import full_tables, space_of_table
@@ -61,12 +59,10 @@ def test_text_and_json_are_those_of_the_command(result, tmp_path, capsys):
 
 
 def test_the_verdict_is_that_of_the_reports(result, monkeypatch):
-    name = "extmeta.reports.verdict"
-    module = types.ModuleType(name)
-    module.__spec__ = importlib.machinery.ModuleSpec(name, None)
-    module.verdict = lambda rows, *_more: [f"{len([*rows])} rows, <b>"]
-    monkeypatch.setitem(sys.modules, name, module)
-    monkeypatch.setattr(reports, "verdict", module, raising=False)
+    def verdict(rows, _provenance):
+        return [f"{len([*rows])} rows, <b>"]
+
+    monkeypatch.setattr("extmeta.interactive.result.verdict", verdict)
     assert result.verdict == [f"{len(result.rows)} rows, <b>"]
     assert f"<li>{len(result.rows)} rows, &lt;b&gt;</li>" in result._repr_html_()
 

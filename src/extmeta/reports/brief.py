@@ -11,6 +11,7 @@ from typing import Any
 from extmeta.cost.kernel import prototype
 from extmeta.reports import comparison
 from extmeta.reports.figures import MARK, UNSTABLE, share, size, unstable
+from extmeta.reports.head import refused_lines
 from extmeta.reports.layout import plain
 from extmeta.reports.notes import made
 from extmeta.reports.ram import with_links
@@ -229,5 +230,8 @@ def _kernel(c: Comparison, columns: int) -> str:
 def _end(c: Comparison) -> str:
     """Return which encodings lack figures, and where there are more."""
     whole = [plain(row.encoding) for row in c.refused if not row.where]
-    out = f"Left out, since the words don't fit: {', '.join(whole)}. " if whole else ""
-    return f"{out}--full measures and prints more."
+    lines = (
+        [f"Left out, since the words don't fit: {', '.join(whole)}."] if whole else []
+    )
+    lines += refused_lines([row for row in c.refused if row.where])
+    return " ".join([*lines, "--full measures and prints more."])

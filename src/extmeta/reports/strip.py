@@ -19,6 +19,9 @@ CELLS = 40
 # Columns before the strip: address, size, permissions.
 BEFORE = 32
 
+# ... and after it, if the name is as long as [vsyscall].
+NAMED = 14
+
 
 def text(found: Capture, name: str, columns: int = 80) -> str:
     """Return a line for each VMA: address, size, permissions, strip and name.
@@ -31,7 +34,7 @@ def text(found: Capture, name: str, columns: int = 80) -> str:
     columns : int
         Lines are cut to that length.
     """
-    width = max(8, min(CELLS, columns - BEFORE - 8))
+    width = max(8, min(CELLS, columns - BEFORE - NAMED))
     vpns = found.vpn[populated(found.entry)]
     starts = found.vma_start >> np.uint64(12)
     ends = found.vma_end >> np.uint64(12)

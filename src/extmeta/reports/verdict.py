@@ -27,6 +27,9 @@ FEW = 0.01
 # Operations that sentences name, in their order.
 TIMED = ("fork", "load", "store", "update", "scan")
 
+# What operations are called in a sentence, if not by their name.
+SAID = {"fork each": "fork, word by word,"}
+
 # What a figure of RAM or CPU does not show.
 CAVEATS = {
     "page_ext": "Words of page_ext belong to pages: PTEs of a page and forks share "
@@ -192,7 +195,9 @@ def _ram(c: Comparison, point: Point) -> str:
         said += _held(c, point, winner)
     outside = [name for name in others if name not in IN_PTE]
     if outside:
-        said += f"; {outside[0]} follows with {_bytes(c, point, outside[0])}"
+        equal = pages(c, point, outside[0]) == pages(c, point, winner)
+        said += f"; {outside[0]} "
+        said += "as much" if equal else f"follows with {_bytes(c, point, outside[0])}"
         # Of equals the first, which is no form of another.
         most_held = max(outside, key=lambda name: pages(c, point, name) or 0)
         if most_held != outside[0]:
@@ -309,7 +314,7 @@ def _against(c: Comparison, winner: str) -> str:
     ratio, least, op, at = max(ratios, key=lambda r: r[0], default=(0, "", "", None))
     if at and ratio > 1:
         said.append(
-            f"its {op} takes {least}{_times(ratio)} times in-PTE's with {_flags(at)}"
+            f"its {SAID.get(op, op)} takes {least}{_times(ratio)} times in-PTE's with {_flags(at)}"
         )
     if winner == BASELINE:
         said += _faster(c)
