@@ -8,6 +8,7 @@ after SIGPIPE, if the reader of stdout has gone.
 """
 
 import argparse
+import os
 import signal
 import sys
 from collections.abc import Sequence
@@ -39,13 +40,17 @@ class VerbParser(Parser):
 
     verb = ""
 
-    def parse_known_args(self, *args: Any, **kwargs: Any) -> Any:
+    def fill(self) -> None:
+        """Add the verb's arguments, unless they are there."""
         if self.verb:
             module = import_module(f"extmeta.commands.{self.verb}")
             self.description = module.run.__doc__
             module.add_arguments(self)
             self.set_defaults(run=module.run)
             self.verb = ""
+
+    def parse_known_args(self, *args: Any, **kwargs: Any) -> Any:
+        self.fill()
         return super().parse_known_args(*args, **kwargs)
 
 
@@ -79,6 +84,11 @@ def _parser() -> Parser:
     )
     for name, help_ in VERBS.items():
         verbs.add_parser(name, help=help_, allow_abbrev=False).verb = name
+    if "_ARGCOMPLETE" in os.environ:
+        # The shell asks what can follow; this call does not return.
+        for each in verbs.choices.values():
+            each.fill()
+        import_module("argcomplete").autocomplete(parser)
     return parser
 
 

@@ -419,6 +419,27 @@ def test_version_and_help():
         done = run(verb, "--help")
         assert done.returncode == 0
         assert done.stdout.startswith(f"usage: extmeta {verb}")
+        assert f": extmeta {verb}" in done.stdout, "no example"
+
+
+@pytest.mark.parametrize(
+    ("typed", "follows"),
+    [("extmeta ca", {"capture", "calibrate"}), ("extmeta map --j", {"--json"})],
+)
+def test_the_shell_is_told_what_can_follow(tmp_path, typed, follows):
+    pytest.importorskip("argcomplete")
+    path = tmp_path / "words"
+    path.touch()
+    asked = {
+        "_ARGCOMPLETE": "1",
+        "_ARGCOMPLETE_IFS": "\n",
+        "_ARGCOMPLETE_STDOUT_FILENAME": str(path),
+        "COMP_LINE": typed,
+        "COMP_POINT": str(len(typed)),
+        "COMP_TYPE": "9",
+    }
+    assert run(env=os.environ | asked).returncode == 0
+    assert {word.strip() for word in path.read_text().splitlines()} == follows
 
 
 # -- where output goes ---------------------------------------------------------------

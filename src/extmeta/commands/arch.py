@@ -10,6 +10,7 @@ from extmeta.reports import ruler
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add what `arch` takes."""
+    parser.epilog = "Examples: extmeta arch; extmeta arch arm64 --release 6.12"
     parser.add_argument(
         "arch",
         nargs="?",

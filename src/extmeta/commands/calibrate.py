@@ -22,6 +22,9 @@ from extmeta.reports.layout import plain
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add what `calibrate` takes."""
+    parser.epilog = (
+        "Examples: extmeta calibrate; extmeta calibrate --guest -o guest.json"
+    )
     add = parser.add_argument
     add(
         "--guest",

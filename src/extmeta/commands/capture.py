@@ -10,6 +10,7 @@ from extmeta.commands.output import must_be_writable, saved, tell
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add what `capture` takes."""
+    parser.epilog = "Example: extmeta capture $(pidof redis-server) -o redis.npz"
     add = parser.add_argument
     add_pid_and_output(parser)
     add("--pfns", action="store_true", help="keep page frame numbers (needs root)")

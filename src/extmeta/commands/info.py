@@ -11,6 +11,7 @@ from extmeta.reports import summary
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add what `info` takes."""
+    parser.epilog = "Examples: extmeta info redis; extmeta info --json mine.npz"
     parser.add_argument(
         "file",
         type=refusing(path_of),

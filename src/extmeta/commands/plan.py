@@ -18,6 +18,9 @@ from extmeta.reports import plan as plan_report
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add what `plan` takes."""
+    parser.epilog = (
+        "Example: extmeta plan uffd_wp soft_dirty age=6 --exclude uffd_wp,soft_dirty"
+    )
     add = parser.add_argument
     add(
         "fields",

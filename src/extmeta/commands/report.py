@@ -75,6 +75,10 @@ JSON_BEGINS = b"{"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add what `report` takes."""
+    parser.epilog = (
+        "Examples: extmeta report redis -o redis.html; extmeta "
+        "report rows.json --format text"
+    )
     add = parser.add_argument
     add(
         "what",

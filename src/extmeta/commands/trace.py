@@ -24,6 +24,9 @@ from extmeta.reports.layout import plain
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add what `trace` takes."""
+    parser.epilog = (
+        "Example: extmeta trace $(pidof redis-server) --rounds 20 -o writes.npz"
+    )
     add = parser.add_argument
     add_pid_and_output(parser)
     add(
