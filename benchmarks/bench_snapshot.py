@@ -1,7 +1,7 @@
 """What does a snapshot cost beside a load of the same words, under the lock?
 
 Of one encoding, by turns: all PTEs, and one. A snapshot returns the PTEs as well, so
-of all it moves twice the bytes that a load does. `measures.py M10` has random ones.
+of all it moves twice the bytes that a load does. `measures.py snapshot` has random ones.
 """
 
 import pytest

@@ -176,49 +176,49 @@ def noise(bench: Bench) -> Iterator[Line]:
         yield Line("noise", f"{name}: inpte over inpte", "", shown(found), None)
 
 
-def m1(bench: Bench) -> Iterator[Line]:
+def unused(bench: Bench) -> Iterator[Line]:
     for name in ("linked", "adaptive"):
         side = bench.filled(name, WORD, NONE, "one").table.memory().side
-        yield Line("M1", f"{name}: side bytes", "0", str(side), side == 0)
+        yield Line("unused", f"{name}: side bytes", "0", str(side), side == 0)
         for operation, task in tasks.OPERATIONS.items():
             if operation == "update":
                 # It sets a bit of every word: then there are some.
                 continue
             found = bench.ratio("inpte", name, task, NARROW, NONE)
-            yield at_most("M1", f"{name}: {operation}, no word", 1.02, found)
+            yield at_most("unused", f"{name}: {operation}, no word", 1.02, found)
 
 
-def m2(bench: Bench) -> Iterator[Line]:
+def forked(bench: Bench) -> Iterator[Line]:
     found = bench.ratio("inpte", "adaptive", tasks.fork, WORD, ALL)
-    yield at_most("M2", "adaptive: fork, all PTEs with 64-bit words", 1.05, found)
+    yield at_most("fork", "adaptive: fork, all PTEs with 64-bit words", 1.05, found)
     for name in ("linked", "adjacent"):
         found = bench.ratio("inpte", name, tasks.fork, WORD, ALL)
         # 1.40: Roberts' worst case of fork(2) on arm64,
         # 20240419074344.2643212-1-ryan.roberts@arm.com. His is of a whole fork.
-        yield Line("M2", f"{name}: the same", "(Roberts: 1.40)", shown(found), None)
+        yield Line("fork", f"{name}: the same", "(Roberts: 1.40)", shown(found), None)
 
 
-def m3(bench: Bench) -> Iterator[Line]:
+def scanned(bench: Bench) -> Iterator[Line]:
     for kind in WORDS:
         for fields in (NARROW, WORD):
             found = bench.ratio(
                 "inpte", "adaptive", tasks.scan, fields, ONE_PERCENT, kind
             )
             what = f"adaptive: scan at 1 %, {fields.bits}-bit words, {kind}"
-            yield faster("M3", what, 10, found)
+            yield faster("scan", what, 10, found)
 
 
-def m4(bench: Bench) -> Iterator[Line]:
+def cleared(bench: Bench) -> Iterator[Line]:
     for kind in WORDS:
         for fields in (NARROW, WORD):
             found = bench.ratio(
                 "inpte", "adaptive", tasks.clear, fields, ONE_PERCENT, kind
             )
             what = f"adaptive: clear at 1 %, {fields.bits}-bit words, {kind}"
-            yield faster("M4", what, 5, found)
+            yield faster("clear", what, 5, found)
 
 
-def m5(bench: Bench) -> Iterator[Line]:
+def one_word(bench: Bench) -> Iterator[Line]:
     worst = 0
     for per_table in (1, 2, 6, 7, 14, 15, 100, 512):
         for word in (1, 2**22, 2**63 + 1):
@@ -228,10 +228,10 @@ def m5(bench: Bench) -> Iterator[Line]:
             table.store(vpns, word)
             worst = max(worst, -(-table.memory().side // 64))
     what = "adaptive: bytes a table, its 1 to 512 flagged PTEs share a word"
-    yield Line("M5", what, "<= 16", str(worst), worst <= 16)
+    yield Line("one-word", what, "<= 16", str(worst), worst <= 16)
 
 
-def m6(bench: Bench) -> Iterator[Line]:
+def bytes_held(bench: Bench) -> Iterator[Line]:
     worst, where = 0.0, ""
     rng = np.random.default_rng(1)
     for k in (*range(1, 65), *range(72, 513, 8)):
@@ -245,7 +245,7 @@ def m6(bench: Bench) -> Iterator[Line]:
             share = table.memory().side / 16 / (1.25 * k * width + 80)
             worst, where = max((worst, where), (share, f"k = {k}, w = {width}"))
     yield Line(
-        "M6",
+        "bytes",
         "adaptive: bytes over 1.25 k w + 80, k random PTEs of a table",
         "<= 1",
         f"{worst:.2f} at {where}",
@@ -268,7 +268,7 @@ def m6(bench: Bench) -> Iterator[Line]:
                         at = f"{space.name}, {point}, {fields.bits} bits, {kind}"
                         worst, where = max((worst, where), (share, at))
         yield Line(
-            "M6",
+            "bytes",
             f"adaptive: bytes over those of {rival}, captures",
             "<= 1",
             f"{worst:.2f} at {where}",
@@ -342,7 +342,7 @@ def loads_of(filled: Filled, vpns: np.ndarray) -> Task:
     return Task(lambda: turns, run, check)
 
 
-def m10(bench: Bench) -> Iterator[Line]:
+def snapshots(bench: Bench) -> Iterator[Line]:
     for name in ("inpte", "linked", "adaptive", "adjacent", "wide"):
         fields = NARROW if name == "inpte" else WORD
         for point in (NONE, ALL):
@@ -350,16 +350,16 @@ def m10(bench: Bench) -> Iterator[Line]:
             vpns = side.load.space.range
             load, both, seen = in_turn(side, lambda turn, vpns=vpns: vpns)
             what = f"{name}: snapshot of all over load, {point} flagged"
-            yield at_most("M10", what, 1.3, bench.paired(load, seen))
+            yield at_most("snapshot", what, 1.3, bench.paired(load, seen))
             what = f"{name}: the same over load and a copy of the PTEs"
-            yield Line("M10", what, "", shown(bench.paired(both, seen)), None)
+            yield Line("snapshot", what, "", shown(bench.paired(both, seen)), None)
             side = bench.filled(name, fields, point, "different", 4 * bench.nr_tables)
             rng = np.random.default_rng(1)
             every = side.load.space.vpns
             turns = every[rng.integers(len(every), size=(16, NR_LOADS))]
             load, _, seen = in_turn(side, lambda turn, turns=turns: turns[turn % 16])
             what = f"{name}: snapshot of random ones over load, {point} flagged"
-            yield at_most("M10", what, 1.3, bench.paired(load, seen))
+            yield at_most("snapshot", what, 1.3, bench.paired(load, seen))
 
 
 def in_turn(
@@ -403,10 +403,10 @@ def headlines(bench: Bench) -> Iterator[Line]:
         for operation in ("load", "fork"):
             task = tasks.OPERATIONS[operation]
             found = bench.ratio("inpte", name, task, NARROW, NONE)
-            yield at_most("M1", f"{name}: {operation}, no word", 1.02, found)
+            yield at_most("unused", f"{name}: {operation}, no word", 1.02, found)
     found = bench.ratio("inpte", "adaptive", tasks.fork, WORD, ALL)
-    yield at_most("M2", "adaptive: fork, all PTEs with 64-bit words", 1.05, found)
-    for operation, times, measure in (("scan", 10, "M3"), ("clear", 5, "M4")):
+    yield at_most("fork", "adaptive: fork, all PTEs with 64-bit words", 1.05, found)
+    for operation, times, measure in (("scan", 10, "scan"), ("clear", 5, "clear")):
         for kind in ("one", "different"):
             task = tasks.OPERATIONS[operation]
             found = bench.ratio("inpte", "adaptive", task, NARROW, ONE_PERCENT, kind)
@@ -419,19 +419,19 @@ def headlines(bench: Bench) -> Iterator[Line]:
 
 MEASURES = {
     "noise": noise,
-    "M1": m1,
-    "M2": m2,
-    "M3": m3,
-    "M4": m4,
-    "M5": m5,
-    "M6": m6,
-    "M10": m10,
+    "unused": unused,
+    "fork": forked,
+    "scan": scanned,
+    "clear": cleared,
+    "one-word": one_word,
+    "bytes": bytes_held,
+    "snapshot": snapshots,
     "compact": compact,
     "random": random,
     "headlines": headlines,
 }
 # Bytes alone, which do not differ between processes.
-EXACT = ("M5", "M6")
+EXACT = ("one-word", "bytes")
 # Without NAME: all but the headlines, which others have too.
 DEFAULT = [name for name in MEASURES if name != "headlines"]
 
@@ -465,7 +465,7 @@ def main() -> None:
             if not arguments.json:
                 met = {None: "", True: "met", False: "MISSED"}[line.met]
                 print(
-                    f"{line.measure:<8}{line.what:<62}{line.goal:>16}"
+                    f"{line.measure:<10}{line.what:<62}{line.goal:>16}"
                     f"  {line.measured:<24} {met}".rstrip(),
                     flush=True,
                 )
