@@ -58,6 +58,7 @@ lint: build $(VENV)/lint-ready
 	PATH="$(CURDIR)/$(VENV)/bin:$$PATH" cython-lint src tests examples
 	cd src && ../$(PY) -m mypy --no-error-summary -p extmeta -m pytest_extmeta
 	cd src && ../$(PY) -m mypy.stubtest $(STUBS) --allowlist ../tests/stubtest-allow.txt \
+		--mypy-config-file ../pyproject.toml \
 		--ignore-unused-allowlist --ignore-disjoint-bases --concise
 
 STUBS = $(shell cd src && find extmeta -name '*.pyi' | sed 's/\.pyi$$//; s/\//./g' | sort)

@@ -229,9 +229,10 @@ def _kernel(c: Comparison, columns: int) -> str:
 
 def _end(c: Comparison) -> str:
     """Return which encodings lack figures, and where there are more."""
-    whole = [plain(row.encoding) for row in c.refused if not row.where]
-    lines = (
-        [f"Left out, since the words don't fit: {', '.join(whole)}."] if whole else []
-    )
-    lines += refused_lines([row for row in c.refused if row.where])
+    whole = {row.encoding: None for row in c.refused if not row.where}
+    lines = list(refused_lines([row for row in c.refused if row.encoding not in whole]))
+    if whole:
+        lines.append(
+            f"Left out, since the words don't fit: {', '.join(map(plain, whole))}."
+        )
     return " ".join([*lines, "--full measures and prints more."])
