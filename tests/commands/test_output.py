@@ -5,6 +5,7 @@ import io
 import json
 import os
 import pty
+import re
 import signal
 import subprocess
 import sys
@@ -403,3 +404,33 @@ def test_a_terminal_gets_no_archive_and_gives_none(given, small, monkeypatch, ca
     monkeypatch.setattr(sys, "stdout", None)
     assert cli.main(given("capture -o -")[0]) == 2
     assert "stdout is closed" in capsys.readouterr().err
+
+
+# -- progress ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("terminal", "environment", "bar", "colours"),
+    [
+        (True, {"TERM": "xterm"}, True, True),
+        (True, {"TERM": "xterm", "NO_COLOR": "1"}, True, False),
+        (True, {"TERM": "xterm", "NO_COLOR": "1", "COLUMNS": "20"}, True, False),
+        (True, {"TERM": "dumb"}, False, False),
+        (False, {"TERM": "xterm", "FORCE_COLOR": "1"}, False, False),
+    ],
+)
+def test_progress_is_a_bar_or_lines(terminal, environment, bar, colours, monkeypatch):
+    for name in ("NO_COLOR", "FORCE_COLOR", "COLUMNS", "TTY_COMPATIBLE"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    stderr = io.StringIO()
+    stderr.isatty = lambda: terminal
+    monkeypatch.setattr(sys, "stderr", stderr)
+    with output.progress() as shown:
+        shown(1, 2, "load: linked")
+    text = stderr.getvalue()
+    assert "load" in text
+    assert (text == "1 of 2: load\n") is not bar
+    assert ("\x1b[2K" in text) is bar
+    assert bool(re.search(r"\x1b\[[\d;]+m", text)) is colours

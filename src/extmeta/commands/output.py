@@ -76,7 +76,8 @@ def progress() -> Iterator[Shown]:
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
     console = Console(stderr=True)
-    if not console.is_terminal:
+    # rich takes FORCE_COLOR for a terminal.
+    if not _on_a_terminal() or console.is_dumb_terminal:
         yield _lines()
         return
     columns = (BarColumn(), TextColumn("{task.description}"), TimeRemainingColumn())
@@ -92,6 +93,10 @@ def progress() -> Iterator[Shown]:
                 bar.refresh()
 
         yield drawn
+
+
+def _on_a_terminal() -> bool:
+    return bool(sys.stderr and sys.stderr.isatty())
 
 
 def _lines() -> Shown:
@@ -111,7 +116,7 @@ def _lines() -> Shown:
 @contextlib.contextmanager
 def progress_on_a_terminal() -> Iterator[Shown]:
     """Give `progress` on a terminal, elsewhere a callable that does nothing."""
-    if not (sys.stderr and sys.stderr.isatty()):
+    if not _on_a_terminal():
         yield lambda _done, _total, _what: None
         return
     with progress() as shown:
