@@ -10,7 +10,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import extmeta as em
-from extmeta.reports import bounds, comparison, figures, layout, notes, summary
+from extmeta.reports import (
+    bounds,
+    brief,
+    comparison,
+    figures,
+    layout,
+    notes,
+    summary,
+)
+from extmeta.reports.document import letter, sections
 from extmeta.rows import (
     CALL,
     CONTROL,
@@ -22,6 +31,7 @@ from extmeta.rows import (
     Demand,
     Ram,
     Refused,
+    Spread,
     Subject,
 )
 
@@ -496,6 +506,9 @@ def test_a_busy_machine_and_uncertain_ratios_are_said_once():
     assert "1 of 3" in said
 
 
+MAPPED = [*ROWS, Spread(0.01, "random", [175, 1], 1, [512], [20], [3])]
+
+
 @pytest.mark.parametrize(
     ("change", "told"),
     [
@@ -503,7 +516,7 @@ def test_a_busy_machine_and_uncertain_ratios_are_said_once():
         (lambda d: d.update(rows=3), "lacks rows"),
         (lambda d: d.pop("provenance"), "lacks rows"),
         (lambda d: d["rows"].pop(0), "before the subject"),
-        (lambda d: d["rows"].append(7), "row 15 is of no known kind"),
+        (lambda d: d["rows"].append(7), "row 16 is of no known kind"),
         (lambda d: d["rows"][1].update(row="Bond"), "row 1 is of no known kind"),
         (lambda d: d["rows"][3].pop("side"), "row 3, a Ram: side is None"),
         (lambda d: d["rows"][3].update(side=-4), "side is -4"),
@@ -513,10 +526,14 @@ def test_a_busy_machine_and_uncertain_ratios_are_said_once():
         (lambda d: d["rows"][4].update(low=float("nan")), "low is nan"),
         (lambda d: d["rows"][4].update(low=0), "a ratio of 0"),
         (lambda d: d["rows"][0].update(fields=[1]), r"fields is \[1\]"),
+        (lambda d: d["rows"][0].update(fields={}), "row 0, a Subject: no field"),
+        (lambda d: d["rows"][0].update(arch="vax"), "Subject: .*named 'vax'"),
+        (lambda d: d["rows"][-1].update(cell_tables=0), "row 15, a Spread: cell"),
+        (lambda d: d["rows"][-1].update(ptes=[]), "row 15, a Spread: cell"),
     ],
 )
 def test_an_edited_file_is_refused_by_value(change, told):
-    document = json.loads(comparison.to_json(ROWS, PROVENANCE))
+    document = json.loads(comparison.to_json(MAPPED, PROVENANCE))
     change(document)
     with pytest.raises(ValueError, match=told):
         comparison.from_json(json.dumps(document))
@@ -535,9 +552,9 @@ JSON = st.recursive(
 )
 
 
-@given(st.integers(0, len(ROWS) - 1), st.integers(0, 12), JSON)
+@given(st.integers(0, len(MAPPED) - 1), st.integers(0, 12), JSON)
 def test_any_edit_is_refused_or_printed(number, field, value):
-    document = json.loads(comparison.to_json(ROWS, PROVENANCE))
+    document = json.loads(comparison.to_json(MAPPED, PROVENANCE))
     row = copy.copy(document["rows"][number])
     row[list(row)[field % len(row)]] = value
     document["rows"][number] = row
@@ -546,6 +563,13 @@ def test_any_edit_is_refused_or_printed(number, field, value):
     except ValueError:
         return
     assert comparison.text(rows, provenance)
+    assert brief.text(rows, provenance)
+    assert letter.text(sections.document(rows, provenance))
+
+
+def test_rows_without_the_baseline_are_printed():
+    rows = [row for row in ROWS if not isinstance(row, Ram) or row.encoding != "inpte"]
+    assert brief.text(rows, PROVENANCE).startswith("numpy: 20,000 PTEs")
 
 
 # -- what a capture holds ----------------------------------------------------------

@@ -59,7 +59,7 @@ def text(
     if provenance.get("charge_links"):
         rows = with_links(rows)
     found = by_subject(rows)
-    if len(found) != 1 or not found[0].ram or found[0].points[0].placement == EACH:
+    if len(found) != 1 or not found[0].points or found[0].points[0].placement == EACH:
         return full(rows, {**provenance, "charge_links": False})
     (c,) = found
     parts = [

@@ -7,7 +7,8 @@ from collections.abc import Callable, Iterable, Sequence
 from types import UnionType
 from typing import Any, get_args, get_origin
 
-from extmeta.rows import Cpu
+from extmeta.arch import arch_named
+from extmeta.rows import Cpu, Spread, Subject
 
 
 def to_json(
@@ -69,9 +70,28 @@ def _read_row(number: int, found: Any, kinds: dict[str, type]) -> Any:
             )
         values[field.name] = value
     row = kind(**values)
-    if isinstance(row, Cpu) and not min(row.ratio, row.low, row.high) > 0:
-        raise ValueError(f"row {number}, a Cpu: a ratio of 0")
+    if wrong := _wrong(row):
+        raise ValueError(f"row {number}, a {kind.__name__}: {wrong}")
     return row
+
+
+def _wrong(row: Any) -> str:
+    """Return why no measurement has these values, though their types fit; else ""."""
+    match row:
+        case Cpu() if not min(row.ratio, row.low, row.high) > 0:
+            return "a ratio of 0"
+        case Subject() if not row.fields:
+            return "no field"
+        case Subject():
+            try:
+                arch_named(row.arch)
+            except (KeyError, ValueError) as error:
+                return str(error.args[0])
+        case Spread():
+            cells = {len(row.first_vpns), len(row.ptes), len(row.flagged)}
+            if not row.cell_tables or len(cells) > 1:
+                return "cell_tables is 0, or its lists differ in length"
+    return ""
 
 
 def _fits(value: Any, kind: Any) -> bool:
