@@ -12,7 +12,7 @@ import pytest
 import extmeta as em
 from extmeta import cli
 from extmeta.commands import report
-from extmeta.cost import measure, sweep
+from extmeta.cost import measure, sweep, workers
 from extmeta.cost.space import sparse_tables
 from extmeta.reports import comparison
 from extmeta.reports.document import charts, html
@@ -28,6 +28,7 @@ def hasty(monkeypatch):
     """Nobody looks at the times."""
     monkeypatch.setattr(measure, "QUICK_ROUNDS", measure.MIN_ROUNDS)
     monkeypatch.setattr(measure, "QUICK_BUDGET_NS", 1)
+    monkeypatch.setattr(workers, "QUICK_PROCESSES", 1)
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,6 @@ import pytest
 
 import extmeta as em
 from extmeta import cli, rows
-from extmeta.commands import compare as compare_verb
 from extmeta.comparing import engine
 from extmeta.cost.space import full_tables, space_of_table
 from extmeta.reports import comparison
@@ -42,10 +41,20 @@ def ram(*args, **more):
     return em.compare(*args, **{"encodings": "linked", "arch": ARCHES, **more})
 
 
-def test_the_command_and_the_function_have_one_engine(monkeypatch):
-    monkeypatch.setattr(engine, "rows", lambda *_given: iter([]))
-    assert em.compare("redis").rows == ()
-    assert compare_verb.engine is engine
+def test_the_commands_and_the_function_have_one_engine(result, monkeypatch, capsys):
+    asked = []
+
+    def rows(request, *_given):
+        asked.append(request)
+        yield from result.rows
+
+    monkeypatch.setattr(engine, "rows", rows)
+    assert em.compare("redis").rows == result.rows
+    assert cli.main(["compare", "redis"]) == 0
+    assert cli.main(["report", "redis"]) == 0
+    assert capsys.readouterr().out.count("4 full tables") >= 2
+    assert [request.spaces[0].name for request in asked] == ["redis"] * 4
+    assert [request.crossover for request in asked] == [False] * 3 + [True]
 
 
 def test_text_and_json_are_those_of_the_command(result, tmp_path, capsys):

@@ -53,9 +53,6 @@ DEFAULT_FRACTIONS = ",".join(f"{fraction:g}" for fraction in sweep.FRACTIONS)
 # Stands for each capture that is shipped.
 EVERY = "all"
 
-# Default of --words with --crossover.
-CROSSOVER_WORDS = engine.CROSSOVER_KINDS
-
 # Points measured with --quick: none, 1 % at random, all.
 QUICK_FRACTIONS = ",".join(f"{fraction:g}" for fraction in engine.QUICK_FRACTIONS)
 QUICK_PLACEMENT = ",".join(engine.QUICK_PLACEMENTS)
@@ -150,7 +147,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="compare RAM only, in full tables: bytes for each flagged PTE, by the "
         "number of flagged PTEs in a table, and which encoding is the smallest; "
-        f"--words is then {','.join(CROSSOVER_WORDS)} by default",
+        f"--words is then {','.join(engine.CROSSOVER_KINDS)} by default",
     )
     add(
         "--instructions",
@@ -246,7 +243,7 @@ def run(args: argparse.Namespace) -> int:
         args.arch = [arch.name for arch in in_release(names, args.release)]
     args.arch = _comparable(args.arch, args.fields)
     provenance = origin.provenance(args.command, args.seed)
-    provenance["calibration"] = calibration(args.verb)
+    provenance["calibration"] = engine.calibration(told(args.verb))
     provenance["bounds"] = args.bounds
     provenance["charge_links"] = args.charge_links
     stages: list[Stage] = []
@@ -263,7 +260,7 @@ def run(args: argparse.Namespace) -> int:
             raise BadInputError(f"--crossover and {option} {given[0]}: one of them")
 
     def measured(shown: Shown) -> Iterator[Row]:
-        yield from engine.rows(_request(args), shown, _told(args.verb), stages)
+        yield from engine.rows(_request(args), shown, told(args.verb), stages)
 
     return print_measured(args, _report(args), measured, progress, stages, provenance)
 
@@ -313,7 +310,7 @@ def _again(args: argparse.Namespace) -> int:
 def _comparable(arches: Sequence[str], fields: Fields) -> list[str]:
     """Return the architectures on which the baseline has a bit; name the others."""
     try:
-        return engine.comparable(arches, fields, _told("compare"))
+        return engine.comparable(arches, fields, told("compare"))
     except ValueError as error:
         raise BadInputError(str(error)) from None
 
@@ -349,10 +346,6 @@ def _named(what: str) -> list[str]:
     return [*shipped()] if what == EVERY and not os.path.exists(what) else [what]
 
 
-def calibration(verb: str) -> dict[str, object]:
-    """Return `engine.calibration`; say on stderr if what is stored can't be read."""
-    return engine.calibration(_told(verb))
-
-
-def _told(verb: str) -> engine.Told:
+def told(verb: str) -> engine.Told:
+    """Return what says on stderr what is left out."""
     return lambda text: tell(f"extmeta {verb}: {plain(text)}")

@@ -1,6 +1,7 @@
 """`extmeta report`: what each encoding costs, as a page of charts and tables."""
 
 import argparse
+import dataclasses
 import os
 import signal
 from collections.abc import Iterator, Sequence
@@ -16,9 +17,7 @@ from extmeta.commands.arguments import (
     count_of,
     fields_of,
     forms_of,
-    fractions_of,
     path_of,
-    placements_of,
     refusing,
 )
 from extmeta.commands.inputs import spaces_of
@@ -32,16 +31,8 @@ from extmeta.commands.output import (
     say,
     tell,
 )
-from extmeta.cost import (
-    crossover,
-    demands,
-    instructions,
-    measure,
-    origin,
-    placement,
-    sweep,
-)
-from extmeta.cost.forms import default_forms
+from extmeta.comparing import engine
+from extmeta.cost import origin
 from extmeta.cost.space import Space
 from extmeta.reports import comparison, missing
 from extmeta.reports.document import flat, letter, markdown, sections
@@ -246,7 +237,7 @@ def _collected(
             lacks = [*(lacks or []), *lacking]
     if spaces:
         provenance = origin.provenance(args.command, args.seed)
-        provenance["calibration"] = compare.calibration(args.verb)
+        provenance["calibration"] = engine.calibration(compare.told(args.verb))
         provenances.append(provenance)
         with progress() as shown:
             rows += _measured(args, spaces, shown)
@@ -292,32 +283,22 @@ def _joined(provenances: Sequence[dict[str, Any]]) -> dict[str, Any]:
 def _measured(
     args: argparse.Namespace, spaces: Sequence[Space], shown: Shown
 ) -> Iterator[Row]:
-    """Yield the rows of each space, and what does not depend on it."""
-    forms = args.encodings or default_forms()
-    fractions, placements = (
-        (compare.DEFAULT_FRACTIONS, ",".join(placement.PLACEMENTS))
-        if args.full
-        else (compare.QUICK_FRACTIONS, compare.QUICK_PLACEMENT)
+    """Yield the rows of each space, and the crossover on its architecture."""
+    request = engine.Request(
+        spaces=spaces,
+        fields=args.fields,
+        forms=args.encodings or (),
+        instructions=args.instructions,
+        quick=not args.full,
+        full=True,
+        seed=args.seed,
     )
-    points = placement.points(fractions_of(fractions), placements_of(placements))
-    for space in spaces:
-        yield from sweep.sweep(
-            space,
-            forms,
-            args.fields,
-            points,
-            seed=args.seed,
-            rounds=measure.ROUNDS if args.full else measure.QUICK_ROUNDS,
-            budget_ns=measure.BUDGET_NS if args.full else measure.QUICK_BUDGET_NS,
-            narrow=measure.NARROW if args.full else measure.QUICK_NARROW,
-            progress=shown,
-        )
-        yield from demands.splits(space, forms, args.fields)
-    yield from demands.demanded(forms, args.fields, spaces[0].arch)
-    for arch in dict.fromkeys(space.arch for space in spaces):
-        yield from crossover.crossover(forms, args.fields, arch=arch, seed=args.seed)
-    if args.instructions:
-        if why := instructions.missing():
-            tell(f"extmeta report: --instructions: {why}")
-            return
-        yield from instructions.counted(forms, progress=shown)
+    crossed = dataclasses.replace(
+        request,
+        kinds=[engine.DEFAULT_KIND],
+        arches=[*dict.fromkeys(space.arch for space in spaces)],
+        crossover=True,
+        instructions=False,
+    )
+    for each in (request, crossed):
+        yield from engine.rows(each, shown, compare.told(args.verb), [])
