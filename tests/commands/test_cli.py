@@ -310,14 +310,6 @@ def test_progress_lines_are_one_a_stage(capsys):
     assert capsys.readouterr().err == "0 of 4: a\n2 of 4: b\n3 of 4: a\n"
 
 
-def test_what_is_measured_is_printed_as_it_is(monkeypatch, capsys):
-    monkeypatch.setenv("FORCE_COLOR", "1")
-    with output.progress() as shown:
-        shown(1, 4, "[red] \x1b[2J: linked")
-    err = capsys.readouterr().err
-    assert "[red] ?[2J: linked" in err
-
-
 @pytest.mark.parametrize(
     ("arguments", "parts"),
     [

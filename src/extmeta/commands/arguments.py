@@ -9,15 +9,22 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import TypeVar
 
 from extmeta.arch import ARCHES, Arch, arch_named
+from extmeta.captures.capture import shipped
 from extmeta.commands.output import bad_input
 from extmeta.cost import placement
 from extmeta.cost.forms import form
+from extmeta.encodings import encodings
 from extmeta.fields import Fields
 from extmeta.names import unknown
 from extmeta.release import DEFAULT
 
 DEFAULT_FIELDS = "uffd_wp=1,soft_dirty=1,age=8"
 ALL_ARCHES = "all"
+
+# What names a capture; the first part of a sentence of help.
+A_CAPTURE = (
+    f"a capture file, a shipped capture by its name (one of {', '.join(shipped())})"
+)
 
 # The longest `trace --interval`: a day.
 MAX_SECONDS = 86_400
@@ -110,6 +117,32 @@ words_of = list_of(one_of("kind of words", placement.WORDS))
 def arches_of(text: str) -> list[str]:
     """Return the name of one architecture, or all names for "all"."""
     return list(ARCHES) if text == ALL_ARCHES else [arch_named(text).name]
+
+
+def add_compared(parser: argparse.ArgumentParser) -> None:
+    """Add the encodings, fields and seed of a comparison."""
+    add = parser.add_argument
+    add(
+        "--encodings",
+        type=refusing(forms_of),
+        metavar="A,B",
+        help="encodings by name, or with an argument as in linked:16; default: all of "
+        f"{', '.join(encodings())}, and the other forms that these offer",
+    )
+    add(
+        "--fields",
+        type=refusing(fields_of),
+        default=DEFAULT_FIELDS,
+        metavar="NAME=BITS,...",
+        help="the fields of a word and their widths; default: %(default)s",
+    )
+    add(
+        "--seed",
+        type=refusing(count_of),
+        default=0,
+        metavar="N",
+        help="seed of the random numbers; default: 0",
+    )
 
 
 def add_release(parser: argparse.ArgumentParser) -> None:

@@ -10,13 +10,12 @@ from typing import Any
 from extmeta.captures.capture import shipped
 from extmeta.commands import output
 from extmeta.commands.arguments import (
-    DEFAULT_FIELDS,
+    A_CAPTURE,
     above_0_of,
+    add_compared,
     add_release,
     arches_of,
     count_of,
-    fields_of,
-    forms_of,
     fractions_of,
     in_release,
     path_of,
@@ -38,7 +37,6 @@ from extmeta.commands.workload import LIST, WORKLOAD_PAGES, play, workload_of
 from extmeta.comparing import engine
 from extmeta.cost import origin, placement, sweep, workers
 from extmeta.cost.space import DEFAULT_ARCH
-from extmeta.encodings import encodings
 from extmeta.fields import Fields
 from extmeta.reports import brief, comparison, missing
 from extmeta.reports import workloads as workload_report
@@ -78,24 +76,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="*",
         type=refusing(path_of),
         metavar="CAPTURE|PID",
-        help="a capture file, a shipped capture by its name (one of "
-        f"{', '.join(shipped())}), {EVERY} of these, or the id of a running process; - "
-        f"is a file on stdin; default: {next(iter(shipped()))}",
+        help=f"{A_CAPTURE}, {EVERY} of these, or the id of a running process; - is a "
+        f"file on stdin; default: {next(iter(shipped()))}",
     )
-    add(
-        "--encodings",
-        type=refusing(forms_of),
-        metavar="A,B",
-        help="encodings by name, or with an argument as in linked:16; default: all of "
-        f"{', '.join(encodings())}, and the other forms that these offer",
-    )
-    add(
-        "--fields",
-        type=refusing(fields_of),
-        default=DEFAULT_FIELDS,
-        metavar="NAME=BITS,...",
-        help="the fields of a word and their widths; default: %(default)s",
-    )
+    add_compared(parser)
     add(
         "--fractions",
         type=refusing(fractions_of),
@@ -199,13 +183,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         f"then of what other processes would measure; default: {workers.PROCESSES}, "
         f"with --quick {workers.QUICK_PROCESSES}; 1: in one process, of which alone "
         "the interval is",
-    )
-    add(
-        "--seed",
-        type=refusing(count_of),
-        default=0,
-        metavar="N",
-        help="seed of the random numbers; default: 0",
     )
     add(
         "--json",

@@ -2,8 +2,7 @@
 
 import argparse
 
-from extmeta.captures.capture import shipped
-from extmeta.commands.arguments import path_of, refusing
+from extmeta.commands.arguments import A_CAPTURE, path_of, refusing
 from extmeta.commands.inputs import capture_of
 from extmeta.commands.output import say
 from extmeta.reports import summary
@@ -16,8 +15,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "file",
         type=refusing(path_of),
         metavar="FILE",
-        help="a capture file, or a shipped capture by its name (one of "
-        f"{', '.join(shipped())}); - is a file on stdin",
+        help=f"{A_CAPTURE}, or - for a file on stdin",
     )
     parser.add_argument("--json", action="store_true", help="print JSON")
 

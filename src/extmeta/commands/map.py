@@ -4,8 +4,7 @@ import argparse
 import json
 import shutil
 
-from extmeta.captures.capture import shipped
-from extmeta.commands.arguments import path_of, refusing
+from extmeta.commands.arguments import A_CAPTURE, path_of, refusing
 from extmeta.commands.inputs import found_of
 from extmeta.commands.output import say
 from extmeta.reports import strip
@@ -18,8 +17,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "what",
         type=refusing(path_of),
         metavar="CAPTURE|PID",
-        help="a capture file, a shipped capture by its name (one of "
-        f"{', '.join(shipped())}), or the id of a running process; - is a file on stdin",
+        help=f"{A_CAPTURE}, or the id of a running process; - is a file on stdin",
     )
     parser.add_argument(
         "--json", action="store_true", help="print JSON: the pages of each VMA"

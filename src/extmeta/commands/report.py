@@ -13,10 +13,8 @@ from extmeta.captures import whole_file
 from extmeta.captures.capture import shipped
 from extmeta.commands import compare, output
 from extmeta.commands.arguments import (
-    DEFAULT_FIELDS,
-    count_of,
-    fields_of,
-    forms_of,
+    A_CAPTURE,
+    add_compared,
     path_of,
     refusing,
 )
@@ -76,10 +74,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="*",
         type=refusing(path_of),
         metavar="CAPTURE|PID|JSON",
-        help="what to measure: a capture file, a shipped capture by its name (one of "
-        f"{', '.join(shipped())}), or the id of a running process; or what `compare "
-        f"--json` wrote, which is not measured again; - is a file on stdin; default: "
-        f"{next(iter(shipped()))}",
+        help=f"what to measure: {A_CAPTURE}, or the id of a running process; or what "
+        "`compare --json` wrote, which is not measured again; - is a file on stdin; "
+        f"default: {next(iter(shipped()))}",
     )
     add(
         "-o",
@@ -97,19 +94,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "columns; csv and parquet have a line for each figure; default: as FILE ends, "
         "else html, and text on stdout",
     )
-    add(
-        "--encodings",
-        type=refusing(forms_of),
-        metavar="A,B",
-        help="encodings, as of `extmeta compare`; default: all",
-    )
-    add(
-        "--fields",
-        type=refusing(fields_of),
-        default=DEFAULT_FIELDS,
-        metavar="NAME=BITS,...",
-        help="the fields of a word and their widths; default: %(default)s",
-    )
+    add_compared(parser)
     add(
         "--full",
         action="store_true",
@@ -120,13 +105,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--instructions",
         action="store_true",
         help="also count instructions, with valgrind: takes minutes",
-    )
-    add(
-        "--seed",
-        type=refusing(count_of),
-        default=0,
-        metavar="N",
-        help="seed of the random numbers; default: 0",
     )
 
 
