@@ -19,7 +19,7 @@ from extmeta.encodings.classes import *
 from extmeta.encodings.plan import Plan, PlanConflict, plan
 from extmeta.encodings.python import PythonEncoding
 from extmeta.fields import Fields
-from extmeta.interactive.compare import compare
+from extmeta.interactive.compare import Interrupted, compare
 from extmeta.linux import AddressSpace, Refused, UffdEvent, UserFault
 from extmeta.memory import Memory
 from extmeta.memory.allowance import no_allocation
@@ -33,6 +33,7 @@ __all__ = [  # noqa: PLE0604
     "Capture",
     "CaptureError",
     "Fields",
+    "Interrupted",
     "Memory",
     "PageTable",
     "Plan",

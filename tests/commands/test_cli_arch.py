@@ -1,5 +1,6 @@
 """``extmeta arch``: a table of all architectures, and one of them bit by bit."""
 
+import json
 import re
 
 import pytest
@@ -29,6 +30,27 @@ def test_all_of_them(capsys):
             for tracker in ("soft_dirty", "uffd_wp")
         ]
     assert all(f"{plain} for {name}" in lines[-1] for plain, name in ALIASES.items())
+
+
+def test_json_gives_each_bit_one_use(capsys):
+    found = json.loads(printed(capsys, "--json"))
+    assert [one["name"] for one in found] == [*ARCHES]
+    for one in found:
+        arch = ARCHES[one["name"]]
+        for entry, free, flag in (
+            ("present", arch.free, arch.flag),
+            ("swap", arch.swap.free, arch.swap_flag),
+        ):
+            uses = [
+                (bit, use["by"])
+                for use in one[entry]
+                for bit in range(use["first"], use["last"] + 1)
+            ]
+            assert sorted(bit for bit, _by in uses) == [*range(64)]
+            assert (flag, "flag") in uses
+            left = {bit for bit, by in uses if by == "free"}
+            assert left == set(free) - {flag}
+    assert json.loads(printed(capsys, "s390x", "--json"))[0]["flag_from"]
 
 
 @pytest.mark.parametrize("name", ARCHES)

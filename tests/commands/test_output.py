@@ -94,6 +94,7 @@ EVERY = {
     "info --json": ["info", "--json", "small"],
     "arch": ["arch"],
     "arch NAME": ["arch", "s390x"],
+    "arch --json": ["arch", "--json"],
     "plan": ["plan", "age=6"],
     "trace": ["trace", "PID", "--rounds", "1", "--interval", "0.01", "-o", "out"],
     "calibrate": ["calibrate", "-o", "out"],

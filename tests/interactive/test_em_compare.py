@@ -13,7 +13,7 @@ import extmeta as em
 from extmeta import cli, rows
 from extmeta.comparing import engine
 from extmeta.cost.space import full_tables, space_of_table
-from extmeta.reports import comparison
+from extmeta.reports import comparison, missing
 
 FIELDS = em.Fields(age=8)
 # Of several architectures only RAM is compared, which takes less than a second.
@@ -55,6 +55,27 @@ def test_the_commands_and_the_function_have_one_engine(result, monkeypatch, caps
     assert capsys.readouterr().out.count("4 full tables") >= 2
     assert [request.spaces[0].name for request in asked] == ["redis"] * 4
     assert [request.crossover for request in asked] == [False] * 3 + [True]
+
+
+@pytest.mark.parametrize("measured", [0, 3, 40])
+def test_an_interrupted_comparison_keeps_its_rows(measured, result, monkeypatch):
+    def rows(_request, _shown, _told, stages):
+        stages += [missing.Stage(0, "4 full tables", missing.WHOLE)] * (measured > 0)
+        yield from result.rows[:measured]
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(engine, "rows", rows)
+    with pytest.raises(em.Interrupted) as stopped:
+        em.compare("redis", processes=1)
+    found = stopped.value.result
+    if not measured:
+        assert found is None
+        return
+    assert found.rows == result.rows[:measured]
+    assert found.missing == ("4 full tables: the rest of all",)
+    assert missing.stored(found.to_json()) == [*found.missing]
+    assert str(found).startswith("INCOMPLETE")
+    assert bool(found.verdict) is (measured == 40)
 
 
 def test_text_and_json_are_those_of_the_command(result, tmp_path, capsys):

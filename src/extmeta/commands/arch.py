@@ -18,11 +18,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="print one architecture's entries bit by bit; default: a table of all",
     )
     add_release(parser)
+    parser.add_argument("--json", action="store_true", help="print JSON: a list")
 
 
 def run(args: argparse.Namespace) -> int:
     """Print which bits of page-table entries an architecture leaves to software."""
     names = [args.arch] if args.arch else list(ARCHES)
     found = in_release(names, args.release)
-    say(ruler.text(found[0]) if args.arch else ruler.overview(found))
+    if args.json:
+        say(ruler.to_json(found))
+    else:
+        say(ruler.text(found[0]) if args.arch else ruler.overview(found))
     return 0

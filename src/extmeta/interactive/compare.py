@@ -22,12 +22,28 @@ if TYPE_CHECKING:
     from extmeta.comparing.engine import Shown
     from extmeta.cost.space import Space
     from extmeta.interactive.result import ComparisonResult
+    from extmeta.rows import Row
 
     Comparable = (
         str | int | os.PathLike[str] | Capture | PageTable | AddressSpace | Space
     )
 
 Given = TypeVar("Given")
+
+
+class Interrupted(KeyboardInterrupt):
+    """`compare` was interrupted.
+
+    Attributes
+    ----------
+    result : ComparisonResult or None
+        What was measured before; None if nothing was.
+    """
+
+    def __init__(self, result: ComparisonResult | None) -> None:
+        kept = "nothing was measured" if result is None else f"result: {result!r}"
+        super().__init__(kept)
+        self.result = result
 
 
 def compare(
@@ -89,6 +105,8 @@ def compare(
         If an argument is no value that this takes; the message names it.
     CaptureError
         If a process can't be read, or there is no PTE; it is a ValueError.
+    Interrupted
+        Instead of KeyboardInterrupt while it measures; has what was measured before.
 
     Warns
     -----
@@ -107,6 +125,7 @@ def compare(
     from extmeta.cost import origin
     from extmeta.cost import placement as places
     from extmeta.interactive.result import ComparisonResult
+    from extmeta.reports.missing import Stage, missing
 
     bar = _bar(progress)
     made = _fields(fields, arguments.DEFAULT_FIELDS)
@@ -130,8 +149,17 @@ def compare(
     )
     provenance = origin.provenance(["extmeta.compare()"], request.seed)
     provenance["calibration"] = engine.calibration(_warn)
-    with bar as shown:
-        rows = [*engine.rows(request, shown, _warn, [])]
+    rows: list[Row] = []
+    stages: list[Stage] = []
+    try:
+        with bar as shown:
+            # Not list(): rows measured before an interruption are kept.
+            for row in engine.rows(request, shown, _warn, stages):
+                rows.append(row)  # noqa: PERF402
+    except KeyboardInterrupt:
+        lacks = missing(rows, stages)
+        found = ComparisonResult(rows, provenance, request, lacks) if rows else None
+        raise Interrupted(found) from None
     return ComparisonResult(rows, provenance, request)
 
 

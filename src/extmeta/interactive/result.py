@@ -14,6 +14,7 @@ from extmeta.names import unknown
 from extmeta.reports import brief, comparison
 from extmeta.reports.document import flat, ram
 from extmeta.reports.layout import plain
+from extmeta.reports.missing import told
 from extmeta.reports.subjects import by_subject
 from extmeta.reports.verdict import verdict
 from extmeta.rows import BASELINE, Row, Subject
@@ -35,13 +36,20 @@ class ComparisonResult:
         As `extmeta.rows` defines them. The rows after a Subject are about it.
     provenance : dict
         The machine, versions, the seed, and what the kernel's own operations take.
+    missing : tuple of str, or None
+        What an interrupted comparison lacks; None if it was not interrupted.
     """
 
     def __init__(
-        self, rows: Sequence[Row], provenance: dict[str, Any], request: engine.Request
+        self,
+        rows: Sequence[Row],
+        provenance: dict[str, Any],
+        request: engine.Request,
+        lacks: Sequence[str] | None = None,
     ) -> None:
         self.rows = tuple(rows)
         self.provenance = provenance
+        self.missing = None if lacks is None else tuple(lacks)
         self._request = request
 
     @property
@@ -110,7 +118,10 @@ class ComparisonResult:
 
     def to_json(self) -> str:
         """Return the JSON that `extmeta compare --json` writes, and --from reads."""
-        return comparison.to_json(self.rows, self.provenance)
+        complete = self.missing is None
+        return comparison.to_json(
+            self.rows, self.provenance, complete, self.missing or ()
+        )
 
     def plot_crossover(self) -> Figure:
         """Draw bytes a flagged PTE by the number of flagged PTEs in a table.
@@ -164,7 +175,8 @@ class ComparisonResult:
         return found
 
     def __str__(self) -> str:
-        return brief.text(self.rows, self.provenance)
+        text = brief.text(self.rows, self.provenance)
+        return text if self.missing is None else f"{told(self.missing)}\n\n{text}"
 
     def __repr__(self) -> str:
         subjects = [row for row in self.rows if isinstance(row, Subject)]

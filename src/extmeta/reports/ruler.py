@@ -3,8 +3,10 @@
 `extmeta arch` prints them. All facts are in :mod:`extmeta.arch`.
 """
 
+import json
 import textwrap
 from collections.abc import Iterable, Iterator
+from dataclasses import asdict
 
 from extmeta.arch import ALIASES, Arch, Bits, bit_ranges
 
@@ -44,6 +46,27 @@ def overview(arches: Iterable[Arch]) -> str:
         )
     plain = ", ".join(f"{name} for {full}" for name, full in ALIASES.items())
     return "\n".join([*lines, "", f"Linux {arches[0].release}. Plain names: {plain}."])
+
+
+def to_json(arches: Iterable[Arch]) -> str:
+    """Return a list of architectures as JSON, with the use of each bit."""
+    document = [
+        {
+            "name": arch.name.partition("@")[0],
+            "release": arch.release,
+            "page_bytes": arch.page_bytes,
+            "level_bits": arch.level_bits,
+            "table_bytes": arch.table_bytes,
+            "flag": arch.flag,
+            "flag_from": arch.flag_from,
+            "swap_flag": arch.swap_flag,
+            "trackers": arch.owned,
+            "present": [asdict(bits) for bits in present_bits(arch)],
+            "swap": [asdict(bits) for bits in swap_bits(arch)],
+        }
+        for arch in arches
+    ]
+    return json.dumps(document, indent=1)
 
 
 def present_bits(arch: Arch) -> list[Bits]:
