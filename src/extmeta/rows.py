@@ -362,6 +362,10 @@ class Split:
     leaves: int
     nbytes: int
 
+    def all(self, leaves: int) -> float:
+        """Return the bytes that the split of so many huge pages takes."""
+        return self.nbytes / self.leaves * leaves
+
 
 @dataclass(frozen=True)
 class Spread:

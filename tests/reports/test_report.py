@@ -28,9 +28,9 @@ from extmeta.rows import (
     OPERATIONS,
     Bound,
     Cpu,
-    Demand,
     Ram,
     Refused,
+    Split,
     Spread,
     Subject,
 )
@@ -188,14 +188,16 @@ def test_links_are_charged_on_demand():
     assert "linked 83 KiB" in text
 
 
-def test_deposits_for_splits_are_shown():
+def test_what_splits_take_is_shown():
     subject = dataclasses.replace(SUBJECT, nr_huge=3, nr_deposited=2)
     rows = [subject, *(ram(name, 0.01, "random", 200) for name in ("inpte", "linked"))]
-    assert "split deposits" not in words_of(rows)
-    # Demands are those of full tables.
-    full = dataclasses.replace(SUBJECT, name="full tables", sha256="")
-    rows += [full, Demand("linked", "set aside", 4096.0, 0.0)]
-    assert "split deposits linked 8.0 KiB" in words_of(rows)
+    assert "split" not in brief.text(rows, PROVENANCE)
+    rows += [Split("inpte", 1, 0), Split("linked", 1, 4096)]
+    assert "linked 4.0 KiB 8.0 KiB" in words_of(rows)
+    text = brief.text(rows, PROVENANCE)
+    assert "PTEs of 2 anonymous huge pages" in " ".join(text.split())
+    (line,) = (line for line in text.splitlines() if line.startswith("linked "))
+    assert line.endswith("8.0 KiB")
 
 
 def test_the_json_prints_the_same_again():
@@ -506,7 +508,11 @@ def test_a_busy_machine_and_uncertain_ratios_are_said_once():
     assert "1 of 3" in said
 
 
-MAPPED = [*ROWS, Spread(0.01, "random", [175, 1], 1, [512], [20], [3])]
+MAPPED = [
+    *ROWS,
+    Spread(0.01, "random", [175, 1], 1, [512], [20], [3]),
+    Split("linked", 1, 4096),
+]
 
 
 @pytest.mark.parametrize(
@@ -516,7 +522,7 @@ MAPPED = [*ROWS, Spread(0.01, "random", [175, 1], 1, [512], [20], [3])]
         (lambda d: d.update(rows=3), "lacks rows"),
         (lambda d: d.pop("provenance"), "lacks rows"),
         (lambda d: d["rows"].pop(0), "before the subject"),
-        (lambda d: d["rows"].append(7), "row 16 is of no known kind"),
+        (lambda d: d["rows"].append(7), "row 17 is of no known kind"),
         (lambda d: d["rows"][1].update(row="Bond"), "row 1 is of no known kind"),
         (lambda d: d["rows"][3].pop("side"), "row 3, a Ram: side is None"),
         (lambda d: d["rows"][3].update(side=-4), "side is -4"),
@@ -528,8 +534,9 @@ MAPPED = [*ROWS, Spread(0.01, "random", [175, 1], 1, [512], [20], [3])]
         (lambda d: d["rows"][0].update(fields=[1]), r"fields is \[1\]"),
         (lambda d: d["rows"][0].update(fields={}), "row 0, a Subject: no field"),
         (lambda d: d["rows"][0].update(arch="vax"), "Subject: .*named 'vax'"),
-        (lambda d: d["rows"][-1].update(cell_tables=0), "row 15, a Spread: cell"),
-        (lambda d: d["rows"][-1].update(ptes=[]), "row 15, a Spread: cell"),
+        (lambda d: d["rows"][15].update(cell_tables=0), "row 15, a Spread: cell"),
+        (lambda d: d["rows"][15].update(ptes=[]), "row 15, a Spread: cell"),
+        (lambda d: d["rows"][-1].update(leaves=0), "row 16, a Split: no huge page"),
     ],
 )
 def test_an_edited_file_is_refused_by_value(change, told):

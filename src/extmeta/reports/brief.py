@@ -134,7 +134,8 @@ def _alike(c: Comparison, points: Sequence[Point], form: str) -> bool:
 def _ram(c: Comparison, columns: int) -> str:
     """Return whole pages beside the page tables, and what a kernel sets aside."""
     many = headline(c) or c.points[0]
-    across = (columns - NAME) // BYTES - 2
+    splits = {row.encoding: row for row in c.splits}
+    across = (columns - NAME) // BYTES - 2 - bool(splits)
     points = [p for p in c.points if p.placement in ("", many.placement)]
     points = [*points[: across - 1], points[-1]] if len(points) > across else points
     lines = []
@@ -151,15 +152,27 @@ def _ram(c: Comparison, columns: int) -> str:
         demand = c.demands.get((name, SET_ASIDE))
         aside = demand.aside if demand else None
         cells.append("-" if aside is None else size(aside))
+        if splits:
+            split = splits.get(name)
+            cells.append(size(split.all(c.subject.nr_deposited)) if split else "")
         lines.append((name, cells))
     heads = [*(f"{100 * p.fraction:.3g}%" for p in points)]
     heads += [f"{100 * many.fraction:.3g}%", "a table"]
     kinds = [*(p.placement for p in points), "of tables", "set aside"]
+    if splits:
+        heads.append("all huge")
+        kinds.append("split")
     title = (
         f"RAM in whole pages beside {size(c.ram[many, BASELINE].pages)} of page tables, "
         "by flagged PTEs. Set aside: kept free because a kernel can't allocate under a "
         "table's lock."
     )
+    if splits:
+        title += (
+            f" All huge split: what it takes beside the deposited PTE tables to give the "
+            f"PTEs of {c.subject.nr_deposited:,} anonymous huge pages the word that each "
+            "page has."
+        )
     shown = [_line(plain(name), cells, BYTES) for name, cells in _folded(lines)]
     return "\n".join(
         [

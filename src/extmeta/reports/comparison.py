@@ -40,7 +40,6 @@ def text(rows: Iterable[Row], provenance: dict[str, Any]) -> str:
         rows = with_links(rows)
         parts.append("Each PTE table is charged 8 bytes for its link and count.")
     found = by_subject(rows)
-    demands = {key: row for c in found for key, row in c.demands.items()}
     for c, *more in by_space(found):
         if more:
             parts += arches_tables([c, *more])
@@ -49,7 +48,7 @@ def text(rows: Iterable[Row], provenance: dict[str, Any]) -> str:
         else:
             parts += [
                 head(c),
-                *ram_tables(c, demands),
+                *ram_tables(c),
                 *block_tables(c),
                 *split_table(c),
                 *_in_a_kernel(c),

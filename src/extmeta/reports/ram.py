@@ -15,9 +15,7 @@ from extmeta.reports.layout import (
     wrapped,
 )
 from extmeta.reports.subjects import Comparison
-from extmeta.rows import BASELINE, SET_ASIDE, Demand, Point, Ram, Row
-
-Demands = dict[tuple[str, str], Demand]
+from extmeta.rows import BASELINE, Point, Ram, Row
 
 
 def with_links(rows: Iterable[Row]) -> list[Row]:
@@ -30,13 +28,10 @@ def with_links(rows: Iterable[Row]) -> list[Row]:
     ]
 
 
-def ram_tables(c: Comparison, demands: Demands) -> Iterator[str]:
-    """Yield the tables of RAM, as many points in each as fit.
-
-    ``demands`` say what a kernel sets aside for the split of a huge page.
-    """
+def ram_tables(c: Comparison) -> Iterator[str]:
+    """Yield the tables of RAM, as many points in each as fit."""
     for at in range(0, len(c.points), POINTS_ACROSS):
-        yield _ram_table(c, c.points[at : at + POINTS_ACROSS], demands)
+        yield _ram_table(c, c.points[at : at + POINTS_ACROSS])
 
 
 def _point_table(first: str, points: Sequence[Point]) -> Table:
@@ -44,7 +39,7 @@ def _point_table(first: str, points: Sequence[Point]) -> Table:
     return new_table(first, heads, 17, 9)
 
 
-def _ram_table(c: Comparison, points: Sequence[Point], demands: Demands) -> str:
+def _ram_table(c: Comparison, points: Sequence[Point]) -> str:
     table = _point_table("RAM", points)
     base = [c.ram[point, BASELINE] for point in points]
     add_row(table, "PTEs flagged", [count(row.flagged) for row in base])
@@ -81,13 +76,6 @@ def _ram_table(c: Comparison, points: Sequence[Point], demands: Demands) -> str:
             moved,
             lambda row, _n, _its: count(row.repointings or 0),
         )
-    asides = {name: demands.get((name, SET_ASIDE)) for name in rivals}
-    if c.subject.nr_deposited and any(asides.values()):
-        add_row(table, "split deposits", [])
-        for name, demand in asides.items():
-            if demand and demand.aside is not None:
-                held = size(demand.aside * c.subject.nr_deposited)
-                add_row(table, f"  {name}", [held] * len(points))
     return rendered(table)
 
 
@@ -120,12 +108,13 @@ def split_table(c: Comparison) -> Iterator[str]:
         return
     table = new_table("bytes", ["a huge page", "all of them"], 17, 11)
     for row in c.splits:
-        each = row.nbytes / row.leaves
-        add_row(table, row.encoding, [size(each), size(each * c.subject.nr_deposited)])
+        cells = [size(row.all(1)), size(row.all(c.subject.nr_deposited))]
+        add_row(table, row.encoding, cells)
     line = (
         f"What a split of anonymous huge pages takes: {c.splits[0].leaves:,} of "
         f"{c.subject.nr_deposited:,} were split, and all PTEs of each got one word, the "
         "one that the huge page has. The PTE tables are the deposited ones, which "
-        "the RAM above has, with their side pages where an encoding always has one."
+        "the RAM above has, with their side pages where an encoding always has one. A "
+        "kernel can't allocate in a split, so it keeps this for each huge page."
     )
     yield f"{wrapped(line)}\n{rendered(table)}"

@@ -8,7 +8,7 @@ from types import UnionType
 from typing import Any, get_args, get_origin
 
 from extmeta.arch import arch_named
-from extmeta.rows import Cpu, Spread, Subject
+from extmeta.rows import Cpu, Split, Spread, Subject
 
 
 def to_json(
@@ -80,6 +80,8 @@ def _wrong(row: Any) -> str:
     match row:
         case Cpu() if not min(row.ratio, row.low, row.high) > 0:
             return "a ratio of 0"
+        case Split() if not row.leaves:
+            return "no huge page was split"
         case Subject() if not row.fields:
             return "no field"
         case Subject():
