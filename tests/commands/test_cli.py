@@ -247,7 +247,7 @@ def test_the_crossover_is_printed_and_stored(tmp_path, capsys):
     path = tmp_path / "rows.json"
     assert cli.main(["compare", "--crossover", "--json", str(path)]) == 0
     out = capsys.readouterr().out
-    assert out.count("* the smallest") == 3
+    assert out.count("* the smallest") == 6
     for kind in engine.CROSSOVER_KINDS:
         assert head.WORDS[kind] in " ".join(out.split())
     assert "\n          512 " in out
@@ -257,7 +257,7 @@ def test_the_crossover_is_printed_and_stored(tmp_path, capsys):
     given = ["--crossover", "--words", "byte", "--arch", "s390x", "--fields", "a=16"]
     assert cli.main(["compare", *given, "--encodings", "linked,adaptive"]) == 0
     out = capsys.readouterr().out
-    assert out.count("* the smallest") == 1
+    assert out.count("* the smallest") == 2
     assert "\n          256 " in out
     assert "a tracker that Linux owns there" in " ".join(out.split())
 

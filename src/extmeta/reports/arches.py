@@ -1,6 +1,6 @@
 """The table of RAM on several architectures."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 from extmeta.reports.figures import for_each, share
@@ -15,6 +15,8 @@ from extmeta.reports.layout import (
 )
 from extmeta.reports.subjects import Comparison
 from extmeta.rows import BASELINE, Point, Refused
+
+Extra = Callable[[Comparison, Point, str], int | None]
 
 
 def by_space(found: Iterable[Comparison]) -> list[list[Comparison]]:
@@ -90,14 +92,22 @@ def _arches_table(
     heads = [plain(name).replace(":", "\n:") for name in names]
     table = new_table(f"RAM, {plain(str(point))}", heads, 25, 8)
 
-    def section(title: str, show: Any) -> None:
+    def section(title: str, extra: Extra, show: Any) -> None:
         add_row(table, title, [])
         for c in found:
             base = c.ram[point, BASELINE]
-            extra = [c.extra(point, name) for name in names]
-            cells = ["" if n is None else show(n, base) for n in extra]
+            more = [extra(c, point, name) for name in names]
+            cells = ["" if n is None else show(n, base) for n in more]
             add_row(table, f" {c.subject.arch}", cells)
 
-    section("% of page tables", lambda n, base: share(n, base.total))
-    section("bytes/flagged PTE", lambda n, base: for_each(n, base.flagged))
+    section(
+        "% of page tables, pages",
+        Comparison.extra_pages,
+        lambda n, base: share(n, base.pages),
+    )
+    section(
+        "bytes/flagged PTE",
+        Comparison.extra,
+        lambda n, base: for_each(n, base.flagged),
+    )
     return rendered(table)

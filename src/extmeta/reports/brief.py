@@ -16,7 +16,7 @@ from extmeta.reports.layout import plain
 from extmeta.reports.notes import made
 from extmeta.reports.ram import with_links
 from extmeta.reports.subjects import Comparison, by_subject
-from extmeta.reports.verdict import headline, pages, verdict
+from extmeta.reports.verdict import headline, verdict
 from extmeta.rows import BASELINE, CONTROL, EACH, INDEXED, SET_ASIDE, Point, Row
 
 COLUMNS = 80
@@ -144,9 +144,9 @@ def _ram(c: Comparison, columns: int) -> str:
             continue
         cells = []
         for point in points:
-            extra = pages(c, point, name)
+            extra = c.extra_pages(point, name)
             cells.append("" if extra is None else size(extra))
-        extra = pages(c, many, name)
+        extra = c.extra_pages(many, name)
         of = c.ram[many, BASELINE].pages
         cells.append("" if extra is None else share(extra, of))
         demand = c.demands.get((name, SET_ASIDE))

@@ -1,12 +1,12 @@
 """The table of the crossover: which encoding is the smallest."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from extmeta.reports.head import head
 from extmeta.reports.layout import ENCODINGS_ACROSS, add_row, new_table, plain, rendered
 from extmeta.reports.subjects import Comparison
-from extmeta.rows import BASELINE, smallest
+from extmeta.rows import BASELINE, Point, smallest
 
 # Marks the smallest figure of a row.
 LEAST = "*"
@@ -16,7 +16,9 @@ def crossover_tables(c: Comparison) -> Iterator[str]:
     """Yield the head and the tables of a crossover, and where each encoding leads."""
     yield head(c)
     for at in range(0, len(c.encodings), ENCODINGS_ACROSS):
-        yield _crossover_table(c, c.encodings[at : at + ENCODINGS_ACROSS])
+        names = c.encodings[at : at + ENCODINGS_ACROSS]
+        yield _crossover_table(c, names, "bytes", c.extra)
+        yield _crossover_table(c, names, "bytes of whole pages", c.extra_pages)
     yield _lead(leads(c))
 
 
@@ -37,12 +39,17 @@ def leads(c: Comparison) -> list[tuple[str, int, int]]:
     return found
 
 
-def _crossover_table(c: Comparison, names: Sequence[str]) -> str:
+def _crossover_table(
+    c: Comparison,
+    names: Sequence[str],
+    unit: str,
+    extra_of: Callable[[Point, str], int | None],
+) -> str:
     heads = [plain(name).replace(":", "\n:") for name in names]
     table = new_table("flagged/table", heads, 13, 10)
     for point in c.points:
         flagged = c.ram[point, BASELINE].flagged
-        extra = {name: c.extra(point, name) for name in c.encodings}
+        extra = {name: extra_of(point, name) for name in c.encodings}
         least = min((n for n in extra.values() if n is not None), default=None)
         cells = []
         for name in names:
@@ -51,7 +58,7 @@ def _crossover_table(c: Comparison, names: Sequence[str]) -> str:
             # A space in place of the mark keeps the digits in line.
             cells.append(shown and shown + (LEAST if n == least else " "))
         add_row(table, f"{flagged // (c.subject.nr_tables or 1):>13,}", cells)
-    return f"bytes/flagged PTE; {LEAST} the smallest\n{rendered(table)}"
+    return f"{unit}/flagged PTE; {LEAST} the smallest\n{rendered(table)}"
 
 
 def _lead(leads: Sequence[tuple[str, int, int]]) -> str:

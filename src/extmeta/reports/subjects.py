@@ -60,6 +60,11 @@ class Comparison:
         base, row = self.ram.get((point, BASELINE)), self.ram.get((point, encoding))
         return None if base is None or row is None else row.total - base.total
 
+    def extra_pages(self, point: Point, encoding: str) -> int | None:
+        """Return the bytes of whole pages an encoding holds beyond the baseline."""
+        base, row = self.ram.get((point, BASELINE)), self.ram.get((point, encoding))
+        return None if base is None or row is None else row.pages - base.pages
+
 
 def by_subject(rows: Iterable[Row]) -> list[Comparison]:
     """Put rows together by their subject."""

@@ -79,12 +79,6 @@ def rivals(c: Comparison) -> list[str]:
     return [n for n in names if not (lacks and n in (BASELINE, INDEXED))]
 
 
-def pages(c: Comparison, point: Point, encoding: str) -> int | None:
-    """Return the bytes of whole pages that an encoding holds beyond the baseline."""
-    base, row = c.ram.get((point, BASELINE)), c.ram.get((point, encoding))
-    return None if base is None or row is None else row.pages - base.pages
-
-
 def leaders(c: Comparison, point: Point) -> list[str]:
     """Return encodings by the pages they hold at a point, the fewest first.
 
@@ -93,7 +87,7 @@ def leaders(c: Comparison, point: Point) -> list[str]:
     held = {
         name: (extra, c.ram[point, name].total)
         for name in rivals(c)
-        if (extra := pages(c, point, name)) is not None
+        if (extra := c.extra_pages(point, name)) is not None
     }
     return sorted(held, key=held.__getitem__)
 
@@ -195,11 +189,11 @@ def _ram(c: Comparison, point: Point) -> str:
         said += _held(c, point, winner)
     outside = [name for name in others if name not in IN_PTE]
     if outside:
-        equal = pages(c, point, outside[0]) == pages(c, point, winner)
+        equal = c.extra_pages(point, outside[0]) == c.extra_pages(point, winner)
         said += f"; {outside[0]} "
         said += "as much" if equal else f"follows with {_bytes(c, point, outside[0])}"
         # Of equals the first, which is no form of another.
-        most_held = max(outside, key=lambda name: pages(c, point, name) or 0)
+        most_held = max(outside, key=lambda name: c.extra_pages(point, name) or 0)
         if most_held != outside[0]:
             said += f", and {most_held} needs most, {_bytes(c, point, most_held)}"
     said += "."
@@ -210,12 +204,12 @@ def _ram(c: Comparison, point: Point) -> str:
 
 
 def _bytes(c: Comparison, point: Point, encoding: str) -> str:
-    return size(pages(c, point, encoding) or 0)
+    return size(c.extra_pages(point, encoding) or 0)
 
 
 def _held(c: Comparison, point: Point, encoding: str) -> str:
     """Return what an encoding holds in pages, also in percent of the page tables."""
-    extra = pages(c, point, encoding) or 0
+    extra = c.extra_pages(point, encoding) or 0
     of = share(extra, c.ram[point, BASELINE].pages)
     return f"{size(extra)} in whole pages, {of} of the page tables"
 
@@ -285,11 +279,11 @@ def _lead(c: Comparison, point: Point) -> str:
     if not changes:
         return (
             f"{firsts[0]} keeps the lead in memory at every measured fraction, from "
-            f"{100 * along[0].fraction:g}% to {100 * along[-1].fraction:g}%."
+            f"{100 * along[0].fraction:.3g}% to {100 * along[-1].fraction:.3g}%."
         )
     said = [
-        f"from {firsts[i - 1]} to {firsts[i]} between {100 * along[i - 1].fraction:g}% "
-        f"and {100 * along[i].fraction:g}% flagged"
+        f"from {firsts[i - 1]} to {firsts[i]} between {100 * along[i - 1].fraction:.3g}% "
+        f"and {100 * along[i].fraction:.3g}% flagged"
         for i in changes
     ]
     last = along[changes[-1]]
@@ -367,7 +361,7 @@ def _of_several(found: Sequence[Comparison]) -> Iterator[str]:
     )
     for name, times in wins.most_common():
         where = [c for c in found if firsts[id(c)] == name]
-        held = [pages(c, _headline(c), name) or 0 for c in where]
+        held = [c.extra_pages(_headline(c), name) or 0 for c in where]
         of = _listed(list(dict.fromkeys(_called(c) for c in where)))
         span = size(min(held))
         span += f" to {size(max(held))}" if max(held) > min(held) else ""
