@@ -17,6 +17,7 @@ from extmeta.cost.kernel import prototype
 from extmeta.cost.space import Space, space_of
 from extmeta.reports.document.dots import dots_chart
 from extmeta.reports.document.pictures import Chart, Value
+from extmeta.reports.document.prototype import prototype_chart
 from extmeta.reports.document.ram import crossover_section
 from extmeta.reports.figures import size
 from extmeta.reports.subjects import by_subject
@@ -76,41 +77,11 @@ def more_compact() -> Chart:
     return instructions("more-compact", title, ["compact"], operations, "1")
 
 
-# A row's label has 24 letters at most.
-SHORTER = {
-    " copied in the loop": "",
-    "side page copied at once": "page at once",
-    "each word copied, words counted": "each, counted",
-}
-
-
-def shorter(form: str) -> str:
-    for text, other in SHORTER.items():
-        form = form.replace(text, other)
-    return form
-
-
 def fork() -> Chart:
     """Return what words add to a real kernel's fork."""
-    found = prototype.shipped()
-    forms = {shorter(form): form for form in found.forms if form != prototype.STOCK}
-    runs = {"first fork": "fork_1st", "second fork": "fork_2nd"}
-    cells = {
-        (short, run): value(100 * found.extra(operation, form))
-        for short, form in forms.items()
-        for run, operation in runs.items()
-    }
-    return dots_chart(
-        "fork",
-        f"Instructions added to the whole fork(2), Linux {found.kernel.split(',')[0]}",
-        "instructions added to the stock kernel's",
-        "percent",
-        list(forms),
-        list(runs),
-        cells,
-        lambda row, run: f"{cells[row, run].at:+.1f}%",
-        encodings=False,
-    )
+    runs = {"fork_1st": "first fork", "fork_2nd": "second fork"}
+    title = "Instructions added to the whole fork(2)"
+    return prototype_chart(prototype.shipped(), "fork", title, runs)
 
 
 def atomicity() -> Chart:

@@ -11,7 +11,7 @@ import pytest
 
 import extmeta as em
 from extmeta.cost import crossover, demands, measure, sweep
-from extmeta.cost.kernel import costs
+from extmeta.cost.kernel import costs, prototype
 from extmeta.cost.space import sparse_tables
 from extmeta.reports import comparison
 from extmeta.reports.document import flat, letter, markdown, sections
@@ -71,7 +71,17 @@ def test_there_is_a_chart_for_everything_measured(document):
     cpu = ["cpu-0", "cpu-10-random", "cpu-100"]
     bound = [name.replace("cpu", "bound") for name in cpu]
     counted = ["instructions-1", "share-of-instructions-1"]
-    assert names == ["crossover", "ram", "map", *cpu, *bound, *counted]
+    assert names == ["crossover", "ram", "map", *cpu, *bound, *counted, "in-a-kernel"]
+
+
+def test_the_prototype_s_chart_has_its_counts(document):
+    (chart,) = [chart for chart in document.charts if chart.name == "in-a-kernel"]
+    p = prototype.shipped()
+    assert len(chart.picture.rows) == len(p.forms) - 1
+    for row, form in enumerate(p.forms[1:]):
+        extra = 100 * p.extra("fork_1st", form)
+        assert chart.picture.series["fork 1st"][row].at == extra
+        assert chart.table.rows[row][1] == f"{extra:+.1f}%"
 
 
 def test_a_chart_and_its_table_hold_each_ratio(rows, document):
@@ -221,7 +231,7 @@ def test_a_name_is_drawn_as_it_is(rows):
     for chart in made.charts:
         root = ET.fromstring(charts.svg(chart, made.encodings))
         texts = [text.text for text in root.iter("{http://www.w3.org/2000/svg}text")]
-        assert (name in texts) == (chart.name != "map")
+        assert (name in texts) == (chart.name not in ("map", "in-a-kernel"))
 
 
 def test_text_is_72_columns_wide_and_has_the_ratios(rows, document):

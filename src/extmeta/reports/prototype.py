@@ -23,14 +23,14 @@ def prototype_table(p: Prototype) -> str:
         if form != STOCK:
             cells = [f"{100 * p.extra(op, form):+.1f}%" for op, _head in SHOWN]
             add_row(table, form, cells)
-    return "\n".join(
-        (
-            wrapped(
-                f"In a kernel: Linux {p.kernel}. {p.unit[:1].upper()}{p.unit[1:]}, and "
-                "what 64-bit words add to the stock kernel's. All PTEs have a word "
-                f"unless the row says otherwise. {p.program}; {p.machine}. Left out: "
-                f"{p.leaves_out}."
-            ),
-            rendered(table),
-        )
+    return "\n".join((wrapped(prototype_line(p)), rendered(table)))
+
+
+def prototype_line(p: Prototype) -> str:
+    """Return where the counts are from, and what they leave out."""
+    return (
+        f"In a kernel: Linux {p.kernel}. {p.unit[:1].upper()}{p.unit[1:]}, and "
+        "what 64-bit words add to the stock kernel's. All PTEs have a word "
+        f"unless the row says otherwise. {p.program}; {p.machine}. Left out: "
+        f"{p.leaves_out}."
     )

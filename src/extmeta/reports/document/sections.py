@@ -5,10 +5,12 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
+from extmeta.cost.kernel import prototype
 from extmeta.reports import calibration as real
 from extmeta.reports.bounds import bound_line
 from extmeta.reports.document import cpu, ram
 from extmeta.reports.document.pictures import Chart, Document, Section, Table
+from extmeta.reports.document.prototype import prototype_chart
 from extmeta.reports.document.strip import strip_charts
 from extmeta.reports.figures import size
 from extmeta.reports.head import head_lines
@@ -16,6 +18,7 @@ from extmeta.reports.kernel_shares import calibrations
 from extmeta.reports.layout import plain
 from extmeta.reports.missing import told
 from extmeta.reports.notes import notes
+from extmeta.reports.prototype import SHOWN, prototype_line
 from extmeta.reports.subjects import Comparison, by_subject
 from extmeta.reports.verdict import verdict
 from extmeta.rows import BASELINE, EACH, SET_ASIDE, Row
@@ -98,6 +101,7 @@ def document(
             Section("Instructions", (), _charts(map(cpu.instruction_charts, found)))
         ),
         *_if_any(_kernel(found, provenance)),
+        *_if_any(_prototype(spaces)),
         *_if_any(_aside(found)),
         Section("What the figures leave out", (*notes(found), *left_out)),
         Section("Where the figures are from", (), (), _origin(found, provenance)),
@@ -208,6 +212,18 @@ def _kernel(found: Sequence[Comparison], provenance: dict[str, Any]) -> Section:
         tuple(said),
         _charts(cpu.share_charts(c, provenance) for c in found),
         {f"The kernel's {of.unit}": cpu.kernel_table(of) for of in parts.values()},
+    )
+
+
+def _prototype(spaces: Sequence[Comparison]) -> Section:
+    """Return what words add in a real kernel, if times were compared."""
+    p = prototype.shipped()
+    labels = {operation: head.replace("\n", " ") for operation, head in SHOWN}
+    chart = prototype_chart(p, "in a kernel", "Instructions that words add", labels)
+    return Section(
+        "In a kernel",
+        (prototype_line(p),),
+        (chart,) if any(c.cpu for c in spaces) else (),
     )
 
 
