@@ -538,6 +538,8 @@ def test_the_command_prints_stores_and_prints_again(tmp_path, capsys):
     assert json.loads(path.read_text())["complete"]
     assert cli.main(["compare", "--from", str(path)]) == 0
     assert capsys.readouterr().out == told.out
+    assert cli.main([*SHORT, "predump:rounds=1", "--mib", "2"]) == 0
+    assert "On made-up memory, 512 pages" in capsys.readouterr().out
     assert cli.main([*SHORT, "predump:rounds=1", "--json", "-"]) == 0
     assert json.loads(capsys.readouterr().out)["format"] == "extmeta workload 1"
 
@@ -565,6 +567,10 @@ def test_the_command_plays_captures_and_traces(tmp_path, capsys):
         (["--workload", "ages", "--arch", "s390x"], "takes no --arch"),
         (["--workload", "ages", "--crossover"], "takes no --crossover"),
         (["--workload", "ages", "--fields", "a=1"], "takes no --fields"),
+        (["--workload", "ages", "--mib", "0"], "'0' is not from 1 to 1,048,576"),
+        (["--workload", "ages", "--mib", "2e3"], "'2e3'"),
+        (["--workload", "ages", "--mib", "5", "redis"], "--mib 5 and redis: one of"),
+        (["--mib", "5"], "--mib 5: a --workload is needed too"),
         (["--workload", "ages", "--trace", "/none"], "/none: No such file"),
         (["--workload", "ages", "--trace", "REDIS"], "not a write trace"),
         (["--workload", "ages", "/none"], "/none: No such file"),

@@ -33,7 +33,14 @@ from extmeta.commands.output import (
     tell,
 )
 from extmeta.commands.results import print_measured, print_result
-from extmeta.commands.workload import LIST, WORKLOAD_PAGES, play, workload_of
+from extmeta.commands.workload import (
+    LIST,
+    MOST_MIB,
+    WORKLOAD_MIB,
+    mib_of,
+    play,
+    workload_of,
+)
 from extmeta.comparing import engine
 from extmeta.cost import origin, placement, sweep, workers
 from extmeta.cost.space import DEFAULT_ARCH
@@ -117,8 +124,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=refusing(workload_of),
         metavar="NAME[:PARAMETER=VALUE,...]",
         help="play what a tracker does, instead of single operations: "
-        f"{', '.join(WORKLOADS)}; on {WORKLOAD_PAGES:,} made-up pages unless a capture, "
-        f"a process or a trace is named; --workload {LIST} explains them",
+        f"{', '.join(WORKLOADS)}; on made-up memory unless a capture, a process or a "
+        f"trace is named; --workload {LIST} explains them",
+    )
+    add(
+        "--mib",
+        type=refusing(mib_of),
+        metavar="N",
+        help=f"MiB of the made-up memory of a workload, at most {MOST_MIB:,}; default: "
+        f"{WORKLOAD_MIB}",
     )
     add(
         "--trace",
@@ -213,6 +227,8 @@ def run(args: argparse.Namespace) -> int:
         return play(args)
     if args.trace:
         raise BadInputError(f"--trace {args.trace}: a --workload is needed too")
+    if args.mib:
+        raise BadInputError(f"--mib {args.mib}: a --workload is needed too")
     if args.stored:
         return _again(args)
     if args.release is not None:

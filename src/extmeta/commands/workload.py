@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from extmeta.captures.capture import CaptureError
 from extmeta.captures.trace import load_trace
 from extmeta.commands import output
-from extmeta.commands.arguments import DEFAULT_FIELDS, fields_of
+from extmeta.commands.arguments import DEFAULT_FIELDS, count_of, fields_of
 from extmeta.commands.inputs import found_of, loaded
 from extmeta.commands.output import BadInputError, Shown, bad_input
 from extmeta.commands.results import print_measured
@@ -26,9 +26,11 @@ from extmeta.workloads import (
     synthetic,
 )
 
-# Size of the made-up process if none is named: 64 MiB, and 8 MiB with --quick.
-WORKLOAD_PAGES = 16384
-QUICK_WORKLOAD_PAGES = 2048
+# MiB of the made-up process if no process is named.
+WORKLOAD_MIB = 64
+QUICK_WORKLOAD_MIB = 8
+MOST_MIB = 1 << 20
+PAGES_A_MIB = 256
 
 # `--workload list` lists the workloads.
 LIST = "list"
@@ -50,6 +52,14 @@ def workload_of(text: str) -> tuple[str, str]:
     return name, parameters
 
 
+def mib_of(text: str) -> int:
+    """Return the MiB of made-up memory, or raise ValueError."""
+    mib = count_of(text)
+    if not 0 < mib <= MOST_MIB:
+        raise ValueError(f"{text!r} is not from 1 to {MOST_MIB:,}")
+    return mib
+
+
 def play(args: argparse.Namespace) -> int:
     """Play a workload on each encoding."""
     names = ("crossover", "arch", "release", "fractions", "placement", "words")
@@ -59,6 +69,9 @@ def play(args: argparse.Namespace) -> int:
     for option in filter(given.get, given):
         raise BadInputError(f"--workload {args.workload[0]} takes no --{option}")
     name, parameters = args.workload
+    if args.mib and (args.what or args.trace):
+        named = args.trace or args.what[0]
+        raise BadInputError(f"--mib {args.mib} and {named}: one of them")
     with bad_input(ValueError):
         load = WORKLOADS[name].of_text(parameters, args.seed)
     # Read all of them first, so that a bad one is refused before anything is measured.
@@ -87,7 +100,8 @@ def _processes(args: argparse.Namespace) -> Iterator[Process]:
         for given in args.what:
             yield of_capture(*found_of(given))
     if not (args.trace or args.what):
-        yield synthetic(QUICK_WORKLOAD_PAGES if args.quick else WORKLOAD_PAGES)
+        mib = args.mib or (QUICK_WORKLOAD_MIB if args.quick else WORKLOAD_MIB)
+        yield synthetic(mib * PAGES_A_MIB)
 
 
 def _played(
