@@ -28,7 +28,7 @@ NR_TABLES = 512
 
 # Of a ratio: what it is given of the minutes that all of them may take.
 PAIRED = {"rounds": 60, "budget_ns": 300_000_000}
-PAIRED_QUICK = {"rounds": 60, "budget_ns": 80_000_000, "narrow": 0.05}
+PAIRED_QUICK = {"rounds": 60, "budget_ns": 55_000_000, "narrow": 0.05}
 
 # What pytest-benchmark spends on a test that leaves the number of rounds to it.
 QUICK_SECONDS = 0.1
