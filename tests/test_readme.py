@@ -69,7 +69,7 @@ def test_the_readme_shows_the_ram_that_compare_prints():
         for fraction in map(float, QUICK_FRACTIONS.split(","))
     ]
     rows = sweep.ram(space, default_forms(), fields_of(DEFAULT_FIELDS), points)
-    (table,) = ram_tables(by_subject(rows)[0], {})
+    (table,) = ram_tables(by_subject(rows)[0])
     rest = iter(table.splitlines())
     for line in shown.splitlines():
         assert line in rest, f"not printed, or in another order: {line}"

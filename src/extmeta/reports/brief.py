@@ -85,7 +85,13 @@ def said(
 ) -> str:
     """Return the verdict as a list, broken to the columns."""
     return "\n".join(
-        textwrap.fill(plain(line), columns, initial_indent="* ", subsequent_indent="  ")
+        textwrap.fill(
+            plain(line),
+            columns,
+            initial_indent="* ",
+            subsequent_indent="  ",
+            break_on_hyphens=False,
+        )
         for line in verdict(rows, provenance)
     )
 

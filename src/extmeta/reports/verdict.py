@@ -362,17 +362,32 @@ def _of_several(found: Sequence[Comparison]) -> Iterator[str]:
     for name, times in wins.most_common():
         where = [c for c in found if firsts[id(c)] == name]
         held = [c.extra_pages(_headline(c), name) or 0 for c in where]
-        of = _listed(list(dict.fromkeys(_called(c) for c in where)))
+        calls = [_called(c, found) for c in where]
+        of = f": {_among(calls, [_called(c, found) for c in found])}" * (
+            times < len(found)
+        )
         span = size(min(held))
         span += f" to {size(max(held))}" if max(held) > min(held) else ""
         yield (
             f"{name} needs the least memory in {times} of {len(found)}, {span} in whole "
-            f"pages with {_flags(_headline(where[0]))}: {of}."
+            f"pages with {_flags(_headline(where[0]))}{of}."
         )
 
 
-def _called(c: Comparison) -> str:
-    return plain(f"{c.subject.name} on {c.subject.arch}")
+def _called(c: Comparison, found: Sequence[Comparison]) -> str:
+    """Return what tells a comparison from the others: its name, its architecture."""
+    name, arch = plain(c.subject.name), plain(c.subject.arch)
+    if len({other.subject.name for other in found}) == 1:
+        return arch
+    return name if len({o.subject.arch for o in found}) == 1 else f"{name} on {arch}"
+
+
+def _among(some: Sequence[str], there: Sequence[str]) -> str:
+    """Return a list, or "all but" a shorter one."""
+    others = [one for one in dict.fromkeys(there) if one not in some]
+    if others and len(others) < len(set(some)):
+        return f"all but {_listed(others)}"
+    return _listed(list(dict.fromkeys(some)))
 
 
 def _flags(point: Point) -> str:
