@@ -7,10 +7,9 @@ installed are skipped; `make bench` installs them. How it compares is told under
 summary.
 """
 
-from itertools import cycle
-
 import numpy as np
 import pytest
+from lookups import drawn, reading
 
 from extmeta.checks import same
 from extmeta.cost import tasks
@@ -24,33 +23,12 @@ FEW = Point(0.01, "random")
 NR_TABLES = 512
 NR_LOADS = 1 << 14
 
-# Runs until the same vpns come again.
-NR_RUNS = 16
-
 
 @pytest.fixture(scope="module")
 def held(new_bench):
     """In-PTE's table with all PTEs flagged."""
     bench = new_bench()
     return bench.filled(full_tables(NR_TABLES), BASELINE, ALL)[0]
-
-
-def lookups(held, load):
-    """Return the task of loading vpns at random by a function."""
-    space, words = held.load.space, held.load.words
-    rng = np.random.default_rng(1)
-    turns = cycle(space.vpns[rng.integers(len(space.vpns), size=(NR_RUNS, NR_LOADS))])
-
-    def run(turns):
-        vpns = next(turns)
-        return vpns, load(vpns)
-
-    def check(_turns, result):
-        vpns, found = result
-        expected = words[np.searchsorted(space.vpns, vpns)]
-        same(np.asarray(found, np.uint64), expected, "words differ")
-
-    return Task(lambda: turns, run, check)
 
 
 def by_dict(held):
@@ -87,7 +65,10 @@ LOOKUPS = {
 
 @pytest.mark.parametrize("name", LOOKUPS)
 def bench_lookups(paired, results, held, name):
-    ours, theirs = (lookups(held, f) for f in (held.table.load, LOOKUPS[name](held)))
+    ours, theirs = (
+        reading(drawn(held.load.space.vpns, held.load.words, NR_LOADS), load)
+        for load in (held.table.load, LOOKUPS[name](held))
+    )
     what = f"{NR_LOADS:,} random loads"
     told(results, name, what, BASELINE, paired(ours, theirs), NR_LOADS)
 
@@ -102,7 +83,7 @@ def bench_listing(paired, results, new_bench, form, listed):
     bitmap = pyroaring.BitMap((expected - first).tolist())
 
     def vpns(bitmap):
-        # Of 64 bits, as a scan returns them; the bitmap's are of 32.
+        # The bitmap has 32 bits for a value; a scan returns 64.
         return np.add(bitmap.to_array(), first, dtype=np.uint64)
 
     def check(_bitmap, found):

@@ -13,17 +13,18 @@ headlines against the size of the tables, and for several machines.
 import argparse
 import json
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
-from functools import cache
-from itertools import cycle
+from functools import cache, partial
+from itertools import repeat
 from typing import ClassVar
 
 import numpy as np
+from lookups import Turns, drawn, reading
 
 import extmeta as em
 from extmeta.captures.capture import load_capture, shipped
-from extmeta.checks import must
+from extmeta.commands.arguments import above_0_of, count_of, refusing
 from extmeta.cost import placement, tasks, workers
 from extmeta.cost.forms import default_forms, fitting, form
 from extmeta.cost.measure import Paired, Task, of_processes, paired
@@ -103,10 +104,11 @@ class Bench:
             for number in range(processes)
         ]
 
-    def paired(self, base: Task, other: Task) -> Paired:
-        """Return the time of one task over that of another."""
+    def paired(self, tasks_of: Callable[[], Iterable[Task]]) -> Paired:
+        """Return the time of the second of two tasks over that of the first."""
         if self.found:
             return next(self.found)
+        base, other = tasks_of()
         found = paired(base, other, **(self.QUICK if self.quick else self.OPTIONS))
         self.measured(found)
         return found
@@ -133,12 +135,12 @@ class Bench:
         nr_tables: int = 0,
     ) -> Paired:
         """Return the time of ``other`` over that of ``base``."""
-        if self.found:
-            return next(self.found)
-        sides = [
-            self.filled(name, fields, point, kind, nr_tables) for name in (base, other)
-        ]
-        return self.paired(*(task(side) for side in sides))
+        return self.paired(
+            lambda: [
+                task(self.filled(name, fields, point, kind, nr_tables))
+                for name in (base, other)
+            ]
+        )
 
 
 def shown(found: Paired) -> str:
@@ -315,83 +317,60 @@ def random(bench: Bench) -> Iterator[Line]:
 
 
 def random_load(filled: Filled) -> Task:
-    return loads_of(filled, filled.load.space.vpns)
+    load = filled.load
+    return reading(drawn(load.space.vpns, load.words, NR_LOADS), filled.table.load)
 
 
 def flagged_load(filled: Filled) -> Task:
-    return loads_of(filled, filled.load.flagged_vpns)
-
-
-def loads_of(filled: Filled, vpns: np.ndarray) -> Task:
-    """Load random ones of some vpns, others each time."""
-    rng = np.random.default_rng(1)
-    turns = cycle(vpns[rng.integers(len(vpns), size=(16, NR_LOADS))])
-    first = np.uint64(filled.load.space.range.start)
-
-    def run(turns):
-        vpns = next(turns)
-        return vpns, filled.table.load(vpns)
-
-    def check(_turns, result):
-        vpns, found = result
-        must(
-            np.array_equal(found, filled.load.words[vpns - first]),
-            "false: np.array_equal(found, filled.load.words[vpns - first])",
-        )
-
-    return Task(lambda: turns, run, check)
+    load = filled.load
+    turns = drawn(load.flagged_vpns, load.flagged_words, NR_LOADS)
+    return reading(turns, filled.table.load)
 
 
 def snapshots(bench: Bench) -> Iterator[Line]:
     for name in ("inpte", "linked", "adaptive", "adjacent", "wide"):
         fields = NARROW if name == "inpte" else WORD
         for point in (NONE, ALL):
-            side = bench.filled(name, fields, point, "different")
-            vpns = side.load.space.range
-            load, both, seen = in_turn(side, lambda turn, vpns=vpns: vpns)
+            filled = partial(bench.filled, name, fields, point, "different")
+            every = cache(lambda filled=filled: of_all(filled()))
+            found = bench.paired(lambda every=every: every()[:2])
             what = f"{name}: snapshot of all over load, {point} flagged"
-            yield at_most("snapshot", what, 1.3, bench.paired(load, seen))
+            yield at_most("snapshot", what, 1.3, found)
+            found = bench.paired(lambda every=every: every()[2:0:-1])
             what = f"{name}: the same over load and a copy of the PTEs"
-            yield Line("snapshot", what, "", shown(bench.paired(both, seen)), None)
-            side = bench.filled(name, fields, point, "different", 4 * bench.nr_tables)
-            rng = np.random.default_rng(1)
-            every = side.load.space.vpns
-            turns = every[rng.integers(len(every), size=(16, NR_LOADS))]
-            load, _, seen = in_turn(side, lambda turn, turns=turns: turns[turn % 16])
+            yield Line("snapshot", what, "", shown(found), None)
+            found = bench.paired(
+                lambda filled=filled: of_random(filled(nr_tables=4 * bench.nr_tables))
+            )
             what = f"{name}: snapshot of random ones over load, {point} flagged"
-            yield at_most("snapshot", what, 1.3, bench.paired(load, seen))
+            yield at_most("snapshot", what, 1.3, found)
 
 
-def in_turn(
-    filled: Filled, vpns_of: Callable[[int], object]
-) -> tuple[Task, Task, Task]:
-    """Return tasks: load; load and a copy of the entries; snapshot."""
+def of_all(filled: Filled) -> tuple[Task, Task, Task]:
+    """Return tasks over all PTEs: load; snapshot; load and a copy of the entries."""
     table = filled.table
     # As a bulk reader with the lock might: the entries lie in tables in a row.
     views = [view for _, view in table.tables.items()]
     copies = np.empty((len(views), len(views[0])), np.uint64)
 
-    def copied(turn):
+    def copied(vpns: slice) -> np.ndarray:
         for to, view in zip(copies, views, strict=True):
             np.copyto(to, view)
-        return table.load(vpns_of(next(turn)))
+        return table.load(vpns)
 
-    def checked(turn, found):
-        words = found[1] if isinstance(found, tuple) else found
-        must(
-            np.array_equal(words, table.load(vpns_of(0))) or len(words) == NR_LOADS,
-            "false: np.array_equal(words, table.load(vpns_of(0))) or len(words) ",
-        )
+    turns = repeat((filled.load.space.range, filled.load.words))
+    load, seen = both_ways(table, turns)
+    return load, seen, reading(turns, copied)
 
-    def task(run):
-        turn = iter(range(1 << 60))
-        return Task(lambda: turn, run, checked)
 
-    return (
-        task(lambda turn: table.load(vpns_of(next(turn)))),
-        task(copied),
-        task(lambda turn: table.snapshot(vpns_of(next(turn)))),
-    )
+def of_random(filled: Filled) -> tuple[Task, Task]:
+    """Return tasks over random PTEs: load; snapshot."""
+    turns = drawn(filled.load.space.vpns, filled.load.words, NR_LOADS)
+    return both_ways(filled.table, turns)
+
+
+def both_ways(table: em.PageTable, turns: Turns) -> tuple[Task, Task]:
+    return reading(turns, table.load), reading(turns, lambda v: table.snapshot(v)[1])
 
 
 def headlines(bench: Bench) -> Iterator[Line]:
@@ -449,7 +428,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join(MEASURES))
     parser.add_argument("--quick", action="store_true", help="smaller, fewer pairs")
-    parser.add_argument("--processes", type=int, metavar="N", help="8; --quick: 4")
+    parser.add_argument(
+        "--processes",
+        type=refusing(above_0_of(count_of)),
+        metavar="N",
+        help=f"{workers.PROCESSES}; --quick: {workers.QUICK_PROCESSES}",
+    )
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
     unknown = [name for name in arguments.names if name not in MEASURES]

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from extmeta.cost.measure import Paired
+from extmeta.checks import CheckError
+from extmeta.cost.measure import Paired, verify
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 
@@ -37,6 +38,30 @@ def test_several_processes_measure_what_one_would(module):
     assert [line.what for line in lines] == [
         f"{name}: inpte over inpte" for name in measures.tasks.OPERATIONS
     ]
+
+
+def test_a_snapshot_reads_no_ptes_that_load_has_just_read(module):
+    measures = module("measures")
+    filled = measures.Bench(8, quick=True).filled(
+        "linked", measures.WORD, measures.ALL, "different"
+    )
+    load, seen = measures.of_random(filled)
+    turns = [task.ready() for task in (load, seen, seen, load) * 3]
+    assert len({vpns.tobytes() for vpns, _words in turns}) == len(turns)
+
+
+@pytest.mark.parametrize("tasks", ["of_all", "of_random"])
+def test_a_wrong_word_is_found(module, tasks):
+    measures = module("measures")
+    filled = measures.Bench(8, quick=True).filled(
+        "adaptive", measures.WORD, measures.ALL, "different"
+    )
+    for task in getattr(measures, tasks)(filled):
+        verify(task)
+    filled.table.store(filled.load.space.range, 7)
+    for task in getattr(measures, tasks)(filled):
+        with pytest.raises(CheckError, match="words differ"):
+            verify(task)
 
 
 def stored(tmp_path, name, **met):
