@@ -2,16 +2,17 @@
 
 cykhash is khash with 64-bit keys and values: open addressing, quadratic probing, up
 to 77 % full, doubling, 2 bits of flags a bucket. It and ours get the same 64-bit
-words of every other vpn of a range, in random order, at sizes just before it doubles, just after, and between. All
-loops are in C. As paired ratios, below 1 is faster than cykhash:
+words of every other vpn of a range, in random order, at sizes just before cykhash
+doubles, just after, and between. All loops are in C. A ratio below 1 is faster than
+cykhash:
 
     insert  all into a table that has been told how many
     grow    the same into one that grows on the way: cykhash's by its own size, ours
             by a quarter, which is what its bytes are paid with
-    hit     each after the other, of vpns that have a word
-    miss    the same of vpns that have none
-    bulk    hits, the lines of 32 asked for ahead, as the page table loads a run
-    table   hits by PageTable.load: bulk where it can, and the walk
+    hit     vpns that have a word, one after the other
+    miss    vpns that have none, one after the other
+    bulk    hits, with the lines of 32 lookups prefetched, as the page table loads a run
+    table   hits by PageTable.load, which also walks the page table
 
 Bytes are those allocated, cykhash's as it reports them to tracemalloc. With
 GLIBC_TUNABLES=glibc.malloc.hugetlb=1 both have huge pages.
@@ -24,7 +25,7 @@ import numpy as np
 import pytest
 
 import extmeta as em
-from extmeta.checks import must, same
+from extmeta.checks import same
 from extmeta.cost.measure import Task
 from extmeta.cost.space import SYNTHETIC_FIRST
 from extmeta.encodings.vpnhash import VpnHash
@@ -68,7 +69,6 @@ class Both:
 
     def __init__(self, nr_words, seed):
         rng = np.random.default_rng(seed)
-        # Of a range, every other vpn has a word.
         near = SYNTHETIC_FIRST + rng.permutation(2 * nr_words)
         self.vpns = near[:nr_words]
         self.words = rng.integers(1, 1 << 63, nr_words)
@@ -146,10 +146,7 @@ class Both:
 
 def same_as(expected):
     def check(_state, found):
-        must(
-            np.array_equal(found.astype(np.int64), expected),
-            "false: np.array_equal(found.astype(np.int64), expected)",
-        )
+        same(found.astype(np.int64), expected, "words differ")
 
     return check
 

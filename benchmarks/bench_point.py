@@ -19,7 +19,7 @@ def point_load(filled):
     vpn, expected = int(filled.load.space.vpns[7]), filled.load.words[7]
 
     def check(_vpn, found):
-        must(isinstance(found, int), "false: isinstance(found, int)")
+        must(isinstance(found, int), f"load(int) returns {found!r}")
         same(found, expected)
 
     return Task(lambda: vpn, filled.table.load, check)

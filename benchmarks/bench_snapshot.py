@@ -6,7 +6,7 @@ of all it moves twice the bytes that a load does. `measures.py snapshot` has ran
 
 import pytest
 
-from extmeta.checks import must
+from extmeta.checks import same
 from extmeta.cost.measure import Task
 from extmeta.cost.space import full_tables
 
@@ -20,10 +20,7 @@ def sides(table, vpns, expected):
     """Return tasks: to load words, and to take a snapshot of them."""
 
     def check_load(_state, found):
-        must(
-            (found == expected).all() if hasattr(found, "all") else found == expected,
-            'not so: (found == expected).all() if hasattr(found, "all") else foun',
-        )
+        same(found, expected, "words differ")
 
     return (
         Task(lambda: vpns, table.load, check_load),
