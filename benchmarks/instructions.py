@@ -14,11 +14,6 @@ from extmeta.cost import instructions
 from extmeta.cost.instructions import FIELDS, FRACTIONS, FUNCTIONS, PTES, TABLES
 
 
-def count(encoding: str, fraction: float) -> dict[str, int]:
-    """Return the instructions of each operation at one fraction."""
-    return instructions.count(encoding, [fraction])[fraction]
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--json", action="store_true")

@@ -26,9 +26,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
+from options import capture, from_1
 
 import extmeta as em
-from extmeta.captures.capture import load_capture, shipped
+from extmeta.captures.capture import shipped
 from extmeta.cost import placement
 from extmeta.cost.space import Space, space_of
 from extmeta.pagetable import PageTable
@@ -57,18 +58,19 @@ class Words:
     point: Point
     kind: str
 
+    def flagged(self, process: int) -> np.ndarray:
+        return self.space.vpns[placement.flags(self.space.vpns, self.point, process)]
+
     def fill(self, table: PageTable, process: int) -> None:
-        flagged = placement.flags(self.space.vpns, self.point, process)
-        vpns = self.space.vpns[flagged]
-        core = (1 << self.fields.bits) - 1
-        table.store(
-            vpns, placement.words(len(vpns), self.fields, core, self.kind, process)
-        )
+        self.store(table, self.flagged(process), process)
 
     def write_some(self, table: PageTable, process: int) -> None:
-        flagged = np.flatnonzero(placement.flags(self.space.vpns, self.point, 0))
-        rng = np.random.default_rng(process)
-        vpns = self.space.vpns[flagged[rng.random(len(flagged)) < REWRITTEN]]
+        """Write `REWRITTEN` of the words of process 0 again."""
+        vpns = self.flagged(0)
+        some = np.random.default_rng(process).random(len(vpns)) < REWRITTEN
+        self.store(table, vpns[some], process)
+
+    def store(self, table: PageTable, vpns: np.ndarray, process: int) -> None:
         core = (1 << self.fields.bits) - 1
         table.store(
             vpns, placement.words(len(vpns), self.fields, core, self.kind, process)
@@ -141,7 +143,7 @@ def of_processes(
 def of_family(
     space: Space, fields: em.Fields
 ) -> Iterator[tuple[Words, float, dict[str, float]]]:
-    """Yield the same of a process and its children."""
+    """Yield objects and pages of a process and its children, as `of_processes` does."""
     for point in POINTS:
         for kind in KINDS:
             words = Words(space, fields, point, kind)
@@ -172,7 +174,7 @@ def show(
     for words, held, pages in found:
         ratios = {name: pages["adaptive"] / max(pages[name], 1) for name in GOALS}
         late = [name for name, goal in GOALS.items() if ratios[name] > goal]
-        missed += [f"{name}" for name in late]
+        missed += late
         cells = [held, *(pages[name] for name in ("adaptive", *GOALS))]
         numbers = [f"{cell / processes / 1024:9.2f}" for cell in cells]
         print(
@@ -186,12 +188,12 @@ def show(
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--processes", type=int, nargs="*", default=[1, 32, 256])
-    parser.add_argument("--captures", nargs="*", default=list(shipped()))
+    parser.add_argument("--processes", type=from_1, nargs="*", default=[1, 32, 256])
+    parser.add_argument("--captures", type=capture, nargs="*")
     arguments = parser.parse_args()
     totals = []
-    for name in arguments.captures:
-        space = space_of(load_capture(shipped()[name]), name)
+    for captured, name in arguments.captures or map(capture, shipped()):
+        space = space_of(captured, name)
         for fields in FIELDS:
             for n in arguments.processes:
                 title = f"{name}, {fields!r}, {n} processes"

@@ -21,10 +21,10 @@ from typing import ClassVar
 
 import numpy as np
 from lookups import Turns, drawn, reading
+from options import from_1
 
 import extmeta as em
 from extmeta.captures.capture import load_capture, shipped
-from extmeta.commands.arguments import above_0_of, count_of, refusing
 from extmeta.cost import placement, tasks, workers
 from extmeta.cost.forms import default_forms, fitting, form
 from extmeta.cost.measure import Paired, Task, of_processes, paired
@@ -430,7 +430,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="smaller, fewer pairs")
     parser.add_argument(
         "--processes",
-        type=refusing(above_0_of(count_of)),
+        type=from_1,
         metavar="N",
         help=f"{workers.PROCESSES}; --quick: {workers.QUICK_PROCESSES}",
     )

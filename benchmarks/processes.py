@@ -11,7 +11,8 @@ holds if it lies in the intervals of both other thirds.
 import argparse
 import statistics
 
-from measures import Bench, Line, headlines
+from measures import Bench, headlines, shown
+from options import from_1
 
 from extmeta.cost import workers
 from extmeta.cost.measure import Paired, of_processes
@@ -26,16 +27,19 @@ def row(what: str, thirds: list[list[Paired]]) -> tuple[str, bool]:
     holds = all(a.low <= b.ratio <= a.high for a in found for b in found)
     ratios = [part.ratio for part in alone]
     reach = statistics.median(part.reach for part in alone)
-    shown = ", ".join(f"{f.ratio:.3f} [{f.low:.3f}, {f.high:.3f}]" for f in found)
-    text = (
-        f"| {what} | {min(ratios):.3f} to {max(ratios):.3f} | {reach:.1%} | {shown} |"
+    cells = (
+        what,
+        f"{min(ratios):.3f} to {max(ratios):.3f}",
+        f"{reach:.1%}",
+        ", ".join(map(shown, found)),
+        "yes" if holds else "no",
     )
-    return text + (" yes |" if holds else " no |"), holds
+    return f"| {' | '.join(cells)} |", holds
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--tables", type=int, default=4096, help="default: 4096")
+    parser.add_argument("--tables", type=from_1, default=4096, help="default: 4096")
     parser.add_argument("--quick", action="store_true", help="fewer rounds")
     arguments = parser.parse_args()
     bench = Bench(arguments.tables, arguments.quick)
@@ -45,10 +49,9 @@ def main() -> None:
         "times | hold |\n|---|---|---|---|---|"
     )
     nr_held = 0
-    lines: list[Line] = []
     # Asked again with what was found, the measure says what each ratio is of.
     bench.found = map(of_processes, zip(*thirds[0], strict=True))
-    lines.extend(headlines(bench))
+    lines = [*headlines(bench)]
     for line, *parts in zip(
         lines, *(zip(*third, strict=True) for third in thirds), strict=True
     ):

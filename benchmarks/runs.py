@@ -5,17 +5,17 @@
 A run is a first position and a length, 16 bits each, and the word that all of its entries
 have. For each PTE table, the bytes that `adaptive` takes are compared with those of runs,
 rounded up to a size of side memory. What is printed is what would be saved if each table
-took the smaller one. A run ends at a PTE without a word or, in the second figure, does
-not, because that PTE has no flag.
+took the smaller one. In the first figure a run ends at a PTE without a word. In the second
+it goes on, since the PTE's flag says that it has none.
 """
 
 import argparse
-from pathlib import Path
 
 import numpy as np
+from options import capture
 
 import extmeta as em
-from extmeta.captures.capture import load_capture, shipped
+from extmeta.captures.capture import shipped
 from extmeta.cost.placement import flags
 from extmeta.cost.space import space_of
 from extmeta.rows import Point
@@ -24,9 +24,9 @@ FIELDS = em.Fields(uffd_wp=1, soft_dirty=1, meta=62)
 INTERVALS = 16
 
 
-def of_trackers(capture, vpns):
+def of_trackers(captured, vpns):
     """Return the uffd-wp and soft-dirty bits that the capture has."""
-    return capture.build("adaptive", FIELDS).load(vpns)
+    return captured.build("adaptive", FIELDS).load(vpns)
 
 
 def ages(vpns, placement):
@@ -94,14 +94,13 @@ def compared(space, words):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("captures", nargs="*", metavar="CAPTURE")
+    parser.add_argument("captures", nargs="*", type=capture, metavar="CAPTURE")
+    captures = parser.parse_args().captures
     print("capture, words: tables with words, bytes of each, saved, if runs span gaps")
-    for given in parser.parse_args().captures or shipped():
-        capture = load_capture(shipped().get(given, given))
-        name = Path(given).stem
-        space = space_of(capture, name)
+    for captured, name in captures or map(capture, shipped()):
+        space = space_of(captured, name)
         for kind, make in WORDS.items():
-            words = make(capture, space.vpns)
+            words = make(captured, space.vpns)
             if not words.any():
                 continue
             tables, held, saved = compared(space, words)

@@ -25,21 +25,25 @@ import re
 import statistics
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import options
 from measures import Bench
 
 import extmeta as em
 from extmeta.checks import must
+from extmeta.commands.arguments import refusing
 from extmeta.cost import machine, origin, workers
 
 NR_VPNS = 1 << 20
 PTES_PER_GIB = 1 << 18
 SIZES = (1 / 16, 1, 8, 32, 64)
+# What an x86-64 process can map with four levels of page tables.
+MAX_GIB = 1 << 17
 ENCODINGS = ("inpte", "compact", "linked", "adaptive", "adjacent", "hash", "xarray")
 BITS = {"inpte": 4, "compact": 4}
 
@@ -107,7 +111,7 @@ def of_misses(nr_ptes: int) -> Timed:
 
 
 def rows(
-    gib: float, encodings: list[str], rounds: int, seed: int
+    gib: float, encodings: Sequence[str], rounds: int, seed: int
 ) -> Iterator[dict[str, object]]:
     """Yield the medians of each encoding at one size."""
     nr_ptes = int(gib * PTES_PER_GIB)
@@ -217,16 +221,27 @@ def machines(paths: list[Path]) -> int:
     return int(any(not met for found in claims.values() for *_at, met in found))
 
 
+def gib_of(text: str) -> float:
+    """Return GiB of mapped memory: a page or more."""
+    try:
+        gib = float(text)
+    except ValueError:
+        raise ValueError(f"{text!r} is no number of GiB") from None
+    if not 1 / PTES_PER_GIB <= gib <= MAX_GIB:
+        raise ValueError(f"{text!r} is not in [2**-18, {MAX_GIB:,}] GiB")
+    return gib
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--gib", type=float, nargs="+", default=SIZES)
-    parser.add_argument("--encodings", default=",".join(ENCODINGS))
-    parser.add_argument("--rounds", type=int, default=11)
-    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--gib", type=refusing(gib_of), nargs="+", default=SIZES)
+    parser.add_argument("--encodings", type=options.encodings, default=ENCODINGS)
+    parser.add_argument("--rounds", type=options.from_1, default=11)
+    parser.add_argument("--seed", type=options.from_0, default=1)
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--headlines", action="store_true")
-    parser.add_argument("--tables", type=int, nargs="+", default=TABLES)
-    parser.add_argument("--processes", type=int, default=workers.PROCESSES)
+    parser.add_argument("--tables", type=options.from_1, nargs="+", default=TABLES)
+    parser.add_argument("--processes", type=options.from_1, default=workers.PROCESSES)
     parser.add_argument("--output", type=Path, help="of --headlines")
     parser.add_argument("--machines", action="store_true")
     args = parser.parse_args()
@@ -238,7 +253,7 @@ def main() -> None:
     found: list[dict[str, object]] = []
     for gib in args.gib:
         print(f"{gib:g} GiB", file=sys.stderr)
-        found += rows(gib, args.encodings.split(","), args.rounds, args.seed)
+        found += rows(gib, args.encodings, args.rounds, args.seed)
     if args.json:
         json.dump(found, sys.stdout, indent=1)
     else:

@@ -17,6 +17,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
+from options import encoding, from_1
 
 import extmeta as em
 
@@ -74,10 +75,12 @@ def speedups(operation, works, pool, rounds):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("encodings", nargs="*", metavar="ENCODING")
-    parser.add_argument("--tables", type=int, default=1024, help="of each half")
-    parser.add_argument("--rounds", type=int, default=21)
+    parser.add_argument("encodings", nargs="*", type=encoding, metavar="ENCODING")
+    parser.add_argument("--tables", type=from_1, default=1024, help="of each half")
+    parser.add_argument("--rounds", type=from_1, default=21)
     arguments = parser.parse_args()
+    if arguments.rounds < 2:
+        parser.error(f"--rounds {arguments.rounds}: quartiles need 2 rounds")
     n = 512 * arguments.tables
     both, halves = slice(0, 2 * n), (slice(0, n), slice(n, 2 * n))
     with ThreadPoolExecutor(2) as pool:

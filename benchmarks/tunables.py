@@ -20,6 +20,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+from options import from_0, from_1
 
 import extmeta as em
 from extmeta.cost.measure import interval
@@ -148,8 +149,8 @@ class Build:
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("name", choices=TUNABLES)
-    parser.add_argument("values", nargs="*", type=int, metavar="VALUE")
-    parser.add_argument("--rounds", type=int, default=60)
+    parser.add_argument("values", nargs="*", type=from_0, metavar="VALUE")
+    parser.add_argument("--rounds", type=from_1, default=60)
     parser.add_argument("--serve", action="store_true", help=argparse.SUPPRESS)
     a = parser.parse_args()
     if a.serve:

@@ -11,10 +11,11 @@ same compiler. Behind the stroke is the longest section, if it is 10 % above the
 import argparse
 import sys
 
+from options import encoding
+
 import extmeta as em
 from extmeta.cost import instructions
 from extmeta.cost.demands import demanded
-from extmeta.cost.forms import form
 from extmeta.cost.locked import locked
 from extmeta.cost.space import DEFAULT_ARCH
 from extmeta.rows import SET_ASIDE, Demand, Locked
@@ -40,15 +41,10 @@ def cell(row: Locked) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("encoding", nargs="*", default=ENCODINGS)
-    names = parser.parse_args().encoding
+    parser.add_argument("encodings", nargs="*", type=encoding, metavar="ENCODING")
+    names = parser.parse_args().encodings or ENCODINGS
     if why := instructions.missing():
         sys.exit(why)
-    for name in names:
-        try:
-            form(name)
-        except ValueError as error:
-            parser.error(str(error))
     counts = {
         (row.encoding, row.operation): row
         for row in locked(names, WORD)
