@@ -1,8 +1,8 @@
 """How long does the planner take, and what do codes cost against the same bits?
 
 The planner is timed by pytest-benchmark, alone. `compact` is timed by turns with
-`inpte`, on words of 8 bits of which two exclude each other: both can hold them, one
-as a code. What codes are for, fields that `inpte` can't hold, has no such ratio.
+`inpte`, on words of 8 bits, two of which exclude each other: `inpte` holds the bits,
+`compact` a code. Fields that only `compact` can hold have no ratio.
 """
 
 import dataclasses

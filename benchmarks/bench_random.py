@@ -1,8 +1,8 @@
 """What does loading random vpns cost, over 64 GiB of mapped memory?
 
 128 MiB of PTE tables: more than the caches of a core hold, and every run loads
-other vpns, so each load pays for the lines it touches. With no PTE flagged and
-with all of them. With --quick over 8 GiB, of which more is in the caches.
+other vpns, so each load pays for the lines it touches. No PTE is flagged, or all
+are. With --quick it is 8 GiB, and the caches hold more of it.
 """
 
 import pytest

@@ -1,8 +1,8 @@
 """What does it cost to find the words that have a bit, and what must it cost?
 
 The bound is the time of reading all PTE tables, measured in the same run: in
-extra_info, and as a row of the summary. Only who need not read them is below.
-How near the baseline comes to it is measured by turns with reading an array of
+extra_info, and as a row of the summary. Only an encoding that need not read all
+tables can be faster. The baseline is also timed by turns with reading an array of
 that size, so that both find the caches alike.
 """
 

@@ -9,10 +9,11 @@ from functools import cache, partial
 from pathlib import Path
 
 import pytest
+from options import capture, from_0, from_1
 
 from extmeta.arch import arch_named
-from extmeta.captures.capture import load_capture, shipped
-from extmeta.commands.arguments import DEFAULT_FIELDS, fields_of
+from extmeta.captures.capture import shipped
+from extmeta.commands.arguments import DEFAULT_FIELDS, fields_of, refusing
 from extmeta.cost import machine, origin, placement, sweep, tasks
 from extmeta.cost.forms import default_forms, fitting, form, left_out
 from extmeta.cost.placement import PLACEMENTS
@@ -26,7 +27,7 @@ from extmeta.rows import BASELINE, CONTROL, Refused
 # 2**18 PTEs, 1 GiB of mapped memory: 2 MiB of PTE tables, in one go 0.2 to 2 ms.
 NR_TABLES = 512
 
-# Of a ratio: what it is given of the minutes that all of them may take.
+# Rounds and time of each ratio, so that all of them take some minutes.
 PAIRED = {"rounds": 60, "budget_ns": 300_000_000}
 PAIRED_QUICK = {"rounds": 60, "budget_ns": 55_000_000, "narrow": 0.05}
 
@@ -46,17 +47,27 @@ def pytest_addoption(parser):
     group = parser.getgroup("extmeta")
     group.addoption("--quick", action="store_true", help="fewer points, fewer pairs")
     group.addoption(
-        "--fields", default=DEFAULT_FIELDS, help="of a word (default: %(default)s)"
+        "--fields",
+        type=refusing(fields_of),
+        default=DEFAULT_FIELDS,
+        help="of a word (default: %(default)s)",
     )
     group.addoption(
         "--space",
+        type=space_given,
+        default=str(NR_TABLES),
         help="a capture's file or shipped name, or a number of full tables "
-        f"(default: {NR_TABLES})",
+        "(default: %(default)s)",
     )
-    group.addoption("--seed", type=int, default=0)
+    group.addoption("--seed", type=from_0, default=0)
     group.addoption(
         "--full", action="store_true", help=f"print all that {REPORT} would have"
     )
+
+
+def space_given(text):
+    """Return what is mapped: full synthetic tables, or the capture asked for."""
+    return full_tables(from_1(text)) if text.isdecimal() else space_of(*capture(text))
 
 
 def pytest_generate_tests(metafunc):
@@ -152,7 +163,7 @@ RESULTS = pytest.StashKey[Results]()
 
 @pytest.fixture(scope="session")
 def fields(request):
-    return fields_of(request.config.getoption("fields"))
+    return request.config.getoption("fields")
 
 
 @pytest.fixture(scope="session")
@@ -169,11 +180,7 @@ def paired(request, paired, benchmark, seed):
 
 @pytest.fixture(scope="session")
 def space(request):
-    """What is mapped: full synthetic tables, or the capture asked for."""
-    given = request.config.getoption("space") or str(NR_TABLES)
-    if given.isdecimal():
-        return full_tables(int(given))
-    return space_of(load_capture(shipped().get(given, given)), given)
+    return request.config.getoption("space")
 
 
 @pytest.fixture(scope="session")

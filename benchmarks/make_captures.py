@@ -10,6 +10,7 @@ start the database as its user; PFNs are not kept.
 
 import argparse
 import dataclasses
+import subprocess
 from pathlib import Path
 
 from programs import PROGRAMS
@@ -19,6 +20,11 @@ from extmeta.captures.capture import Capture, load_capture
 from extmeta.captures.process import capture
 
 DATA = Path(__file__).resolve().parent.parent / "src" / "extmeta" / "data"
+# What a program that this machine can't run may raise.
+FAILURES = (
+    *(OSError, LookupError, ValueError, RuntimeError),
+    *(subprocess.SubprocessError, SystemExit),
+)
 COMMAND = "python benchmarks/make_captures.py"
 
 README = """\
@@ -40,8 +46,8 @@ take, without the root. Empty tables are those that VmPTE counts and no entry
 needs.
 
 Anonymous huge pages are 2 MiB leaves, for each of which Linux deposits a PTE table.
-"Not marked" are those of captures from before extmeta told them from 512 PTEs; the
-number is how many there may be at most.
+"Not marked": extmeta did not yet tell huge pages from 512 PTEs when it made this
+capture. There are as many as the number says, or fewer.
 
 sha256 of the contents (`Capture.sha256`):
 
@@ -98,10 +104,12 @@ def main() -> None:
     arguments = parser.parse_args()
     if unknown := set(arguments.names) - set(PROGRAMS):
         parser.error(f"no program named {min(unknown)!r}; there are {[*PROGRAMS]}")
+    if not arguments.folder.is_dir():
+        parser.error(f"{arguments.folder}: no such folder")
     for name in arguments.names or PROGRAMS:
         try:
             found = made(name)
-        except (OSError, KeyError, RuntimeError, SystemExit) as error:
+        except FAILURES as error:
             print(f"{name} is left out: {type(error).__name__}: {error}", flush=True)
             continue
         path = arguments.folder / f"{name}.npz"

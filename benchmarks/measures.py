@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from functools import cache, partial
 from itertools import repeat
+from math import inf
 from typing import ClassVar
 
 import numpy as np
@@ -26,7 +27,7 @@ from options import from_1
 import extmeta as em
 from extmeta.captures.capture import load_capture, shipped
 from extmeta.cost import placement, tasks, workers
-from extmeta.cost.forms import default_forms, fitting, form
+from extmeta.cost.forms import fitting, form
 from extmeta.cost.measure import Paired, Task, of_processes, paired
 from extmeta.cost.placement import PLACEMENTS, WORDS
 from extmeta.cost.space import Space, full_tables, space_of, sparse_tables
@@ -50,7 +51,7 @@ class Line:
     met : bool or None
         None where there is no goal, only a figure.
     ratio : tuple of float
-        Of a time: median, low and high; empty for bytes.
+        Median, low and high of a ratio of times; empty for bytes.
     limit : float or None
         The largest ratio that meets the goal.
     """
@@ -255,8 +256,6 @@ def bytes_held(bench: Bench) -> Iterator[Line]:
     )
     spaces = [space_of(load_capture(path), name) for name, path in shipped().items()]
     for rival in ("linked", "hash"):
-        if rival not in default_forms():
-            continue
         worst, where = 0.0, "no point"
         for space in spaces:
             for fields in (em.Fields(uffd_wp=1, soft_dirty=1, age=8), NARROW, WORD):
@@ -266,7 +265,8 @@ def bytes_held(bench: Bench) -> Iterator[Line]:
                             beside(space, name, fields, point, kind)
                             for name in ("adaptive", rival)
                         ]
-                        share = held[0] / held[1] if held[1] else float(held[0] > 0)
+                        none = inf if held[0] else 0.0
+                        share = held[0] / held[1] if held[1] else none
                         at = f"{space.name}, {point}, {fields.bits} bits, {kind}"
                         worst, where = max((worst, where), (share, at))
         yield Line(
@@ -286,8 +286,6 @@ def beside(space: Space, name: str, fields: em.Fields, point: Point, kind: str) 
 
 
 def compact(bench: Bench) -> Iterator[Line]:
-    if "compact" not in default_forms():
-        return
     for name in ("load", "store"):
         task = tasks.OPERATIONS[name]
         found = bench.ratio("inpte", "compact", task, NARROW, ALL)

@@ -35,7 +35,8 @@ import options
 from measures import Bench
 
 import extmeta as em
-from extmeta.checks import must
+from extmeta.captures import whole_file
+from extmeta.checks import same
 from extmeta.commands.arguments import refusing
 from extmeta.cost import machine, origin, workers
 
@@ -56,7 +57,7 @@ try:
 except ImportError:
     cykhash = None
 
-Timed = Callable[[np.ndarray, np.ndarray], tuple[float, float]]
+Timed = Callable[[np.ndarray], tuple[float, float]]
 
 
 def seconds(call: Callable[[], object]) -> float:
@@ -73,10 +74,10 @@ def of_table(name: str, words: np.ndarray) -> Timed:
     table.map(slice(0, len(words)))
     table.store(slice(0, len(words)), words)
 
-    def run(vpns: np.ndarray, _found: np.ndarray) -> tuple[float, float]:
+    def run(vpns: np.ndarray) -> tuple[float, float]:
         expected = words.take(vpns)
         loads = seconds(lambda: table.load(vpns))
-        must(np.array_equal(table.load(vpns), expected), f"{name} loads other words")
+        same(table.load(vpns), expected, f"{name} loads other words")
         return loads, seconds(lambda: table.store(vpns, expected))
 
     return run
@@ -89,12 +90,12 @@ def of_cykhash(words: np.ndarray) -> Timed:
     held = cykhash.Int64toInt64Map_from_buffers(keys, values)
     out = np.empty(NR_VPNS, np.int64)
 
-    def run(vpns: np.ndarray, _found: np.ndarray) -> tuple[float, float]:
+    def run(vpns: np.ndarray) -> tuple[float, float]:
         wanted = vpns.astype(np.int64)
         loads = seconds(
             lambda: cykhash.Int64toInt64Map_to(held, wanted, out, stop_at_unknown=False)
         )
-        must(np.array_equal(out, values.take(vpns)), "cykhash finds other words")
+        same(out, values.take(vpns), "cykhash finds other words")
         return loads, float("nan")
 
     return run
@@ -102,9 +103,9 @@ def of_cykhash(words: np.ndarray) -> Timed:
 
 def of_misses(nr_ptes: int) -> Timed:
     """Return what times reads of random PTE-sized places."""
-    memory = np.ones(nr_ptes, np.uint64)
+    memory, found = np.ones(nr_ptes, np.uint64), np.empty(NR_VPNS, np.uint64)
 
-    def run(vpns: np.ndarray, found: np.ndarray) -> tuple[float, float]:
+    def run(vpns: np.ndarray) -> tuple[float, float]:
         return seconds(lambda: memory.take(vpns, out=found, mode="wrap")), float("nan")
 
     return run
@@ -122,11 +123,10 @@ def rows(
         timed["cykhash"] = of_cykhash(words)
     timed["misses"] = of_misses(nr_ptes)
     times: dict[str, list[tuple[float, float]]] = {name: [] for name in timed}
-    found = np.empty(NR_VPNS, np.uint64)
     for turn in range(rounds + 1):
         vpns = rng.integers(0, nr_ptes, NR_VPNS, dtype=np.uint64)
         for name, run in timed.items():
-            both = run(vpns, found)
+            both = run(vpns)
             if turn:  # The first round warms up.
                 times[name].append(both)
     for name, pairs in times.items():
@@ -154,13 +154,13 @@ def headlines(sizes: list[int], processes: int, path: Path | None) -> None:
     made["load"] = os.getloadavg()[0]
     document: dict[str, Any] = {"machine": made, "processes": processes, "lines": []}
     path = path or RESULTS / f"{slug(made['cpu'])}-{made['cpus']}-cpus.json"
-    path.parent.mkdir(exist_ok=True)
+    path.parent.mkdir(parents=True, exist_ok=True)
     for size in sizes:
         print(f"{size:,} tables", file=sys.stderr)
         for line in Bench(size, quick=False).lines("headlines", processes):
             document["lines"].append({"tables": size, **asdict(line)})
         # After each size: an interruption loses no other.
-        path.write_text(json.dumps(document, indent=1) + "\n")
+        whole_file.replace(path, (json.dumps(document, indent=1) + "\n").encode())
     show_curves(document)
 
 

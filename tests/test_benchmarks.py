@@ -1,6 +1,10 @@
 """The scripts of benchmarks/ are listed, and refuse what they can't use."""
 
+import importlib
 import runpy
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -8,6 +12,18 @@ import pytest
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 
 pytestmark = pytest.mark.skipif(not BENCHMARKS.is_dir(), reason="needs benchmarks/")
+
+
+@pytest.fixture(autouse=True)
+def importable(monkeypatch):
+    """Have scripts import each other: tests/ has modules of the same names."""
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    names = [path.stem for path in BENCHMARKS.glob("*.py")]
+    others = {name: sys.modules.pop(name) for name in names if name in sys.modules}
+    yield
+    for name in names:
+        sys.modules.pop(name, None)
+    sys.modules.update(others)
 
 
 def test_each_is_listed():
@@ -21,6 +37,7 @@ def test_each_is_listed():
     [
         ("machine --captures nothing", "nothing: No such file or directory"),
         ("machine --processes 0", "'0' is not above 0"),
+        ("make_captures --folder nowhere", "nowhere: no such folder"),
         ("measures --processes 0", "'0' is not above 0"),
         ("measures nothing", "no measure named 'nothing'"),
         ("processes --tables 0", "'0' is not above 0"),
@@ -41,9 +58,33 @@ def test_each_is_listed():
 )
 def test_what_a_script_cannot_use_is_named(command, why, monkeypatch, capsys):
     script, *arguments = command.split()
-    monkeypatch.syspath_prepend(str(BENCHMARKS))
     monkeypatch.setattr("sys.argv", [f"{script}.py", *arguments])
     with pytest.raises(SystemExit) as ended:
         runpy.run_path(str(BENCHMARKS / f"{script}.py"), run_name="__main__")
     assert ended.value.code == 2
     assert why in capsys.readouterr().err
+
+
+def no_user():
+    shutil.chown(BENCHMARKS, "nobody-has-this-name")
+
+
+@pytest.mark.parametrize(
+    ("failing", "why"),
+    [
+        (lambda: subprocess.run(["false"], check=True), "CalledProcessError: Command"),
+        (lambda: subprocess.run(["no-program"], check=True), "FileNotFoundError: "),
+        (lambda: max(()), "ValueError: "),
+        (no_user, "LookupError: no such user"),
+    ],
+)
+def test_a_program_that_cannot_run_is_left_out(
+    failing, why, monkeypatch, capsys, tmp_path
+):
+    make_captures = importlib.import_module("make_captures")
+    program = make_captures.PROGRAMS["node"]._replace(version=failing)
+    monkeypatch.setattr(make_captures, "PROGRAMS", {"node": program})
+    monkeypatch.setattr("sys.argv", ["make_captures.py", "--folder", str(tmp_path)])
+    make_captures.main()
+    assert f"node is left out: {why}" in capsys.readouterr().out
+    assert [path.name for path in tmp_path.iterdir()] == ["README.md"]
