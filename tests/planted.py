@@ -176,6 +176,8 @@ def main() -> None:
     parser.add_argument("--tree", type=Path, default=ROOT, help="a compiled checkout")
     args = parser.parse_args()
     bugs = [bug for bug in BUGS if args.only in bug.name]
+    if not bugs:
+        parser.error(f"--only {args.only}: no bug has this in its name")
     survived = 0
     for bug in bugs:
         with tempfile.TemporaryDirectory() as folder:

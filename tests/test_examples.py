@@ -54,7 +54,7 @@ def test_each_is_short():
 
 def test_each_is_listed():
     listed = (EXAMPLES / "README.md").read_text()
-    for path in EXAMPLES.iterdir():
+    for path in EXAMPLES.glob("[!._]*"):
         assert f"`{path.name}" in listed or path.name == "README.md"
 
 

@@ -104,6 +104,11 @@ def test_the_command_knows_what_documents_call(path):
             assert words[0] in (*cli.VERBS, "--help", "VERB")
 
 
+def test_the_commands_are_found():
+    found = {path.stem for path in DOCUMENTS if COMMAND.search(path.read_text())}
+    assert found >= {"README", "plan", "calibration"}
+
+
 def test_tutorial_commands(tmp_path, monkeypatch, capsys):
     """A line of dots stands for any lines."""
     shutil.copy(em.shipped()["redis"], tmp_path / "mine.npz")

@@ -411,6 +411,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(found)
             break
         return 0
+    chosen = [m for m in (GUEST if args.guest else NATIVE) if args.only in m.name]
+    if not chosen:
+        parser.error(f"--only {args.only}: no mutant has this in its name")
     programs = [*DIRECTED, *itertools.islice(random_programs(SEED), args.programs)]
     with nullcontext() if args.guest else native.swap() as no_swap:
         if no_swap:
@@ -430,9 +433,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     survivors = 0
     with tempfile.TemporaryDirectory(prefix="extmeta-mutants-") as directory:
         answered = save(Path(directory) / "answers", programs, kernel, answers)
-        for mutant in GUEST if args.guest else NATIVE:
-            if args.only not in mutant.name:
-                continue
+        for mutant in chosen:
             found = hunt(mutant, answered, args.encoding)
             survivors += not found
             print(f"{mutant.name}: {found or 'SURVIVES'}", flush=True)

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import answers
 import guest
+import mutants
 import native
 import numpy as np
 import oracle
@@ -562,3 +563,9 @@ def test_ci_ran_the_oracle():
     assert guest.missing() is None
     with native.swap() as reason:
         assert reason is None
+
+
+@pytest.mark.parametrize("mutant", mutants.NATIVE + mutants.GUEST, ids=lambda m: m.name)
+def test_the_text_that_a_mutant_replaces_is_there_once(mutant):
+    path = Path(em.__file__).parent / "linux" / mutant.file
+    assert path.read_text().count(mutant.sound) == 1
