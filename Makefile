@@ -79,7 +79,7 @@ CORE := tests/test_sanitized.py tests/test_fields.py tests/test_arch.py tests/me
 	--ignore tests/encodings/test_python_encoding.py --ignore tests/table/test_reserve.py \
 	--ignore tests/table/test_copies.py
 
-# The extension with ThreadSanitizer, likewise.
+# The extension with ThreadSanitizer, also apart from the one in src/.
 TSANNED := build/tsanned
 tsan: $(VENV)/test-ready
 	EXTMETA_DEBUG=thread $(PY) setup.py -q build --build-base build/tsan --build-lib $(TSANNED)
