@@ -12,6 +12,7 @@ import json
 import sys
 from pathlib import Path
 
+from options import encoding, from_1
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -34,8 +35,8 @@ ENCODINGS = [*em.encodings(), "adjacent:needed"]
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("encodings", nargs="*", metavar="ENCODING")
-    parser.add_argument("--snapshots", type=float, default=1e9, metavar="N")
+    parser.add_argument("encodings", nargs="*", type=encoding, metavar="ENCODING")
+    parser.add_argument("--snapshots", type=from_1, default=10**9, metavar="N")
     parser.add_argument("--file", type=Path, default=Path("build/snapshots.json"))
     parser.add_argument("--again", action="store_true", help="forget what was done")
     parser.add_argument(
@@ -45,7 +46,7 @@ def main() -> int:
     )
     arguments = parser.parse_args()
     names = arguments.encodings or ENCODINGS
-    enough = -int(-arguments.snapshots // len(names))
+    enough = -(-arguments.snapshots // len(names))
     done = {}
     if arguments.file.exists() and not arguments.again:
         done = json.loads(arguments.file.read_text())

@@ -35,6 +35,8 @@ def test_each_is_listed():
 @pytest.mark.parametrize(
     ("command", "why"),
     [
+        ("locking nothing", "no encoding named 'nothing'"),
+        ("locking --rounds 0", "'0' is not above 0"),
         ("machine --captures nothing", "nothing: No such file or directory"),
         ("machine --processes 0", "'0' is not above 0"),
         ("make_captures --folder nowhere", "nowhere: no such folder"),
@@ -49,6 +51,8 @@ def test_each_is_listed():
         ("scale --seed -1", "'-1' is no number from 0 on"),
         ("scale --headlines --processes 0", "'0' is not above 0"),
         ("scale --headlines --tables 0", "'0' is not above 0"),
+        ("snapshots nothing", "no encoding named 'nothing'"),
+        ("snapshots --snapshots nan", "'nan' is no number from 0 on"),
         ("threads nothing", "no encoding named 'nothing'"),
         ("threads --rounds 1", "--rounds 1: quartiles need 2 rounds"),
         ("tunables COPIED -5", "'-5' is no number from 0 on"),
