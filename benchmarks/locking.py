@@ -93,7 +93,9 @@ def asked(what, encoding, *, locked, tables):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("encodings", nargs="*", type=options.encoding, metavar="ENCODING")
+    parser.add_argument(
+        "encodings", nargs="*", type=options.encoding, metavar="ENCODING"
+    )
     parser.add_argument("--rounds", type=options.from_1, default=15)
     parser.add_argument("--tables", type=options.from_1, default=1024)
     parser.add_argument("--answer", choices=("times", "counts"), help=argparse.SUPPRESS)

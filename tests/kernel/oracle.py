@@ -33,6 +33,7 @@ from rich.progress import (
 
 import extmeta as em
 from extmeta.captures.whole_file import replace
+from extmeta.commands.arguments import form_of, refusing
 
 Run = Callable[[Sequence[Program]], tuple[Kernel, list[Any]]]
 Model = Callable[[Kernel], Any]
@@ -317,7 +318,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--operations", type=int, default=20_000, metavar="N")
     parser.add_argument("--guest", action="store_true", help="in the qemu guest")
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--encodings", nargs="+", default=list(em.encodings()))
+    parser.add_argument(
+        "--encodings",
+        nargs="+",
+        type=refusing(form_of),
+        default=list(em.encodings()),
+        metavar="NAME",
+    )
     parser.add_argument("--program", type=Path, help="run this one, and tell")
     parser.add_argument(
         "--directory",
