@@ -1,4 +1,4 @@
-"""What is done under the lock: counted by callgrind, printed in thousands."""
+"""What is done under the lock, counted by callgrind."""
 
 import shutil
 
@@ -6,9 +6,7 @@ import pytest
 
 import extmeta as em
 from extmeta.cost.locked import OPERATIONS, locked
-from extmeta.reports import comparison
-from extmeta.rows import Locked, Refused
-from tests.reports.test_report import PROVENANCE, SUBJECT
+from extmeta.rows import Refused
 
 counted = pytest.mark.skipif(not shutil.which("valgrind"), reason="needs valgrind")
 
@@ -45,20 +43,3 @@ def test_an_encoding_that_can_not_hold_the_fields_is_refused():
     ]
     assert refused.encoding == "adjacent"
     assert "64 bits" in refused.why
-
-
-def test_the_longest_section_and_a_changed_descriptor_are_marked():
-    rows = [
-        SUBJECT,
-        Locked("inpte", "first words", 22_574.0, 22_574, 48.0, 48, 0.0),
-        Locked("hash", "first words", 257_982.0, 816_315, 6254.5, 6521, 1.0),
-    ]
-    text = comparison.text(rows, PROVENANCE)
-    under = text[text.index("under the lock  ") :].splitlines()
-    assert under[1].split() == ["inpte", "22.6"]
-    assert under[2].split() == ["hash", "258/816*"]
-    before = text[text.index("before the lock  ") :].splitlines()
-    assert before[2].split() == ["hash", "6.25"]
-    assert max(map(len, text.splitlines())) <= 100
-    document = comparison.to_json(rows, PROVENANCE)
-    assert comparison.from_json(document)[0] == rows

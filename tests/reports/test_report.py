@@ -28,6 +28,7 @@ from extmeta.rows import (
     OPERATIONS,
     Bound,
     Cpu,
+    Locked,
     Ram,
     Refused,
     Split,
@@ -738,3 +739,20 @@ def test_distinct_words_are_counted_not_called_all_different():
     text = comparison.text([subject, *ROWS[1:]], PROVENANCE)
     said = " ".join(text.split("\n\n")[0].split())
     assert "1,023 distinct ones if all 20,000 PTEs have one." in said
+
+
+def test_the_longest_section_and_a_changed_descriptor_are_marked():
+    rows = [
+        SUBJECT,
+        Locked("inpte", "first words", 22_574.0, 22_574, 48.0, 48, 0.0),
+        Locked("hash", "first words", 257_982.0, 816_315, 6254.5, 6521, 1.0),
+    ]
+    text = comparison.text(rows, PROVENANCE)
+    under = text[text.index("under the lock  ") :].splitlines()
+    assert under[1].split() == ["inpte", "22.6"]
+    assert under[2].split() == ["hash", "258/816*"]
+    before = text[text.index("before the lock  ") :].splitlines()
+    assert before[2].split() == ["hash", "6.25"]
+    assert max(map(len, text.splitlines())) <= 100
+    document = comparison.to_json(rows, PROVENANCE)
+    assert comparison.from_json(document)[0] == rows
