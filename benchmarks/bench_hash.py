@@ -7,8 +7,8 @@ doubles, just after, and between. All loops are in C. A ratio below 1 is faster 
 cykhash:
 
     insert  all into a table that has been told how many
-    grow    the same into one that grows on the way: cykhash's by its own size, ours
-            by a quarter, which is what its bytes are paid with
+    grow    all into one that grows on the way: cykhash doubles, ours grows by a
+            quarter, which takes more time and fewer bytes
     hit     vpns that have a word, one after the other
     miss    vpns that have none, one after the other
     bulk    hits, with the lines of 32 lookups prefetched, as the page table loads a run

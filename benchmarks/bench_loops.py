@@ -1,6 +1,7 @@
 """What do fork, update and unmap cost entry by entry, and a fork that writes and exits?
 
-`compare` times the same; here the tables are larger, and the words as wide as asked:
+`compare` times these on a capture. Here tables are full; the command asks for 64,
+with wide words:
 `pytest benchmarks/bench_loops.py --space 64 --fields meta=64`.
 """
 

@@ -1,7 +1,7 @@
 """What does a snapshot cost beside a load of the same words, under the lock?
 
-Of one encoding, by turns: all PTEs, and one. A snapshot returns the PTEs as well, so
-of all it moves twice the bytes that a load does. `measures.py snapshot` has random ones.
+Both read one table by turns: all PTEs, then one. A snapshot also returns the PTEs, so
+that in bulk it writes twice the bytes of a load. `measures.py snapshot` reads random ones.
 """
 
 import pytest

@@ -198,7 +198,13 @@ def forked(bench: Bench) -> Iterator[Line]:
         found = bench.ratio("inpte", name, tasks.fork, WORD, ALL)
         # 1.40: Roberts' worst case of fork(2) on arm64,
         # 20240419074344.2643212-1-ryan.roberts@arm.com. His is of a whole fork.
-        yield Line("fork", f"{name}: the same", "(Roberts: 1.40)", shown(found), None)
+        yield Line(
+            "fork",
+            f"{name}: fork, all PTEs with 64-bit words",
+            "(Roberts: 1.40)",
+            shown(found),
+            None,
+        )
 
 
 def scanned(bench: Bench) -> Iterator[Line]:
@@ -335,7 +341,7 @@ def snapshots(bench: Bench) -> Iterator[Line]:
             what = f"{name}: snapshot of all over load, {point} flagged"
             yield at_most("snapshot", what, 1.3, found)
             found = bench.paired(lambda every=every: every()[2:0:-1])
-            what = f"{name}: the same over load and a copy of the PTEs"
+            what = f"{name}: snapshot of all over load and a copy, {point} flagged"
             yield Line("snapshot", what, "", shown(found), None)
             found = bench.paired(
                 lambda filled=filled: of_random(filled(nr_tables=4 * bench.nr_tables))

@@ -2,12 +2,12 @@
 
     python benchmarks/threads.py [--tables N] [--rounds N] [ENCODING ...]
 
-Bulk operations. Each round times both halves done by one thread and by two, by turns. The
-speed-up by the clock needs two free processors: its median and quartiles are printed. The
-speed-up by processor time is twice the time that one thread needs for both halves over
-the sum of what two threads need. This is what two free processors would give, also if
-other programs use them now, unless threads wait for each other. So waits are counted,
-too. Two page tables instead of one show what the machine allows.
+In each round one thread does a bulk operation on both halves, and two threads do one half
+each. The speed-up by the clock needs two free processors: its median and quartiles are
+printed. The speed-up by processor time is twice what one thread takes for both halves,
+over the sum of what two threads take. Two free processors would give it if no thread
+waited for the other, so waits are counted too. Two page tables instead of one show what
+the machine allows.
 """
 
 import argparse

@@ -3,10 +3,11 @@
     python benchmarks/tunables.py COPIED 0 512 32768     the present value, and these
     python benchmarks/tunables.py --help                 names the constants
 
-The extension is compiled once for each value, in a copy. A process of each build takes
-samples by turns, all between two of the present value. What is printed is processor time
-over that of the present value: the median of the rounds and its 95 % interval. A second
-process of the present value comes first: it shows how far memory's layout changes times.
+The extension is compiled once for each value, in a copy. One process of each build takes a
+sample in a round, and the present value has one before and one after these. What is
+printed is processor time over that of the present value: the median of the rounds and its
+95 % interval. The first line is a second process of the present value. It shows how far
+the layout of memory changes times.
 """
 
 import argparse

@@ -231,7 +231,7 @@ class Comparison:
             return "error", "", wanted or "none", error or "none"
         if operation.name in FILLS and returned != answer.result:
             return "result", "", str(answer.result), str(returned)
-        # Of one userfaultfd in order; which one is read first is the driver's matter.
+        # A userfaultfd's events keep their order; the driver chooses which to read first.
         events = sorted(answer.events, key=lambda event: event[:2])
         told = sorted(self.heard(), key=lambda event: event[:2])
         if events != told:

@@ -15,7 +15,7 @@ import time
 from pathlib import Path
 
 HERE = Path(__file__).parent
-# Of each model: how it is run as it should be, and what breaks it.
+# How each model has to be run to hold, and what breaks it.
 MODELS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "litmus": (("",), ("MP_NO_WMB", "MP_NO_RMB", "SB_NO_MB")),
     "publish": (
