@@ -135,9 +135,8 @@ $(VENV)/ready: pyproject.toml setup.py
 	@touch $@
 
 # Installs what a list of pyproject.toml names, or one of its extras;
-# `--editable '.[$(1)]'` would compile all again.
-named = $(PY) -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))$(1), sep="\n")' \
-	| $(PIP) --requirement /dev/stdin
+# `--editable '.[$(1)]'` would compile all again. pip fails if there is no list.
+named = $(PIP) $$($(PY) -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))$(1))')
 extra = $(call named,["project"]["optional-dependencies"]["$(1)"])
 
 $(VENV)/test-ready: $(VENV)/ready

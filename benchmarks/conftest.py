@@ -24,7 +24,7 @@ from extmeta.reports.figures import size
 from extmeta.reports.layout import add_row, new_table, rendered
 from extmeta.rows import BASELINE, CONTROL, Refused
 
-# 2**18 PTEs, 1 GiB of mapped memory: 2 MiB of PTE tables, in one go 0.2 to 2 ms.
+# 2**18 PTEs, 1 GiB of mapped memory: 2 MiB of PTE tables.
 NR_TABLES = 512
 
 # Rounds and time of each ratio, so that all of them take some minutes.

@@ -65,9 +65,7 @@ class Line:
     limit: float | None = None
 
 
-@cache
-def full(nr_tables: int) -> Space:
-    return full_tables(nr_tables)
+full = cache(full_tables)
 
 
 class Bench:
