@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import numpy as np
+from options import from_0
 
 from extmeta.reports import comparison
 from extmeta.reports.figures import reach
@@ -44,8 +45,11 @@ def measured(arguments: list[str], loops: int) -> dict[tuple[object, ...], Cpu]:
     begun = time.monotonic()
     with busy(loops):
         done = subprocess.run(
-            [*command, *arguments], check=True, stdout=subprocess.PIPE, text=True
+            [*command, *arguments], check=False, stdout=subprocess.PIPE, text=True
         )
+    if done.returncode:
+        # compare has said why.
+        sys.exit(done.returncode)
     print(f"{loops} busy loops: {time.monotonic() - begun:.0f} s", flush=True)
     rows, _provenance = comparison.from_json(done.stdout)
     return {
@@ -73,7 +77,7 @@ def told(name: str, rows: list[Cpu], quiet: list[Cpu]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--loops", type=int, default=2)
+    parser.add_argument("--loops", type=from_0, default=2)
     parser.add_argument("arguments", nargs="*", help="of compare, after --")
     given = parser.parse_args()
     runs = [measured(given.arguments, loops) for loops in (0, given.loops, 0)]

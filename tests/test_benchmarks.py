@@ -35,6 +35,8 @@ def test_each_is_listed():
 @pytest.mark.parametrize(
     ("command", "why"),
     [
+        ("busy --loops -1", "'-1' is no number from 0 on"),
+        ("busy --loops 0 -- nothing", "nothing: No such file or directory"),
         ("locking nothing", "no encoding named 'nothing'"),
         ("locking --rounds 0", "'0' is not above 0"),
         ("machine --captures nothing", "nothing: No such file or directory"),
@@ -60,13 +62,13 @@ def test_each_is_listed():
         ("under_lock nothing", "no encoding named 'nothing'"),
     ],
 )
-def test_what_a_script_cannot_use_is_named(command, why, monkeypatch, capsys):
+def test_what_a_script_cannot_use_is_named(command, why, monkeypatch, capfd):
     script, *arguments = command.split()
     monkeypatch.setattr("sys.argv", [f"{script}.py", *arguments])
     with pytest.raises(SystemExit) as ended:
         runpy.run_path(str(BENCHMARKS / f"{script}.py"), run_name="__main__")
     assert ended.value.code == 2
-    assert why in capsys.readouterr().err
+    assert why in capfd.readouterr().err
 
 
 def no_user():
