@@ -536,6 +536,9 @@ def test_the_command_prints_stores_and_prints_again(tmp_path, capsys):
     # Nothing there unless somebody looks.
     assert told.err == ""
     assert json.loads(path.read_text())["complete"]
+    asked = ["compare", "--from", str(path), "--format", "csv"]
+    assert cli.main(asked) == status.BAD_INPUT
+    assert "--format csv: a workload has text" in capsys.readouterr().err
     assert cli.main(["compare", "--from", str(path)]) == 0
     assert capsys.readouterr().out == told.out
     assert cli.main([*SHORT, "predump:rounds=1", "--mib", "2"]) == 0
@@ -571,6 +574,10 @@ def test_the_command_plays_captures_and_traces(tmp_path, capsys):
         (["--workload", "ages", "--mib", "2e3"], "'2e3'"),
         (["--workload", "ages", "--mib", "5", "redis"], "--mib 5 and redis: one of"),
         (["--mib", "5"], "--mib 5: a --workload is needed too"),
+        (["--workload", "ages", "--lock"], "takes no --lock"),
+        (["--workload", "ages", "--charge-links"], "takes no --charge-links"),
+        (["--workload", "ages", "--processes", "2"], "takes no --processes"),
+        (["--workload", "ages", "--format", "csv"], "--format csv: a workload has"),
         (["--workload", "ages", "--trace", "/none"], "/none: No such file"),
         (["--workload", "ages", "--trace", "REDIS"], "not a write trace"),
         (["--workload", "ages", "/none"], "/none: No such file"),

@@ -39,6 +39,7 @@ from extmeta.commands.workload import (
     WORKLOAD_MIB,
     mib_of,
     play,
+    refuse_format,
     workload_of,
 )
 from extmeta.comparing import engine
@@ -294,6 +295,8 @@ def _again(args: argparse.Namespace) -> int:
         raise BadInputError(f"{args.stored}: {error}") from None
     if not rows:
         raise BadInputError(f"{args.stored}: there are no rows")
+    if of is workload_report:
+        refuse_format(args)
     for option in ("bounds", "charge_links"):
         provenance[option] = getattr(args, option) or provenance.get(option, False)
     as_asked = _report(args) if of is comparison else of

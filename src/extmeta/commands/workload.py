@@ -62,12 +62,14 @@ def mib_of(text: str) -> int:
 
 def play(args: argparse.Namespace) -> int:
     """Play a workload on each encoding."""
-    names = ("crossover", "arch", "release", "fractions", "placement", "words")
-    given = {name: getattr(args, name) for name in names}
+    names = ["crossover", "arch", "release", "fractions", "placement", "words", "full"]
+    names += ["instructions", "lock", "bounds", "charge_links", "processes"]
+    given = {name.replace("_", "-"): getattr(args, name) for name in names}
     given["fields"] = args.fields != fields_of(DEFAULT_FIELDS)
     given["from"] = args.stored
     for option in filter(given.get, given):
         raise BadInputError(f"--workload {args.workload[0]} takes no --{option}")
+    refuse_format(args)
     name, parameters = args.workload
     if args.mib and (args.what or args.trace):
         named = args.trace or args.what[0]
@@ -91,6 +93,12 @@ def play(args: argparse.Namespace) -> int:
     provenance = origin.provenance(args.command, args.seed)
     shown_by = output.progress_on_a_terminal
     return print_measured(args, workload_report, measured, shown_by, stages, provenance)
+
+
+def refuse_format(args: argparse.Namespace) -> None:
+    """Refuse a format in which rows of a workload can't be printed."""
+    if args.format not in ("text", "json"):
+        raise BadInputError(f"--format {args.format}: a workload has text and json")
 
 
 def _processes(args: argparse.Namespace) -> Iterator[Process]:
