@@ -10,6 +10,7 @@ from typing import Any
 
 from extmeta.cost.kernel import prototype
 from extmeta.reports import comparison
+from extmeta.reports.document import letter, sections
 from extmeta.reports.figures import MARK, UNSTABLE, share, size, unstable
 from extmeta.reports.head import refused_lines
 from extmeta.reports.layout import plain
@@ -21,8 +22,7 @@ from extmeta.rows import BASELINE, CONTROL, EACH, INDEXED, SET_ASIDE, Point, Row
 
 COLUMNS = 80
 
-# For a mailing list.
-LETTER_COLUMNS = 72
+LETTER_COLUMNS = letter.COLUMNS
 
 WORDS = (
     "A word is the metadata of one PTE, made of named fields. The flag is a bit of the "
@@ -48,7 +48,9 @@ KERNEL = (("fork_1st", "fork"), ("mprotect_ro", "mprotect"), ("munmap", "munmap"
 def text(
     rows: Iterable[Row], provenance: dict[str, Any], columns: int = COLUMNS
 ) -> str:
-    """Return a comparison in brief; of several address spaces, all of it.
+    """Return a comparison in brief, or all of it if there are several address spaces.
+
+    All of it has 100 columns, or 72 if ``columns`` are fewer than `COLUMNS`.
 
     Raises
     ------
@@ -60,6 +62,8 @@ def text(
         rows = with_links(rows)
     found = by_subject(rows)
     if len(found) != 1 or not found[0].points or found[0].points[0].placement == EACH:
+        if columns < COLUMNS:
+            return letter.text(sections.document(rows, provenance))
         return full(rows, {**provenance, "charge_links": False})
     (c,) = found
     parts = [
