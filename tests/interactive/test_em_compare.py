@@ -16,7 +16,7 @@ from extmeta.cost.space import full_tables, space_of_table
 from extmeta.reports import comparison, missing
 
 FIELDS = em.Fields(age=8)
-# Of several architectures only RAM is compared, which takes less than a second.
+# If there are several architectures, only RAM is compared, in less than a second.
 ARCHES = ["x86_64", "arm64"]
 
 
@@ -158,6 +158,12 @@ def test_kinds_of_rows_that_are_none_are_named(result):
 def test_fields_as_users_have_them(fields):
     (subject, *_) = ram("redis", fields).rows
     assert subject.fields == {"age": 8}
+
+
+@pytest.mark.parametrize("one", [1, 1.0, np.float32(1), np.int64(1), "1"])
+def test_a_fraction_may_be_any_number(one):
+    found = {row.fraction for row in ram("redis", fractions=one).rows_of("Ram")}
+    assert found == {1.0}
 
 
 FAST = {"fractions": 0, "processes": 1}

@@ -9,6 +9,7 @@ import contextlib
 import os
 import warnings
 from collections.abc import Callable, Iterable, Mapping
+from numbers import Real
 from typing import TYPE_CHECKING, TypeVar
 
 from extmeta.captures.capture import Capture, shipped
@@ -206,7 +207,7 @@ def _each(name: str, given: object, convert: Callable[[str], Given]) -> list[Giv
     found = []
     for item in items:
         # A number is converted as its text is, so that both have one message.
-        text = str(item) if isinstance(item, int | float) else item
+        text = str(item) if isinstance(item, Real) else item
         if not isinstance(text, str):
             raise TypeError(f"{name}: {item!r} is no text or number")
         try:
