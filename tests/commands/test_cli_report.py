@@ -95,6 +95,16 @@ def test_each_chart_has_a_file(stored, tmp_path, capsys, how, begins):
     assert all((tmp_path / name).read_bytes().startswith(begins) for name in names)
 
 
+def test_rows_that_make_no_chart_are_refused_as_a_picture(stored, tmp_path, capsys):
+    document = json.loads(Path(stored).read_text())
+    document["rows"] = document["rows"][:1]
+    path = tmp_path / "subject.json"
+    path.write_text(json.dumps(document))
+    status, out, err = reported(capsys, path, "-o", tmp_path / "c.svg")
+    assert (status, out) == (2, "")
+    assert err == "extmeta report: --format svg: the rows make no chart\n"
+
+
 def test_stdout_gets_text(stored, capsys):
     status, out, err = reported(capsys, stored)
     assert (status, err) == (0, "")

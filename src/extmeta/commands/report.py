@@ -84,7 +84,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=refusing(path_of),
         default=STANDARD,
         metavar="FILE",
-        help="file to write; - is stdout, the default. Of png and svg there is a file "
+        help="file to write; - is stdout, the default. png and svg write a file "
         "for each chart: out.svg stands for out-crossover.svg, out-ram.svg and so on",
     )
     add(
@@ -174,6 +174,8 @@ def _files(
 
     if how == "html":
         return {path: html.page(document).encode()}
+    if not document.charts:
+        raise BadInputError(f"--format {how}: the rows make no chart")
     stem, end = os.path.splitext(path)
     found = {}
     for chart in document.charts:
