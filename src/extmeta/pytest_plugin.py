@@ -52,7 +52,7 @@ class Pairs:
                 f"the marker paired takes group, {', '.join(LIMITS)}; "
                 f"not {', '.join(sorted(unknown))}"
             )
-        # Of each baseline and its set-up.
+        # A baseline, its set-up, and its noise floor.
         self.floors: list[tuple[object, object, measure.Paired]] = []
 
     def __call__(

@@ -131,6 +131,18 @@ def test_arrow_tables_have_what_frames_have(result):
         assert result.to_arrow(kind).num_rows == len(result.rows_of(kind))
 
 
+@pytest.mark.parametrize(
+    ("call", "package", "extra"),
+    [("to_pandas", "pandas", "pandas"), ("to_arrow", "pyarrow", "parquet")],
+)
+def test_a_package_that_is_missing_is_named(result, monkeypatch, call, package, extra):
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(ImportError) as caught:
+        getattr(result, call)()
+    needs = f"{call}() needs {package}: pip install 'extmeta[{extra}]'"
+    assert str(caught.value) == needs
+
+
 def test_the_crossover_is_drawn_of_the_compared_encodings(result):
     pytest.importorskip("matplotlib")
     figure = result.plot_crossover()

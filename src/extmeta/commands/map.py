@@ -7,7 +7,7 @@ import shutil
 from extmeta.commands.arguments import A_CAPTURE, path_of, refusing
 from extmeta.commands.inputs import found_of
 from extmeta.commands.output import say
-from extmeta.reports import strip
+from extmeta.reports import vma_map
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -28,7 +28,7 @@ def run(args: argparse.Namespace) -> int:
     """Print which parts of an address space have page-table entries."""
     found, name = found_of(args.what)
     if args.json:
-        say(json.dumps(strip.vmas(found), indent=1))
+        say(json.dumps(vma_map.vmas(found), indent=1))
     else:
-        say(strip.text(found, name, shutil.get_terminal_size((80, 24)).columns))
+        say(vma_map.text(found, name, shutil.get_terminal_size((80, 24)).columns))
     return 0

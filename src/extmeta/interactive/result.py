@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from html import escape
 from typing import TYPE_CHECKING, Any
 
@@ -77,7 +78,7 @@ class ComparisonResult:
         kind : str, optional
             A kind of row, for example "Ram" or "Cpu": a line for each row, a column for
             each attribute, and columns with the subject, arch and words that it is
-            about. By default a line for each figure of each row.
+            about. By default there is a line for each figure of each row.
 
         Raises
         ------
@@ -86,12 +87,8 @@ class ComparisonResult:
         ValueError
             If there is no such kind of row.
         """
-        try:
+        with _needs("to_pandas()", "pandas", "pandas"):
             import pandas as pd
-        except ImportError:
-            raise ImportError(
-                _NEEDS.format("to_pandas()", "pandas", "pandas")
-            ) from None
         if kind is None:
             return pd.DataFrame(flat.figures(self.rows), columns=flat.Figure._fields)
         return pd.DataFrame(self._records(kind))
@@ -106,12 +103,8 @@ class ComparisonResult:
         ValueError
             If there is no such kind of row.
         """
-        try:
+        with _needs("to_arrow()", "pyarrow", "parquet"):
             import pyarrow as pa
-        except ImportError:
-            raise ImportError(
-                _NEEDS.format("to_arrow()", "pyarrow", "parquet")
-            ) from None
         if kind is None:
             return flat.to_arrow(self.rows, self.provenance)
         return pa.Table.from_pylist(self._records(kind))
@@ -139,12 +132,8 @@ class ComparisonResult:
         ImportError
             If matplotlib is not installed.
         """
-        try:
+        with _needs("plot_crossover()", "matplotlib", "report"):
             from extmeta.reports.document import charts
-        except ImportError:
-            raise ImportError(
-                _NEEDS.format("plot_crossover()", "matplotlib", "report")
-            ) from None
         request = self._request
         first = next(row for row in self.rows if isinstance(row, Subject))
         rows = crossover(
@@ -193,4 +182,12 @@ class ComparisonResult:
         )
 
 
-_NEEDS = "{} needs {}: pip install 'extmeta[{}]'"
+@contextlib.contextmanager
+def _needs(call: str, package: str, extra: str) -> Iterator[None]:
+    """Name the extra that installs a package if it can't be imported in the block."""
+    try:
+        yield
+    except ImportError:
+        raise ImportError(
+            f"{call} needs {package}: pip install 'extmeta[{extra}]'"
+        ) from None

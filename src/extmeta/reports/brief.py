@@ -1,4 +1,4 @@
-"""A comparison in brief: the verdict, then the figures that it is of.
+"""A comparison in brief: the verdict, then the figures that it comes from.
 
 At most 60 lines if one address space was compared. What needs more room is in
 `comparison`, which has everything.

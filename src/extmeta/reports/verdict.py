@@ -45,7 +45,7 @@ IN_PTE = (BASELINE, INDEXED, "compact")
 def verdict(rows: Iterable[Row], provenance: dict[str, Any] | None = None) -> list[str]:
     """Return what a comparison says, in at most five sentences or groups of them.
 
-    Of a ratio that is uncertain, no more than a bound is used; see `claims`.
+    An uncertain ratio gives no more than a bound; see `claims`.
 
     Parameters
     ----------
@@ -192,7 +192,7 @@ def _ram(c: Comparison, point: Point) -> str:
         equal = c.extra_pages(point, outside[0]) == c.extra_pages(point, winner)
         said += f"; {outside[0]} "
         said += "as much" if equal else f"follows with {_bytes(c, point, outside[0])}"
-        # Of equals the first, which is no form of another.
+        # max() returns the first of equals.
         most_held = max(outside, key=lambda name: c.extra_pages(point, name) or 0)
         if most_held != outside[0]:
             said += f", and {most_held} needs most, {_bytes(c, point, most_held)}"

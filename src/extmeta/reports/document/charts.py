@@ -36,9 +36,9 @@ TITLE_CHARS = 56
 # A longer label is cut, so that there is room for the values.
 LABEL_CHARS = 24
 
-# By name: the colour on a light page, and on a dark one. The first two of eight that
-# follow in each list keep apart for people who are red-green or blue-yellow blind: they
-# are Okabe and Ito's, darkened or lightened until they have a contrast of 3 to 1.
+# The colour on a light page, and on a dark one. c0 to c7 are Okabe and Ito's, made darker
+# or lighter until they have a contrast of 3 to 1. People who are red-green or blue-yellow
+# blind can tell them apart.
 PALETTE = {
     "ink": ("#1b1f24", "#e6e8eb"),
     "soft": ("#5a626c", "#a9b1bb"),
@@ -59,19 +59,19 @@ COLOURS = tuple(name for name in PALETTE if name[1:].isdigit())
 MARKERS = "osD^vPX<>*hp"
 DASHES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (1, 1)), (0, (8, 2)))
 
-# A curve has a mark at each fifth of its points, the next one a point later: so marks of
-# five neighbours that coincide lie apart.
+# A curve has a mark at each fifth of its points. The next curve has its marks one point
+# later, so the marks of five curves that coincide can be seen.
 MARK_EVERY = 5
 
 # Pixels left of curves, for ticks such as "10,000" and the label.
 CURVES_LEFT = 68
 
-# Of a row of dots: pixels for each series, and in addition.
+# A row of dots has DOT_HEIGHT pixels for each series, and ROW_GAP more.
 DOT_HEIGHT = 9
 ROW_GAP = 10
 
-# Of a map: cells in a line, and how much of a cell a gap takes; pixels of a line, and
-# the parts of it above and below.
+# A map has CELLS_ACROSS cells in a line, and a gap takes GAP of a cell. A line has
+# LINE_HEIGHT pixels. Bars reach UP pixels above its axis, and DOWN below.
 CELLS_ACROSS = 48
 GAP = 0.4
 LINE_HEIGHT = 62

@@ -19,7 +19,7 @@ CELLS = 40
 # Columns before the strip: address, size, permissions.
 BEFORE = 32
 
-# ... and after it, if the name is as long as [vsyscall].
+# Columns after the strip if the name is as long as [vsyscall].
 NAMED = 14
 
 
@@ -32,7 +32,7 @@ def text(found: Capture, name: str, columns: int = 80) -> str:
     name : str
         What the capture is called.
     columns : int
-        Lines are cut to that length.
+        The lines of VMAs are cut to that length.
     """
     width = max(8, min(CELLS, columns - BEFORE - NAMED))
     vpns = found.vpn[populated(found.entry)]
