@@ -5,6 +5,7 @@ outside the package, which takes a tenth of a second to import, and imports pyte
 """
 
 import argparse
+import math
 from typing import TYPE_CHECKING
 
 import pytest
@@ -16,6 +17,14 @@ MARKER = (
     "paired(group, max_ratio, max_ram_ratio, max_instruction_ratio): what the fixture "
     "`paired` takes for granted in a test, class or module"
 )
+
+
+def seconds(text: str) -> float:
+    """Return the value of --paired-seconds."""
+    found = float(text)
+    if not 0 <= found < math.inf:
+        raise argparse.ArgumentTypeError(f"{text!r} is not 0 or more")
+    return found
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -30,7 +39,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
     group.addoption(
         "--paired-seconds",
-        type=float,
+        type=seconds,
         metavar="SECONDS",
         help="CPU time that a ratio may take (default: 2)",
     )

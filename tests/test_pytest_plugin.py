@@ -151,6 +151,34 @@ def test_a_limit_that_is_no_number_is_named(run):
     result.stdout.fnmatch_lines(["*the marker paired takes group, max_ratio*max_tim"])
 
 
+BAD = """
+@pytest.mark.parametrize(
+    "given",
+    [{"max_ratio": "fast"}, {"ram": (1,)}, {"ram": ("x", 1)}, {"ram": lambda _: -1}],
+)
+def test_one(paired, given):
+    paired(taking(100), taking(80), **QUICK, **given)
+"""
+
+
+def test_bad_arguments_are_named_and_end_only_their_test(run):
+    result = run(BAD, "--tb=line")
+    result.assert_outcomes(failed=4)
+    for says in (
+        "max_ratio='fast': a limit is a number above 0",
+        "ram: (1,) is not the bytes of both sides",
+        "ram: 'x' is not an integer",
+        "ram: -1 is negative",
+    ):
+        result.stdout.fnmatch_lines([f"*{says}"])
+
+
+@pytest.mark.parametrize("seconds", ["nan", "inf", "-1"])
+def test_seconds_that_are_none_are_named(run, seconds):
+    result = run("", f"--paired-seconds={seconds}")
+    result.stderr.fnmatch_lines([f"*--paired-seconds: '{seconds}' is not 0 or more"])
+
+
 def test_sides_have_to_come_to_the_same_result(run):
     result = run("""
 def test_differ(paired):

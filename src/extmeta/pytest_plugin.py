@@ -18,6 +18,7 @@ import sys
 import tracemalloc
 from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from extmeta.checks import same
 from extmeta.compared import Compared
 from extmeta.cost import instructions, measure, once
 from extmeta.cost.measure import Task
+from extmeta.integers import whole
 from extmeta.reports.paired import LIMITS, exceeded
 
 # Runs by which pytest-benchmark times the other side.
@@ -161,7 +163,7 @@ class Pairs:
         limits.update({key: self.given.get(key, limits.get(key)) for key in LIMITS})
         limits.update({k: limit for k, limit in called.items() if limit is not None})
         for key, limit in limits.items():
-            if limit is not None and not limit > 0:
+            if limit is not None and not (isinstance(limit, Real) and limit > 0):
                 raise ValueError(f"{key}={limit!r}: a limit is a number above 0")
         return {key: limit for key, limit in limits.items() if limit is not None}
 
@@ -299,7 +301,9 @@ def _ram(
     sides: Sequence[Task], ram: Callable[[Any], int] | tuple[int, int] | bool
 ) -> tuple[int, int] | None:
     if isinstance(ram, tuple):
-        return ram
+        if len(ram) != 2:
+            raise ValueError(f"ram: {ram!r} is not the bytes of both sides")
+        return whole("ram", ram[0]), whole("ram", ram[1])
     if not ram:
         return None
     baseline, other = (_peak(t) if ram is True else _held(t, ram) for t in sides)
@@ -308,7 +312,7 @@ def _ram(
 
 def _held(task: Task, ram: Any) -> int:
     state = task.ready()
-    held = int(ram(task.run(state)))
+    held = whole("ram", ram(task.run(state)))
     task.done(state)
     return held
 
