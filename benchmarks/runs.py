@@ -61,7 +61,7 @@ WORDS = {
 
 def rounded(nbytes):
     """Return the size of side memory that holds so many bytes."""
-    step = max(8, (1 << (nbytes - 1).bit_length()) // 16)
+    step = max(8, (1 << (nbytes - 1).bit_length()) // 8)
     return -(-nbytes // step) * step
 
 

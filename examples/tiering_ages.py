@@ -21,8 +21,8 @@ vpns = table.vpns()
 without_words = table.memory().total
 rng = np.random.default_rng(1)
 
-# A tenth of the pages is hot: half of these are accessed in each interval. Of the other
-# pages one in a thousand is.
+# A tenth of the pages is hot. In each interval half of these are accessed, and one in a
+# thousand of the other pages.
 hot = rng.random(len(vpns)) < 0.1
 chance = np.where(hot, 0.5, 0.001)
 
