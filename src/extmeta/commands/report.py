@@ -14,7 +14,9 @@ from extmeta.captures.capture import shipped
 from extmeta.commands import compare, output
 from extmeta.commands.arguments import (
     A_CAPTURE,
+    DEFAULT_FIELDS,
     add_compared,
+    fields_of,
     path_of,
     refusing,
 )
@@ -221,6 +223,12 @@ def _collected(
         provenances.append(provenance)
         with progress() as shown:
             rows += _measured(args, spaces, shown)
+    else:
+        names = ("encodings", "full", "instructions", "seed")
+        given = {name: getattr(args, name) for name in names}
+        given["fields"] = args.fields != fields_of(DEFAULT_FIELDS)
+        for option in filter(given.get, given):
+            raise BadInputError(f"{args.what[0]} and --{option}: nothing is measured")
     return rows, _joined(provenances), lacks
 
 
