@@ -286,3 +286,10 @@ def test_another_architecture_than_the_tables_is_refused():
 def test_an_architecture_without_a_bit_is_told():
     with pytest.warns(UserWarning, match="loongarch64@6.12"):
         ram("redis", FIELDS, arch=["loongarch64@6.12", "s390x", "arm64"])
+
+
+def test_a_warning_is_about_the_line_that_calls(monkeypatch):
+    monkeypatch.setattr(engine.instructions, "missing", lambda: "no valgrind")
+    with pytest.warns(UserWarning, match="--instructions: no valgrind") as told:
+        em.compare("redis", encodings="linked", arch=ARCHES, instructions=True)
+    assert [each.filename for each in told] == [__file__]

@@ -129,10 +129,11 @@ def compare(
     from extmeta.reports.missing import Stage, missing
 
     bar = _bar(progress)
+    left_out: list[str] = []
     made = _fields(fields, arguments.DEFAULT_FIELDS)
     named = _each("arch", arch, arguments.arches_of)
     arches = [*dict.fromkeys(name for names in named for name in names)]
-    arches = engine.comparable(arches, made, _warn)
+    arches = engine.comparable(arches, made, left_out.append)
     request = engine.Request(
         spaces=_spaces(what, arches),
         fields=made,
@@ -149,18 +150,20 @@ def compare(
         seed=whole("seed", seed),
     )
     provenance = origin.provenance(["extmeta.compare()"], request.seed)
-    provenance["calibration"] = engine.calibration(_warn)
+    provenance["calibration"] = engine.calibration(left_out.append)
     rows: list[Row] = []
     stages: list[Stage] = []
     try:
         with bar as shown:
             # Not list(): rows measured before an interruption are kept.
-            for row in engine.rows(request, shown, _warn, stages):
+            for row in engine.rows(request, shown, left_out.append, stages):
                 rows.append(row)  # noqa: PERF402
     except KeyboardInterrupt:
         lacks = missing(rows, stages)
         found = ComparisonResult(rows, provenance, request, lacks) if rows else None
         raise Interrupted(found) from None
+    for text in left_out:
+        warnings.warn(text, stacklevel=2)
     return ComparisonResult(rows, provenance, request)
 
 
@@ -177,10 +180,6 @@ def _bar(progress: object) -> contextlib.AbstractContextManager[Shown]:
     if not callable(progress):
         raise TypeError(f"progress: {progress!r} is no callable, bool or None")
     return contextlib.nullcontext(progress)
-
-
-def _warn(text: str) -> None:
-    warnings.warn(text, stacklevel=4)
 
 
 def _fields(given: Fields | Mapping[str, int] | str | None, default: str) -> Fields:
