@@ -66,6 +66,18 @@ def ptes(flagged: str) -> list[Cells]:
     return [plain, (("pfn, bits", PLAIN), (flagged, FLAG)), plain, (("...", PLAIN),)]
 
 
+def word_rows(bits: int) -> list[Cells]:
+    """Return rows of memory for words, the second of which is taken."""
+    empty = (("0", PLAIN),)
+    return [empty, ((f"word, {bits} bits", WORD),), empty, (("...", PLAIN),)]
+
+
+def by_the_middle(canvas: Canvas) -> None:
+    """Draw arrows from the second PTE to the table in the middle, and to the word."""
+    canvas.arrow((220, 70), (255, 70), (255, 46), (284, 46))
+    canvas.arrow((400, 46), (440, 46), (440, 70), (474, 70))
+
+
 def inpte() -> Canvas:
     fields = em.Fields(uffd_wp=1, soft_dirty=1, age=5)
     present, swap = places(fields, ARCH)
@@ -122,9 +134,7 @@ def adjacent() -> Canvas:
         140,
     )
     canvas.table(0, 34, 260, f"PTE table, {size(held.pte)}", ptes("flag"))
-    words = [(("0", PLAIN),), (("word, 64 bits", WORD),), (("0", PLAIN),)]
-    words.append((("...", PLAIN),))
-    canvas.table(420, 34, 260, f"next page, {size(held.side)}", words)
+    canvas.table(420, 34, 260, f"next page, {size(held.side)}", word_rows(64))
     canvas.arrow((260, 70), (414, 70))
     canvas.text(337, 62, f"+ {held.pte:,}", "middle")
     return canvas
@@ -145,11 +155,8 @@ def linked() -> Canvas:
     canvas.table(0, 34, 220, f"PTE table, {size(held.pte)}", ptes("flag"))
     rows = [(("link", LINK),), (("count: 1", LINK),)]
     canvas.table(290, 34, 110, "ptdesc", rows)
-    words = [(("0", PLAIN),), ((f"word, {width} bits", WORD),), (("0", PLAIN),)]
-    words.append((("...", PLAIN),))
-    canvas.table(480, 34, 220, f"side page, {size(held.side)}", words)
-    canvas.arrow((220, 70), (255, 70), (255, 46), (284, 46))
-    canvas.arrow((400, 46), (440, 46), (440, 70), (474, 70))
+    canvas.table(480, 34, 220, f"side page, {size(held.side)}", word_rows(width))
+    by_the_middle(canvas)
     return canvas
 
 
@@ -279,11 +286,8 @@ def page_ext() -> Canvas:
     rows = [plain, (("bits", PLAIN), ("pfn", LINK)), plain, (("...", PLAIN),)]
     canvas.table(0, 34, 220, f"PTE table, {size(held.pte)}", rows)
     canvas.table(290, 34, 110, f"index, {held.index} B", [(("section", LINK),)])
-    words = [(("0", PLAIN),), (("word, 64 bits", WORD),), (("0", PLAIN),)]
-    words.append((("...", PLAIN),))
-    canvas.table(480, 34, 220, f"{pages:,} pages, {size(held.side)}", words)
-    canvas.arrow((220, 70), (255, 70), (255, 46), (284, 46))
-    canvas.arrow((400, 46), (440, 46), (440, 70), (474, 70))
+    canvas.table(480, 34, 220, f"{pages:,} pages, {size(held.side)}", word_rows(64))
+    by_the_middle(canvas)
     return canvas
 
 
@@ -304,13 +308,7 @@ def xarray() -> Canvas:
         canvas.box(80 + 66 * at, 34, 44, 24, "node", LINK)
         canvas.arrow((124 + 66 * at, 46), (144 + 66 * at, 46))
     x = 80 + 66 * above
-    rows = [
-        (("0", PLAIN),),
-        (("word, 63 bits", WORD),),
-        (("0", PLAIN),),
-        (("...", PLAIN),),
-    ]
-    canvas.table(x + 4, 34, 200, f"last node, {held.side} B, 64 slots", rows)
+    canvas.table(x + 4, 34, 200, f"last node, {held.side} B, 64 slots", word_rows(63))
     canvas.text(80, 82, f"{above} nodes of {held.side} B")
     return canvas
 
