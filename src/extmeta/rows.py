@@ -75,8 +75,8 @@ class Life:
         return f"fork, write {100 * self.share:g}% of {self.of}, exit"
 
 
-# Timed where every PTE has a word; see `cost.forks`. If nothing is written, it makes no
-# difference of what.
+# Timed where every PTE has a word; see `cost.forks`. A share of 0 of the PTEs would be
+# the same as one of the tables.
 LIVES = (
     *(Life(share, "tables") for share in (0.0, 0.01, 0.1, 0.5, 1.0)),
     *(Life(share, "PTEs") for share in (0.01, 0.1, 0.5, 1.0)),
@@ -241,7 +241,8 @@ class Cpu:
     waited : float
         Share of the time in which the thread that measured had no processor.
     processes : int
-        How many processes the pairs are of; the interval is of what others would have.
+        How many processes measured the pairs. If there are several, the interval says
+        what others would measure.
     """
 
     encoding: str

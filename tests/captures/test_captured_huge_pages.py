@@ -111,7 +111,7 @@ say(pid)
 
 @needs_pagemap_scan
 def test_huge_pages_split_in_part(child):
-    """Of one a page is gone, of one a part is write-protected, one is gone as whole."""
+    """The first lacks a page, the second is write-protected in part, the third is gone."""
     process = child("""
 advise((first << 12) + 5 * 4096, 1, 4)        # MADV_DONTNEED
 protect(first + 512 + 7, 3, 1)

@@ -177,7 +177,7 @@ class Capture:
     settled : bool, optional
         VMAs and VmPTE did not change during the reading.
     about : str, optional
-        What ran, and the command that captured it. `sha256` is not of it.
+        What ran, and the command that captured it. `sha256` leaves it out.
 
     Raises
     ------

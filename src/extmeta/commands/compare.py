@@ -194,10 +194,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--processes",
         type=refusing(above_0_of(count_of)),
         metavar="N",
-        help="measure each ratio in N processes, one after the other; the interval is "
-        f"then of what other processes would measure; default: {workers.PROCESSES}, "
-        f"with --quick {workers.QUICK_PROCESSES}; 1: in one process, of which alone "
-        "the interval is",
+        help="measure each ratio in N processes, one after the other; the interval "
+        "then says what other processes would measure, but not if N is 1; default: "
+        f"{workers.PROCESSES}, with --quick {workers.QUICK_PROCESSES}",
     )
     add(
         "--json",

@@ -53,8 +53,8 @@ def print_result(
 ) -> int:
     """Write JSON, then print the text, also if the JSON can't be written.
 
-    ``of`` has `to_json` and `text` for these rows, as a report module does. ``lacks`` lists what is missing; None if
-    the rows are complete.
+    ``of`` has `to_json` and `text` for these rows, as a report module does. ``lacks``
+    lists what is missing; it is None if the rows are complete.
     """
     document = of.to_json(rows, provenance, lacks is None, missing=lacks or ())
     if args.json == STANDARD:

@@ -50,9 +50,10 @@ def verdict(rows: Iterable[Row], provenance: dict[str, Any] | None = None) -> li
     Parameters
     ----------
     rows : iterable of Row
-        As of `sweep.sweep`, perhaps interrupted, or of several.
+        Those that one or more calls of `sweep.sweep` yield; they may end early.
     provenance : dict, optional
-        As of `origin.provenance`; its calibration of this machine's kernel is used.
+        What `origin.provenance` returns; its calibration of this machine's kernel is
+        used.
 
     Returns
     -------

@@ -24,8 +24,8 @@ def dots_chart(
     """Return a chart of ``cells``, by row and series.
 
     ``shown`` returns the text of a cell that is there. ``floor`` is the noise floor of
-    each row: `CONTROL` among ``cells``, but a band and no series. The table has a line for each
-    encoding, and a column for each of the others.
+    each row: it is `CONTROL` among ``cells``, and drawn as a band instead of a series.
+    The table has a line for each encoding, and a column for each of the others.
     """
     there = [s for s in series if any((row, s) in cells for row in rows)]
     lines, columns = (there, rows) if encodings else (rows, there)
