@@ -339,6 +339,8 @@ def test_progress_lines_are_one_a_stage(capsys):
         (["--json", "/"], ["/: is a directory"]),
         (["--from", "nowhere.json"], ["nowhere.json", "No such file"]),
         (["--from", "rows.json", "redis"], ["rows.json", "redis"]),
+        (["--from", "rows.json", "--seed", "1"], ["rows.json", "--seed"]),
+        (["--from", "rows.json", "--processes", "2"], ["--processes"]),
         (["--from", __file__], ["not JSON"]),
         ([__file__], ["test_cli.py", "zip"]),
         (["--bogus"], ["--bogus"]),

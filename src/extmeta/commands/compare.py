@@ -276,7 +276,7 @@ def _report(args: argparse.Namespace) -> SimpleNamespace:
 def _again(args: argparse.Namespace) -> int:
     """Print what --json wrote in an earlier run."""
     options = ["crossover", "instructions", "lock", "encodings", "arch", "release"]
-    options += ["fractions", "placement", "words"]
+    options += ["fractions", "placement", "words", "processes", "quick", "seed"]
     set_ = [f"--{option}" for option in options if getattr(args, option)]
     for given in [*args.what, *set_]:
         raise BadInputError(f"--from {args.stored} and {given}: one of them")
