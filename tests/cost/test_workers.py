@@ -177,5 +177,9 @@ def test_data_caches_are_found_by_level(tmp_path):
         folder.mkdir()
         for name, text in (("level", level), ("type", kind), ("size", f"{kib}K")):
             (folder / name).write_text(f"{text}\n")
+    # A virtual machine may not tell how large a cache is.
+    (tmp_path / "index3").mkdir()
+    (tmp_path / "index3" / "level").write_text("3\n")
+    (tmp_path / "index3" / "type").write_text("Unified\n")
     assert machine.caches(str(tmp_path)) == {"L1": 48 << 10, "L2": 2 << 20}
     assert machine.caches(str(tmp_path / "nowhere")) == {}

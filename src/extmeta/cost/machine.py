@@ -34,9 +34,11 @@ STEPS = bounds.CHAINS * 1000
 def caches(folder: str = "/sys/devices/system/cpu/cpu0/cache") -> dict[str, int]:
     """Return the bytes of the first processor's data caches, as in {"L2": 2097152}."""
     found = {}
-    for path in sorted(Path(folder).glob("index*")):
+    # Some virtual machines have caches without a size.
+    for path in sorted(Path(folder).glob("index*/size")):
         level, kind, kib = (
-            (path / name).read_text().strip() for name in ("level", "type", "size")
+            (path.parent / name).read_text().strip()
+            for name in ("level", "type", "size")
         )
         if kind != "Instruction":
             found[f"L{level}"] = int(kib.removesuffix("K")) << 10
