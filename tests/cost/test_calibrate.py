@@ -129,7 +129,7 @@ def test_memory_that_can_not_be_had_is_an_error():
 
 def test_the_median_and_its_interval():
     assert costs.cost("x", [3.0, 1.0, 2.0]) == Cost("x", 2.0, 1.0, 3.0)
-    # Of 30 the 10th and the 21st: what a binomial has within 95 %.
+    # The 10th and the 21st of 30: what a binomial has within 95 %.
     assert costs.cost("x", range(30)) == Cost("x", 14.5, 9, 20)
 
 

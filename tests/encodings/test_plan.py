@@ -233,7 +233,7 @@ def test_a_ladder_and_a_clique_of_many_fields():
     excludes += [
         (f"{side}{i}", f"{side}{i + 1}") for i in range(n - 1) for side in "ab"
     ]
-    # Of a rung: none, a, b. none follows on any, a on none or b.
+    # A rung has none, a or b: none follows on any, a on none or b.
     none, one = 1, 1
     for _ in range(n - 1):
         none, one = none + 2 * one, none + one
@@ -274,7 +274,7 @@ def test_a_release_has_its_own_free_bits():
     assert (old.available, old.missing, old.arch.release) == (5, 1, "6.12")
     assert (new.available, new.fits, new.arch.release) == (6, True, "6.18")
     assert em.plan(fields, "x86_64@6.12") == old
-    # Of these bits mprotect clears all, and flushes for all but 57.
+    # mprotect clears all of these bits, and flushes for all but 57.
     assert new.cleared == new.assignment.present == (52, 53, 54, 55, 56, 57)
     assert new.flushed == (52, 53, 54, 55, 56)
     assert em.plan(TRACKERS).cleared == em.plan(TRACKERS).flushed == ()

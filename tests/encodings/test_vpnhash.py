@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from extmeta.encodings.vpnhash import VpnHash
 from extmeta.memory.allowance import fail_after
 
-# Of each kind of line: packed, 5, 4 and 3 slots, the narrowest and the widest keys.
+# Each kind of line: packed, 5, 4 and 3 slots, the narrowest and the widest keys.
 WIDTHS = [(36, 8), (2, 8), (53, 11), (36, 28), (36, 64), (38, 64), (27, 40), (48, 64)]
 WIDTHS += [(39, 64), (53, 64)]
 

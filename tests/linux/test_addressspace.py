@@ -410,7 +410,7 @@ def test_private_files_are_copied_on_write(encoding):
     a.uffd_register(A, 4 * PAGE)
     a.uffd_writeprotect(A, 4 * PAGE, True)
     a.madvise(A, 2 * PAGE, "DONTNEED")
-    # Of a file, the protection of its own pages outlives them too.
+    # In a file mapping, the protection of its own pages outlives them too.
     assert shown(a, A, 4) == "SW SW PFWX SW"
     tidy(a)
 
@@ -470,7 +470,7 @@ def test_a_huge_page_is_shared_and_copied_by_page(huge):
     child.write(A + PAGE)
     assert not is_huge(child)
     assert shown(child, A, 3) == "PD PXD PD"
-    # Of a huge page the first page tells for all (6.15).
+    # The first page of a huge page tells for all of it (6.15).
     assert is_huge(huge)
     assert shown(huge, A, 3) == "P P P"
 

@@ -233,7 +233,7 @@ def test_what_the_encoding_refuses(space, monkeypatch):
 
 
 def test_a_marker_that_can_not_be(space):
-    """Of a marker that the encoding refuses nothing is left."""
+    """A marker that the encoding refuses leaves nothing behind."""
     space.uffd_register(A, 4 * PAGE)
     mm = space._mm
     change = mm.change_words

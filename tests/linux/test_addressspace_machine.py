@@ -152,7 +152,7 @@ class Alike(RuleBasedStateMachine):
     def mremap(self, process, place, start, count, to, new, flags):
         addr, length = self.at(place, start, count)
         dst = PLACES[place == PLACES[0]] + to * PAGE
-        # Of several VMAs the first ones may have been moved.
+        # If there are several VMAs, the first ones may have been moved.
         several = flags and new == count
         self.all(
             process,

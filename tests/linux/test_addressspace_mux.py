@@ -52,7 +52,7 @@ def test_soft_dirty_holds_the_bit(mux):
     with pytest.raises(em.Refused, match=r"uffd_wp has no bit .* soft_dirty holds it"):
         mux.uffd_register(A, 8 * PAGE)
     assert shown(mux) == before == "PXD PX PX PX - - - -"
-    # Of several VMAs none is taken.
+    # If one of several VMAs is refused, none is registered.
     mux.mmap(A + 8 * PAGE, 4 * PAGE, "r")
     with pytest.raises(em.Refused, match="soft_dirty holds it"):
         mux.uffd_register(A, 12 * PAGE)

@@ -39,7 +39,7 @@ def form(text: str) -> str | Encoding:
 
 
 def in_pte(text: str) -> bool:
-    """Tell whether a form has words in the PTE, so the fields that fit the baseline."""
+    """Tell whether a form has its words in the PTE: it gets the baseline's fields."""
     return text in (BASELINE, INDEXED)
 
 

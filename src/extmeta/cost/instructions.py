@@ -140,7 +140,7 @@ def count_each(
     encodings : sequence of str
         See `forms.form`.
     fractions : sequence of float
-        Of PTEs flagged, at random.
+        Shares of the PTEs that are flagged, at random.
 
     Returns
     -------

@@ -3,9 +3,10 @@
 They run by turns, A B B A, in one process: a slow spell of the machine slows both, and
 each runs second once. A round gives one ratio; the median of all rounds is reported,
 with a bootstrap interval. `of_processes` does this for the rounds of several processes
-(:mod:`extmeta.cost.workers`), which differ more than rounds do. A sample repeats its task until the clock and the loop no
-longer matter; set-up and clean-up are not timed. On one machine, medians of tests that
-ran one after the other differed by 42 % for identical code; paired ratios by 0.25 %.
+(:mod:`extmeta.cost.workers`), which differ more than rounds do. A sample repeats its
+task until the clock and the loop no longer matter; set-up and clean-up are not timed.
+On one machine, medians of tests that ran one after the other differed by 42 % for
+identical code; paired ratios by 0.25 %.
 
 The clock is the thread's CPU time: it stands still while another program has the
 processor. With two busy loops on two processors, half of the intervals by wall-clock

@@ -198,8 +198,7 @@ def cut(full: U64, fields: Fields, kept: Fields) -> U64:
         Words of ``fields``.
     fields : Fields
     kept : Fields
-        Fields of ``fields``, at most 64 bits. Of a narrower one the lowest bits are
-        kept.
+        Fields of ``fields``, at most 64 bits. A narrower one keeps its lowest bits.
 
     Returns
     -------

@@ -324,7 +324,7 @@ class AddressSpace(Uffdio, Pagemap):
         Parameters
         ----------
         addr : int or array_like of int
-            Of several ranges: they are read in the given order.
+            The start of each range. They are read in the given order.
         length : int, default 1
             Bytes of each range.
 
@@ -345,7 +345,7 @@ class AddressSpace(Uffdio, Pagemap):
         Parameters
         ----------
         addr : int or array_like of int
-            Of several ranges: they are written in the given order.
+            The start of each range. They are written in the given order.
         length : int, default 1
             Bytes of each range.
 

@@ -28,7 +28,7 @@ class Pagemap(Edge):
         Parameters
         ----------
         addr : int or array_like of int
-            Of several ranges: their words come in the given order.
+            The start of each range. Their words come in the given order.
         length : int
             Bytes of each range.
         pfns : bool, default False

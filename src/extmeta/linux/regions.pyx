@@ -11,7 +11,7 @@ import numpy as np
 from extmeta.linux import pagemap_scan
 
 cdef enum:
-    # Of `pagemap_scan.VEC_LEN`, checked below.
+    # Equals `pagemap_scan.VEC_LEN`; this is checked below.
     VEC_LEN = 512
 
 cdef uint16_t IS_WRITTEN = pagemap_scan.PageIs.WRITTEN
@@ -49,7 +49,7 @@ cdef class Regions:
     cdef Py_ssize_t n, room
     # A region was backed out: the next one does not extend the last.
     cdef bint apart
-    # What `back_out` returns to: of the buffer the length and the last region's end.
+    # What `back_out` restores: the buffer's length, its last region's end, found_pages.
     cdef Py_ssize_t n_before
     cdef uint64_t stop_before, found_before
     cdef list done
@@ -118,7 +118,7 @@ cdef class Regions:
         Parameters
         ----------
         categories : (n,) uint16 buffer
-            Of each page.
+            Those of each page.
         """
         cdef Py_ssize_t n = categories.shape[0]
         cdef Py_ssize_t i = 0, start
@@ -146,7 +146,7 @@ cdef class Regions:
         Parameters
         ----------
         categories : (n,) uint16 buffer
-            Of each page from ``first`` on; stop <= first + n.
+            Those of each page from ``first`` on; stop <= first + n.
 
         Returns
         -------

@@ -23,8 +23,8 @@ cdef struct Ptdesc:
     # (__page_mapping, pt_index), so they are not counted as RAM. If several tables
     # share a page, and its struct ptdesc, they don't fit: see `Places`.
     uint64_t* parent      # the upper entry that points here
-    # The encoding's word. Of a PMD table: its first deposited PTE table; of a deposited
-    # table: the next one.
+    # The encoding's word. A PMD table has its first deposited PTE table here, and a
+    # deposited table has the next one.
     uintptr_t link
     uint64_t vpn          # of entry 0
     uint32_t seq          # lock and count of changes of a PTE table: see sync.pxd

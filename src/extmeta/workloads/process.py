@@ -44,7 +44,7 @@ class Process:
         Ascending vpns of the pages that are there at the beginning.
     arch : str
     sha256 : str
-        Of the capture; else empty.
+        The capture's name; empty if there is none.
     trace : tuple of uint64 ndarray, optional
         The vpns written in each round, if that was recorded.
     """
@@ -68,7 +68,7 @@ class Process:
         number : int
             The round; with a trace the other arguments are ignored.
         fraction : float
-            Of `pages`.
+            Share of `pages` that is written.
         placement : str
             See `placement.flags`.
         seed : int

@@ -24,8 +24,6 @@ class Prototype:
         `STOCK` first.
     costs : dict of str to dict of str to float
         Instructions a PTE by operation and form.
-    misses : dict of str to dict of str to list of float
-        Modelled cache misses a PTE by operation and form: L1, L2, last level.
     """
 
     kernel: str
@@ -35,7 +33,6 @@ class Prototype:
     leaves_out: str
     forms: tuple[str, ...]
     costs: dict[str, dict[str, float]]
-    misses: dict[str, dict[str, list[float]]]
 
     def extra(self, operation: str, form: str) -> float:
         """Return what a form adds to the stock kernel's operation, as a share."""
@@ -49,5 +46,6 @@ def shipped() -> Prototype:
     )
     if found.pop("format") != FORMAT:
         raise ValueError(f"data/prototype.json is not an {FORMAT}")
-    misses = found.pop("misses")["costs"]
-    return Prototype(**{**found, "forms": tuple(found["forms"]), "misses": misses})
+    # No report prints these.
+    del found["misses"]
+    return Prototype(**{**found, "forms": tuple(found["forms"])})
