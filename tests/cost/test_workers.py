@@ -37,6 +37,11 @@ def test_a_process_gets_its_work_and_tells_results():
     ]
 
 
+def test_what_an_encoding_prints_is_no_result():
+    print_and_tell = "work_given(); print('loading'); tell(1); print('done')"
+    assert list(ran(print_and_tell)) == [1]
+
+
 def test_each_process_has_an_environment_of_its_own_size():
     paddings = [workers.padding(number) for number in range(32)]
     assert len(set(paddings)) == 32

@@ -134,7 +134,7 @@ def operations_at(
     if brief:
         if name == CALL:
             return {}
-        wanted = BRIEF[1 if point.fraction else 0]
+        wanted = BRIEF[point.fraction > 0]
         each = (
             {"fork each": loop_tasks.TASKS["fork each"]} if point.fraction == 1 else {}
         )

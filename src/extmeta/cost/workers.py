@@ -109,10 +109,14 @@ def started() -> bool:
 
 
 def work_given() -> Any:
-    """Return the work of this process, which `results` started."""
+    """Return the work of this process, which `results` started.
+
+    What an encoding prints from now on goes to stderr, so only `tell` gives results.
+    """
+    sys.stdout = sys.stderr
     return pickle.load(sys.stdin.buffer)
 
 
 def tell(result: Any) -> None:
     """Give a result, a value that JSON has, to the process that started this one."""
-    print(json.dumps(result), flush=True)
+    print(json.dumps(result), file=sys.__stdout__, flush=True)

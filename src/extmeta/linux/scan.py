@@ -1,7 +1,6 @@
-"""/proc/PID/pagemap: its words, and the ioctl PAGEMAP_SCAN.
+"""/proc/PID/pagemap: its words, and the walk of the ioctl PAGEMAP_SCAN.
 
-Linux fs/proc/task_mmu.c. The kernel's buffer of 512 regions is modelled too, because
-walk_end depends on it.
+Linux fs/proc/task_mmu.c. `regions` has what the walk puts out.
 """
 
 import errno
