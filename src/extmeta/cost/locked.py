@@ -17,7 +17,7 @@ from dataclasses import dataclass
 
 from extmeta.arch import arch_named
 from extmeta.arrays import U64
-from extmeta.cost import instructions, loops, placement
+from extmeta.cost import instructions, loops, placement, workers
 from extmeta.cost.forms import fitting, form, in_pte
 from extmeta.cost.loops import Loops
 from extmeta.cost.space import DEFAULT_ARCH
@@ -122,7 +122,7 @@ def work(text: str, fields: Fields, arch: str, kind: str) -> None:
         before(given)
         does(given)
         given.bulk.counts(0)
-        print(json.dumps([text, operation, *_locks(given)]), flush=True)
+        workers.tell([text, operation, *_locks(given)])
 
 
 def _locks(given: Given) -> tuple[int, int]:
@@ -149,7 +149,7 @@ def locked(
     wanted = [BASELINE, *(text for text in forms if text != BASELINE)]
     given = json.dumps([wanted, dict(fields), arch, kind])
     command = [sys.executable, "-m", __name__, given]
-    returns, said = instructions.profiled(command, [*functions.values()])
+    returns, said = instructions.profiled(command, list(functions.values()))
     counts = iter(returns)
     for line in said.splitlines():
         text, operation, *numbers = json.loads(line)
@@ -178,6 +178,8 @@ def locked(
 def main() -> None:
     """Do the work of all encodings that hold the fields."""
     forms, fields, arch, kind = json.loads(sys.argv[1])
+    # What an encoding prints is no result.
+    sys.stdout = sys.stderr
     for text in forms:
         its = Fields(**fields)
         if in_pte(text):
@@ -185,7 +187,7 @@ def main() -> None:
         try:
             given_to(text, its, arch, kind)
         except ValueError as error:
-            print(json.dumps([text, str(error)]), flush=True)
+            workers.tell([text, str(error)])
             continue
         work(text, its, arch, kind)
 

@@ -85,19 +85,19 @@ class Recorder:
     """Stands in for a PageTable, `bare`, and records the calls."""
 
     def __init__(self, table: PageTable, recording: Recording) -> None:
-        self.bare = self._table = table
+        self.bare = table
         self._recording = recording
         self._number = recording.nr_tables
         recording.nr_tables += 1
 
     def __len__(self) -> int:
-        return len(self._table)
+        return len(self.bare)
 
     def __repr__(self) -> str:
-        return repr(self._table)
+        return repr(self.bare)
 
     def __getattr__(self, name: str) -> Any:
-        found = getattr(self._table, name)
+        found = getattr(self.bare, name)
         if name not in NOTED:
             return found
 
@@ -109,7 +109,7 @@ class Recorder:
         return noted
 
     def _noted(self, name: str, args: tuple[Any, ...], values: dict[str, Any]) -> Any:
-        to, table = self._recording, self._table
+        to, table = self._recording, self.bare
         set_up = to.phase == SET_UP
         if set_up and name not in CHANGING:
             return getattr(table, name)(*args, **values)
@@ -130,14 +130,14 @@ class Recorder:
     def _about(self, name: str, args: tuple[Any, ...]) -> Any:
         """Return the vpns that an operation covers; in a range, those in use."""
         if name == "fork":
-            return range(len(self._table))
+            return range(len(self.bare))
         vpns = args[0]
         if isinstance(vpns, slice):
-            return self._table.vpns(vpns)
+            return self.bare.vpns(vpns)
         return np.atleast_1d(np.asarray(vpns, np.uint64))
 
     def _flagged(self, vpns: Any) -> int:
-        return int(np.count_nonzero(self._table.flagged(vpns)))
+        return int(np.count_nonzero(self.bare.flagged(vpns)))
 
 
 def _may_make(name: str, args: tuple[Any, ...], values: dict[str, Any]) -> bool:
