@@ -8,7 +8,7 @@ PIP := $(PY) -m pip install --quiet --disable-pip-version-check
 JOBS ?= $(shell nproc)
 
 .PHONY: compare test smoke check hunt planted bench budgets lint sanitize tsan snapshots build captures headlines \
-	oracle models docs clean
+	oracle models docs clean kernel kernel-measure kernel-check kernel-module
 
 compare: build
 	@$(PY) -m extmeta compare --quick $(ARGS)
@@ -108,6 +108,24 @@ headlines: build
 
 captures: build
 	$(PY) benchmarks/make_captures.py
+
+# Linux 6.12 with words beside its PTE tables, in build/kernel: ten minutes a kernel. What is
+# built stays. Needs gcc, make, bc, perl, libssl-dev and qemu-system-x86; nothing is installed.
+kernel: build
+	$(PY) kernel/kernels.py $(ARGS)
+
+# Boots those kernels under icount; writes kernel/results.json and what is shown of it.
+kernel-measure: build
+	$(PY) kernel/measure.py
+	$(PY) kernel/tables.py
+
+# Words stay with their PTEs: on each form, and on a kernel with lockdep and KASAN.
+kernel-check: build
+	$(PY) kernel/check.py $(ARGS)
+
+# The module, on the stock kernel of Debian.
+kernel-module: build
+	$(PY) kernel/module.py $(ARGS)
 
 # The documents as a site, build/site/index.html; a warning is an error.
 docs: build $(VENV)/docs-ready

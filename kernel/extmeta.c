@@ -1,0 +1,568 @@
+// SPDX-License-Identifier: MIT OR GPL-2.0
+/* extmeta - side pages of PTE tables, and a device that reads and writes words. */
+#include <linux/mm.h>
+#include <linux/pagewalk.h>
+#include <linux/huge_mm.h>
+#include <linux/hugetlb.h>
+#include <linux/memcontrol.h>
+#include <linux/miscdevice.h>
+#include <linux/fs.h>
+#include <linux/slab.h>
+#include <linux/uaccess.h>
+#include <linux/module.h>
+#include <linux/swapops.h>
+#include <linux/extmeta.h>
+#include <asm/pgalloc.h>
+
+static atomic64_t em_live, em_alloced, em_copied, em_shared;
+
+#ifndef CONFIG_EXTMETA_ADJACENT
+
+DEFINE_STATIC_KEY_FALSE(extmeta_count);
+static unsigned int em_mode;
+
+#define SIDE(link)	((void *)((link) & PAGE_MASK))
+#define COUNT(link)	((link) & ~PAGE_MASK)
+
+/* A side page is not zeroed: only the words of flagged PTEs are read. */
+static void *side_alloc(void)
+{
+	struct page *page = alloc_page(GFP_KERNEL_ACCOUNT);
+
+	if (!page)
+		return NULL;
+	lruvec_stat_add_folio(page_folio(page), NR_PAGETABLE);
+	atomic64_inc(&em_live);
+	atomic64_inc(&em_alloced);
+	return page_address(page);
+}
+
+static void side_free(struct rcu_head *head)
+{
+	struct folio *folio = page_folio(container_of(head, struct page, rcu_head));
+
+	lruvec_stat_sub_folio(folio, NR_PAGETABLE);
+	atomic64_dec(&em_live);
+	__folio_put(folio);
+}
+
+static void side_put(void *side)
+{
+	struct page *page = virt_to_page(side);
+
+	/* em_peek() may still read it */
+	if (put_page_testzero(page))
+		call_rcu(&page->rcu_head, side_free);
+}
+
+static bool side_is_shared(unsigned long link)
+{
+	int n = page_ref_count(virt_to_page(SIDE(link)));
+
+	/* pairs with the full barrier of put_page_testzero() */
+	smp_rmb();
+	return n > 1;
+}
+
+/* VmPTE: a side page counts in each mm that has a link to it. */
+static void account(struct mm_struct *mm, long bytes)
+{
+	atomic_long_add(bytes, &mm->pgtables_bytes);
+}
+
+/* The PTL is held, or nobody else can find the table. */
+void extmeta_unlink(struct mm_struct *mm, struct ptdesc *pt)
+{
+	unsigned long link = pt->pt_index;
+
+	WRITE_ONCE(pt->pt_index, 0);
+	account(mm, -(long)PAGE_SIZE);
+	side_put(SIDE(link));
+}
+
+unsigned int extmeta_flags(pte_t *ptep, unsigned int nr)
+{
+	unsigned int n = 0;
+
+	for (; nr; nr--, ptep++) {
+		pte_t pte = ptep_get(ptep);
+
+		n += pte_present(pte) ? pte_ext(pte) : pte_swp_ext(pte);
+	}
+	return n;
+}
+
+void extmeta_gone(struct mm_struct *mm, pte_t *ptep, unsigned int nr)
+{
+	struct ptdesc *pt = extmeta_table(ptep);
+	unsigned long link = pt->pt_index;
+
+	if (COUNT(link) > nr)
+		WRITE_ONCE(pt->pt_index, link - nr);
+	else if (nr && link)
+		extmeta_unlink(mm, pt);
+}
+
+/*
+ * dst_mm is not visible to anyone yet. The parent's mmap_lock is held for
+ * write, so the parent's table gets no new link, but an rmap walk may unlink.
+ */
+int extmeta_fork_prepare(struct mm_struct *dst_mm, pmd_t *dst,
+			 struct mm_struct *src_mm, pmd_t *src)
+{
+	bool share = em_mode & EXTMETA_FORK_SHARE;
+	unsigned long link;
+	struct ptdesc *pt;
+	void *side = NULL;
+	spinlock_t *ptl;
+	pte_t *ptep;
+
+	if (pte_alloc(dst_mm, dst))
+		return -ENOMEM;
+	pt = page_ptdesc(pmd_page(*dst));
+	if (pt->pt_index)
+		return 0;	/* another range of this table was copied before */
+	if (!share) {
+		side = side_alloc();
+		if (!side)
+			return -ENOMEM;
+	}
+	ptep = pte_offset_map_lock(src_mm, src, 0, &ptl);
+	link = ptep ? extmeta_link(ptep) : 0;
+	if (link && share) {
+		side = SIDE(link);
+		get_page(virt_to_page(side));
+		atomic64_inc(&em_shared);
+	}
+	if (link) {
+		/* not all flagged PTEs may be copied: the count is a bound */
+		account(dst_mm, PAGE_SIZE);
+		WRITE_ONCE(pt->pt_index, (unsigned long)side | COUNT(link));
+	}
+	if (ptep)
+		pte_unmap_unlock(ptep, ptl);
+	if (!link && side)
+		side_put(side);
+	return 0;
+}
+
+void extmeta_fork_words(pte_t *dst, pte_t *src, unsigned int nr)
+{
+	u64 *to = extmeta_word(dst), *from = extmeta_word(src);
+
+	if (SIDE(extmeta_link(dst)) != SIDE(extmeta_link(src)))
+		memcpy(to, from, nr * sizeof(*to));
+}
+
+/* Give a table a side page of its own. Returns -EAGAIN if the table is gone. */
+static int em_own(struct mm_struct *mm, pmd_t *pmd)
+{
+	unsigned long link;
+	struct ptdesc *pt;
+	void *new, *old;
+	spinlock_t *ptl;
+	pte_t *ptep;
+
+	ptep = pte_offset_map_lock(mm, pmd, 0, &ptl);
+	if (!ptep)
+		return -EAGAIN;
+	link = extmeta_link(ptep);
+	pte_unmap_unlock(ptep, ptl);
+	if (link && !side_is_shared(link))
+		return 0;
+
+	new = old = side_alloc();
+	if (!new)
+		return -ENOMEM;
+	ptep = pte_offset_map_lock(mm, pmd, 0, &ptl);
+	if (!ptep) {
+		side_put(new);
+		return -EAGAIN;
+	}
+	pt = extmeta_table(ptep);
+	link = pt->pt_index;
+	if (!link) {
+		account(mm, PAGE_SIZE);
+		WRITE_ONCE(pt->pt_index, (unsigned long)new);
+		old = NULL;
+	} else if (side_is_shared(link)) {
+		old = SIDE(link);
+		copy_page(new, old);
+		atomic64_inc(&em_copied);
+		/* em_peek() sees the words before the link */
+		smp_store_release(&pt->pt_index, (unsigned long)new | COUNT(link));
+	}
+	pte_unmap_unlock(ptep, ptl);
+	if (old)
+		side_put(old);
+	return 0;
+}
+
+int extmeta_move_prepare(struct mm_struct *mm, pmd_t *dst, pmd_t *src)
+{
+	/* an -EAGAIN is found by who takes the PTL next */
+	return em_own(mm, dst) == -ENOMEM ? -ENOMEM : 0;
+}
+
+static void em_counted(struct mm_struct *mm, pte_t *ptep, int n)
+{
+	struct ptdesc *pt = extmeta_table(ptep);
+
+	if (!static_branch_unlikely(&extmeta_count))
+		return;
+	if (n > 0)
+		WRITE_ONCE(pt->pt_index, pt->pt_index + n);
+	else if (n < 0)
+		extmeta_gone(mm, ptep, -n);
+}
+
+void extmeta_move_words(struct mm_struct *mm, pte_t *dst, pte_t *src,
+			unsigned int nr)
+{
+	unsigned int n = 0;
+
+	if (static_branch_unlikely(&extmeta_count))
+		n = extmeta_flags(src, nr);
+	memcpy(extmeta_word(dst), extmeta_word(src), nr * sizeof(u64));
+	if (n && extmeta_table(dst) != extmeta_table(src)) {
+		em_counted(mm, dst, n);
+		em_counted(mm, src, -n);
+	}
+}
+
+int extmeta_uffd_move(pte_t *dst, pte_t *src)
+{
+	unsigned long link = extmeta_link(dst);
+
+	if (!link || side_is_shared(link))
+		return -EAGAIN;
+	*extmeta_word(dst) = *extmeta_word(src);
+	/* the move may still fail, so the source's count stays as a bound */
+	em_counted(NULL, dst, 1);
+	return 0;
+}
+
+static int em_set_mode(unsigned long mode)
+{
+	if (mode > (EXTMETA_FORK_SHARE | EXTMETA_COUNT))
+		return -EINVAL;
+	if (IS_ENABLED(CONFIG_EXTMETA_LOOP) && mode != EXTMETA_FORK_COPY)
+		return -EINVAL;
+	em_mode = mode;
+	if (mode & EXTMETA_COUNT)
+		static_branch_enable(&extmeta_count);
+	else
+		static_branch_disable(&extmeta_count);
+	return 0;
+}
+
+#else /* adjacent: nothing to allocate, nothing to link */
+
+#define SIDE(link)	((void *)0)
+
+void extmeta_unlink(struct mm_struct *mm, struct ptdesc *pt)
+{
+	pt->pt_index = 0;
+}
+
+void extmeta_fork_words(pte_t *dst, pte_t *src, unsigned int nr)
+{
+	extmeta_table(dst)->pt_index = 1;
+	memcpy(extmeta_word(dst), extmeta_word(src), nr * sizeof(u64));
+}
+
+void extmeta_move_words(struct mm_struct *mm, pte_t *dst, pte_t *src,
+			unsigned int nr)
+{
+	extmeta_fork_words(dst, src, nr);
+}
+
+int extmeta_uffd_move(pte_t *dst, pte_t *src)
+{
+	extmeta_fork_words(dst, src, 1);
+	return 0;
+}
+
+static int em_own(struct mm_struct *mm, pmd_t *pmd)
+{
+	return 0;
+}
+
+static int em_set_mode(unsigned long mode)
+{
+	return mode ? -EINVAL : 0;
+}
+
+static void em_counted(struct mm_struct *mm, pte_t *ptep, int n)
+{
+	extmeta_table(ptep)->pt_index = 1;
+}
+
+#endif
+
+/* ---- the device ---- */
+
+struct em_walk {
+	u64 *buf;
+	unsigned long base;
+	unsigned long done;
+};
+
+static bool flagged(pte_t pte)
+{
+	return pte_present(pte) ? pte_ext(pte) : pte_swp_ext(pte);
+}
+
+static u64 *em_slot(struct em_walk *w, unsigned long addr)
+{
+	return w->buf + ((addr - w->base) >> PAGE_SHIFT);
+}
+
+static int em_set(pmd_t *pmd, unsigned long addr, unsigned long end,
+		  struct mm_walk *walk)
+{
+	struct em_walk *w = walk->private;
+	pte_t *ptep, *start;
+	spinlock_t *ptl;
+	int err, delta = 0;
+
+	split_huge_pmd(walk->vma, pmd, addr);
+	err = em_own(walk->mm, pmd);
+	if (err == -EAGAIN)
+		goto again;
+	if (err)
+		return err;
+	start = ptep = pte_offset_map_lock(walk->mm, pmd, addr, &ptl);
+	if (!ptep)
+		goto again;
+#ifndef CONFIG_EXTMETA_ADJACENT
+	/* a zap of the last word, or a fork, since em_own() */
+	if (!extmeta_link(ptep) || side_is_shared(extmeta_link(ptep))) {
+		pte_unmap_unlock(start, ptl);
+		goto again;
+	}
+#endif
+	for (; addr != end; addr += PAGE_SIZE, ptep++) {
+		pte_t pte = ptep_get(ptep);
+		u64 word = *em_slot(w, addr);
+		unsigned int bit;
+
+		if (word == EXTMETA_KEEP || pte_none(pte))
+			continue;
+		if (!pte_present(pte) && is_pte_marker(pte))
+			continue;
+		bit = pte_present(pte) ? _PAGE_BIT_EXTMETA : _PAGE_BIT_SWP_EXTMETA;
+		if (word) {
+			WRITE_ONCE(*extmeta_word(ptep), word);
+			w->done++;
+			if (!flagged(pte)) {
+				/* em_peek() sees the word before the flag */
+				smp_wmb();
+				/* atomic, since the CPU may set A and D; no TLB flush */
+				set_bit(bit, (unsigned long *)ptep);
+				delta++;
+			}
+		} else if (flagged(pte)) {
+			clear_bit(bit, (unsigned long *)ptep);
+			delta--;
+		}
+	}
+	em_counted(walk->mm, start, delta);
+	pte_unmap_unlock(start, ptl);
+	return 0;
+again:
+	walk->action = ACTION_AGAIN;
+	return 0;
+}
+
+static int em_get(pmd_t *pmd, unsigned long addr, unsigned long end,
+		  struct mm_walk *walk)
+{
+	struct em_walk *w = walk->private;
+	pte_t *ptep, *start;
+	spinlock_t *ptl;
+
+	if (pmd_trans_huge(*pmd))
+		return 0;	/* a huge PMD has no words */
+	start = ptep = pte_offset_map_lock(walk->mm, pmd, addr, &ptl);
+	if (!ptep) {
+		walk->action = ACTION_AGAIN;
+		return 0;
+	}
+	for (; addr != end; addr += PAGE_SIZE, ptep++) {
+		if (flagged(ptep_get(ptep))) {
+			*em_slot(w, addr) = *extmeta_word(ptep);
+			w->done++;
+		}
+	}
+	pte_unmap_unlock(start, ptl);
+	return 0;
+}
+
+/*
+ * The PTE and its word as they were together at one time, without the PTL.
+ * Words and flags are written under the PTL: a word before its flag, a copied
+ * side page before the link to it. RCU keeps an unlinked side page.
+ */
+static u64 em_peek_one(pte_t *ptep)
+{
+	unsigned long link;
+	pte_t pte;
+	u64 word;
+
+	do {
+		pte = ptep_get_lockless(ptep);
+		if (!flagged(pte))
+			return 0;
+		smp_rmb();
+		link = extmeta_link(ptep);
+		if (!link)
+			continue;
+		if (IS_ENABLED(CONFIG_EXTMETA_ADJACENT))
+			word = READ_ONCE(*extmeta_word(ptep));
+		else
+			word = READ_ONCE(*(u64 *)(SIDE(link) + offset_in_page(ptep)));
+		smp_rmb();
+	} while (!link || !pte_same(ptep_get_lockless(ptep), pte) ||
+		 SIDE(extmeta_link(ptep)) != SIDE(link));
+	return word;
+}
+
+static int em_peek(pmd_t *pmd, unsigned long addr, unsigned long end,
+		   struct mm_walk *walk)
+{
+	struct em_walk *w = walk->private;
+	pte_t *ptep, *start;
+
+	if (pmd_trans_huge(*pmd))
+		return 0;
+	start = ptep = pte_offset_map(pmd, addr);
+	if (!ptep) {
+		walk->action = ACTION_AGAIN;
+		return 0;
+	}
+	for (; addr != end; addr += PAGE_SIZE, ptep++) {
+		u64 word = em_peek_one(ptep);
+
+		if (word) {
+			*em_slot(w, addr) = word;
+			w->done++;
+		}
+	}
+	pte_unmap(start);
+	return 0;
+}
+
+static const struct mm_walk_ops em_set_ops = {
+	.pmd_entry = em_set,
+	.walk_lock = PGWALK_RDLOCK,
+};
+
+static const struct mm_walk_ops em_get_ops = {
+	.pmd_entry = em_get,
+	.walk_lock = PGWALK_RDLOCK,
+};
+
+static const struct mm_walk_ops em_peek_ops = {
+	.pmd_entry = em_peek,
+	.walk_lock = PGWALK_RDLOCK,
+};
+
+static long em_rw(struct extmeta_io *io, const struct mm_walk_ops *ops)
+{
+	struct mm_struct *mm = current->mm;
+	u64 __user *up = u64_to_user_ptr(io->words);
+	unsigned long addr = io->start, end = addr + io->npages * PAGE_SIZE;
+	bool set = ops == &em_set_ops;
+	struct em_walk w = { };
+	long err = 0;
+
+	if (addr & ~PAGE_MASK || end < addr || end > TASK_SIZE)
+		return -EINVAL;
+	w.buf = (u64 *)__get_free_page(GFP_KERNEL);
+	if (!w.buf)
+		return -ENOMEM;
+	while (addr < end && !err) {
+		unsigned long next = min(pmd_addr_end(addr, end), end);
+		unsigned long n = (next - addr) >> PAGE_SHIFT;
+
+		w.base = addr;
+		if (!set)
+			memset(w.buf, 0, n * sizeof(u64));
+		else if (copy_from_user(w.buf, up, n * sizeof(u64)))
+			err = -EFAULT;
+		if (!err) {
+			mmap_read_lock(mm);
+			err = walk_page_range(mm, addr, next, ops, &w);
+			mmap_read_unlock(mm);
+		}
+		if (!err && !set && copy_to_user(up, w.buf, n * sizeof(u64)))
+			err = -EFAULT;
+		up += n;
+		addr = next;
+		cond_resched();
+	}
+	free_page((unsigned long)w.buf);
+	io->done = w.done;
+	return err;
+}
+
+static long em_stat(void __user *up)
+{
+	struct extmeta_stat st = { .form = IS_ENABLED(CONFIG_EXTMETA_ADJACENT) };
+
+	rcu_barrier();
+	st.live = atomic64_read(&em_live);
+	st.alloced = atomic64_read(&em_alloced);
+	st.copied = atomic64_read(&em_copied);
+	st.shared = atomic64_read(&em_shared);
+	return copy_to_user(up, &st, sizeof(st)) ? -EFAULT : 0;
+}
+
+static long em_ioctl(struct file *f, unsigned int cmd, unsigned long arg)
+{
+	const struct mm_walk_ops *ops = &em_set_ops;
+	void __user *up = (void __user *)arg;
+	struct extmeta_io io;
+	long err;
+
+	switch (cmd) {
+	case EXTMETA_IOC_MODE:
+		return em_set_mode(arg);
+	case EXTMETA_IOC_STAT:
+		return em_stat(up);
+	case EXTMETA_IOC_GET:
+		ops = &em_get_ops;
+		break;
+	case EXTMETA_IOC_PEEK:
+		ops = &em_peek_ops;
+		break;
+	case EXTMETA_IOC_SET:
+		break;
+	default:
+		return -ENOTTY;
+	}
+	if (copy_from_user(&io, up, sizeof(io)))
+		return -EFAULT;
+	err = em_rw(&io, ops);
+	if (!err && copy_to_user(up, &io, sizeof(io)))
+		err = -EFAULT;
+	return err;
+}
+
+static const struct file_operations em_fops = {
+	.owner = THIS_MODULE,
+	.unlocked_ioctl = em_ioctl,
+};
+
+static struct miscdevice em_dev = {
+	.minor = MISC_DYNAMIC_MINOR,
+	.name = "extmeta",
+	.fops = &em_fops,
+};
+
+static int __init em_init(void)
+{
+	return misc_register(&em_dev);
+}
+device_initcall(em_init);

@@ -1,0 +1,520 @@
+// SPDX-License-Identifier: MIT OR GPL-2.0
+/* Words stay with their PTEs through every operation, in every mode. */
+#define _GNU_SOURCE
+#include <errno.h>
+#include <fcntl.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+#include <linux/userfaultfd.h>
+#include <sys/ioctl.h>
+#include <sys/mman.h>
+#include <sys/swap.h>
+#include <sys/wait.h>
+#include "guest.h"
+
+#define N	1200l	/* pages: more than two tables, and no multiple of one */
+#define LENGTH	(N * PAGE)
+#define FILLER	(256ul << 20)
+
+/* Shared with children. */
+static struct { int good, bad; long moved; } *count;
+static u64 expected[N], got[N];
+static const u64 none[N];
+static struct extmeta_stat begun;
+static int counted, swaps;
+
+#define OK(condition, ...) do {					\
+		if (condition) {				\
+			count->good++;				\
+		} else {					\
+			count->bad++;				\
+			printf("BAD line %d: ", __LINE__);	\
+			printf(__VA_ARGS__);			\
+			printf("\n");				\
+		}						\
+	} while (0)
+
+/* A third of the PTEs has no word. */
+static void set_all(char *at, u64 salt)
+{
+	for (int i = 0; i < N; i++)
+		expected[i] = i % 3 ? salt * 1000003 + i + 1 : 0;
+	words(EXTMETA_IOC_SET, at, N, expected);
+}
+
+static int differs_by(unsigned long request, char *at, const u64 *want)
+{
+	memset(got, 0xff, sizeof got);
+	words(request, at, N, got);
+	for (int i = 0; i < N; i++)
+		if (got[i] != want[i]) {
+			printf("  page %d: %llx, expected %llx\n", i,
+			       (long long)got[i], (long long)want[i]);
+			return 1;
+		}
+	return 0;
+}
+
+/* Under the lock and without it. */
+static int differs(char *at, const u64 *want)
+{
+	return differs_by(EXTMETA_IOC_GET, at, want) ||
+	       (begun.form != EXTMETA_MODULE && differs_by(EXTMETA_IOC_PEEK, at, want));
+}
+
+static u64 entries[N];	/* what pagemap() read */
+
+static void pagemap(char *at, long n)
+{
+	int fd = open("/proc/self/pagemap", O_RDONLY);
+
+	if (pread(fd, entries, n * 8, (uintptr_t)at / PAGE * 8) != n * 8)
+		die("pagemap");
+	close(fd);
+}
+
+#define PFN(entry)	((entry) & ((1ull << 55) - 1))
+
+static long swapped(char *at, long n)
+{
+	long found = 0;
+
+	pagemap(at, n);
+	for (int i = 0; i < n; i++)
+		found += entries[i] >> 62 & 1;
+	return found;
+}
+
+static long number(const char *path, const char *name)
+{
+	static char text[8192];
+	int fd = open(path, O_RDONLY), n = read(fd, text, sizeof text - 1);
+	char *at;
+
+	close(fd);
+	if (n < 0)
+		die(path);
+	text[n] = 0;
+	at = strstr(text, name);
+	return at ? atol(at + strlen(name)) : -1;
+}
+
+static void in_child(char *at, int (*check)(char *), const char *what)
+{
+	pid_t child;
+	int status;
+
+	fflush(stdout);
+	child = fork();
+	if (!child) {
+		int failed = check(at);
+
+		fflush(stdout);
+		_exit(failed);
+	}
+	waitpid(child, &status, 0);
+	OK(status == 0, "%s (status %x)", what, status);
+}
+
+static int has_words(char *at)
+{
+	return differs(at, expected);
+}
+
+static int changes_words(char *at)
+{
+	u64 *own = malloc(sizeof expected);
+
+	memcpy(own, expected, sizeof expected);
+	for (int i = 0; i < N; i += 7)
+		own[i] = 0xabc000 + i;
+	words(EXTMETA_IOC_SET, at, N, own);
+	if (differs(at, own))
+		return 1;
+	touch(at, N, 9);	/* copies pages, not words */
+	return differs(at, own);
+}
+
+/* 256 MiB that are freed later leave holes for compaction. */
+static char *filler(void)
+{
+	char *at = map(FILLER, PMD, 0);
+
+	madvise(at, FILLER, MADV_HUGEPAGE);
+	touch(at, FILLER / PAGE, 1);
+	return at;
+}
+
+static void forks(char *at)
+{
+	static u64 before[N];
+	int gate[2], status;
+	pid_t child;
+	char c;
+
+	in_child(at, has_words, "the child's words");
+	in_child(at, changes_words, "a child that writes words");
+	OK(!differs(at, expected), "the parent has the child's words");
+	if (pipe(gate))
+		die("pipe");
+	fflush(stdout);
+	child = fork();
+	if (!child) {
+		int failed = read(gate[0], &c, 1) != 1 || differs(at, expected);
+
+		fflush(stdout);
+		_exit(failed);
+	}
+	memcpy(before, expected, sizeof before);
+	set_all(at, 2);
+	OK(!differs(at, expected), "words that the parent wrote after fork");
+	if (write(gate[1], "x", 1) != 1)
+		die("gate");
+	waitpid(child, &status, 0);
+	OK(status == 0, "the child has words that the parent wrote later");
+	close(gate[0]);
+	close(gate[1]);
+	touch(at, N, 3);
+	OK(!differs(at, expected), "reuse after copy on write");
+}
+
+static void kept_in_place(char *at)
+{
+	int fd;
+
+	mprotect(at, LENGTH, PROT_READ);
+	mprotect(at, LENGTH, PROT_READ | PROT_WRITE);
+	touch(at, N, 3);
+	OK(!differs(at, expected), "mprotect");
+	fd = uffd(at, LENGTH, UFFDIO_REGISTER_MODE_WP);
+	write_protect(fd, at, LENGTH, 1);
+	OK(!differs(at, expected), "write-protect");
+	write_protect(fd, at, LENGTH, 0);
+	touch(at, N, 4);
+	OK(!differs(at, expected), "write-unprotect");
+	close(fd);
+	put("/proc/self/clear_refs", "4");
+	touch(at, N, 5);
+	OK(!differs(at, expected), "clear_refs");
+}
+
+/* Returns where the pages are then: at a multiple of 2 MiB. */
+static char *remapped(char *at)
+{
+	char *by_pte = map(LENGTH + PAGE, PMD, PAGE), *by_table = map(LENGTH, PMD, 0);
+
+	move(at, LENGTH, by_pte);
+	OK(!differs(by_pte, expected), "mremap by PTE");
+	map_at(at, LENGTH);
+	touch(at, N, 1);
+	OK(!differs(at, none), "mremap left words behind");
+	move(by_pte, LENGTH, at);
+	OK(!differs(at, expected), "mremap back");
+	move(at, LENGTH, by_table);
+	OK(!differs(by_table, expected), "mremap by table");
+	return by_table;
+}
+
+static void moved_within_a_table(void)
+{
+	char *at = map(LENGTH, PMD, 0);
+
+	touch(at, N, 1);
+	set_all(at, 4);
+	move(at + 10 * PAGE, 5 * PAGE, at + 100 * PAGE);
+	memcpy(expected + 100, expected + 10, 5 * 8);
+	memset(expected + 10, 0, 5 * 8);
+	map_at(at + 10 * PAGE, 5 * PAGE);
+	touch(at, N, 1);
+	OK(!differs(at, expected), "mremap within a table");
+	munmap(at, LENGTH);
+}
+
+static void dropped(char *at)
+{
+	madvise(at + 100 * PAGE, 500 * PAGE, MADV_DONTNEED);
+	touch(at, N, 1);
+	memset(expected + 100, 0, 500 * 8);
+	OK(!differs(at, expected), "MADV_DONTNEED");
+}
+
+static void migrated(char *at, char *filler[2])
+{
+	static u64 before[N];
+
+	set_all(at, 3);
+	pagemap(at, N);
+	memcpy(before, entries, sizeof before);
+	munmap(filler[0], FILLER);
+	munmap(filler[1], FILLER);
+	put("/proc/sys/vm/compact_memory", "1");
+	pagemap(at, N);
+	for (int i = 0; i < N; i++)
+		count->moved += PFN(entries[i]) != PFN(before[i]);
+	OK(!differs(at, expected), "migration");
+}
+
+static char *swapped_out(char *at)
+{
+	char *to = map(LENGTH + PAGE, PMD, PAGE);
+
+	madvise(at, LENGTH, MADVISE_PAGEOUT);
+	OK(swapped(at, N) > N / 2, "few pages were swapped out");
+	OK(!differs(at, expected), "swap-out");
+	in_child(at, has_words, "fork of swap entries");
+	in_child(at, changes_words, "words of swap entries, swap-in");
+	OK(!differs(at, expected), "swap, parent");
+	move(at, LENGTH, to);
+	OK(!differs(to, expected), "mremap of swap entries");
+	madvise(to, LENGTH, MADVISE_PAGEOUT);
+	madvise(to + N / 4 * PAGE, 8 * PAGE, MADV_DONTNEED);
+	memset(expected + N / 4, 0, 8 * 8);
+	touch(to, N / 2, 7);
+	OK(!differs(to, expected), "swap-in");
+	if (swapoff("/dev/ram0"))
+		die("swapoff");
+	OK(!swapped(to, N) && !differs(to, expected), "swapoff");
+	if (swapon("/dev/ram0", 0))
+		die("swapon");
+	return to;
+}
+
+/* Present pages, a zero page and swap entries. */
+static void moved_by_uffd(void)
+{
+	char *from = map(LENGTH, PMD, 0), *to = map(LENGTH, PMD, 3 * PAGE);
+	volatile char *zero = from + 10 * PAGE;
+	int fd;
+
+	touch(from, 10, 1);
+	(void)*zero;
+	touch(from + 11 * PAGE, N - 11, 1);
+	set_all(from, 6);
+	madvise(from + 600 * PAGE, 100 * PAGE, MADVISE_PAGEOUT);
+	OK(swapped(from, N) > 50, "few pages were swapped out");
+	fd = uffd(to, LENGTH, UFFDIO_REGISTER_MODE_MISSING);
+	OK(uffd_move(fd, to, from, LENGTH) == LENGTH, "UFFDIO_MOVE: %s", strerror(errno));
+	close(fd);
+	OK(!differs(to, expected), "UFFDIO_MOVE");
+	touch(from, N, 1);
+	OK(!differs(from, none), "UFFDIO_MOVE left words behind");
+	munmap(from, LENGTH);
+	munmap(to, LENGTH);
+}
+
+static void huge(void)
+{
+	char *at = map(PMD, PMD, 0), text[64];
+	u64 word = 77, back = 0;
+	int failed;
+
+	madvise(at, PMD, MADV_HUGEPAGE);
+	touch(at, 512, 0);	/* zeros: a split maps the zero page */
+	words(EXTMETA_IOC_SET, at + 5 * PAGE, 1, &word);
+	words(EXTMETA_IOC_GET, at + 5 * PAGE, 1, &back);
+	OK(back == 77, "a word in a huge page");
+	OK(madvise(at, PMD, MADVISE_COLLAPSE), "a table with a word was collapsed");
+	at[6 * PAGE] = 1;
+	words(EXTMETA_IOC_SET, at + 6 * PAGE, 1, &word);
+	snprintf(text, sizeof text, "%d,0x%lx,0x%lx,0", getpid(), (long)at, (long)at + PMD);
+	put("/sys/kernel/debug/split_huge_pages", text);
+	for (int i = 5; i < 7; i++) {
+		words(EXTMETA_IOC_GET, at + i * PAGE, 1, &back);
+		OK(back == 77, "page %d of a split: %llx", i, (long long)back);
+	}
+	touch(at, 512, 1);
+	words(EXTMETA_IOC_GET, at + 5 * PAGE, 1, &back);
+	OK(back == 77, "copy on write of a zero page");
+	madvise(at + 5 * PAGE, PAGE, MADVISE_PAGEOUT);
+	OK(swapped(at + 5 * PAGE, 1), "not swapped out");
+	OK(madvise(at, PMD, MADVISE_COLLAPSE), "a swapped word was collapsed");
+	word = 0;
+	words(EXTMETA_IOC_SET, at + 5 * PAGE, 1, &word);
+	words(EXTMETA_IOC_SET, at + 6 * PAGE, 1, &word);
+	touch(at, 512, 1);
+	failed = madvise(at, PMD, MADVISE_COLLAPSE);
+	OK(!failed, "collapse after the words are gone: %s", strerror(errno));
+	words(EXTMETA_IOC_GET, at, 512, got);
+	for (int i = 0; i < 512; i++)
+		OK(!got[i], "page %d has a word after the collapse", i);
+	munmap(at, PMD);
+}
+
+/* KSM replaces pages by one with their contents, or by the zero page. */
+static void merged(int zero)
+{
+	char *at = map(LENGTH, PMD, 0);
+	long same = 0;
+
+	for (int i = 0; i < N; i++)
+		memset(at + i * PAGE, zero ? 0 : 1 + i / 2 % 4, PAGE);
+	set_all(at, 8);
+	put("/sys/kernel/mm/ksm/use_zero_pages", zero ? "1" : "0");
+	put("/sys/kernel/mm/ksm/pages_to_scan", "100000");
+	put("/sys/kernel/mm/ksm/sleep_millisecs", "1");
+	madvise(at, LENGTH, MADV_MERGEABLE);
+	put("/sys/kernel/mm/ksm/run", "1");
+	for (int tries = 0; tries < 100 && same < N / 2; tries++) {
+		usleep(100000);
+		pagemap(at, N);
+		same = 0;
+		for (int i = 0; i < N; i++)
+			same += PFN(entries[i]) == PFN(entries[0]);
+		same *= zero ? 1 : 4;
+	}
+	put("/sys/kernel/mm/ksm/run", "0");
+	OK(same >= N / 2, "KSM merged %ld pages", same);
+	OK(!differs(at, expected), "KSM%s", zero ? ", zero pages" : "");
+	touch(at, N, 5);
+	OK(!differs(at, expected), "copy on write of KSM pages");
+	munmap(at, LENGTH);
+}
+
+/* Linux 6.12 mm/gup_test.h */
+struct pin { u64 address, size; uint32_t flags; };
+#define PIN_START	_IOW('g', 7, struct pin)
+#define PIN_STOP	_IO('g', 8)
+
+/* Fork copies a pinned page at once. */
+static void pinned(void)
+{
+	char *at = map(LENGTH, PMD, 0);
+	struct pin pin = { (uintptr_t)at, 16 * PAGE, 1 };
+	int fd = open("/sys/kernel/debug/gup_test", O_RDWR);
+
+	touch(at, N, 1);
+	set_all(at, 9);
+	if (fd < 0 || ioctl(fd, PIN_START, &pin))
+		die("gup_test");
+	in_child(at, has_words, "a pinned page in the child");
+	OK(!differs(at, expected), "a pinned page in the parent");
+	if (ioctl(fd, PIN_STOP))
+		die("gup_test");
+	close(fd);
+	munmap(at, LENGTH);
+}
+
+/* A table that a collapse of shared memory frees takes its words along: no leak. */
+static void shared_memory(void)
+{
+	int flags = MAP_SHARED | MAP_FIXED, fd = open("/tmp/file", O_RDWR | O_CREAT, 0600);
+	char *at = map(PMD, PMD, 0);
+	u64 word[512];
+
+	if (fd < 0 || ftruncate(fd, PMD) ||
+	    mmap(at, PMD, PROT_READ | PROT_WRITE, flags, fd, 0) != at)
+		die("/tmp/file");
+	for (int i = 0; i < 512; i++)
+		word[i] = i + 1;
+	touch(at, 512, 1);
+	words(EXTMETA_IOC_SET, at, 512, word);
+	OK(words(EXTMETA_IOC_GET, at, 512, got) == 512, "words of shared memory");
+	OK(!madvise(at, PMD, MADVISE_COLLAPSE), "collapse: %s", strerror(errno));
+	OK(words(EXTMETA_IOC_GET, at, 512, got) == 0, "words after the collapse");
+	munmap(at, PMD);
+	close(fd);
+	unlink("/tmp/file");
+}
+
+/* VmPTE has the side pages of a process; a table without words has none if counted. */
+static void accounted(void)
+{
+	char *at = map(512 * PAGE, PMD, 0);
+	u64 word[512], live = side_pages().live;
+	long before;
+
+	for (int i = 0; i < 512; i++)
+		word[i] = i + 1;
+	touch(at, 512, 1);
+	before = number("/proc/self/status", "VmPTE:");
+	words(EXTMETA_IOC_SET, at, 512, word);
+	if (begun.form == EXTMETA_LINKED) {
+		OK(number("/proc/self/status", "VmPTE:") == before + 4, "VmPTE");
+		OK(side_pages().live == live + 1, "side pages");
+	}
+	memset(word, 0xff, sizeof word);
+	word[5] = 0;
+	words(EXTMETA_IOC_SET, at, 512, word);
+	words(EXTMETA_IOC_GET, at, 512, got);
+	OK(got[4] == 5 && !got[5] && got[6] == 7, "PTEs that SET keeps");
+	madvise(at, 511 * PAGE, MADV_DONTNEED);
+	OK(!counted || side_pages().live == live + 1, "a side page with one word left");
+	madvise(at + 511 * PAGE, PAGE, MADV_DONTNEED);
+	if (counted) {
+		OK(side_pages().live == live, "an empty side page was kept");
+		OK(number("/proc/self/status", "VmPTE:") == before, "VmPTE of no words");
+	}
+	munmap(at, 512 * PAGE);
+}
+
+static void check(int mode)
+{
+	char *at, *holes[2];
+
+	set_mode(mode);
+	begun = side_pages();
+	counted = mode & EXTMETA_COUNT;
+	holes[0] = filler();
+	at = map(LENGTH, PMD, 0);
+	touch(at, N, 1);
+	holes[1] = filler();
+	OK(!differs(at, none), "a fresh page has a word");
+	set_all(at, 1);
+	OK(!differs(at, expected), "set and get");
+	forks(at);
+	kept_in_place(at);
+	at = remapped(at);
+	dropped(at);
+	migrated(at, holes);
+	if (swaps)
+		at = swapped_out(at);
+	munmap(at, LENGTH);
+	map_at(at, LENGTH);
+	touch(at, N, 1);
+	OK(!differs(at, none), "words survive munmap");
+	munmap(at, LENGTH);
+	moved_within_a_table();
+	OK(!counted || side_pages().live == begun.live, "side pages without words are left");
+	if (begun.form != EXTMETA_MODULE) {
+		moved_by_uffd();
+		huge();
+		merged(0);
+		merged(1);
+		pinned();
+		shared_memory();
+		accounted();
+	}
+}
+
+int check_all(void)
+{
+	int form = side_pages().form, modes = form == EXTMETA_LINKED ? 4 : 1;
+
+	swaps = swap_on();
+	if (!swaps && form != EXTMETA_MODULE)
+		die("no /dev/ram0");
+	if (parameter("modes=", modes) < modes)
+		modes = parameter("modes=", modes);
+	count = mmap(0, PAGE, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+	for (int mode = 0; mode < modes; mode++) {
+		u64 live = side_pages().live;
+		int bad = count->bad, status;
+		pid_t child;
+
+		fflush(stdout);
+		child = fork();
+		if (!child) {
+			check(mode);
+			fflush(stdout);
+			_exit(0);
+		}
+		waitpid(child, &status, 0);
+		OK(status == 0, "the process of mode %d ended with %x", mode, status);
+		OK(side_pages().live == live, "side pages leaked in mode %d", mode);
+		printf("MODE %d %s\n", mode, count->bad > bad ? "bad" : "good");
+	}
+	OK(count->moved, "compaction moved no page");
+	printf("CHECKS %d good, %d bad\n", count->good, count->bad);
+	return count->bad;
+}

@@ -1,0 +1,214 @@
+// SPDX-License-Identifier: MIT OR GPL-2.0
+/*
+ * Instructions a PTE of each operation. Under icount the time stamp counter
+ * counts guest instructions. Each phase is also marked for the cache model by a
+ * nop whose displacement names it.
+ */
+#define _GNU_SOURCE
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+#include <linux/userfaultfd.h>
+#include <sys/ioctl.h>
+#include <sys/mman.h>
+#include <sys/wait.h>
+#include "guest.h"
+
+/* cachesim.c and measure.py number the phases in this order. */
+#define PHASES(X) \
+	X(touch_fault) X(set_words) X(get_words) X(peek_words) \
+	X(fork_1st) X(child_exit1) X(fork_2nd) X(child_exit2) \
+	X(cow_reuse_fault) X(mprotect_ro) X(mprotect_rw) X(uffd_wp_on) X(uffd_wp_off) \
+	X(mremap_ptes) X(mremap_tables) X(fork_3rd) X(cow_copy_fault) X(child_exit3) \
+	X(life_0) X(life_1) X(life_10) X(life_50) X(life_100) \
+	X(life_tables_1) X(life_tables_10) X(life_tables_50) \
+	X(munmap)
+#define NAME(n) #n,
+#define NUMBER(n) n##_,
+enum { PHASES(NUMBER) NPHASES };
+static const char *const names[] = { PHASES(NAME) };
+
+static double result[16][NPHASES], *row;
+static long pages;
+
+static inline u64 ticks(void)
+{
+	uint32_t low, high;
+
+	asm volatile("lfence; rdtsc; lfence" : "=a"(low), "=d"(high) :: "memory");
+	return (u64)high << 32 | low;
+}
+
+#define MARK(n) \
+	asm volatile(".byte 0x0f, 0x1f, 0x80, %c0, 0x57, 0x4d, 0x45" :: "i"(n) : "memory")
+#define PHASE(name, statement) do {					\
+		MARK(16 + name##_);					\
+		u64 start = ticks();					\
+		statement;						\
+		u64 end = ticks();					\
+		MARK(0);						\
+		row[name##_] = (double)(end - start) / pages;		\
+	} while (0)
+
+/* A child that waits until the pipe is closed. */
+static pid_t waiting_child(int gate[2])
+{
+	pid_t child = fork();
+	char c;
+
+	if (child < 0)
+		die("fork");
+	if (!child) {
+		close(gate[1]);
+		if (read(gate[0], &c, 1) < 0)
+			_exit(1);
+		_exit(0);
+	}
+	return child;
+}
+
+#define FORK(name)							\
+	if (pipe(gate))							\
+		die("pipe");						\
+	PHASE(name, child = waiting_child(gate));			\
+	usleep(20000);	/* virtual time: the child gets to its read() */	\
+	close(gate[0])
+#define EXIT(name)							\
+	PHASE(name, { close(gate[1]); waitpid(child, &status, 0); })
+
+/* A child writes the words that are not KEEP, and exits. */
+static void life(char *at, u64 *written, int any)
+{
+	pid_t child = fork();
+	int status;
+
+	if (child < 0)
+		die("fork");
+	if (!child) {
+		if (any && device >= 0)
+			words(EXTMETA_IOC_SET, at, pages, written);
+		_exit(0);
+	}
+	waitpid(child, &status, 0);
+}
+
+static u64 drawn(void)
+{
+	static u64 state = 1;
+
+	state = state * 6364136223846793005ull + 1442695040888963407ull;
+	return state >> 33;
+}
+
+/* New words for a share of the PTEs at random, or for one PTE in a share of the tables. */
+static void draw(u64 *written, const u64 *word, int percent, int tables)
+{
+	memset(written, 0xff, pages * sizeof *written);
+	if (tables) {
+		long n = pages / 512, share = (n * percent + 99) / 100;
+
+		for (long i = 0; i < share; i++)
+			written[i * n / share * 512 + 7] = 3;
+		return;
+	}
+	for (long i = 0; i < pages; i++)
+		if ((long)(drawn() % 100) < percent)
+			written[i] = word[i] + 1;
+}
+
+#define LIFE(name, percent, tables)					\
+	draw(written, word, percent, tables);				\
+	PHASE(name, life(at, written, percent))
+
+static void once(char *at, u64 *word, u64 *got, u64 *written, long percent)
+{
+	size_t length = pages * PAGE;
+	struct uffdio_range range;
+	int gate[2], status, fd;
+	pid_t child;
+	char *to;
+
+	PHASE(touch_fault, touch(at, pages, 1));
+	if (percent) {
+		PHASE(set_words, words(EXTMETA_IOC_SET, at, pages, word));
+		PHASE(get_words, words(EXTMETA_IOC_GET, at, pages, got));
+		if (memcmp(word, got, length / 512))
+			die("words differ");
+		PHASE(peek_words, words(EXTMETA_IOC_PEEK, at, pages, got));
+		if (memcmp(word, got, length / 512))
+			die("peeked words differ");
+	}
+	FORK(fork_1st);
+	EXIT(child_exit1);
+	FORK(fork_2nd);
+	EXIT(child_exit2);
+	PHASE(cow_reuse_fault, touch(at, pages, 2));
+	PHASE(mprotect_ro, mprotect(at, length, PROT_READ));
+	PHASE(mprotect_rw, mprotect(at, length, PROT_READ | PROT_WRITE));
+	touch(at, pages, 2);
+	fd = uffd(at, length, UFFDIO_REGISTER_MODE_WP);
+	PHASE(uffd_wp_on, write_protect(fd, at, length, 1));
+	PHASE(uffd_wp_off, write_protect(fd, at, length, 0));
+	range = (struct uffdio_range){ (uintptr_t)at, length };
+	if (ioctl(fd, UFFDIO_UNREGISTER, &range))
+		die("unregister");
+	close(fd);
+	to = map(length, PMD, PAGE);
+	PHASE(mremap_ptes, move(at, length, to));
+	at = map(length, PMD, PAGE);
+	PHASE(mremap_tables, move(to, length, at));
+	FORK(fork_3rd);
+	PHASE(cow_copy_fault, touch(at, pages, 3));
+	EXIT(child_exit3);
+	LIFE(life_0, 0, 0);
+	LIFE(life_1, 1, 0);
+	LIFE(life_10, 10, 0);
+	LIFE(life_50, 50, 0);
+	LIFE(life_100, 100, 0);
+	LIFE(life_tables_1, 1, 1);
+	LIFE(life_tables_10, 10, 1);
+	LIFE(life_tables_50, 50, 1);
+	if (percent) {
+		words(EXTMETA_IOC_GET, at, pages, got);
+		if (memcmp(word, got, length / 512))
+			die("words differ at the end");
+	}
+	PHASE(munmap, munmap(at, length));
+}
+
+void measure(void)
+{
+	long mib = parameter("mib=", 64), runs = parameter("runs=", 2);
+	long percent = device < 0 ? 0 : parameter("pct=", 0);
+	u64 *word, *got, *written;
+
+	pages = mib * 256;
+	word = calloc(pages, sizeof *word);
+	got = malloc(pages * sizeof *got);
+	written = malloc(pages * sizeof *written);
+	/* present before anything is counted */
+	memset(got, 0, pages * sizeof *got);
+	memset(written, 0xff, pages * sizeof *written);
+	if (device >= 0)
+		set_mode(parameter("mode=", 0));
+	for (long i = 0; i < pages; i++)
+		word[i] = (long)(drawn() % 100) < percent ? i + 1 : 0;
+	sleep(5);	/* virtual time, so it is free: the boot's work ends */
+	for (int i = 0; i < runs; i++) {
+		row = result[i];
+		once(map(pages * PAGE, PMD, 0), word, got, written, percent);
+	}
+	printf("PTES %ld\n", pages);
+	for (int phase = 0; phase < NPHASES; phase++) {
+		printf("RESULT %s", names[phase]);
+		for (int i = 0; i < runs; i++)
+			printf(" %.2f", result[i][phase]);
+		printf("\n");
+	}
+	if (device >= 0) {
+		struct extmeta_stat s = side_pages();
+
+		printf("STAT live %llu alloced %llu copied %llu shared %llu\n",
+		       s.live, s.alloced, s.copied, s.shared);
+	}
+}

@@ -1,0 +1,308 @@
+// SPDX-License-Identifier: MIT OR GPL-2.0
+/*
+ * Threads and processes that fault, fork, swap, compact, move, split, collapse
+ * and write words at once. Each slot of pages has one owner, who knows its words.
+ */
+#define _GNU_SOURCE
+#include <errno.h>
+#include <fcntl.h>
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+#include <unistd.h>
+#include <linux/userfaultfd.h>
+#include <sys/ioctl.h>
+#include <sys/mman.h>
+#include <sys/wait.h>
+#include "guest.h"
+
+#define OWNERS	3
+#define N	1100l	/* pages of an owner: more than two tables */
+
+static atomic_int stop;
+static struct shared { atomic_long wrong, steps[16], peeks; } *shared;
+
+struct owner {
+	char *at, *other;	/* where the pages are, and room of the same size */
+	u64 expected[N], got[N];
+	unsigned int seed;
+	int number;
+};
+
+static unsigned int draw(struct owner *o, unsigned int below)
+{
+	return rand_r(&o->seed) / 7 % below;
+}
+
+static int wrong(struct owner *o, unsigned long request)
+{
+	words(request, o->at, N, o->got);
+	for (int i = 0; i < N; i++)
+		if (o->got[i] != o->expected[i]) {
+			printf("WRONG owner %d page %d: %llx, expected %llx\n", o->number,
+			       i, (long long)o->got[i], (long long)o->expected[i]);
+			shared->wrong++;
+			return 1;
+		}
+	return 0;
+}
+
+static void write_words(struct owner *o)
+{
+	u64 new[N];
+	int first = draw(o, N), n = 1 + draw(o, N - first);
+
+	for (int i = 0; i < n; i++)
+		new[i] = draw(o, 4) ? (u64)o->number << 48 | rand_r(&o->seed) : 0;
+	for (int i = 0; i < n; i++)
+		if (!draw(o, 4))
+			new[i] = EXTMETA_KEEP;
+	words(EXTMETA_IOC_SET, o->at + first * PAGE, n, new);
+	for (int i = 0; i < n; i++)
+		if (new[i] != EXTMETA_KEEP)
+			o->expected[first + i] = new[i];
+}
+
+static void fork_and_check(struct owner *o)
+{
+	pid_t child = fork();
+	int status;
+
+	if (child < 0)
+		return;
+	if (!child) {
+		int failed = wrong(o, EXTMETA_IOC_GET);
+
+		for (int i = 0; i < 3 && !failed; i++) {
+			write_words(o);
+			touch(o->at + draw(o, N) * PAGE, 1, 1);
+			failed = wrong(o, EXTMETA_IOC_GET);
+		}
+		_exit(failed);
+	}
+	touch(o->at, N / 2, 2);
+	write_words(o);
+	waitpid(child, &status, 0);
+	if (status) {
+		shared->wrong++;
+		printf("WRONG child of owner %d: %x\n", o->number, status);
+	}
+}
+
+static void swap_places(struct owner *o)
+{
+	char *from = o->at;
+
+	move(from, N * PAGE, o->other);
+	o->at = o->other;
+	o->other = from;
+	map_at(from, N * PAGE);
+}
+
+static void move_by_uffd(struct owner *o)
+{
+	int fd = uffd(o->other, N * PAGE, UFFDIO_REGISTER_MODE_MISSING);
+	size_t moved = uffd_move(fd, o->other, o->at, N * PAGE);
+	char *from = o->at;
+
+	close(fd);
+	/* what UFFDIO_MOVE can't move, mremap moves */
+	if (moved < N * PAGE) {
+		move(from + moved, N * PAGE - moved, o->other + moved);
+		map_at(from + moved, N * PAGE - moved);
+	}
+	o->at = o->other;
+	o->other = from;
+}
+
+static void drop(struct owner *o)
+{
+	int first = draw(o, 3) ? draw(o, N) : 0, n = N - first;
+
+	madvise(o->at + first * PAGE, n * PAGE, MADV_DONTNEED);
+	memset(o->expected + first, 0, n * 8);
+	touch(o->at + first * PAGE, n, 1);
+}
+
+static void protect(struct owner *o)
+{
+	mprotect(o->at, N * PAGE, PROT_READ);
+	mprotect(o->at, N * PAGE, PROT_READ | PROT_WRITE);
+}
+
+static void split(struct owner *o)
+{
+	char text[64];
+
+	madvise(o->at, N * PAGE, MADV_HUGEPAGE);
+	madvise(o->at, N * PAGE, MADVISE_COLLAPSE);
+	snprintf(text, sizeof text, "%d,0x%lx,0x%lx,0", getpid(), (long)o->at,
+		 (long)o->at + N * PAGE);
+	int fd = open("/sys/kernel/debug/split_huge_pages", O_WRONLY);
+
+	if (write(fd, text, strlen(text)) < 0 && errno != EBUSY && errno != EINVAL &&
+	    errno != EAGAIN)
+		printf("split: %s\n", strerror(errno));
+	close(fd);
+}
+
+static void *own(void *arg)
+{
+	struct owner *o = arg;
+
+	touch(o->at, N, 1);
+	while (!stop) {
+		int step = draw(o, 10);
+
+		switch (step) {
+		case 0: fork_and_check(o); break;
+		case 1: swap_places(o); break;
+		case 2: move_by_uffd(o); break;
+		case 3: drop(o); break;
+		case 4: madvise(o->at, N * PAGE, MADVISE_PAGEOUT); break;
+		case 5: touch(o->at, N, 3); break;
+		case 6: protect(o); break;
+		case 7: split(o); break;
+		default: write_words(o);
+		}
+		shared->steps[step]++;
+		if (wrong(o, EXTMETA_IOC_GET) || wrong(o, EXTMETA_IOC_PEEK))
+			stop = 1;
+	}
+	return 0;
+}
+
+/* Reads others' words without the lock: each is 0 or its owner's. */
+static void *peek(void *arg)
+{
+	struct owner *owners = arg;
+	u64 got[N];
+
+	while (!stop)
+		for (int i = 0; i < OWNERS; i++) {
+			words(EXTMETA_IOC_PEEK, owners[i].at, N, got);
+			for (int k = 0; k < N; k++)
+				if (got[k] && got[k] >> 48 != owners[i].number) {
+					printf("WRONG peek: %llx\n", (long long)got[k]);
+					shared->wrong++;
+					stop = 1;
+				}
+			shared->peeks++;
+		}
+	return 0;
+}
+
+static void *protect_all(void *arg)
+{
+	struct owner *owners = arg;
+
+	while (!stop) {
+		put("/proc/sys/vm/compact_memory", "1");
+		for (int i = 0; i < OWNERS; i++)
+			mprotect(owners[i].at, N * PAGE, PROT_READ | PROT_WRITE);
+		put("/proc/self/clear_refs", "4");
+	}
+	return 0;
+}
+
+/* A word is set while its table is collapsed again and again. */
+static void *collapse(void *at)
+{
+	while (!stop)
+		madvise(at, PMD, MADVISE_COLLAPSE);
+	return 0;
+}
+
+static void *race(void *at)
+{
+	for (u64 word = 1; !stop; word++) {
+		u64 got = 0, zero = 0;
+
+		words(EXTMETA_IOC_SET, (char *)at + 300 * PAGE, 1, &word);
+		words(EXTMETA_IOC_GET, (char *)at + 300 * PAGE, 1, &got);
+		if (got != word) {
+			printf("WRONG race: %llx\n", (long long)got);
+			shared->wrong++;
+			stop = 1;
+		}
+		words(EXTMETA_IOC_SET, (char *)at + 300 * PAGE, 1, &zero);
+	}
+	return 0;
+}
+
+/* KSM merges pages of the owners that have the same contents. */
+static void ksm(struct owner *owners)
+{
+	put("/sys/kernel/mm/ksm/use_zero_pages", "1");
+	put("/sys/kernel/mm/ksm/pages_to_scan", "2000");
+	put("/sys/kernel/mm/ksm/sleep_millisecs", "20");
+	madvise(owners[0].at, N * PAGE, MADV_MERGEABLE);
+	put("/sys/kernel/mm/ksm/run", "1");
+}
+
+static void run(int mode, long seconds)
+{
+	struct owner owners[OWNERS] = { 0 };
+	pthread_t threads[OWNERS + 4];
+	char *huge = map(PMD, PMD, 0);
+
+	set_mode(mode);
+	stop = 0;
+	for (int i = 0; i < OWNERS; i++) {
+		owners[i].at = map(N * PAGE, PMD, i * PAGE);
+		owners[i].other = map(N * PAGE, PMD, (i + 1) * PAGE);
+		owners[i].number = i + 1;
+		owners[i].seed = mode * 100 + i;
+	}
+	ksm(owners);
+	for (int i = 0; i < OWNERS; i++)
+		pthread_create(&threads[i], 0, own, &owners[i]);
+	pthread_create(&threads[OWNERS], 0, peek, owners);
+	pthread_create(&threads[OWNERS + 1], 0, protect_all, owners);
+	madvise(huge, PMD, MADV_HUGEPAGE);
+	touch(huge, 512, 1);
+	pthread_create(&threads[OWNERS + 2], 0, collapse, huge);
+	pthread_create(&threads[OWNERS + 3], 0, race, huge);
+	for (long i = 0; i < seconds && !stop; i++)
+		sleep(1);
+	stop = 1;
+	for (int i = 0; i < OWNERS + 4; i++)
+		pthread_join(threads[i], 0);
+}
+
+int stress(void)
+{
+	int modes = side_pages().form == EXTMETA_LINKED ? 4 : 1;
+	long seconds = parameter("seconds=", 60), steps = 0;
+	u64 live = side_pages().live;
+
+	if (!swap_on())
+		die("no /dev/ram0");
+	shared = mmap(0, PAGE, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+	for (int mode = 0; mode < modes; mode++) {
+		pid_t child;
+		int status;
+
+		fflush(stdout);
+		child = fork();
+		if (!child) {
+			run(mode, seconds / modes);
+			fflush(stdout);
+			_exit(0);
+		}
+		waitpid(child, &status, 0);
+		if (status || side_pages().live != live) {
+			printf("WRONG mode %d: status %x, %llu side pages left\n", mode,
+			       status, side_pages().live - live);
+			shared->wrong++;
+		}
+	}
+	for (int i = 0; i < 10; i++)
+		steps += shared->steps[i];
+	put("/sys/kernel/mm/ksm/run", "0");
+	printf("STRESS %ld seconds, %ld steps, %ld lockless reads of %ld words, %ld wrong\n",
+	       seconds, steps, (long)shared->peeks, N, (long)shared->wrong);
+	return shared->wrong;
+}

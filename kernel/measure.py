@@ -1,0 +1,207 @@
+"""Counts what words cost Linux: `python kernel/measure.py` writes kernel/results.json.
+
+Each form is booted under icount, where the guest's clock counts its instructions, and
+some of them once more with a model of data caches. The load of this machine changes
+nothing. What was measured is kept beside the kernels, so a run that was stopped goes on. `python kernel/measure.py functions FORM OPERATION` prints the instructions a PTE
+of one operation by kernel function.
+"""
+
+import bisect
+import collections
+import hashlib
+import json
+import re
+import sys
+import tempfile
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from boot import QEMU, boot, plugin
+from kernels import (
+    FOLDER,
+    HERE,
+    PATCH,
+    SHA256,
+    VERSION,
+    Failed,
+    build,
+    compiler,
+    digest,
+    run,
+    say,
+    sources,
+)
+
+from extmeta.cost.origin import today
+
+RESULTS = HERE / "results.json"
+FORMAT = "extmeta kernel 1"
+
+STOCK = "stock"
+COPY, SHARE, COUNT = 0, 1, 2
+# Name, variant of the kernel, percent of PTEs with a word, fork's mode.
+FORMS: dict[str, tuple[str, int, int]] = {
+    STOCK: ("stock", 0, COPY),
+    "linked, no word": ("linked", 0, COPY),
+    "linked, 1% with a word": ("linked", 1, COPY),
+    "linked, each word copied in the loop": ("loop", 100, COPY),
+    "linked, side page copied at once": ("linked", 100, COPY),
+    "linked, side page shared": ("linked", 100, SHARE),
+    "linked, copied, counted": ("linked", 100, COPY | COUNT),
+    "linked, shared, counted": ("linked", 100, SHARE | COUNT),
+    "in the loop, no word": ("loop", 0, COPY),
+    "adjacent, no word": ("adjacent", 0, COPY),
+    "adjacent, 1% with a word": ("adjacent", 1, COPY),
+    "adjacent, copied at once": ("adjacent", 100, COPY),
+}
+CACHED = (
+    STOCK,
+    "linked, each word copied in the loop",
+    "linked, side page copied at once",
+    "linked, side page shared",
+    "adjacent, copied at once",
+)
+# Booted twice, to see if counts repeat.
+TWICE = (STOCK, "linked, side page shared")
+MIB, CACHE_MIB, RUNS = 64, 16, 2
+
+
+def phases() -> list[str]:
+    """Return the names of guest/measure.c's phases, in order."""
+    text = (HERE / "guest/measure.c").read_text()
+    listed = text.partition("#define PHASES(X)")[2].partition("#define NAME")[0]
+    return re.findall(r"X\((\w+)\)", listed)
+
+
+def line(form: str, mib: int, runs: int) -> str:
+    """Return the kernel's command line that measures a form."""
+    _variant, percent, mode = FORMS[form]
+    return f"quiet do=measure mib={mib} runs={runs} pct={percent} mode={mode}"
+
+
+def kept(what: str, form: str, measure: Callable[[], Any]) -> Any:
+    """Return what was measured before of the same sources, or measure and keep it."""
+    kernel = build(FORMS[form][0])
+    of = f"{sources()} {digest(kernel)} {form} {what} {FORMS[form]} {RUNS}"
+    path = FOLDER / "counts" / hashlib.sha256(of.encode()).hexdigest()
+    if not path.exists():
+        say(f"{what}: {form}")
+        found = measure()
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(json.dumps(found))
+    return json.loads(path.read_text())
+
+
+def counted(form: str) -> dict[str, float]:
+    """Boot a form; return the instructions a PTE of each operation, in the last run."""
+    output = boot(build(FORMS[form][0]), line(form, MIB, RUNS))
+    return {
+        name: float(values.split()[-1])
+        for name, values in re.findall(r"^RESULT (\w+) (.*)$", output, re.MULTILINE)
+    }
+
+
+def traced(form: str, more: str = "", runs: int = 1) -> list[str]:
+    """Boot a form with the cache model; return what the model wrote."""
+    with tempfile.TemporaryDirectory(prefix="extmeta-cache-") as name:
+        scratch = Path(name)
+        out = scratch / "out"
+        arguments = ("-plugin", f"{plugin(scratch)},out={out}{more}")
+        boot(build(FORMS[form][0]), line(form, CACHE_MIB, runs), more=arguments)
+        return out.read_text().splitlines()
+
+
+def cached(form: str) -> dict[str, list[float]]:
+    """Return accesses, bytes read, bytes written, misses in L1, L2 and L3, a PTE."""
+    names, ptes = phases(), CACHE_MIB * 256
+    found = {}
+    for row in traced(form):
+        word, number, _instructions, *counts = row.split()
+        if word == "PHASE":
+            found[names[int(number) - 16]] = [round(int(c) / ptes, 2) for c in counts]
+    return found
+
+
+def functions(form: str, operation: str) -> None:
+    """Print the instructions a PTE of an operation by function of the kernel."""
+    kernel = build(FORMS[form][0])
+    symbols = sorted(
+        (int(address, 16), name)
+        for address, kind, name in (s.split() for s in run("nm", kernel).splitlines())
+        if kind in "tT"
+    )
+    starts = [address for address, _name in symbols]
+    total: collections.Counter[str] = collections.Counter()
+    number = phases().index(operation) + 16
+    for row in traced(form, f",fn={number}", RUNS):
+        if row.startswith("FN "):
+            address, count = int(row.split()[1], 16), int(row.split()[2])
+            name = symbols[bisect.bisect(starts, address) - 1][1]
+            total[name if address >> 63 else "user"] += count
+    for name, count in total.most_common(20):
+        print(f"{name:<40}{count / RUNS / CACHE_MIB / 256:9.2f}")
+
+
+def transposed(rows: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Turn form by operation into operation by form."""
+    return {
+        operation: {
+            form: row[operation] for form, row in rows.items() if operation in row
+        }
+        for operation in phases()
+    }
+
+
+def measured() -> dict[str, Any]:
+    """Measure everything."""
+    rows = {form: kept("count", form, partial(counted, form)) for form in FORMS}
+    again = {form: kept("again", form, partial(counted, form)) for form in TWICE}
+    caches = {form: kept("cache", form, partial(cached, form)) for form in CACHED}
+    differ = max(
+        abs(value / rows[form][operation] - 1)
+        for form, row in again.items()
+        for operation, value in row.items()
+        if rows[form][operation]
+    )
+    return {
+        "format": FORMAT,
+        "linux": VERSION,
+        "source_sha256": SHA256,
+        "patch_sha256": digest(PATCH),
+        "sources_sha256": sources(),
+        "compiler": run("gcc", "--version").splitlines()[0],
+        "through": compiler(),
+        "qemu": run(QEMU, "--version").splitlines()[0],
+        "command": "python kernel/measure.py",
+        "date": today(),
+        "ptes": MIB * 256,
+        "runs": RUNS,
+        "boots_differ_by": round(differ, 6),
+        "instructions": transposed(rows),
+        "cache": {
+            "ptes": CACHE_MIB * 256,
+            "columns": ["accesses", "read", "written", "l1", "l2", "l3"],
+            "costs": transposed(caches),
+        },
+    }
+
+
+def main(arguments: list[str]) -> None:
+    """Measure, or print functions."""
+    if arguments[:1] == ["functions"] and len(arguments) == 3:
+        functions(*arguments[1:])
+    elif arguments:
+        raise Failed(
+            f"can't {' '.join(arguments)!r}: functions FORM OPERATION, or nothing"
+        )
+    else:
+        RESULTS.write_text(json.dumps(measured(), indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    try:
+        main(sys.argv[1:])
+    except Failed as error:
+        sys.exit(f"kernel/measure.py: {error}")

@@ -1,0 +1,194 @@
+"""Writes what documents and reports show of results.json: `python kernel/tables.py`.
+
+The tables of docs/kernel.md stand between comments that name them. The package ships
+src/extmeta/data/prototype.json, which `extmeta compare` prints.
+"""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parent
+RESULTS = HERE / "results.json"
+DOCUMENT = ROOT / "docs/kernel.md"
+SHIPPED = ROOT / "src/extmeta/data/prototype.json"
+
+STOCK = "stock"
+LIVES = ("life_0", "life_1", "life_10", "life_50", "life_100")
+TABLE_LIVES = ("life_tables_1", "life_tables_10", "life_tables_50")
+WORDS = ("set_words", "get_words", "peek_words")
+
+Results = dict[str, Any]
+
+
+def loaded() -> Results:
+    """Return what was measured."""
+    found: Results = json.loads(RESULTS.read_text())
+    return found
+
+
+def rendered(head: list[str], rows: list[list[str]]) -> str:
+    """Return a table of Markdown."""
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def extra(of: dict[str, float], form: str) -> str:
+    """Return what a form adds to the stock kernel's count, in percent."""
+    return f"{100 * (of[form] / of[STOCK] - 1):+.1f} %"
+
+
+def against_stock(results: Results, operations: list[str], forms: list[str]) -> str:
+    """Return a table of operations: stock's count, and what forms add to it."""
+    counts = results["instructions"]
+    return rendered(
+        ["", STOCK, *forms],
+        [
+            [
+                name,
+                f"{counts[name][STOCK]:.1f}",
+                *(extra(counts[name], form) for form in forms),
+            ]
+            for name in operations
+        ],
+    )
+
+
+def starting(results: Results, *starts: str) -> list[str]:
+    """Return the forms whose names start so, in order."""
+    return [
+        form for form in results["instructions"]["munmap"] if form.startswith(starts)
+    ]
+
+
+def operations(results: Results) -> list[str]:
+    """Return what the stock kernel does too, and no life."""
+    return [
+        name
+        for name in results["instructions"]
+        if name not in (*LIVES, *TABLE_LIVES, *WORDS)
+    ]
+
+
+def unused(results: Results) -> str:
+    """Return what is paid where no PTE has a word."""
+    forms = [form for form in starting(results, "") if form.endswith("no word")]
+    return against_stock(results, operations(results), forms)
+
+
+def used(results: Results) -> str:
+    """Return what is paid where every PTE has a word."""
+    forms = [
+        form
+        for form in starting(results, "linked", "adjacent")
+        if not form.endswith(("no word", "1% with a word"))
+    ]
+    return against_stock(results, operations(results), forms)
+
+
+def absolute(results: Results, names: tuple[str, ...]) -> str:
+    """Return a table of counts a PTE, by form."""
+    counts = results["instructions"]
+    forms = [form for form in starting(results, "") if form in counts["set_words"]]
+    if names != WORDS:
+        forms = [STOCK, *(form for form in forms if not form.endswith("a word"))]
+    return rendered(
+        ["", *names],
+        [[form, *(f"{counts[name][form]:.1f}" for name in names)] for form in forms],
+    )
+
+
+def caches(results: Results) -> str:
+    """Return bytes and modelled misses a PTE."""
+    cache = results["cache"]
+    columns = cache["columns"][1:]
+    shown = ("fork_1st", "fork_2nd", "child_exit2", "mremap_ptes", "munmap")
+    return rendered(
+        ["", "", *columns],
+        [
+            [name, form, *(f"{value:.2f}" for value in values[1:])]
+            for name in shown
+            for form, values in cache["costs"][name].items()
+        ],
+    )
+
+
+def measured_with(results: Results) -> str:
+    """Return with what the figures were measured."""
+    return "\n".join(
+        f"- {name}: {value}"
+        for name, value in (
+            ("kernel", f"Debian's linux-source {results['linux']}"),
+            ("sha256 of hooks.patch", results["patch_sha256"]),
+            ("compiler", results["compiler"]),
+            ("machine", results["qemu"]),
+            ("command", f"`{results['command']}`, {results['date'][:10]}"),
+            (
+                "two boots differ by",
+                f"{100 * results['boots_differ_by']:.2f} % at most",
+            ),
+        )
+    )
+
+
+TABLES = {
+    "measured with": measured_with,
+    "unused": unused,
+    "used": used,
+    "words": lambda results: absolute(results, WORDS),
+    "lives": lambda results: absolute(results, LIVES),
+    "lives by tables": lambda results: absolute(results, TABLE_LIVES),
+    "caches": caches,
+}
+
+
+def document(text: str, results: Results) -> str:
+    """Return a document whose tables are those of the results."""
+    for name, table in TABLES.items():
+        begin, end = f"<!-- {name} -->", f"<!-- end of {name} -->"
+        found = f"{re.escape(begin)}.*?{re.escape(end)}"
+        made = f"{begin}\n{table(results)}\n{end}"
+        text, times = re.subn(found, lambda _, made=made: made, text, flags=re.DOTALL)
+        if times != 1:
+            raise ValueError(f"{DOCUMENT} has {times} places for the table {name!r}")
+    return text
+
+
+def prototype(results: Results) -> dict[str, Any]:
+    """Return what the package ships."""
+    cache = results["cache"]
+    return {
+        "format": "extmeta prototype 1",
+        "kernel": f"{results['linux'].partition('-')[0]}, x86_64, built with one form of "
+        "64-bit words beside PTE tables at a time",
+        "machine": "qemu -smp 1 -cpu max, its clock counts guest instructions (icount)",
+        "program": f"{results['ptes'] // 256} MiB of anonymous memory, "
+        f"{results['ptes']:,} PTEs of 4 KiB pages; the second run after a boot",
+        "unit": "instructions a PTE, of the whole operation",
+        "leaves_out": "cache misses, more than one processor, TLBs, and the kernel's time "
+        "on real hardware; eight copied bytes count as an instruction or less",
+        "forms": starting(results, ""),
+        "costs": results["instructions"],
+        "misses": {
+            "program": f"{cache['ptes'] // 256} MiB, the first run; a model of an L1D of "
+            "32 KiB, an L2 of 1 MiB and a last level of 16 MiB, data only",
+            "unit": "misses a PTE in L1, L2 and the last level",
+            "costs": {
+                name: {form: values[3:] for form, values in of.items()}
+                for name, of in cache["costs"].items()
+            },
+        },
+    }
+
+
+def shipped(results: Results) -> str:
+    """Return the text of the package's file."""
+    return json.dumps(prototype(results), indent=1) + "\n"
+
+
+if __name__ == "__main__":
+    measured = loaded()
+    DOCUMENT.write_text(document(DOCUMENT.read_text(), measured))
+    SHIPPED.write_text(shipped(measured))
