@@ -41,6 +41,7 @@ LOADS = [
     ("write-barrier", "collections=2,how=handler"),
     ("ages", "intervals=4,limit=2,bits=4"),
     ("fork-server", "inputs=2,dirty=0.02"),
+    ("deferred-flush", "rounds=2,dirty=0.2,bits=4"),
     ("fork-server", "inputs=2,dirty=0.02,how=WP_ASYNC"),
     ("fork-server", "inputs=2,dirty=0.02,how=soft-dirty"),
 ]

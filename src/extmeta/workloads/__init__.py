@@ -10,6 +10,7 @@ Every round is compared with a plain array of the pages written.
 """
 
 from extmeta.workloads.ages import Ages
+from extmeta.workloads.deferred_flush import DeferredFlush
 from extmeta.workloads.fork_server import ForkServer
 from extmeta.workloads.play import MismatchError, Result, Workload, play
 from extmeta.workloads.precopy import Precopy
@@ -22,6 +23,7 @@ from extmeta.workloads.write_barrier import WriteBarrier
 __all__ = [
     "WORKLOADS",
     "Ages",
+    "DeferredFlush",
     "ForkServer",
     "MismatchError",
     "Precopy",
@@ -46,4 +48,5 @@ WORKLOADS: dict[str, type[Workload]] = {
     "write-barrier": WriteBarrier,
     "ages": Ages,
     "fork-server": ForkServer,
+    "deferred-flush": DeferredFlush,
 }
