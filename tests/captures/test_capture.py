@@ -839,7 +839,7 @@ def test_nothing_but_the_vsyscall_page():
 def test_gib_leaves_are_left_out():
     text = smaps((0x40000000, 0x80000000)).replace(b"      4 kB", b"1048576 kB")
     vmas = procfs.parse_smaps(text)
-    inside = procfs._within(np.array([0x40000], np.uint64), vmas)
+    inside = procfs.within_vmas(np.array([0x40000], np.uint64), vmas)
     assert inside.tolist() == [False]
 
 

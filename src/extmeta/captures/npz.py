@@ -372,6 +372,27 @@ def values(path: str, grammar: Grammar = CAPTURE) -> dict[str, Any]:
     return {k: array if array.ndim else array.item() for k, array in arrays.items()}
 
 
+def array(path: str, key: Key) -> Array:
+    """Return the array of a .npy file, with the dtype that it has to have.
+
+    Raises
+    ------
+    DamagedFileError
+    OSError
+    """
+    name = os.path.basename(path)
+    with open(path, "rb") as file:
+        header = _header(name, key, file.read(MAX_HEADER_BYTES))
+        count = math.prod(header.shape)
+        size = header.data_offset + count * np.dtype(header.dtype).itemsize
+        if size != (found := os.fstat(file.fileno()).st_size):
+            raise DamagedFileError(f"{name}: {size} bytes are needed, not {found}")
+        file.seek(header.data_offset)
+        found_array = np.fromfile(file, header.dtype, count)
+    shaped = found_array.reshape(header.shape, order=header.order)
+    return shaped.astype(shaped.dtype.newbyteorder("="), copy=False)
+
+
 def write(path: str, arrays: Mapping[str, Any]) -> None:
     """Write a file, all of it or nothing: see `whole_file.replace`.
 

@@ -4,6 +4,7 @@ import contextlib
 import operator
 import os
 import re
+from typing import Any
 
 import numpy as np
 
@@ -95,7 +96,7 @@ def capture(
     try:
         with procfs.stopped(pid) if stop else contextlib.nullcontext():
             reading = _read_settled(pid, progress)
-        return _captured(reading)
+        return captured(reading, re.sub(r"-.*", "", os.uname().release))
     except procfs.StopError:
         why = f"did not stop within {procfs.STOP_SECONDS:g} s"
     except PermissionError:
@@ -107,7 +108,8 @@ def capture(
     raise CaptureError(f"process {pid} {why}")
 
 
-def _captured(reading: procfs.Reading) -> Capture:
+def captured(reading: procfs.Reading, kernel: str, **more: Any) -> Capture:
+    """Return the capture of a reading; ``more`` is other arguments of `Capture`."""
     vmas = reading.vmas
     leaves = reading.huge_vpn
     unlocated = anonymous = np.zeros(len(vmas.start), np.uint64)
@@ -125,11 +127,11 @@ def _captured(reading: procfs.Reading) -> Capture:
         entry=reading.entry,
         vmpte_kb=reading.status.vmpte_kb,
         vmrss_kb=reading.status.vmrss_kb,
-        kernel=re.sub(r"-.*", "", os.uname().release),
+        kernel=kernel,
         comm=reading.status.comm,
         huge_vpn=leaves,
         vma_unlocated_kb=unlocated,
         vma_anon_huge_kb=anonymous,
-        huge_marked=True,
         settled=reading.settled,
+        **({"huge_marked": True} | more),
     )

@@ -141,7 +141,12 @@ def stat(where: int | str) -> list[bytes]:
 
 def status_lines(where: int | str) -> dict[bytes, bytes]:
     """Return the lines of status by their keys."""
-    lines = slurp(where, "status").split(b"\n")
+    return parse_status(slurp(where, "status"))
+
+
+def parse_status(text: bytes) -> dict[bytes, bytes]:
+    """Return the lines in the text of /proc/PID/status by their keys."""
+    lines = text.split(b"\n")
     return dict(line.split(b":\t", 1) for line in lines if b":\t" in line)
 
 
@@ -238,7 +243,7 @@ def vma_rows(text: bytes) -> list[tuple[bytes, bytes, bytes, bytes, bytes]]:
 
 
 def parse_smaps(text: bytes) -> Vmas:
-    """Return the VMAs in the text of /proc/PID/smaps.
+    """Return the VMAs in the text of /proc/PID/smaps, or of maps, without VmFlags.
 
     Raises
     ------
@@ -246,8 +251,9 @@ def parse_smaps(text: bytes) -> Vmas:
         If there is none, or one is cut short.
     """
     rows = vma_rows(text)
-    flags = _FLAGS.findall(text)
-    sizes = _PAGE_SIZE.findall(text)
+    # maps has neither.
+    flags = _FLAGS.findall(text) or [b""] * len(rows)
+    sizes = _PAGE_SIZE.findall(text) or [b"4"] * len(rows)
     # Absent before Linux 5.4, which did not map files by PMDs.
     mapped = _PMD_MAPPED.findall(text) or [(b"0", b"0")] * len(rows)
     # Absent before Linux 2.6.38, which had only hugetlb's huge pages.
@@ -370,7 +376,7 @@ def pagemap(fd: int, ranges: U64, progress: Progress | None) -> tuple[U64, U64]:
     return np.concatenate([none, *vpns]), np.concatenate([none, *entries])
 
 
-def _within(vpn: U64, vmas: Vmas) -> Bools:
+def within_vmas(vpn: U64, vmas: Vmas) -> Bools:
     """Tell which vpns are in a VMA that has PTEs or 2 MiB leaves."""
     # A PUD maps a 1 GiB hugetlb page, for which captures have no form.
     here = vmas.user & (vmas.page_kb <= pagewords.LEAF_KB)
@@ -405,7 +411,7 @@ def read(pid: int, progress: Progress | None = None) -> Reading:
         after = status(pid)
         maps = slurp(living(pid), "maps")
         same = [r[:3] for r in vma_rows(smaps)] == [r[:3] for r in vma_rows(maps)]
-    keep = _within(vpn, vmas)
+    keep = within_vmas(vpn, vmas)
     return Reading(
         vmas=vmas,
         vpn=vpn[keep],

@@ -23,7 +23,8 @@ ALL_ARCHES = "all"
 
 # What names a capture; the first part of a sentence of help.
 A_CAPTURE = (
-    f"a capture file, a shipped capture by its name (one of {', '.join(shipped())})"
+    "a capture, or a file of another program as `capture --from` reads, or a shipped "
+    f"capture by its name (one of {', '.join(shipped())})"
 )
 
 # The longest `trace --interval`: a day.

@@ -1,18 +1,56 @@
-"""`extmeta capture`: write a process's page tables to a file."""
+"""`extmeta capture`: write page tables of processes, or read from files, to files."""
 
 import argparse
+import os
+from pathlib import Path
 
+from extmeta.captures.capture import Capture
+from extmeta.captures.read import FORMATS
 from extmeta.commands import output
-from extmeta.commands.arguments import add_pid_and_output
-from extmeta.commands.inputs import captured
-from extmeta.commands.output import must_be_writable, saved, tell
+from extmeta.commands.arguments import path_of, pid_of, refusing
+from extmeta.commands.inputs import capture_of, captured
+from extmeta.commands.output import (
+    STANDARD,
+    BadInputError,
+    must_be_writable,
+    saved,
+    tell,
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add what `capture` takes."""
-    parser.epilog = "Example: extmeta capture $(pidof redis-server) -o redis.npz"
+    parser.epilog = (
+        "Examples: extmeta capture $(pidof redis-server) -o redis.npz; "
+        "extmeta capture --from pagemap-1234.img -o 1234.npz"
+    )
     add = parser.add_argument
-    add_pid_and_output(parser)
+    add(
+        "pid",
+        nargs="?",
+        type=refusing(pid_of),
+        metavar="PID",
+        help="id of the process",
+    )
+    formats = "; ".join(form.NAME for form in FORMATS)
+    add(
+        "--from",
+        dest="files",
+        nargs="+",
+        type=refusing(path_of),
+        metavar="FILE",
+        help="read files or directories of other programs instead of a process, each "
+        f"found by its content: {formats}",
+    )
+    add(
+        "-o",
+        "--output",
+        type=refusing(path_of),
+        required=True,
+        metavar="FILE",
+        help="file to write, always in numpy's .npz format; - is stdout; a directory "
+        "for --from with several files",
+    )
     add("--pfns", action="store_true", help="keep page frame numbers (needs root)")
     add(
         "--stop",
@@ -23,16 +61,51 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Write a process's page tables to a file."""
+    """Write page tables, of a process or from files of other programs, to a file."""
+    given = [what for what in ("pid", "files") if getattr(args, what)]
+    if len(given) != 1:
+        raise BadInputError(f"PID or --from FILE: {'not both' if given else 'neither'}")
+    if args.files:
+        return _from_files(args)
     must_be_writable(args.output, args.force)
     # A signal must not leave the process stopped.
     with output.Stop():
         found = captured(args.pid, args.stop)
-    output.save(args.output, lambda path: found.save(path, pfns=args.pfns))
-    saved(args, found)
+    _save(args, found, args.output)
     if not found.settled:
         tell(
             f"extmeta capture: process {args.pid} changed while it was read; "
             "--stop holds it"
         )
     return 0
+
+
+def _from_files(args: argparse.Namespace) -> int:
+    if args.stop:
+        raise BadInputError(f"--stop and --from {args.files[0]}: one of them")
+    if len(args.files) == 1 and not os.path.isdir(args.output):
+        must_be_writable(args.output, args.force)
+        _save(args, capture_of(args.files[0])[0], args.output)
+        return 0
+    if not os.path.isdir(args.output):
+        raise BadInputError(
+            f"{args.output}: {len(args.files)} captures need a directory"
+        )
+    targets = [Path(args.output, f"{_stem(file)}.npz") for file in args.files]
+    for target in targets:
+        if targets.count(target) > 1:
+            raise BadInputError(f"{target}: two of the captures have this name")
+        must_be_writable(str(target), args.force)
+    for file, target in zip(args.files, targets, strict=True):
+        _save(args, capture_of(file)[0], str(target))
+    return 0
+
+
+def _stem(file: str) -> str:
+    """Return the name of a file for the capture that is read from it."""
+    return "stdin" if file == STANDARD else Path(os.path.abspath(file)).stem
+
+
+def _save(args: argparse.Namespace, found: Capture, path: str) -> None:
+    output.save(path, lambda path: found.save(path, pfns=args.pfns))
+    saved(args, found, path)

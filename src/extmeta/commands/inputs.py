@@ -4,8 +4,9 @@ import os
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
-from extmeta.captures.capture import Capture, CaptureError, load_capture, shipped
+from extmeta.captures.capture import Capture, CaptureError, shipped
 from extmeta.captures.process import capture
+from extmeta.captures.read import read
 from extmeta.commands import output
 from extmeta.commands.output import STANDARD, BadInputError, bad_input, progress
 from extmeta.cost.space import Space, space_of
@@ -15,14 +16,14 @@ Loaded = TypeVar("Loaded")
 
 
 def capture_of(given: str) -> tuple[Capture, str]:
-    """Return the capture in a file, or a shipped one, and its name."""
+    """Return the capture in a file of any known format, or a shipped one; its name."""
     plain = given not in (STANDARD, "") and os.path.basename(given) == given
     if plain and given not in shipped() and not os.path.exists(given):
         raise BadInputError(
             f"{given}: No such file or directory, and "
             f"{unknown('shipped capture', given, shipped())}"
         )
-    return loaded(given, load_capture)
+    return loaded(given, read)
 
 
 def loaded(given: str, load: Callable[[str], Loaded]) -> tuple[Loaded, str]:

@@ -225,13 +225,14 @@ def written(args: argparse.Namespace, path: str, document: str) -> int:
     return 0
 
 
-def saved(args: argparse.Namespace, found: object) -> None:
-    """Say what was saved; on stderr if it was saved to stdout."""
+def saved(args: argparse.Namespace, found: object, path: str | None = None) -> None:
+    """Say what was saved, by default to --output; on stderr if it was to stdout."""
+    path = path or args.output
     text = plain(repr(found)[1:-1])
-    if args.output == STANDARD:
+    if path == STANDARD:
         tell(f"extmeta {args.verb}: {text}")
     else:
-        say(f"{args.output}: {text}")
+        say(f"{path}: {text}")
 
 
 # -- signals -----------------------------------------------------------------------

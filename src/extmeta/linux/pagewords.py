@@ -79,6 +79,8 @@ def vpn_bounds(start: U64, end: U64) -> U64:
 
 def whole_leaves(leaves: U64, vpn: U64, entry: U64) -> Bools:
     """Tell which 2 MiB leaves, by first vpn, have all of their pages present."""
+    if not len(leaves):
+        return np.zeros(0, np.bool_)
     first = np.searchsorted(vpn, leaves)
     stop = np.searchsorted(vpn, leaves + np.uint64(LEAF_PAGES))
     before = np.concatenate(([0], np.cumsum(present(entry))))

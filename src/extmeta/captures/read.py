@@ -1,0 +1,77 @@
+"""Read an address space from a file of any known format.
+
+The formats are asked in turn, by content. The one that takes the most files is last.
+"""
+
+import os
+from typing import Protocol
+
+from extmeta.captures.capture import Capture, CaptureError, load_capture
+from extmeta.captures.formats import (
+    criu,
+    dirty_bitmap,
+    page_types,
+    saved_proc,
+    scan_regions,
+)
+from extmeta.captures.formats.source import Source, look
+
+
+class Format(Protocol):
+    """What a module of `formats` has."""
+
+    NAME: str
+
+    def recognises(self, found: Source) -> bool:
+        """Tell whether a file or a directory is of this format."""
+
+    def read(self, found: Source) -> Capture:
+        """Return its capture."""
+
+
+FORMATS: tuple[Format, ...] = (saved_proc, criu, page_types, scan_regions, dirty_bitmap)
+
+OWN = "a capture of extmeta (.npz)"
+ZIP = b"PK"
+
+
+def read(path: str | os.PathLike[str]) -> Capture:
+    """Read a capture, or what another program saved of an address space.
+
+    The format is found by content, not by name: see :mod:`extmeta.captures.formats`.
+
+    Parameters
+    ----------
+    path : path-like
+        A file or a directory, which need not be trusted. If there is none of this name,
+        the name of a capture in `shipped`.
+
+    Returns
+    -------
+    Capture
+        Its `about` says what the format does not tell.
+
+    Raises
+    ------
+    CaptureError
+        If no format is recognised, or the file is damaged, hostile, too large or
+        inconsistent: one line with the file and the wrong value.
+    OSError
+        If it can't be read; FileNotFoundError if it does not exist.
+    """
+    path = os.fsdecode(path)
+    if not os.path.exists(path):
+        return load_capture(path)
+    try:
+        found = look(path)
+        if found.head.startswith(ZIP):
+            return load_capture(path)
+        for form in FORMATS:
+            if form.recognises(found):
+                return form.read(found)
+    except CaptureError as error:
+        if str(error).startswith(f"{path}: "):
+            raise
+        raise CaptureError(f"{path}: {error}") from None
+    tried = ", ".join([OWN, *(form.NAME for form in FORMATS)])
+    raise CaptureError(f"{path}: of no known format; tried: {tried}")
