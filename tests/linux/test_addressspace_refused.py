@@ -174,6 +174,9 @@ REFUSED = {
         ((A, B, 0, 0, 2.0), "2.0"),
         ((A, B, "WP_MATCHING", 0, 0, 0, 0, -1), "-1"),
     ],
+    "tlb": [((0,), "cpus=1"), ((1,), "cpu: 1")],
+    "writes": [((A,), "cpus=1")],
+    "deferred_flush": [((), "cpus=1")],
 }
 NEVER_REFUSED = {"fork", "exit", "clear_refs"}
 

@@ -31,6 +31,10 @@ MODELS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
         ("IN_PLACE", "NO_RELEASE", "NO_RECHECK", "TORN_COUNT", "NO_COUNT"),
     ),
     "move": (("",), ("NO_COUNT", "NO_RECHECK", "NO_WMB")),
+    "flush": (
+        ("", "WRITE_LOCK", "PTE_GENERATION"),
+        ("NO_FLUSH", "ALWAYS_COPY", "UNWRAPPED", "LAST_ENDED"),
+    ),
 }
 TOOLS = {"spin": "spin", "cc": "gcc"}
 # Loads are expressions of arrays: compilers see bounds they take for wrong.

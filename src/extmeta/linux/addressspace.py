@@ -23,6 +23,7 @@ from extmeta.linux.fork import copy_mm
 from extmeta.linux.mm import Mm
 from extmeta.linux.pagemap import Pagemap
 from extmeta.linux.physical import Backing, Physical
+from extmeta.linux.tlb.tlbs import Tlbs
 from extmeta.linux.uffdio import Uffdio
 from extmeta.linux.userfault import UffdEvent
 from extmeta.linux.vma import Prot, Vma
@@ -67,6 +68,11 @@ class AddressSpace(Uffdio, Pagemap):
         device. Otherwise they are split, and pages of zeros are freed.
     release : str, default "6.18"
         The kernel's release, from 6.7 to 6.19.
+    cpus : int, default 1
+        With more than one, each CPU has a TLB, and pages count the writes that reach
+        them.
+    tlb : int, optional
+        Entries of each TLB; any number by default.
 
     Attributes
     ----------
@@ -96,6 +102,8 @@ class AddressSpace(Uffdio, Pagemap):
         thp: str = "madvise",
         thp_swap: bool = False,
         release: str = DEFAULT,
+        cpus: int = 1,
+        tlb: int | None = None,
     ) -> None:
         for name in ("uffd_wp", "soft_dirty"):
             if isinstance(fields, Fields) and fields.get(name, 1) != 1:
@@ -106,6 +114,7 @@ class AddressSpace(Uffdio, Pagemap):
         if not isinstance(arch, Arch):
             arch = arch_of(arch, release_text(max(version, FIRST)))
         table = PageTable(encoding, fields, arch)
+        self._tlbs = Tlbs.of(cpus, tlb)
         self._adopt(Mm(table, arch, Physical(), version, thp, thp_swap))
 
     @property
@@ -303,8 +312,13 @@ class AddressSpace(Uffdio, Pagemap):
 
     # -- accesses -----------------------------------------------------------
 
-    def _access(self, addr: Any, length: Any, *, write: bool) -> None:
+    def _access(self, addr: Any, length: Any, cpu: int, *, write: bool) -> None:
         length, shift = whole("length", length), self._shift
+        if cpu or self._tlbs is not None:
+            given = [whole("addr", addr)] if is_whole(addr) else uint64s("addr", addr)
+            each = np.ravel(given).tolist()
+            self._access_by(cpu, each, length, write=write)
+            return
         if is_whole(addr):
             addrs = [whole("addr", addr)]
         else:
@@ -318,7 +332,7 @@ class AddressSpace(Uffdio, Pagemap):
             first, stop = at >> shift, -(-(at + length) >> shift)
             faults.access(self._mm, first, stop, self._event, write=write)
 
-    def read(self, addr: int | npt.ArrayLike, length: int = 1) -> None:
+    def read(self, addr: int | npt.ArrayLike, length: int = 1, *, cpu: int = 0) -> None:
         """Read every page that has a byte of a range, or of several.
 
         Parameters
@@ -327,6 +341,8 @@ class AddressSpace(Uffdio, Pagemap):
             The start of each range. They are read in the given order.
         length : int, default 1
             Bytes of each range.
+        cpu : int, default 0
+            The CPU that reads.
 
         Raises
         ------
@@ -337,9 +353,11 @@ class AddressSpace(Uffdio, Pagemap):
             At a missing page that no handler brings. In every case the pages before
             have been read.
         """
-        self._access(addr, length, write=False)
+        self._access(addr, length, cpu, write=False)
 
-    def write(self, addr: int | npt.ArrayLike, length: int = 1) -> None:
+    def write(
+        self, addr: int | npt.ArrayLike, length: int = 1, *, cpu: int = 0
+    ) -> None:
         """Write to every page that has a byte of a range, or of several.
 
         Parameters
@@ -348,6 +366,8 @@ class AddressSpace(Uffdio, Pagemap):
             The start of each range. They are written in the given order.
         length : int, default 1
             Bytes of each range.
+        cpu : int, default 0
+            The CPU that writes. An entry of its TLB is used if there is one.
 
         Raises
         ------
@@ -358,7 +378,7 @@ class AddressSpace(Uffdio, Pagemap):
             under one, if there is no handler, or it neither resolves the fault nor
             wakes the access. In every case the pages before have been written.
         """
-        self._access(addr, length, write=True)
+        self._access(addr, length, cpu, write=True)
 
     # -- processes ----------------------------------------------------------
 
@@ -373,6 +393,7 @@ class AddressSpace(Uffdio, Pagemap):
         MemoryError
         """
         child = AddressSpace.__new__(AddressSpace)
+        child._tlbs = self._tlbs and self._tlbs.empty()
         child._adopt(copy_mm(self._mm))
         kept = (vma for vma in self._mm.vmas if vma.copied)
         for vma, copied in zip(kept, child._mm.vmas, strict=True):

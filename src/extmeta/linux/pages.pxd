@@ -10,6 +10,7 @@ cdef struct Page:
     uint8_t written
     uint8_t exclusive
     uint8_t lazy
+    uint32_t writes
 
 cdef inline bint is_alone(const Page* page) noexcept nogil:
     return page.mapcount == 1 and page.head == 0 and (

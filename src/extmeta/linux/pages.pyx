@@ -55,7 +55,7 @@ def reset(Page[::1] pages, const uint64_t[::1] pfns, bint file):
     """
     cdef Page new = Page(
         mapcount=0, head=0, slot=0, file=file, written=False, exclusive=not file,
-        lazy=False)
+        lazy=False, writes=0)
     cdef Py_ssize_t i
     for i in range(pfns.shape[0]):
         pages[pfns[i]] = new

@@ -33,6 +33,7 @@ PAGE = np.dtype(
         ("written", "?"),  # something other than zeros was written to it
         ("exclusive", "?"),  # PG_anon_exclusive
         ("lazy", "?"),  # MADV_FREE was the last advice
+        ("writes", "u4"),  # how many writes reached it, if TLBs are modelled
     ],
     align=True,
 )
@@ -41,6 +42,7 @@ SLOT = np.dtype(
         ("count", "i8"),  # swap entries that name it
         ("cached", "i8"),  # the page in the swap cache, or 0
         ("written", "?"),  # its content is not all zeros
+        ("writes", "u4"),  # the page's
         ("exclusive", "?"),  # pte_swp_exclusive()
     ],
     align=True,
@@ -209,7 +211,8 @@ class Physical:
 
     def copy(self, source: U64, target: U64) -> None:
         """Copy the content of pages."""
-        self._page["written"][target] = self._page["written"][source]
+        for name in ("written", "writes"):
+            self._page[name][target] = self._page[name][source]
 
     def written(self, pfns: U64) -> Bools:
         """Tell which pages contain something other than zeros."""
@@ -259,7 +262,7 @@ class Physical:
         whole = self.heads(pfns) != 0
         self._swap["count"][slots] += 1
         self._swap["cached"][slots] = np.where(whole, pfns.astype(np.int64), 0)
-        for name in ("written", "exclusive"):
+        for name in ("written", "exclusive", "writes"):
             self._swap[name][slots] = self._page[name][pfns]
         self._page["slot"][pfns] = np.where(whole, slots.astype(np.int64), 0)
         self.unmap(pfns)
@@ -273,7 +276,8 @@ class Physical:
         pfns = self.cached(slots)
         new = pfns == 0
         pfns[new] = self.allocate(int(np.count_nonzero(new)))
-        self._page["written"][pfns[new]] = self._swap["written"][slots[new]]
+        for name in ("written", "writes"):
+            self._page[name][pfns[new]] = self._swap[name][slots[new]]
         self._swap["cached"][slots] = pfns
         self._page["slot"][pfns] = slots
         self.map(pfns)

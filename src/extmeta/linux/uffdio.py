@@ -4,7 +4,8 @@ import errno
 from collections.abc import Iterable
 
 from extmeta.linux import faults, fill, protect, uffd_move
-from extmeta.linux.edge import Edge, bits_of, names_of
+from extmeta.linux.edge import bits_of, names_of
+from extmeta.linux.tlb.edge import TlbEdge
 from extmeta.linux.userfault import (
     FEATURES,
     Handler,
@@ -27,7 +28,7 @@ def _flags(mode: Modes, known: set[str]) -> set[str]:
     return names
 
 
-class Uffdio(Edge):
+class Uffdio(TlbEdge):
     """The monitor's side of a userfaultfd: a part of `AddressSpace`."""
 
     def uffd_register(
@@ -123,6 +124,8 @@ class Uffdio(Edge):
         """
         first, stop = self._uffd_range(addr, length)
         protect.writeprotect(self._mm, first, stop, on=bool(on))
+        if self._tlbs is not None:
+            self._tlbs.protected(first, stop)
         if not on:
             self._wake(first, stop)
 
