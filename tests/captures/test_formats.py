@@ -302,7 +302,12 @@ def test_a_run_that_is_too_long(path, refused):
 
 @pytest.fixture
 def sleeper():
-    with subprocess.Popen(["sleep", "1000"]) as process:
+    pipe = subprocess.PIPE
+    with subprocess.Popen(["cat"], stdin=pipe, stdout=pipe) as process:
+        # After its first line it touches no new page.
+        process.stdin.write(b"line\n")
+        process.stdin.flush()
+        assert process.stdout.readline()
         yield process.pid
         process.kill()
 
