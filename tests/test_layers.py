@@ -25,6 +25,7 @@ LAYERS = (
     ("workloads",),
     ("reports",),
     ("comparing",),
+    ("fleet",),
     ("commands",),
     ("interactive",),
     ("cli",),

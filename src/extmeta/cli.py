@@ -43,7 +43,7 @@ class VerbParser(Parser):
     def fill(self) -> None:
         """Add the verb's arguments, unless they are there."""
         if self.verb:
-            module = import_module(f"extmeta.commands.{self.verb}")
+            module = import_module(f"extmeta.commands.{self.verb.replace('-', '_')}")
             self.description = module.run.__doc__
             module.add_arguments(self)
             self.set_defaults(run=module.run)
@@ -58,6 +58,8 @@ class VerbParser(Parser):
 VERBS = {
     "compare": "what each encoding costs in RAM and CPU",
     "report": "a page of charts and tables of what each encoding costs",
+    "sweep": "RAM and instructions over many captures, as Parquet files",
+    "sweep-report": "what a sweep found, over machines and processes",
     "capture": "write a process's page tables to a file",
     "info": "what a capture holds",
     "map": "an address space as text: which parts have page-table entries",

@@ -233,7 +233,7 @@ def full_tables(nr_tables: int, arch: str = DEFAULT_ARCH) -> Space:
     first = min(SYNTHETIC_FIRST, made.nr_vpns // 2)
     vpns = range(first, first + nr_tables * made.ptrs_per_pte)
     name = f"{nr_tables:,} full table{'s' if nr_tables > 1 else ''}"
-    return _synthetic(name, vpns, made)
+    return synthetic(name, vpns, made)
 
 
 def sparse_tables(
@@ -249,10 +249,11 @@ def sparse_tables(
     start = min(SYNTHETIC_FIRST, made.nr_vpns // 2)
     first = start + size * np.arange(nr_tables, dtype=np.uint64)
     vpns = (places + first[:, None]).ravel()
-    return _synthetic(f"{nr_tables:,} tables of {per_table} entries", vpns, made)
+    return synthetic(f"{nr_tables:,} tables of {per_table} entries", vpns, made)
 
 
-def _synthetic(name: str, vpns: range | U64, arch: Arch) -> Space:
+def synthetic(name: str, vpns: range | U64, arch: Arch) -> Space:
+    """Return an address space in which ascending vpns are mapped."""
     return Space(
         name=name,
         vpns=np.asarray(vpns, np.uint64),

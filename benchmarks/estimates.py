@@ -1,0 +1,63 @@
+"""Compares the estimated instructions of a sweep with those counted directly.
+
+    python benchmarks/estimates.py                    # all encodings, three captures
+    python benchmarks/estimates.py --encodings linked --captures redis
+
+For each operation it prints how far the estimate is off, in percent of what callgrind
+counts: of the capture and the point where it is furthest off, and the median of all.
+"""
+
+import argparse
+import statistics
+
+import extmeta as em
+from extmeta.cost import estimate, placement, sweep
+from extmeta.cost.forms import in_pte
+from extmeta.cost.space import space_of
+from extmeta.encodings import encodings
+from extmeta.fields import Fields
+from extmeta.rows import OPERATIONS
+
+FIELDS = Fields(uffd_wp=1, soft_dirty=1, age=4)
+POINTS = placement.points((0.01, 0.1, 1.0), ("random",))
+
+
+def errors(text, captures):
+    """Return, by operation, the errors of each capture and point."""
+    cost = estimate.costs([(text, FIELDS)], "x86_64")[0]
+    loads, lies = [], []
+    for name in captures:
+        space = space_of(em.load_capture(name), name)
+        held = sweep.Held(space, [], FIELDS)
+        for point in POINTS:
+            ours, theirs = held.words(point)
+            load = ours if in_pte(text) else theirs
+            loads.append((text, load))
+            lies.append(estimate.lie(space.vpns, load.flagged_vpns, cost.level_bits))
+    found = {name: [] for name in OPERATIONS}
+    for lie, counted in zip(lies, estimate.counted(loads), strict=True):
+        estimated = cost.of(lie)
+        for name, count in counted.items():
+            found[name].append(estimated[name] / count - 1)
+    return found
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--encodings", nargs="+", default=list(encodings()))
+    # The last one has swapped PTEs.
+    default = ["redis", "numpy-sparse", "swapped"]
+    parser.add_argument("--captures", nargs="+", default=default)
+    args = parser.parse_args()
+    print(f"{'':12}" + "".join(f"{name:>16}" for name in OPERATIONS))
+    for text in args.encodings:
+        found = errors(text, args.captures)
+        cells = [
+            f"{max(of, key=abs):+.0%} ({statistics.median(map(abs, of)):.0%})"
+            for of in found.values()
+        ]
+        print(f"{text:12}" + "".join(f"{cell:>16}" for cell in cells), flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,119 @@
+"""Sweeps many captures with one worker and with two: rows, time and memory.
+
+The captures are made: each is a random window of one that ships. They differ in size
+from 1,000 PTEs to the whole. The same rows have to come from any number of workers.
+
+    python benchmarks/fleet.py                          # 10,000 captures
+    python benchmarks/fleet.py --captures 500 --ram-only
+"""
+
+import argparse
+import dataclasses
+import hashlib
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+
+import extmeta as em
+
+MACHINES = 100
+
+
+def window(capture, rng):
+    """Return a capture of some of another one's pages, in a row."""
+    n = len(capture.vpn)
+    size = int(min(n, 1000 * np.exp(rng.exponential(1.2))))
+    first = int(rng.integers(n - size + 1))
+    kept = slice(first, first + size)
+    vpn = capture.vpn[kept]
+    huge = capture.huge_vpn
+    inside = np.isin(huge, vpn) & np.isin(huge + np.uint64(511), vpn)
+    # The parts of a leaf that the window cuts are left out.
+    cut = np.isin(vpn >> np.uint64(9), huge[~inside] >> np.uint64(9))
+    none = np.zeros_like(capture.vma_unlocated_kb)
+    return dataclasses.replace(
+        capture,
+        vpn=vpn[~cut],
+        entry=capture.entry[kept][~cut],
+        huge_vpn=huge[inside],
+        vma_unlocated_kb=none,
+        vma_anon_huge_kb=none,
+        settled=False,
+    )
+
+
+def make(folder, count, seed=1):
+    """Write captures, in a folder for each machine."""
+    rng = np.random.default_rng(seed)
+    of = [em.load_capture(path) for path in em.shipped().values()]
+    total = 0
+    for i in range(count):
+        machine = folder / f"m{i % MACHINES:03}"
+        machine.mkdir(exist_ok=True)
+        capture = window(of[rng.integers(len(of))], rng)
+        total += len(capture.vpn)
+        capture.save(machine / f"{i:05}.npz")
+    return total
+
+
+def sha256(folder):
+    """Return a digest of all files of results, and their names."""
+    digest = hashlib.sha256()
+    for path in sorted(folder.rglob("*.parquet")):
+        digest.update(str(path.relative_to(folder)).encode())
+        digest.update(path.read_bytes())
+    return digest.hexdigest()
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--captures", type=int, default=10_000)
+    parser.add_argument("--workers", type=int, nargs="+", default=[2, 1])
+    parser.add_argument("--ram-only", action="store_true")
+    parser.add_argument("--folder", type=Path, help="keep captures and results there")
+    args = parser.parse_args()
+    with tempfile.TemporaryDirectory() as made:
+        folder = args.folder or Path(made)
+        captures = folder / "captures"
+        if not captures.exists():
+            captures.mkdir(parents=True)
+            total = make(captures, args.captures)
+            print(f"{args.captures:,} captures, {total / args.captures:,.0f} PTEs each")
+        digests, costs = set(), None
+        for workers in args.workers:
+            out = folder / f"by-{workers}"
+            out.mkdir(exist_ok=True)
+            if costs:
+                # All runs use the instructions that the first one counted.
+                (out / "_costs.json").write_bytes(costs)
+            command = [sys.executable, "-m", "extmeta", "sweep", captures, "-o", out]
+            command += ["--workers", str(workers)]
+            command += ["--ram-only"] * args.ram_only
+            before, start = usage(), time.monotonic()
+            subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+            took, cpu = time.monotonic() - start, usage() - before
+            counted = out / "_costs.json"
+            costs = counted.read_bytes() if counted.exists() else None
+            digests.add(sha256(out))
+            most = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss >> 10
+            print(
+                f"{workers} workers: {took:.0f} s, {cpu:.0f} s of CPU time, at most "
+                f"{most} MiB a process"
+            )
+        print("equal files" if len(digests) == 1 else "FILES DIFFER")
+    sys.exit(len(digests) != 1)
+
+
+def usage():
+    """Return the CPU time of all processes that have ended."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Sweeps over many captures: where they come from, what is measured, who measures."""
