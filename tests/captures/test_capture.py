@@ -540,7 +540,7 @@ def test_exec_while_read_is_read_again(child):
 def test_address_space_that_never_stays(sleeper, monkeypatch):
     tried = []
 
-    def gone(pid, _progress):
+    def gone(pid, _progress, _gentle):
         tried.append(pid)
         raise procfs.GoneError
 
@@ -684,8 +684,8 @@ for at in range(0, 1 << 30, 2 << 20):
 def test_leaves_gone_since_the_scan_are_dropped(sleeper, monkeypatch):
     really = procfs.populated
 
-    def stale(fd, vmas):
-        ranges, _ = really(fd, vmas)
+    def stale(fd, vmas, most):
+        ranges, _ = really(fd, vmas, most)
         return ranges, np.array([0, 1 << 30], np.uint64)
 
     monkeypatch.setattr(procfs, "populated", stale)

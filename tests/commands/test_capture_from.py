@@ -53,9 +53,11 @@ def test_bad_arguments(tmp_path, capsys):
         capsys, "--from", LOG, LIST, "-o", out
     )
     assert "have this name" in refused(capsys, "--from", LOG, LOG, "-o", str(tmp_path))
-    assert "neither" in refused(capsys, "-o", out)
-    assert "not both" in refused(capsys, "1", "-o", out, "--from", LOG)
-    assert "--stop and --from" in refused(capsys, "--stop", "-o", out, "--from", LOG)
+    assert "one of them is needed" in refused(capsys, "-o", out)
+    assert "one of them is needed" in refused(capsys, "1", "-o", out, "--from", LOG)
+    assert "--stop: only with PID" in refused(
+        capsys, "--stop", "-o", out, "--from", LOG
+    )
     assert "no known format" in refused(capsys, "-o", out, "--from", __file__)
     assert not list(tmp_path.iterdir())
 

@@ -18,11 +18,11 @@ from extmeta.linux.pagewords import PAGE_BYTES, whole_leaves
 RETRIES = 3
 
 
-def _read_settled(pid: int, progress: Progress | None) -> procfs.Reading:
+def _read_settled(pid: int, progress: Progress | None, gentle: bool) -> procfs.Reading:
     """Read until a reading is settled, at most 1 + `RETRIES` times."""
     for retries_left in range(RETRIES, -1, -1):
         try:
-            reading = procfs.read(pid, progress)
+            reading = procfs.read(pid, progress, gentle)
         except (procfs.GoneError, ProcessLookupError):
             # exec replaces the address space.
             procfs.status(pid)
@@ -41,7 +41,11 @@ def _read_settled(pid: int, progress: Progress | None) -> procfs.Reading:
 
 
 def capture(
-    pid: int, *, stop: bool = False, progress: Progress | None = None
+    pid: int,
+    *,
+    stop: bool = False,
+    progress: Progress | None = None,
+    gentle: bool = False,
 ) -> Capture:
     """Capture the page tables of a running process.
 
@@ -57,6 +61,11 @@ def capture(
     progress : callable, optional
         Called with the bytes of pagemap read and to be read, two ints; starts from
         0 when the reading is repeated.
+    gentle : bool, optional
+        Hold the process's mmap_lock for no longer than about 1 ms, whatever its size,
+        also for less of a capture: VMAs have no `vma_flags`, unless the process has
+        hugetlb pages, whose smaps is read. Needs PAGEMAP_SCAN; before Linux 6.7, smaps
+        is read too.
 
     Returns
     -------
@@ -95,7 +104,7 @@ def capture(
         raise CaptureError(str(error)) from None
     try:
         with procfs.stopped(pid) if stop else contextlib.nullcontext():
-            reading = _read_settled(pid, progress)
+            reading = _read_settled(pid, progress, gentle)
         return captured(reading, re.sub(r"-.*", "", os.uname().release))
     except procfs.StopError:
         why = f"did not stop within {procfs.STOP_SECONDS:g} s"

@@ -40,6 +40,10 @@ CHUNK_PAGES = 1 << 17
 # a call of pread (10 us).
 GAP_PAGES = 1 << 12
 
+# Bytes of VMAs that a gentle reading walks at once: 1 ms with all of them present, see
+# `python benchmarks/collector.py`.
+GENTLE_BYTES = 1 << 29
+
 # How long SIGSTOP may take to stop every thread.
 STOP_SECONDS = 5.0
 
@@ -242,8 +246,8 @@ def vma_rows(text: bytes) -> list[tuple[bytes, bytes, bytes, bytes, bytes]]:
     return _VMA.findall(text)
 
 
-def parse_smaps(text: bytes) -> Vmas:
-    """Return the VMAs in the text of /proc/PID/smaps, or of maps, without VmFlags.
+def parse_smaps(text: bytes, maps: bool = False) -> Vmas:
+    """Return the VMAs in the text of /proc/PID/smaps, or of ``maps``.
 
     Raises
     ------
@@ -251,9 +255,9 @@ def parse_smaps(text: bytes) -> Vmas:
         If there is none, or one is cut short.
     """
     rows = vma_rows(text)
-    # maps has neither.
-    flags = _FLAGS.findall(text) or [b""] * len(rows)
-    sizes = _PAGE_SIZE.findall(text) or [b"4"] * len(rows)
+    # maps has neither flags nor sizes.
+    flags = [b""] * len(rows) if maps else _FLAGS.findall(text)
+    sizes = [b"4"] * len(rows) if maps else _PAGE_SIZE.findall(text)
     # Absent before Linux 5.4, which did not map files by PMDs.
     mapped = _PMD_MAPPED.findall(text) or [(b"0", b"0")] * len(rows)
     # Absent before Linux 2.6.38, which had only hugetlb's huge pages.
@@ -280,7 +284,22 @@ def parse_smaps(text: bytes) -> Vmas:
     return vmas._replace(start=start).only(start < vmas.end)
 
 
-def populated(fd: int, vmas: Vmas) -> tuple[U64, U64] | None:
+def _spans(vmas: Vmas, most: int) -> Iterator[tuple[int, int]]:
+    """Yield ranges of bytes that have all user VMAs, and each ``most`` bytes of them."""
+    first, size, end = -1, 0, 0
+    for start, end in zip(*(x[vmas.user].tolist() for x in vmas[:2]), strict=True):
+        while start < end:
+            first = start if first < 0 else first
+            stop = min(end, start + most - size)
+            size, start = size + stop - start, stop
+            if size == most:
+                yield first, stop
+                first, size = -1, 0
+    if first >= 0:
+        yield first, end
+
+
+def populated(fd: int, vmas: Vmas, most: int = KERNEL_HALF) -> tuple[U64, U64] | None:
     """Find the pages by PAGEMAP_SCAN.
 
     Parameters
@@ -288,6 +307,8 @@ def populated(fd: int, vmas: Vmas) -> tuple[U64, U64] | None:
     fd : int
         An open /proc/PID/pagemap.
     vmas : Vmas
+    most : int
+        Bytes of VMAs that one call walks.
 
     Returns
     -------
@@ -297,21 +318,23 @@ def populated(fd: int, vmas: Vmas) -> tuple[U64, U64] | None:
         First vpns of the 2 MiB leaves: huge pages that one PMD maps, hugetlb's too.
     or None if the kernel has no PAGEMAP_SCAN (before 6.7).
     """
-    user = vmas.user
-    if not user.any():
-        return np.empty((0, 2), np.uint64), np.empty(0, np.uint64)
+    pieces = [np.empty((0, 3), np.uint64)]
     try:
-        found = pagemap_scan.pagemap_scan(
-            fd,
-            int(vmas.start[user][0]),
-            int(vmas.end[user][-1]),
-            anyof=PageIs.PRESENT | PageIs.SWAPPED,
-            returned=PageIs.HUGE,
-        )
+        for start, end in _spans(vmas, most):
+            pieces.append(
+                pagemap_scan.pagemap_scan(
+                    fd,
+                    start,
+                    end,
+                    anyof=PageIs.PRESENT | PageIs.SWAPPED,
+                    returned=PageIs.HUGE,
+                )
+            )
     except OSError as error:
         if error.errno in (errno.ENOTTY, errno.EINVAL, errno.ENOSYS):
             return None
         raise
+    found = np.concatenate(pieces)
     huge = found[found[:, 2] == PageIs.HUGE, :2] >> LEAF_SHIFT
     leaves = [np.arange(first, stop, dtype=np.uint64) for first, stop in huge.tolist()]
     return found[:, :2], np.concatenate([huge[:0, 0], *leaves]) * np.uint64(LEAF_PAGES)
@@ -384,8 +407,11 @@ def within_vmas(vpn: U64, vmas: Vmas) -> Bools:
     return pagewords.within(vpn, bounds)
 
 
-def read(pid: int, progress: Progress | None = None) -> Reading:
+def read(pid: int, progress: Progress | None = None, gentle: bool = False) -> Reading:
     """Read an address space once.
+
+    A ``gentle`` reading takes VMAs from maps, without flags, since smaps holds mmap_lock
+    while it walks a whole VMA. But only smaps tells 1 GiB pages of hugetlb from others.
 
     Raises
     ------
@@ -401,9 +427,15 @@ def read(pid: int, progress: Progress | None = None) -> Reading:
         fd = open_file(where, "pagemap")
         stack.callback(os.close, fd)
         before = status(pid)
-        smaps = slurp(where, "smaps")
-        vmas = parse_smaps(smaps)
-        found = populated(fd, vmas)
+        hugetlb = status_lines(where).get(b"HugetlbPages", b"").split()[:1]
+        bare = gentle and hugetlb == [b"0"]
+        smaps = slurp(where, "maps" if bare else "smaps")
+        vmas = parse_smaps(smaps, maps=bare)
+        found = populated(fd, vmas, GENTLE_BYTES if gentle else KERNEL_HALF)
+        if bare and not found:
+            # Huge pages are found by smaps.
+            smaps = slurp(where, "smaps")
+            vmas = parse_smaps(smaps)
         # Without PAGEMAP_SCAN, every page of every VMA is read.
         bounds = np.stack((vmas.start, vmas.end), axis=1)[vmas.user]
         ranges, huge_vpn = found or (bounds, None)

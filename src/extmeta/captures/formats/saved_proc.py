@@ -40,7 +40,9 @@ def read(found: Source) -> Capture:
     """Return the capture."""
     which = "smaps" if "smaps" in found.names else "maps"
     try:
-        vmas = procfs.parse_smaps(source.content(found.beside(which)))
+        vmas = procfs.parse_smaps(
+            source.content(found.beside(which)), maps=which == "maps"
+        )
         if not vmas.user.any():
             raise procfs.GoneError
     except procfs.GoneError:
