@@ -13,7 +13,7 @@
 
 from extmeta.captures.capture import Capture, CaptureError, load_capture, shipped
 from extmeta.captures.process import capture
-from extmeta.captures.read import read
+from extmeta.captures.read import read, read_writes
 from extmeta.captures.trace import Trace, load_trace
 from extmeta.encodings import classes, encodings, register
 from extmeta.encodings.classes import *
@@ -53,6 +53,7 @@ __all__ = [  # noqa: PLE0604
     "no_allocation",
     "plan",
     "read",
+    "read_writes",
     "register",
     "shipped",
 ]

@@ -32,6 +32,7 @@ from extmeta.linux.pagewords import (
     SWAPPED,
     UFFD_WP,
 )
+from extmeta.workloads import Precopy, replay
 
 REAL = Path(__file__).parent / "real"
 DUMPS = REAL / "criu"
@@ -101,9 +102,10 @@ def test_missing_file(path):
 def test_kvm_dirty_log():
     cap = em.read(REAL / "kvm-dirty-log.bin")
     # The guest's code says which pages it writes.
-    assert soft_dirty(cap).tolist() == list(range(0x10, 0xA0, 3))
+    first = int(cap.vma_start[0]) // PAGE_BYTES
+    assert (soft_dirty(cap) - first).tolist() == list(range(0x10, 0xA0, 3))
     assert len(cap.vpn) == 48
-    assert cap.vma_end.tolist() == [64 << 20]
+    assert cap.vma_end - cap.vma_start == 64 << 20
     need = cap.tables_needed()
     assert cap.vmpte_kb == 4 * (need.pte + need.pmd + need.pud)
 
@@ -137,7 +139,35 @@ def test_bitmap_of_clean_pages(path):
     path.write_bytes(bytes(512))
     cap = em.read(path)
     assert len(cap.vpn) == 0
-    assert cap.vma_end.tolist() == [512 * 8 * PAGE_BYTES]
+    assert cap.vma_end - cap.vma_start == 512 * 8 * PAGE_BYTES
+
+
+def test_logs_in_a_row_are_a_write_trace(tmp_path):
+    logs = [REAL / f"kvm-dirty-log{which}.bin" for which in ("", "-5", "-7")]
+    trace = em.read_writes(logs, interval=0.5)
+    first = int(trace.vmas[0, 0])
+    for number, step in enumerate((3, 5, 7)):
+        pages = trace.round(number) - np.uint64(first)
+        assert pages.tolist() == list(range(0x10, 0xA0, step))
+    assert (trace.nr_rounds, trace.interval) == (3, 0.5)
+    assert trace.nr_pages == 16_384
+    trace.save(tmp_path / "trace.npz")
+    assert em.load_trace(tmp_path / "trace.npz").vpns.tolist() == trace.vpns.tolist()
+    replayed = replay(trace, Precopy(threshold=0), "adaptive").counts()
+    assert replayed["written"] == tuple(len(trace.round(n)) for n in range(3))
+
+
+def test_what_is_no_series_of_bitmaps(path, monkeypatch):
+    with pytest.raises(em.CaptureError, match="no dirty bitmap"):
+        em.read_writes([])
+    with pytest.raises(em.CaptureError, match=r"l[.]txt: not a dirty bitmap"):
+        em.read_writes([REAL / "page-types-l.txt"])
+    path.write_bytes(bytes(8))
+    with pytest.raises(em.CaptureError, match=r"file: 1 words, but .*log\.bin has 256"):
+        em.read_writes([REAL / "kvm-dirty-log.bin", path])
+    monkeypatch.setattr(dirty_bitmap, "MAX_WRITTEN", 60)
+    with pytest.raises(em.CaptureError, match=r"5[.]bin: more than 60 pages"):
+        em.read_writes([REAL / "kvm-dirty-log.bin", REAL / "kvm-dirty-log-5.bin"])
 
 
 # --- CRIU -----------------------------------------------------------------------

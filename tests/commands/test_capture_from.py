@@ -47,6 +47,26 @@ def test_pfns_are_dropped_unless_kept(tmp_path):
     assert em.load_capture(out).sha256 == em.read(LIST).sha256
 
 
+def test_bitmaps_in_a_row_are_a_trace(tmp_path, capsys):
+    out = str(tmp_path / "out.npz")
+    more = [str(REAL / f"kvm-dirty-log-{step}.bin") for step in (5, 7)]
+    arguments = ["capture", "--from", LOG, *more, "--writes", "2", "-o", out]
+    assert cli.main(arguments) == 0
+    assert "3 rounds of 2 s" in capsys.readouterr().out
+    assert (
+        em.load_trace(out).vpns.tolist() == em.read_writes([LOG, *more]).vpns.tolist()
+    )
+    assert "exists; --force" in refused(capsys, *arguments[1:])
+    other = str(tmp_path / "other.npz")
+    assert "not a dirty bitmap" in refused(
+        capsys, "--from", LIST, "--writes", "2", "-o", other
+    )
+    assert "No such file" in refused(
+        capsys, "--from", out + "x", "--writes", "2", "-o", other
+    )
+    assert "only with --from" in refused(capsys, "1", "--writes", "2", "-o", other)
+
+
 def test_bad_arguments(tmp_path, capsys):
     out = str(tmp_path / "out.npz")
     assert "2 captures need a directory" in refused(

@@ -4,6 +4,7 @@ The formats are asked in turn, by content. The one that takes the most files is 
 """
 
 import os
+from collections.abc import Iterable
 from typing import Protocol
 
 from extmeta.captures.capture import Capture, CaptureError, load_capture
@@ -15,6 +16,7 @@ from extmeta.captures.formats import (
     scan_regions,
 )
 from extmeta.captures.formats.source import Source, look
+from extmeta.captures.trace import Trace
 
 
 class Format(Protocol):
@@ -66,12 +68,52 @@ def read(path: str | os.PathLike[str]) -> Capture:
         found = look(path)
         if found.head.startswith(ZIP):
             return load_capture(path)
-        for form in FORMATS:
-            if form.recognises(found):
-                return form.read(found)
+        if form := _format_of(found):
+            return form.read(found)
     except CaptureError as error:
         if str(error).startswith(f"{path}: "):
             raise
         raise CaptureError(f"{path}: {error}") from None
     tried = ", ".join([OWN, *(form.NAME for form in FORMATS)])
     raise CaptureError(f"{path}: of no known format; tried: {tried}")
+
+
+def _format_of(found: Source) -> Format | None:
+    return next((form for form in FORMATS if form.recognises(found)), None)
+
+
+def read_writes(
+    paths: Iterable[str | os.PathLike[str]], interval: float = 1.0
+) -> Trace:
+    """Read a series of dirty bitmaps of one slot as a write trace.
+
+    Parameters
+    ----------
+    paths : iterable of path-like
+        Bitmaps as KVM_GET_DIRTY_LOG gives them, from the first on: each has the pages
+        that were written since the one before.
+    interval : float, optional
+        Seconds from one to the next.
+
+    Returns
+    -------
+    Trace
+        A round for each bitmap.
+
+    Raises
+    ------
+    CaptureError
+        If there is none, one is no bitmap or has another size, or there are more writes
+        than a trace holds.
+    OSError
+        If one can't be read.
+    """
+    series = []
+    for path in map(os.fsdecode, paths):
+        found = look(path)
+        if _format_of(found) is not dirty_bitmap:
+            raise CaptureError(f"{path}: not {dirty_bitmap.NAME}")
+        series.append(found)
+    if not series:
+        raise CaptureError("no dirty bitmap")
+    return dirty_bitmap.trace(series, interval)

@@ -14,7 +14,7 @@ meanwhile. The file is numpy's .npz with plain arrays, never pickles, read by
             interval  float64 ()        seconds from one round to the next
             comm      str     ()        the process's name
             release   str     ()        of the kernel, "6.18.44"
-            how       str     ()        "WP_ASYNC" or "soft-dirty"
+            how       str     ()        "WP_ASYNC", "soft-dirty" or "dirty bitmaps"
             version   int     ()        1
 
 Members with other names are ignored. Pages have 4 KiB.
@@ -39,7 +39,8 @@ __all__ = ["Trace", "load_trace"]
 I64 = npt.NDArray[np.int64]
 
 VERSION = 1
-HOW = ("WP_ASYNC", "soft-dirty")
+# The last are bitmaps of a hypervisor; see extmeta.captures.read.read_writes().
+HOW = ("WP_ASYNC", "soft-dirty", "dirty bitmaps")
 
 # Pages repeat from round to round, so a trace may deflate more than a capture. This
 # bounds its memory: 512 MiB.
@@ -80,7 +81,7 @@ class Trace:
         The process's name.
     release : str
         The kernel's release.
-    how : {"WP_ASYNC", "soft-dirty"}
+    how : {"WP_ASYNC", "soft-dirty", "dirty bitmaps"}
         The tracker.
 
     Raises

@@ -4,9 +4,9 @@ import argparse
 import os
 from pathlib import Path
 
-from extmeta.captures.capture import Capture
+from extmeta.captures.capture import Capture, CaptureError
 from extmeta.captures.collect import collect
-from extmeta.captures.read import FORMATS
+from extmeta.captures.read import FORMATS, read_writes
 from extmeta.commands import output
 from extmeta.commands.arguments import (
     above_0_of,
@@ -21,6 +21,7 @@ from extmeta.commands.output import (
     STANDARD,
     BadInputError,
     CannotWriteError,
+    bad_input,
     must_be_writable,
     progress,
     saved,
@@ -58,6 +59,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="read files or directories of other programs instead of a process, each "
         f"found by its content: {formats}",
+    )
+    add(
+        "--writes",
+        type=refusing(above_0_of(seconds_of)),
+        metavar="S",
+        help="with --from: the files are dirty bitmaps of one slot, S seconds apart; "
+        "write a trace of them, for `compare --trace`",
     )
     add(
         "--all",
@@ -106,6 +114,8 @@ def run(args: argparse.Namespace) -> int:
             raise BadInputError(
                 f"--{option} {getattr(args, option):g}: only with --all"
             )
+    if args.writes and not args.files:
+        raise BadInputError(f"--writes {args.writes:g}: only with --from")
     if args.stop and not args.pid:
         raise BadInputError("--stop: only with PID")
     if args.all:
@@ -160,6 +170,16 @@ def _all(args: argparse.Namespace) -> int:
 
 
 def _from_files(args: argparse.Namespace) -> int:
+    if args.writes:
+        must_be_writable(args.output, args.force)
+        try:
+            with bad_input(CaptureError):
+                trace = read_writes(args.files, args.writes)
+        except OSError as error:
+            raise BadInputError(f"{error.filename}: {error.strerror}") from None
+        output.save(args.output, trace.save)
+        saved(args, trace)
+        return 0
     if len(args.files) == 1 and not os.path.isdir(args.output):
         must_be_writable(args.output, args.force)
         _save(args, capture_of(args.files[0])[0], args.output)

@@ -1,20 +1,23 @@
 """A dirty bitmap of guest memory, as KVM_GET_DIRTY_LOG fills it for a memory slot.
 
 It is little-endian 64-bit words: bit b of word w is set if page 64 w + b of the slot was
-written (Linux Documentation/virt/kvm/api.rst). It has no header and does not tell where
-its slot is, so it counts from page 0, and it is recognised last: any whole number of
-words that is neither text nor of another kind. It does not tell which clean pages are
+written (Linux Documentation/virt/kvm/api.rst). It has no header, so it is recognised
+last: any whole number of words that is neither text nor of another kind. It does not
+tell where its slot is: page 0 becomes `FIRST_VPN`. It does not tell which clean pages are
 mapped. The capture has the written pages, present and soft-dirty, in one VMA of the
 whole slot.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from extmeta.arrays import U64
-from extmeta.captures.capture import Capture
+from extmeta.captures.capture import Capture, CaptureError
 from extmeta.captures.formats import source
-from extmeta.captures.formats.pages import captured
+from extmeta.captures.formats.pages import NOT_KNOWN, captured
 from extmeta.captures.formats.source import WORD_BYTES, Source
+from extmeta.captures.trace import MAX_WRITTEN, Trace
 from extmeta.linux.pagewords import (
     PAGE_BYTES,
     PAGE_SHIFT,
@@ -26,6 +29,9 @@ from extmeta.linux.pagewords import (
 NAME = "a dirty bitmap (64-bit words)"
 
 WORD_BITS = 64
+
+# No process has page 0. This begins a table on each level, as page 0 does.
+FIRST_VPN = 1 << 33
 
 # log2 of the pages below a PTE, a PMD and a PUD table.
 TABLE_BITS = (9, 18, 27)
@@ -52,7 +58,7 @@ def recognises(found: Source) -> bool:
 def read(found: Source) -> Capture:
     """Return the capture of the pages that were written."""
     words = source.words(found.path)
-    vpn = set_bits(words)
+    vpn = set_bits(words) + np.uint64(FIRST_VPN)
     nr_pages = len(words) * WORD_BITS
     tables = sum(_spans(words, bits) for bits in TABLE_BITS)
     return captured(
@@ -62,11 +68,38 @@ def read(found: Source) -> Capture:
         "written ones, as soft-dirty.",
         vmpte_kb=tables * PAGE_BYTES // 1024,
         vmrss_kb=len(vpn) * PAGE_BYTES // 1024,
-        vma_start=np.zeros(1, np.uint64),
-        vma_end=np.full(1, nr_pages << PAGE_SHIFT, np.uint64),
+        vma_start=np.full(1, FIRST_VPN << PAGE_SHIFT, np.uint64),
+        vma_end=np.full(1, FIRST_VPN + nr_pages << PAGE_SHIFT, np.uint64),
         vma_perms=np.array(["rw-p"]),
         vma_flags=np.array([""]),
         vma_name=np.array(["guest memory"]),
+    )
+
+
+def trace(series: Sequence[Source], interval: float) -> Trace:
+    """Return the writes of bitmaps of one slot, each a round; see `read_writes`."""
+    rounds, nr_words, written = [], 0, 0
+    for found in series:
+        words = source.words(found.path)
+        nr_words = nr_words or len(words)
+        if len(words) != nr_words:
+            raise CaptureError(
+                f"{found.path}: {len(words)} words, but {series[0].path} has {nr_words}"
+            )
+        written += int(np.bitwise_count(words).sum(dtype=np.int64))
+        if written > MAX_WRITTEN:
+            raise CaptureError(
+                f"{found.path}: more than {MAX_WRITTEN} pages written in all rounds"
+            )
+        rounds.append(set_bits(words) + np.uint64(FIRST_VPN))
+    return Trace(
+        vpns=np.concatenate(rounds),
+        rounds=np.cumsum([0, *map(len, rounds)]),
+        vmas=np.array([[FIRST_VPN, FIRST_VPN + nr_words * WORD_BITS]], np.uint64),
+        interval=interval,
+        comm=NOT_KNOWN,
+        release=NOT_KNOWN,
+        how="dirty bitmaps",
     )
 
 
