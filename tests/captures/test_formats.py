@@ -89,6 +89,8 @@ def test_unknown_directory(tmp_path, refused):
 def test_pipe(path, refused):
     os.mkfifo(path)
     refused("neither a regular file nor a directory")
+    with pytest.raises(em.CaptureError, match="file: neither a regular file"):
+        em.read_writes([path])
 
 
 def test_missing_file(path):
@@ -133,6 +135,12 @@ def test_tables_of_a_bitmap_are_those_of_its_pages(path):
     need = cap.tables_needed()
     assert cap.vmpte_kb == 4 * (need.pte + need.pmd + need.pud)
     assert cap.empty_tables == 0
+
+
+def test_a_bitmap_of_too_many_pages(path, refused, monkeypatch):
+    monkeypatch.setattr(dirty_bitmap.npz, "MAX_ENTRIES", 100)
+    path.write_bytes(b"\xff" * 16)
+    refused("128 pages are more than 100")
 
 
 def test_bitmap_of_clean_pages(path):

@@ -34,7 +34,7 @@ class Format(Protocol):
 FORMATS: tuple[Format, ...] = (saved_proc, criu, page_types, scan_regions, dirty_bitmap)
 
 OWN = "a capture of extmeta (.npz)"
-ZIP = b"PK"
+ZIP = b"PK\3\4"
 
 
 def read(path: str | os.PathLike[str]) -> Capture:

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from extmeta.arrays import U64
+from extmeta.captures import npz
 from extmeta.captures.capture import Capture, CaptureError
 from extmeta.captures.formats import source
 from extmeta.captures.formats.pages import NOT_KNOWN, captured
@@ -41,7 +42,10 @@ TABLE_BITS = (9, 18, 27)
 CHUNK_WORDS = 1 << 14
 
 # What other binary files begin with: ELF, zip, gzip, zstd, xz, PNG.
-OTHERS = (b"\x7fELF", b"PK", b"\x1f\x8b", b"\x28\xb5\x2f\xfd", b"\xfd7zXZ", b"\x89PNG")
+OTHERS = (
+    *(b"\x7fELF", b"PK\3\4", b"\x1f\x8b\x08", b"\x28\xb5\x2f\xfd", b"\xfd7zXZ"),
+    b"\x89PNG",
+)
 TEXT = bytes([*range(0x20, 0x7F), *b"\t\n\r"])
 
 
@@ -58,6 +62,8 @@ def recognises(found: Source) -> bool:
 def read(found: Source) -> Capture:
     """Return the capture of the pages that were written."""
     words = source.words(found.path)
+    if (written := _count(words)) > npz.MAX_ENTRIES:
+        raise CaptureError(f"{written} pages are more than {npz.MAX_ENTRIES}")
     vpn = set_bits(words) + np.uint64(FIRST_VPN)
     nr_pages = len(words) * WORD_BITS
     tables = sum(_spans(words, bits) for bits in TABLE_BITS)
@@ -86,7 +92,7 @@ def trace(series: Sequence[Source], interval: float) -> Trace:
             raise CaptureError(
                 f"{found.path}: {len(words)} words, but {series[0].path} has {nr_words}"
             )
-        written += int(np.bitwise_count(words).sum(dtype=np.int64))
+        written += _count(words)
         if written > MAX_WRITTEN:
             raise CaptureError(
                 f"{found.path}: more than {MAX_WRITTEN} pages written in all rounds"
@@ -108,6 +114,11 @@ def _spans(words: U64, bits: int) -> int:
     return distinct(np.flatnonzero(words) // ((1 << bits) // WORD_BITS))
 
 
+def _count(words: U64) -> int:
+    """Return how many bits are set."""
+    return int(np.bitwise_count(words).sum(dtype=np.int64))
+
+
 def set_bits(words: U64) -> U64:
     """Return the numbers of the bits that are set, ascending.
 
@@ -119,7 +130,7 @@ def set_bits(words: U64) -> U64:
     -------
     (M,) uint64 ndarray
     """
-    found = np.empty(int(np.bitwise_count(words).sum(dtype=np.int64)), np.uint64)
+    found = np.empty(_count(words), np.uint64)
     done = 0
     for first in range(0, len(words), CHUNK_WORDS):
         chunk = words[first : first + CHUNK_WORDS].astype("<u8", copy=False)

@@ -37,6 +37,7 @@ COLUMNS = 3
 REGION_BYTES = COLUMNS * WORD_BYTES
 ALL_CATEGORIES = np.uint64(sum(PageIs))
 NPY_MAGIC = b"\x93NUMPY"
+KEY = npz.Key("u", npz.MAX_ENTRIES, columns=COLUMNS)
 
 
 def recognises(found: Source) -> bool:
@@ -91,9 +92,6 @@ def read(found: Source) -> Capture:
         huge_vpn=_leaves(first[huge], stop[huge], vpn, entry),
         huge_marked=bool(huge.any()),
     )
-
-
-KEY = npz.Key("u", npz.MAX_ENTRIES, columns=COLUMNS)
 
 
 def _words(categories: U64) -> U64:

@@ -58,7 +58,7 @@ def look(path: str) -> Source:
     if stat.S_ISDIR(found.st_mode):
         return Source(path, tuple(sorted(os.listdir(path))), b"", 0)
     if not stat.S_ISREG(found.st_mode):
-        raise CaptureError("neither a regular file nor a directory")
+        raise CaptureError(f"{path}: neither a regular file nor a directory")
     with open(path, "rb") as file:
         return Source(path, (), file.read(HEAD_BYTES), found.st_size)
 
