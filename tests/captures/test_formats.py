@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 
 import extmeta as em
 from extmeta.captures import procfs, read
-from extmeta.captures.formats import criu, dirty_bitmap, source
+from extmeta.captures.formats import criu, dirty_bitmap, saved_proc, source
 from extmeta.linux.pagemap_scan import PageIs, pagemap_scan
 from extmeta.linux.pagewords import (
     EXCLUSIVE,
@@ -500,20 +500,13 @@ def test_saved_files_of_a_process(saved, sparse):
     assert not bare.huge_marked
 
 
-def test_pagemap_saved_by_dd(sleeper, saved):
-    """The command in the module's docstring."""
+def test_pagemap_saved_as_the_docstring_says(sleeper, saved):
     cap, folder = saved
-    for start, end in user_vmas(cap):
-        skip, count = (n // PAGE_BYTES for n in (start, end - start))
-        with (folder / "pagemap").open("ab") as file:
-            subprocess.run(
-                [
-                    *("dd", f"if=/proc/{sleeper}/pagemap", "bs=8", f"skip={skip}"),
-                    *(f"count={count}", "status=none"),
-                ],
-                stdout=file,
-                check=True,
-            )
+    lines = saved_proc.__doc__.splitlines()
+    script = "\n".join(line for line in lines if line.startswith("    "))
+    script = script.replace("PID", str(sleeper))
+    assert "dd if=" in script
+    subprocess.run(["bash", "-ec", script], cwd=folder, check=True)
     assert em.read(folder).vpn.tolist() == cap.vpn.tolist()
 
 

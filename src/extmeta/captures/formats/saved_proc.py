@@ -3,10 +3,10 @@
 It has ``maps`` or, better, ``smaps``; ``pagemap``; and perhaps ``status``. pagemap is
 the words of all VMAs, one after the other::
 
-    while IFS=' -' read -r start end _; do
+    grep -v vsyscall maps | while IFS=' -' read -r start end _; do
         dd if=/proc/PID/pagemap bs=8 status=none \\
             skip=$((0x$start / 4096)) count=$(((0x$end - 0x$start) / 4096))
-    done < maps > pagemap
+    done > pagemap
 
 or a sparse file with each word where /proc/PID/pagemap has it. The size tells which.
 Holes of a sparse file are skipped.
