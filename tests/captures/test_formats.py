@@ -10,6 +10,7 @@ import os
 import shutil
 import struct
 import subprocess
+import sys
 import tracemalloc
 from pathlib import Path
 
@@ -269,6 +270,13 @@ def test_an_image_of_another_name(dumps, refused):
 def test_a_dump_without_a_pagemap(dumps, refused):
     (dumps / "3/pagemap-159.img").unlink()
     refused("pagemap-159.img is not there", dumps / "3")
+
+
+def test_without_protobuf_it_says_what_to_install(dumps, refused, monkeypatch):
+    criu._classes.cache_clear()
+    monkeypatch.setitem(sys.modules, "google.protobuf", None)
+    refused("pip install 'extmeta[criu]'", dumps / "3")
+    criu._classes.cache_clear()
 
 
 def image(*messages):
