@@ -34,6 +34,7 @@ from kernels import (
     sources,
 )
 
+from extmeta.cost.instructions import PTES
 from extmeta.cost.origin import today
 
 RESULTS = HERE / "results.json"
@@ -144,6 +145,18 @@ def functions(form: str, operation: str) -> None:
         print(f"{name:<40}{count / RUNS / CACHE_MIB / 256:9.2f}")
 
 
+def model() -> dict[str, dict[str, float]]:
+    """Return callgrind's instructions a PTE of the Cython core, every PTE flagged."""
+    counts = json.loads((HERE.parent / "benchmarks/budgets.json").read_text())["counts"]
+    return {
+        encoding: {
+            operation: round(count / PTES, 2)
+            for operation, count in counts[encoding]["1"].items()
+        }
+        for encoding in ("inpte", "linked", "adjacent")
+    }
+
+
 def transposed(rows: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
     """Turn form by operation into operation by form."""
     return {
@@ -180,6 +193,7 @@ def measured() -> dict[str, Any]:
         "runs": RUNS,
         "boots_differ_by": round(differ, 6),
         "instructions": transposed(rows),
+        "model": model(),
         "cache": {
             "ptes": CACHE_MIB * 256,
             "columns": ["accesses", "read", "written", "l1", "l2", "l3"],

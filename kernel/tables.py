@@ -20,6 +20,21 @@ LIVES = ("life_0", "life_1", "life_10", "life_50", "life_100")
 TABLE_LIVES = ("life_tables_1", "life_tables_10", "life_tables_50")
 WORDS = ("set_words", "get_words", "peek_words")
 
+# The core's operation, the kernel's, and whether only what is added is alike: the rest of
+# the kernel's fork and munmap is about pages, which the core has none of.
+ALIKE = (
+    ("fork", "fork_2nd", True),
+    ("unmap", "munmap", True),
+    ("store", "set_words", False),
+    ("load", "get_words", False),
+    ("snapshot", "peek_words", False),
+)
+# The kernel's form that is like an encoding.
+FORM_OF = {
+    "linked": "linked, side page copied at once",
+    "adjacent": "adjacent, copied at once",
+}
+
 Results = dict[str, Any]
 
 
@@ -72,6 +87,36 @@ def operations(results: Results) -> list[str]:
     ]
 
 
+# What the fork answer says, by form.
+ANSWERS = {
+    "linked, no word": "No PTE has a word",
+    "linked, side page shared": "All have one, and the child shares the side pages",
+    "linked, side page copied at once": "They are copied, a table at a time",
+    "linked, each word copied in the loop": "Each is copied in the loop over PTEs",
+    "in the loop, no word": "No PTE has a word, but the loop asks each",
+    "adjacent, no word": "Tables of order 1, no word",
+    "adjacent, copied at once": "Tables of order 1, all words copied",
+}
+
+
+def answer(results: Results) -> str:
+    """Return what words add to fork(2)."""
+    counts, cache = results["instructions"], results["cache"]["costs"]["fork_2nd"]
+    forks = ("fork_1st", "fork_2nd", "fork_3rd")
+    written = results["cache"]["columns"].index("written")
+    return rendered(
+        ["", "first fork", "second", "third", "bytes written a PTE, second"],
+        [
+            [
+                said,
+                *(extra(counts[fork], form) for fork in forks),
+                f"{cache[form][written]:.0f}" if form in cache else "",
+            ]
+            for form, said in ANSWERS.items()
+        ],
+    )
+
+
 def unused(results: Results) -> str:
     """Return what is paid where no PTE has a word."""
     forms = [form for form in starting(results, "") if form.endswith("no word")]
@@ -91,13 +136,33 @@ def used(results: Results) -> str:
 def absolute(results: Results, names: tuple[str, ...]) -> str:
     """Return a table of counts a PTE, by form."""
     counts = results["instructions"]
-    forms = [form for form in starting(results, "") if form in counts["set_words"]]
-    if names != WORDS:
-        forms = [STOCK, *(form for form in forms if not form.endswith("a word"))]
+    forms = [
+        form
+        for form in starting(results, "")
+        if (names != WORDS and form == STOCK)
+        or (counts["set_words"].get(form) and not form.endswith("1% with a word"))
+    ]
     return rendered(
         ["", *names],
         [[form, *(f"{counts[name][form]:.1f}" for name in names)] for form in forms],
     )
+
+
+def predicted(results: Results) -> str:
+    """Return what the Cython core shows beside what the kernel does."""
+    rows = []
+    for ours, theirs, added in ALIKE:
+        kernel = results["instructions"][theirs]
+        for encoding, form in FORM_OF.items():
+            core = results["model"]
+            count, real = core[encoding][ours], kernel[form]
+            if added:
+                count, real = count - core["inpte"][ours], real - kernel[STOCK]
+            rows.append(
+                [f"{ours}, {'added' if added else 'whole'}", encoding]
+                + [f"{number:.1f}" for number in (count, real)]
+            )
+    return rendered(["", "", "core, callgrind", "kernel, icount"], rows)
 
 
 def caches(results: Results) -> str:
@@ -134,6 +199,7 @@ def measured_with(results: Results) -> str:
 
 
 TABLES = {
+    "answer": answer,
     "measured with": measured_with,
     "unused": unused,
     "used": used,
@@ -141,6 +207,7 @@ TABLES = {
     "lives": lambda results: absolute(results, LIVES),
     "lives by tables": lambda results: absolute(results, TABLE_LIVES),
     "caches": caches,
+    "predicted": predicted,
 }
 
 

@@ -91,37 +91,47 @@ static void fork_and_check(struct owner *o)
 	}
 }
 
-static void swap_places(struct owner *o)
+/* Page by page if the pages are of several VMAs. */
+static void move_pages(char *from, long pages, char *to)
+{
+	size_t length = pages * PAGE;
+
+	if (mremap(from, length, length, MREMAP_MAYMOVE | MREMAP_FIXED, to) != to)
+		for (long i = 0; i < pages; i++)
+			move(from + i * PAGE, PAGE, to + i * PAGE);
+	map_at(from, length);
+}
+
+static void swap_places(struct owner *o, long moved)
 {
 	char *from = o->at;
 
-	move(from, N * PAGE, o->other);
+	if (moved < N)
+		move_pages(from + moved * PAGE, N - moved, o->other + moved * PAGE);
 	o->at = o->other;
 	o->other = from;
-	map_at(from, N * PAGE);
 }
 
+/* What UFFDIO_MOVE can't move, mremap moves. */
 static void move_by_uffd(struct owner *o)
 {
 	int fd = uffd(o->other, N * PAGE, UFFDIO_REGISTER_MODE_MISSING);
 	size_t moved = uffd_move(fd, o->other, o->at, N * PAGE);
-	char *from = o->at;
 
 	close(fd);
-	/* what UFFDIO_MOVE can't move, mremap moves */
-	if (moved < N * PAGE) {
-		move(from + moved, N * PAGE - moved, o->other + moved);
-		map_at(from + moved, N * PAGE - moved);
-	}
-	o->at = o->other;
-	o->other = from;
+	swap_places(o, moved / PAGE);
 }
 
 static void drop(struct owner *o)
 {
 	int first = draw(o, 3) ? draw(o, N) : 0, n = N - first;
 
-	madvise(o->at + first * PAGE, n * PAGE, MADV_DONTNEED);
+	if (first) {
+		madvise(o->at + first * PAGE, n * PAGE, MADV_DONTNEED);
+	} else {
+		map_at(o->at, N * PAGE);	/* one VMA again */
+		map_at(o->other, N * PAGE);
+	}
 	memset(o->expected + first, 0, n * 8);
 	touch(o->at + first * PAGE, n, 1);
 }
@@ -158,7 +168,7 @@ static void *own(void *arg)
 
 		switch (step) {
 		case 0: fork_and_check(o); break;
-		case 1: swap_places(o); break;
+		case 1: swap_places(o, 0); break;
 		case 2: move_by_uffd(o); break;
 		case 3: drop(o); break;
 		case 4: madvise(o->at, N * PAGE, MADVISE_PAGEOUT); break;
