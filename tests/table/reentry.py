@@ -170,6 +170,7 @@ CALLS = {
     "reserved": lambda t: t.reserved,
     "scan": lambda t: (t.scan(slice(0, 4096), 1), t.scan(slice(0, 4096), 1, clear=1)),
     "scan_runs": lambda t: t.scan_runs(slice(0, 4096), 1),
+    "scan_since": lambda t: t.scan_since(slice(0, 4096), next(iter(t.fields)), 1),
     "snapshot": seen,
     "split_huge": huge,
     "store": store,

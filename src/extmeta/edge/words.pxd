@@ -3,6 +3,7 @@ from libc.stdint cimport uint64_t
 
 from extmeta.edge.held cimport Held
 from extmeta.table.encoding cimport Write
+from extmeta.table.refusal cimport Found
 from extmeta.table.vpns cimport Vpns
 
 cdef class WordMethods(Held):
@@ -17,6 +18,7 @@ cdef class WordMethods(Held):
     cdef fitting(self, name, value)
     cdef int spread(self, uint64_t* lanes, value, uint64_t flip) except -1
     cdef bint stored_one(self, vpn, word)
+    cdef left_with(self, int range_, Found* found, int failed)
     cdef Vpns asked_for(
         self, name, vpns, mask, value, uint64_t* bits, uint64_t* wanted)
     cdef matching(

@@ -51,6 +51,9 @@ class WordMethods(Held):
     def scan_runs(
         self, vpns: range | slice, mask: int, value: int | None = None
     ) -> tuple[NDArray[np.uint64], NDArray[np.uint64]]: ...
+    def scan_since(
+        self, vpns: range | slice, field: str, since: int
+    ) -> NDArray[np.uint64]: ...
     def vpns(self, within: range | slice | None = None) -> NDArray[np.uint64]: ...
     @overload
     def __getitem__(  # type: ignore[overload-overlap]

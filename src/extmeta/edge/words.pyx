@@ -9,6 +9,7 @@ from extmeta.edge.held cimport Held
 from extmeta.table.encoding cimport LOCKED, MAX_LANES, ZERO_WORD, Write
 from extmeta.table.pte cimport ALL
 from extmeta.table.refusal cimport Found
+from extmeta.table.since cimport Since, find_since
 from extmeta.table.vpns cimport Span, Vpns
 
 from extmeta.integers import is_whole, whole
@@ -413,6 +414,68 @@ cdef class WordMethods(Held):
                 "clear", clear, 1 << <object>(64 * self.encoding.lanes)), ALL)
         return self.matching(v, False, bits, wanted, &w if clear else NULL)
 
+    def scan_since(self, vpns, field, since):
+        """Return the vpns whose field holds a number that is not older than another.
+
+        For trackers that store the number of an epoch in each word: it answers what
+        changed since any earlier epoch. Numbers wrap around: a value is found if it is
+        at most 2**(bits - 1) - 1 ahead of ``since``. So a tracker has to replace older
+        numbers before they are half of all numbers old. 0 stands for no number, and is
+        never found.
+
+        Parameters
+        ----------
+        vpns : range or slice
+            It may have holes.
+        field : str
+            Of at most 64 bits.
+        since : int
+            A value of the field, above 0.
+
+        Returns
+        -------
+        (n,) uint64 ndarray
+            Ascending vpns, of mapped and swapped PTEs.
+
+        Raises
+        ------
+        KeyError
+            If there is no field of that name.
+        TypeError, ValueError
+            If a number is no integer or out of range, the field is too wide, or
+            ``vpns`` is no range or slice.
+        MemoryError
+            If there is no memory for the result.
+
+        Examples
+        --------
+        >>> import extmeta as em
+        >>> t = em.PageTable(fields=em.Fields(epoch=16))
+        >>> t.map(slice(0, 4))
+        >>> t.store([0, 1, 2], epoch=[65534, 65535, 1])
+        >>> t.scan_since(slice(0, 4), "epoch", 65535)
+        array([1, 2], dtype=uint64)
+        """
+        cdef Found found = Found(NULL, 0, 0)
+        cdef Since of
+        cdef int range_
+        cdef int failed = 0
+        cdef Vpns v = self.range_of("vpns", vpns)
+        width = self.fields[field]
+        if width > 64:
+            raise ValueError(f"field {field!r} has {width} bits, above 64")
+        since = whole("since", since, 1 << width)
+        if since == 0:
+            raise ValueError("since: 0 stands for no number")
+        of.shift = self.fields.shift(field)
+        of.ones = ALL >> (64 - <int>width)
+        of.since = since
+        of.half = 1 << <object>(width - 1)
+        range_ = self.enter_span(&v.span, False)
+        with nogil:
+            failed = find_since(self, &v.span, &of, &found)
+        return self.left_with(range_, &found, failed)
+
     def scan_runs(self, vpns, mask, value=None):
         """Return the ranges of vpns whose word has given bits.
 
@@ -477,12 +540,16 @@ cdef class WordMethods(Held):
             if w is not NULL and found.n and not failed:
                 s = Span(found.vpns[0], found.n, found.vpns)
                 failed = self.write(&s, w, False)
+        return self.left_with(range_, &found, failed)
+
+    cdef left_with(self, int range_, Found* found, int failed):
+        """Unlock, and return the vpns that were found."""
         try:
             self.leave_span(range_, 0)
         except BaseException:
             free(found.vpns)
             raise
-        return self.results(&found, failed)
+        return self.results(found, failed)
 
     cdef Vpns asked_for(
             self, name, vpns, mask, value, uint64_t* bits, uint64_t* wanted):

@@ -271,6 +271,50 @@ def runs_are_maximal(make):
     same(as_runs(found(1, 2)), [])
 
 
+@check
+def numbers_not_older_than_another_are_found(make):
+    """As `scan_since` promises, also where numbers wrap around, and through moves."""
+    table = make()
+    name, width = list(table.fields.items())[-1]
+    if width > 64:
+        return
+    size, most = table.arch.ptrs_per_pte, min(1 << width, 1 << 16)
+    vpns = np.arange(0, 4 * size, 3)
+    table.map(vpns)
+    numbers = np.random.default_rng(1).integers(0, most, len(vpns))
+    # Both ends of the numbers, whose neighbours differ in every bit.
+    numbers[::7], numbers[1::7] = (1 << width) - 1 & (1 << 63) - 1, 1
+    numbers[2 * size // 3 :][: size // 3] = 0
+    try:
+        table.store(vpns, **{name: numbers})
+    except ValueError:
+        # Its constraints forbid some of these words.
+        return
+    half = 1 << width - 1
+
+    def found(vpns, since):
+        return [
+            vpn
+            for vpn, number in zip(vpns.tolist(), numbers.tolist(), strict=True)
+            if number and (number - since) % (1 << width) < half
+        ]
+
+    everything = slice(0, 8 * size)
+    whole = {since: found(vpns, since) for since in {1, half, (1 << width) - 1}}
+    child = table.fork()
+    for since, expected in whole.items():
+        for each in (table, child):
+            same(each.scan_since(everything, name, since).tolist(), expected)
+        part = slice(size // 2, 3 * size - 5)
+        inside = [vpn for vpn in expected if part.start <= vpn < part.stop]
+        same(table.scan_since(part, name, since).tolist(), inside)
+    table.move(slice(0, 4 * size), 16 * size + 5)
+    moved = slice(16 * size, 32 * size)
+    for since, expected in whole.items():
+        there = table.scan_since(moved, name, since)
+        same((there - np.uint64(16 * size + 5)).tolist(), expected)
+
+
 # First vpns of two huge pages, the second with a deposited PTE table; swapped PTEs.
 HUGE = 0x200000
 DEPOSITED = 0x400000

@@ -11,6 +11,7 @@ Every round is compared with a plain array of the pages written.
 
 from extmeta.workloads.ages import Ages
 from extmeta.workloads.deferred_flush import DeferredFlush
+from extmeta.workloads.epochs import Epochs
 from extmeta.workloads.fork_server import ForkServer
 from extmeta.workloads.play import MismatchError, Result, Workload, play
 from extmeta.workloads.precopy import Precopy
@@ -24,6 +25,7 @@ __all__ = [
     "WORKLOADS",
     "Ages",
     "DeferredFlush",
+    "Epochs",
     "ForkServer",
     "MismatchError",
     "Precopy",
@@ -47,6 +49,7 @@ WORKLOADS: dict[str, type[Workload]] = {
     "precopy": Precopy,
     "write-barrier": WriteBarrier,
     "ages": Ages,
+    "epochs": Epochs,
     "fork-server": ForkServer,
     "deferred-flush": DeferredFlush,
 }

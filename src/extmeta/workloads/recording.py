@@ -28,7 +28,7 @@ CHANGING = {
     *("map", "map_huge", "unmap", "store", "update", "fork", "move"),
     *("swap_out", "swap_in"),
 }
-NOTED = CHANGING | {"load", "flagged", "scan"}
+NOTED = CHANGING | {"load", "flagged", "scan", "scan_since"}
 
 SET_UP = "set up"
 
