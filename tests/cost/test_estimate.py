@@ -10,8 +10,8 @@ from extmeta.fields import Fields
 
 FIELDS = Fields(uffd_wp=1, soft_dirty=1, age=4)
 
-# The furthest that benchmarks/estimates.py has seen for these encodings, rounded up.
-TOLERANCE = 0.25
+# benchmarks/estimates.py has seen 44 % for these encodings.
+TOLERANCE = 0.5
 
 
 @pytest.mark.parametrize("size", [512, 256, 2048, 32])

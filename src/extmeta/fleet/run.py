@@ -89,7 +89,7 @@ def by_dask(
     from distributed import as_completed as completed
 
     def some(left: Sequence[Part]) -> Iterator[tuple[int, int]]:
-        with Client(address, timeout=SCHEDULER_SECONDS, set_as_default=False) as client:
+        with Client(address, timeout=SCHEDULER_SECONDS) as client:
             futures = [
                 client.submit(part_file, job, folder, part, pure=False) for part in left
             ]
