@@ -67,9 +67,7 @@ CURES: dict[str, Cure] = {
     "wait in fault": Cure(
         "wait in fault", "X+ORz1CVIhzKvunq@redhat.com, 1)", asks="mm", then="wait"
     ),
-    "no reuse": Cure(
-        "no reuse", "that cure taken literally", asks="mm", then="copy", mended=False
-    ),
+    "no reuse": Cure("no reuse", "a mistake", asks="mm", then="copy", mended=False),
     "exclusive pages": Cure("exclusive pages", "6c287605fd56, 5.19", copies=False),
     "table generation": Cure(
         "table generation",
