@@ -1,4 +1,4 @@
-"""Scans find the same vpns whichever instructions do the work."""
+"""Scans find the same vpns, and loads the same words, whichever instructions are used."""
 
 import os
 import subprocess
@@ -41,8 +41,12 @@ def compare(encoding):
                 table.map(slice(FIRST, STOP))
                 vpns = np.flatnonzero(rng.random(PTES) < fraction)
                 vpns = vpns[(vpns >= FIRST) & (vpns < STOP)]
+                stored = words_of(rng, kind, bits, len(vpns))
                 if len(vpns):
-                    table.store(vpns, words_of(rng, kind, bits, len(vpns)))
+                    table.store(vpns, stored)
+                words = table.load(slice(0, PTES))
+                assert np.array_equal(words[vpns], stored)
+                assert np.count_nonzero(words) == len(vpns)
                 compared += compare_scans(table, bits)
     return compared
 

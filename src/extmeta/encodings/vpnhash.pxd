@@ -12,8 +12,61 @@ cdef extern from *:
     {
         return (uint64_t)(((unsigned __int128)x * n) >> 64);
     }
+
+    /* Every x86-64 has SSE2. With EXTMETA_SIMD=none tests run the loops instead. */
+    EXTMETA_BODY uint64_t extmeta_low_keys(
+        const uint64_t *line, int slots, uint64_t key)
+    {
+        const uint32_t low = (uint32_t)key;
+        uint64_t hits = 0;
+    #ifdef EXTMETA_X86
+        if (extmeta_simd && slots > 3) {
+            /* The keys begin in the line's upper half. */
+            const __m128i *four = (const __m128i *)line;
+            const __m128i v = _mm_set1_epi32((int)low);
+            const __m128i c = _mm_cmpeq_epi32(four[2], v);
+            const __m128i d = _mm_cmpeq_epi32(four[3], v);
+            hits = (uint64_t)_mm_movemask_epi8(
+                _mm_packs_epi16(_mm_packs_epi32(c, d), _mm_setzero_si128()));
+            return hits >> (2 * slots - 8) & ((1u << slots) - 1);
+        }
+    #endif
+        for (int i = 0; i < slots; i++)
+            hits |= (uint64_t)(((const uint32_t *)(line + slots))[i] == low) << i;
+        return hits;
+    }
+
+    EXTMETA_BODY uint64_t extmeta_keys(
+        const uint64_t *line, int word_bits, uint64_t key)
+    {
+        uint64_t hits = 0;
+    #ifdef EXTMETA_X86
+        if (extmeta_simd) {
+            const __m128i *two = (const __m128i *)line;
+            const __m128i v = _mm_set1_epi64x((long long)key);
+            const __m128i by = _mm_cvtsi32_si128(word_bits);
+            const __m128i a = _mm_cmpeq_epi32(_mm_srl_epi64(two[0], by), v);
+            const __m128i b = _mm_cmpeq_epi32(_mm_srl_epi64(two[1], by), v);
+            const __m128i c = _mm_cmpeq_epi32(_mm_srl_epi64(two[2], by), v);
+            const __m128i d = _mm_cmpeq_epi32(_mm_srl_epi64(two[3], by), v);
+            hits = (uint64_t)_mm_movemask_epi8(
+                _mm_packs_epi16(_mm_packs_epi32(a, b), _mm_packs_epi32(c, d)));
+            /* SSE2 compares halves. A key is there if both are equal. */
+            return hits & hits >> 1 & 0x5555;
+        }
+    #endif
+        for (int i = 0; i < 8; i++)
+            hits |= (uint64_t)(line[i] >> word_bits == key) << 2 * i;
+        return hits;
+    }
     """
     uint64_t scale "extmeta_scale"(uint64_t x, uint64_t n) noexcept nogil
+    # Bit i: the lower 32 bits of slot i's key are those of `key`.
+    uint64_t low_keys "extmeta_low_keys"(
+        const uint64_t* line, int slots, uint64_t key) noexcept nogil
+    # Bit 2 * i: slot i of key and word has `key`.
+    uint64_t keys_in "extmeta_keys"(
+        const uint64_t* line, int word_bits, uint64_t key) noexcept nogil
 
 cdef enum:
     LINE = 8              # uint64s of a group: one cache line
@@ -67,11 +120,8 @@ cdef inline uint64_t next_group(const Table* t, uint64_t group) noexcept nogil:
 cdef inline int find_in(
         const Table* t, const uint64_t* line, int slots, uint64_t key) noexcept nogil:
     """Return the slot of a key in a line, -1 if it has none."""
-    cdef const uint32_t* low = <const uint32_t*>(line + slots)
-    cdef uint64_t hits = 0
+    cdef uint64_t hits = low_keys(line, slots, key)
     cdef int i
-    for i in range(slots):
-        hits |= <uint64_t>(low[i] == <uint32_t>key) << i
     while hits:
         i = lowest(hits)
         if line[i] and line[LINE - 1] >> t.high_shift >> i * t.high_bits & (
@@ -84,20 +134,15 @@ cdef inline int find_in(
 cdef inline int slot_in(
         const Table* t, const uint64_t* line, uint64_t key) noexcept nogil:
     """Return the slot of a key in a line of any kind, -1 if it has none."""
-    cdef uint64_t word_mask, hits
-    cdef int i
+    cdef uint64_t hits
     if t.word_bits == 0:
         # The compiler unrolls the loop if it knows the number.
         return find_in(t, line, 5, key) if t.slots == 5 else find_in(
             t, line, t.slots, key)
-    word_mask = (<uint64_t>1 << t.word_bits) - 1
-    key <<= t.word_bits
-    hits = 0
-    for i in range(LINE):
-        hits |= <uint64_t>((line[i] ^ key) <= word_mask) << i
+    hits = keys_in(line, t.word_bits, key)
     # A free slot looks like key 0.
-    if hits and line[lowest(hits)]:
-        return lowest(hits)
+    if hits and line[lowest(hits) >> 1]:
+        return lowest(hits) >> 1
     return -1
 
 

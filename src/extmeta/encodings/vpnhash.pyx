@@ -87,6 +87,14 @@ cdef inline uint64_t see(const Table* t, uint64_t key) noexcept nogil:
     return 0
 
 
+cdef inline void find_each(
+        const Table* t, const uint64_t* keys, Py_ssize_t n,
+        uint64_t* words) noexcept nogil:
+    cdef Py_ssize_t i
+    for i in range(n):
+        words[i] = find(t, keys[i])
+
+
 cdef inline int used_in(const uint64_t* line, int slots) noexcept nogil:
     """Return how many of a line's slots are in use; one must be free.
 
@@ -254,16 +262,22 @@ cdef class VpnHash:
             self, const uint64_t* vpns, uint64_t first, Py_ssize_t n,
             uint64_t* words) noexcept nogil:
         cdef uint64_t[AT_ONCE] keys
-        cdef const Table* t = &self.table
-        cdef Py_ssize_t start, i
+        cdef Table t = self.table
+        cdef Py_ssize_t start, some
         if t.words == 0:
             memset(words, 0, n * sizeof(uint64_t))
             return
         for start in range(0, n, 32):
-            for i in range(prefetch_keys(
-                    t, vpns + start if vpns else NULL, first + <uint64_t>start,
-                    n - start, keys)):
-                words[start + i] = find(t, keys[i])
+            some = prefetch_keys(
+                &t, vpns + start if vpns else NULL, first + <uint64_t>start,
+                n - start, keys)
+            # The compiler makes a loop for each of the kinds of lines.
+            if t.word_bits:
+                find_each(&t, keys, some, words + start)
+            elif t.slots == 5:
+                find_each(&t, keys, some, words + start)
+            else:
+                find_each(&t, keys, some, words + start)
 
     cdef bint see_all(
             self, const uint64_t* vpns, uint64_t first, Py_ssize_t n,
