@@ -4,9 +4,18 @@ import numpy as np
 import pytest
 
 import extmeta as em
-from extmeta.workloads import DeferredFlush, of_capture, of_trace, play, synthetic
+from extmeta.linux import AddressSpace
+from extmeta.workloads import (
+    DeferredFlush,
+    deferred_flush,
+    of_capture,
+    of_trace,
+    play,
+    synthetic,
+)
 from extmeta.workloads.comparison import compare
 from extmeta.workloads.deferred_flush import WIDTHS
+from extmeta.workloads.play import MismatchError
 
 PROCESS = synthetic(16384)
 
@@ -80,6 +89,32 @@ def test_a_capture_is_compared_with_a_narrower_baseline():
     assert (
         rows[0].counts["flushes by mm"][1] > rows[0].counts["flushes by PTE, 8 bits"][1]
     )
+
+
+def test_protection_that_leaves_a_page_out_is_caught(monkeypatch):
+    protect = AddressSpace.uffd_writeprotect
+
+    def leaves_out(self, addr, length, on):
+        protect(self, addr, max(4096, length - 4096), on)
+
+    monkeypatch.setattr(AddressSpace, "uffd_writeprotect", leaves_out)
+    with pytest.raises(MismatchError, match=r"round 0, protected pages: 3 missing"):
+        play(DeferredFlush(dirty=0.0), synthetic(600, 3))
+
+
+def test_a_generation_that_a_word_does_not_have_is_caught(monkeypatch):
+    monkeypatch.setattr(deferred_flush, "stamp", lambda generation, bits: 1)
+    with pytest.raises(MismatchError, match="round 1: other generations"):
+        play(DeferredFlush(dirty=0.5), synthetic(600, 3))
+
+
+def test_a_strategy_that_misses_a_flush_is_caught(monkeypatch):
+    def none(stamps, *_numbers):
+        return stamps < 0
+
+    monkeypatch.setattr(deferred_flush, "pending", none)
+    with pytest.raises(MismatchError, match="by table: a page is not flushed"):
+        play(DeferredFlush(dirty=0.5), synthetic(600, 3))
 
 
 @pytest.mark.parametrize(

@@ -18,11 +18,12 @@ import numpy.typing as npt
 from extmeta.arch import arch_named
 from extmeta.arrays import Bools
 from extmeta.fields import Fields
-from extmeta.linux.pagewords import PAGE_SHIFT
+from extmeta.linux.pagewords import PAGE_SHIFT, UFFD_WP
 from extmeta.linux.tlb.cures import LONG
 from extmeta.linux.tlb.generations import pending, stamp
-from extmeta.workloads.play import Counts, MismatchError, Stage, Workload
+from extmeta.workloads.play import Counts, MismatchError, Stage, Workload, must_be
 from extmeta.workloads.process import Process
+from extmeta.workloads.trackers import pagemap
 from extmeta.workloads.write_barrier import protect
 
 # The bits of a generation that flushes are counted for.
@@ -39,6 +40,8 @@ def stamps_of(generations: Indices, bits: int) -> Indices:
 @dataclass(frozen=True)
 class DeferredFlush(Workload):
     """Write-protection in batches, each with one flush at its end.
+
+    It counts the faults and the IPIs of each strategy, for all `WIDTHS` of a generation.
 
     Attributes
     ----------
@@ -129,6 +132,12 @@ class DeferredFlush(Workload):
                 pages.protected[faults] = False
                 pages.generation[faults] = 0
                 stage.write(space, vpns[window])
+            words, seen = pagemap(space, process.ranges(vpns))
+            must_be(
+                f"round {number}, protected pages",
+                seen[words & np.uint64(UFFD_WP) != 0],
+                vpns[pages.protected],
+            )
             # Each batch is flushed in any case.
             for by in _ASKED:
                 flushes = len(batches) + counts[f"flushes by {by}"]
