@@ -8,6 +8,7 @@ import numpy as np
 
 from extmeta.linux.pages cimport Page, is_alone
 from extmeta.pagetable cimport PageTable
+from extmeta.table.pte cimport ALL
 from extmeta.table.vpns cimport Vpns
 
 from extmeta.linux import pagewords, physical
@@ -47,6 +48,11 @@ cdef Bit bit_of(mask):
 
 cdef inline bint has(const uint64_t[:, ::1] words, Py_ssize_t i, Bit bit) noexcept:
     return bit.mask != 0 and words[i, bit.lane] & bit.mask != 0
+
+
+cdef inline uint64_t mask_of(bint is_set) noexcept:
+    """Return a mask of all bits, or of none."""
+    return 0 - <uint64_t>is_set
 
 
 def raw(PageTable table, vpns):
@@ -164,27 +170,38 @@ cdef class Ptes:
         """
         cdef Layout a = self.layout
         cdef Bit uffd_wp = self.uffd_wp, soft_dirty = self.soft_dirty
+        # Copies, because stores to `out` might alias the globals.
+        cdef uint64_t present = PRESENT, file = FILE, exclusive = EXCLUSIVE
+        cdef uint64_t is_wp = UFFD_WP, is_dirty = SOFT_DIRTY
+        cdef uint64_t marker = self.marker, shown = ALL if pfns else 0
+        # NULL if no words were read, because neither field is there.
+        cdef const uint64_t* first = &words[0, 0] if words.shape[0] else NULL
+        cdef const uint64_t* own
         cdef uint64_t pte, value, word
+        cdef const Page* page
         cdef Py_ssize_t i
         for i in range(ptes.shape[0]):
             pte = ptes[i]
             if pte == a.none:
                 out[i] = 0
                 continue
-            value = value_of(a, pte)
-            word = 0
             if pte & a.present:
-                word = PRESENT | (value if pfns else 0)
+                value = pte >> a.pfn_shift & a.pfn_mask
+                page = &pages[value]
+                word = present | value & shown
                 # The page of zeros is neither: no PTE of it is counted.
-                word |= FILE if pages[value].file else 0
-                word |= EXCLUSIVE if pages[value].mapcount == 1 else 0
+                word |= file & mask_of(page.file != 0)
+                word |= exclusive & mask_of(page.mapcount == 1)
             else:
+                value = value_of(a, pte)
                 word = SWAPPED
-                if pfns or value == self.marker:
+                if pfns or value == marker:
                     word |= (value & a.offset_mask) << SWAP_OFFSET_SHIFT
                     word |= value >> a.offset_bits
-            word |= UFFD_WP if has(words, i, uffd_wp) else 0
-            word |= SOFT_DIRTY if has(words, i, soft_dirty) else 0
+            if first is not NULL:
+                own = first + i * words.shape[1]
+                word |= is_wp & mask_of(own[uffd_wp.lane] & uffd_wp.mask != 0)
+                word |= is_dirty & mask_of(own[soft_dirty.lane] & soft_dirty.mask != 0)
             out[i] = word
 
     def categories(
