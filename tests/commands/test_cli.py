@@ -357,7 +357,7 @@ def test_bad_input_is_one_line_and_2(arguments, parts, capsys):
 @pytest.mark.parametrize(
     ("arguments", "parts"),
     [
-        ([], ["compare|report|capture|info|map|plan"]),
+        ([], ["compare|report|", "capture|info|map|plan"]),
         (["explain"], ["explain"]),
         (["info"], ["FILE"]),
         (["info", "nowhere"], ["nowhere", "No such file"]),

@@ -90,7 +90,7 @@ def test_a_file_s_name_says_its_format(stored, tmp_path, capsys, name, begins):
 def test_each_chart_has_a_file(stored, tmp_path, capsys, how, begins):
     assert reported(capsys, stored, "-o", tmp_path / f"c.{how}")[0] == 0
     names = sorted(os.listdir(tmp_path))
-    charts = ["bound-10-random", "cpu-10-random", "map", "ram"]
+    charts = ["bound-10-random", "cpu-10-random", "in-a-kernel", "map", "ram"]
     assert names == [f"c-{name}.{how}" for name in charts]
     assert all((tmp_path / name).read_bytes().startswith(begins) for name in names)
 

@@ -77,6 +77,9 @@ class Doubles(em.PythonEncoding):
         return 8 * len(self.words)
 
 
+# With several architectures only RAM is compared.
+ARCHES = ("x86_64", "arm64_4k")
+
 # One of each public class, and how to tell that another is equal.
 EXAMPLES = {
     "AddressSpace": (space, lambda a: a.pagemap(1 << 30, 1 << 16).tolist()),
@@ -84,6 +87,10 @@ EXAMPLES = {
     "CaptureError": (lambda: em.CaptureError("process 5 has exited"), str),
     "Fields": (lambda: SMALL, lambda f: (f, hash(f), f.mask("age"))),
     "Memory": (lambda: filled().memory(), lambda m: m),
+    "Interrupted": (
+        lambda: em.Interrupted(em.compare("redis", encodings="linked", arch=ARCHES)),
+        lambda e: (str(e), e.result.rows),
+    ),
     "PageTable": (filled, dump),
     "Plan": (lambda: em.plan(SMALL, excludes=[("uffd_wp", "soft_dirty")]), repr),
     "PlanConflict": (conflict, lambda e: (str(e), e.field, e.constraints)),

@@ -42,9 +42,13 @@ class Interrupted(KeyboardInterrupt):
     """
 
     def __init__(self, result: ComparisonResult | None) -> None:
-        kept = "nothing was measured" if result is None else f"result: {result!r}"
-        super().__init__(kept)
+        super().__init__(result)
         self.result = result
+
+    def __str__(self) -> str:
+        if self.result is None:
+            return "nothing was measured"
+        return f"result: {self.result!r}"
 
 
 def compare(
