@@ -26,8 +26,7 @@ DIRECTORY, FILE = stat.S_IFDIR | 0o755, stat.S_IFREG | 0o755
 # What a kernel prints when it finds a bug in itself.
 REPORT = re.compile(
     r"BUG:|WARNING:|KASAN|Oops|kernel BUG|unreferenced object|INFO: .*(lock|stall|hung)"
-    r"|possible (circular|recursive|irq)|general protection|Bad page|Bad rss|call trace:",
-    re.IGNORECASE,
+    r"|possible (circular|recursive|irq)|general protection|Bad page|bad rss|Call Trace:"
 )
 
 

@@ -204,16 +204,24 @@ static void *peek(void *arg)
 	return 0;
 }
 
+static void *compact(void *unused)
+{
+	(void)unused;
+	while (!stop) {
+		put("/proc/sys/vm/compact_memory", "1");
+		put("/proc/self/clear_refs", "4");
+	}
+	return 0;
+}
+
+/* Changes protection while pages migrate, and leaves them writable. */
 static void *protect_all(void *arg)
 {
 	struct owner *owners = arg;
 
-	while (!stop) {
-		put("/proc/sys/vm/compact_memory", "1");
+	for (int exec = PROT_EXEC; !stop; exec ^= PROT_EXEC)
 		for (int i = 0; i < OWNERS; i++)
-			mprotect(owners[i].at, N * PAGE, PROT_READ | PROT_WRITE);
-		put("/proc/self/clear_refs", "4");
-	}
+			mprotect(owners[i].at, N * PAGE, PROT_READ | PROT_WRITE | exec);
 	return 0;
 }
 
@@ -238,6 +246,7 @@ static void *race(void *at)
 			stop = 1;
 		}
 		words(EXTMETA_IOC_SET, (char *)at + 300 * PAGE, 1, &zero);
+		usleep(word % 64 * 20);	/* a collapse may begin */
 	}
 	return 0;
 }
@@ -255,7 +264,7 @@ static void ksm(struct owner *owners)
 static void run(int mode, long seconds)
 {
 	struct owner owners[OWNERS] = { 0 };
-	pthread_t threads[OWNERS + 4];
+	pthread_t threads[OWNERS + 5];
 	char *huge = map(PMD, PMD, 0);
 
 	set_mode(mode);
@@ -275,10 +284,11 @@ static void run(int mode, long seconds)
 	touch(huge, 512, 1);
 	pthread_create(&threads[OWNERS + 2], 0, collapse, huge);
 	pthread_create(&threads[OWNERS + 3], 0, race, huge);
+	pthread_create(&threads[OWNERS + 4], 0, compact, 0);
 	for (long i = 0; i < seconds && !stop; i++)
 		sleep(1);
 	stop = 1;
-	for (int i = 0; i < OWNERS + 4; i++)
+	for (int i = 0; i < OWNERS + 5; i++)
 		pthread_join(threads[i], 0);
 }
 
