@@ -5,7 +5,6 @@ src/extmeta/data/prototype.json, which `extmeta compare` prints.
 """
 
 import json
-import re
 from pathlib import Path
 from typing import Any
 
@@ -214,12 +213,12 @@ TABLES = {
 def document(text: str, results: Results) -> str:
     """Return a document whose tables are those of the results."""
     for name, table in TABLES.items():
-        begin, end = f"<!-- {name} -->", f"<!-- end of {name} -->"
-        found = f"{re.escape(begin)}.*?{re.escape(end)}"
-        made = f"{begin}\n{table(results)}\n{end}"
-        text, times = re.subn(found, lambda _, made=made: made, text, flags=re.DOTALL)
-        if times != 1:
-            raise ValueError(f"{DOCUMENT} has {times} places for the table {name!r}")
+        begin, end = f"<!-- {name} -->\n", f"<!-- end of {name} -->\n"
+        if (text.count(begin), text.count(end)) != (1, 1):
+            raise ValueError(f"{DOCUMENT} has no one place for the table {name!r}")
+        before, _, rest = text.partition(begin)
+        after = rest.partition(end)[2]
+        text = f"{before}{begin}{table(results)}\n{end}{after}"
     return text
 
 
