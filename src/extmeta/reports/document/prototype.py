@@ -10,7 +10,6 @@ from extmeta.reports.document.pictures import Chart, Value
 SHORTER = {
     " copied in the loop": "",
     "side page copied at once": "page at once",
-    "each word copied, words counted": "each, counted",
 }
 
 
