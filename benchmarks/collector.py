@@ -18,6 +18,8 @@ import sys
 import time
 from collections import defaultdict
 
+import options
+
 from extmeta.captures import procfs
 from extmeta.captures.process import capture
 
@@ -78,7 +80,7 @@ def rounds_of(pid, gentle):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("mib", nargs="*", type=int, default=[16, 256, 1024])
+    parser.add_argument("mib", nargs="*", type=options.from_1, default=[16, 256, 1024])
     kinds = ("smaps", "maps", "PAGEMAP_SCAN", "pagemap", "capture")
     print(f"{'MiB':>6}{'':>15}" + "".join(f"{kind:>14}" for kind in kinds))
     for mib in parser.parse_args().mib:

@@ -10,12 +10,15 @@ memory. `extmeta compare --workload epochs` has the times.
 
 import argparse
 
+import options
+
 import extmeta as em
 from extmeta.cost import forms
 from extmeta.workloads import Epochs, of_capture, play, synthetic
 from extmeta.workloads.recording import Replay
 
 FORMS = ("linked", "adaptive", "adjacent", "wide", "page_ext", "xarray", "hash")
+CAPTURES = ("redis", "java")
 WAYS = (
     {},
     {"placement": "random"},
@@ -38,11 +41,14 @@ def bytes_a_page(load, process, text):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--pages", type=int, default=16_384)
-    parser.add_argument("--captures", nargs="*", default=["redis", "java"])
+    parser.add_argument("--pages", type=options.from_1, default=16_384)
+    parser.add_argument("--captures", nargs="*", type=options.capture)
     args = parser.parse_args()
+    captures = args.captures
+    if captures is None:
+        captures = [options.capture(name) for name in CAPTURES]
     processes = [synthetic(args.pages)]
-    processes += [of_capture(em.load_capture(c), c) for c in args.captures]
+    processes += [of_capture(*found) for found in captures]
     for process in processes:
         print(f"{process.name}, {len(process.pages):,} pages; bytes a page")
         print(f"{'':24}{'bitmaps':>9}" + "".join(f"{text:>10}" for text in FORMS))

@@ -10,7 +10,8 @@ counts: of the capture and the point where it is furthest off, and the median of
 import argparse
 import statistics
 
-import extmeta as em
+import options
+
 from extmeta.cost import estimate, placement, sweep
 from extmeta.cost.forms import in_pte
 from extmeta.cost.space import space_of
@@ -19,6 +20,8 @@ from extmeta.fields import Fields
 from extmeta.rows import OPERATIONS
 
 FIELDS = Fields(uffd_wp=1, soft_dirty=1, age=4)
+# The last one has swapped PTEs.
+CAPTURES = ("redis", "numpy-sparse", "swapped")
 POINTS = placement.points((0.01, 0.1, 1.0), ("random",))
 
 
@@ -26,8 +29,8 @@ def errors(text, captures):
     """Return, by operation, the errors of each capture and point."""
     cost = estimate.costs([(text, FIELDS)], "x86_64")[0]
     loads, lies = [], []
-    for name in captures:
-        space = space_of(em.load_capture(name), name)
+    for capture, name in captures:
+        space = space_of(capture, name)
         held = sweep.Held(space, [], FIELDS)
         for point in POINTS:
             ours, theirs = held.words(point)
@@ -44,14 +47,13 @@ def errors(text, captures):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--encodings", nargs="+", default=list(encodings()))
-    # The last one has swapped PTEs.
-    default = ["redis", "numpy-sparse", "swapped"]
-    parser.add_argument("--captures", nargs="+", default=default)
+    parser.add_argument("--encodings", nargs="+", type=options.encoding)
+    parser.add_argument("--captures", nargs="+", type=options.capture)
     args = parser.parse_args()
+    captures = args.captures or [options.capture(name) for name in CAPTURES]
     print(f"{'':12}" + "".join(f"{name:>16}" for name in OPERATIONS))
-    for text in args.encodings:
-        found = errors(text, args.captures)
+    for text in args.encodings or encodings():
+        found = errors(text, captures)
         cells = [
             f"{max(of, key=abs):+.0%} ({statistics.median(map(abs, of)):.0%})"
             for of in found.values()

@@ -18,6 +18,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+import options
 
 import extmeta as em
 
@@ -72,8 +73,8 @@ def sha256(folder):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--captures", type=int, default=10_000)
-    parser.add_argument("--workers", type=int, nargs="+", default=[2, 1])
+    parser.add_argument("--captures", type=options.from_1, default=10_000)
+    parser.add_argument("--workers", type=options.from_1, nargs="+", default=[2, 1])
     parser.add_argument("--ram-only", action="store_true")
     parser.add_argument("--folder", type=Path, help="keep captures and results there")
     args = parser.parse_args()

@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+import options
 
 from extmeta.captures.formats import dirty_bitmap
 from extmeta.captures.read import read
@@ -32,7 +33,7 @@ def cpu_seconds(call, *given):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("chunks", nargs="*", type=int, metavar="CHUNK_WORDS")
+    parser.add_argument("chunks", nargs="*", type=options.from_1, metavar="CHUNK_WORDS")
     chunks = parser.parse_args().chunks or [dirty_bitmap.CHUNK_WORDS]
     rng = np.random.default_rng(0)
     print("share  read, s " + "".join(f"{chunk:>10}" for chunk in chunks))

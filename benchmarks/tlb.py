@@ -6,7 +6,7 @@ python benchmarks/tlb.py flushes      by strategy, on made-up and captured memor
 python benchmarks/tlb.py ram          what each encoding holds for generations
 """
 
-import sys
+import argparse
 
 import extmeta as em
 from extmeta.cost.forms import default_forms
@@ -88,6 +88,6 @@ def _held(load, process, form):  # type: ignore[no-untyped-def]
 COMMANDS = {each.__name__: each for each in (schedule, cures, flushes, ram)}
 
 if __name__ == "__main__":
-    if len(sys.argv) != 2 or sys.argv[1] not in COMMANDS:
-        sys.exit(f"{sys.argv[1:]}: not one of {', '.join(COMMANDS)}")
-    COMMANDS[sys.argv[1]]()
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("what", choices=COMMANDS)
+    COMMANDS[parser.parse_args().what]()
