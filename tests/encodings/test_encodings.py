@@ -198,3 +198,20 @@ def test_huge_page_switch(monkeypatch, thp):
     table.map(slice(0, 512 * 1100))
     assert len(table) == 512 * 1100
     table.check()
+
+
+@pytest.mark.parametrize("encoding", sorted(set(em.encodings()) - {"inpte", "compact"}))
+def test_a_vpn_named_twice_ends_with_its_last_word(encoding):
+    """Words with the highest bit lie elsewhere in an xarray than others."""
+    table = em.PageTable(encoding, em.Fields(m=64))
+    table.map(range(0x1000, 0x1010))
+    high = 1 << 63 | 1
+    table.store(0x1000, high)
+    held = table.memory()
+    for words in ([5, high], [0, high], [high, 5], [5, high], [high, high]):
+        table.store([0x1000, 0x1001, 0x1000], [words[0], 7, words[1]])
+        assert [table.load(vpn) for vpn in (0x1000, 0x1001)] == [words[1], 7]
+    table.store(0x1001, 0)
+    table.trim()
+    assert table.memory().side <= held.side
+    table.check()

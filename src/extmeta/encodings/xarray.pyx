@@ -196,7 +196,9 @@ cdef class XArray(Encoding):
                 made = vpn >> SLOT_BITS
             if add >> 63:
                 slot = slots_of(&self.head, vpn)
-                if slot[0] and slot[0] & IS_VALUE == 0:
+                # A run with vpns may name an entry twice: the first word may free what
+                # the entry has, so the second needs its own.
+                if r.vpns is NULL and slot[0] and slot[0] & IS_VALUE == 0:
                     continue
                 word = <uint64_t*>self.slabs.alloc_or(
                     &self.spare_words, sizeof(uint64_t))
