@@ -483,10 +483,6 @@ def cluster(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(
-    "EXTMETA_CLUSTER" not in os.environ,
-    reason="EXTMETA_CLUSTER is not set: a sweep may end when a scheduler is restarted",
-)
 def test_a_cluster_loses_nothing_if_a_worker_and_the_scheduler_die(
     captures, whole, tmp_path, cluster
 ):

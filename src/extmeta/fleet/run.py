@@ -10,7 +10,7 @@ import multiprocessing
 import os
 import signal
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import CancelledError, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 
 from extmeta.fleet.job import Job, Part
@@ -87,18 +87,21 @@ def by_dask(
     """
     from distributed import Client
     from distributed import as_completed as completed
+    from distributed.comm import CommClosedError
 
     def some(left: Sequence[Part]) -> Iterator[tuple[int, int]]:
         with Client(address, timeout=SCHEDULER_SECONDS) as client:
             futures = [
                 client.submit(part_file, job, folder, part, pure=False) for part in left
             ]
-            for future in completed(futures, raise_errors=False):
-                if future.status == "finished":
-                    yield future.result()
-                # Else the scheduler has gone, or has seen too many workers die.
-                elif isinstance(error := future.exception(), WriteError):
-                    raise error
+            # If the scheduler goes, the next client waits for another one.
+            with contextlib.suppress(CancelledError, CommClosedError):
+                for future in completed(futures, raise_errors=False):
+                    if future.status == "finished":
+                        yield future.result()
+                    # Else it has seen too many workers die.
+                    elif isinstance(error := future.exception(), WriteError):
+                        raise error
 
     _until_done(parts, some, done)
 
