@@ -417,7 +417,7 @@ def test_leaves_of_regions(path):
     assert cap.huge_marked
 
 
-# So many that they are more than a head of the file.
+# More bytes than a format looks at to recognise a file.
 GOOD = [(i << 13, (i << 13) + PAGE_BYTES, 8) for i in range(1, 200)]
 
 

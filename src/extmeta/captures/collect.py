@@ -22,7 +22,7 @@ from extmeta.captures import procfs
 from extmeta.captures.capture import CaptureError
 from extmeta.captures.process import capture
 
-# Of stat's fields after the name.
+# The place of the start time in /proc/PID/stat, counted after the name.
 _START = 19
 
 

@@ -137,7 +137,11 @@ def add_compared(parser: argparse.ArgumentParser) -> None:
         metavar="NAME=BITS,...",
         help="the fields of a word and their widths; default: %(default)s",
     )
-    add(
+    add_seed(parser)
+
+
+def add_seed(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
         "--seed",
         type=refusing(count_of),
         default=0,

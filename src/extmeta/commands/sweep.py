@@ -12,6 +12,7 @@ from extmeta.commands import output
 from extmeta.commands.arguments import (
     DEFAULT_FIELDS,
     above_0_of,
+    add_seed,
     arches_of,
     count_of,
     fields_of,
@@ -103,13 +104,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default="different",
         help="how the words differ from each other; default: %(default)s",
     )
-    add(
-        "--seed",
-        type=refusing(count_of),
-        default=0,
-        metavar="N",
-        help="seed of the random numbers; default: 0",
-    )
+    add_seed(parser)
     add(
         "--ram-only",
         action="store_true",

@@ -55,18 +55,18 @@ FIELDS: dict[str, dict[str, tuple[int, str]]] = {
     "core": {"tc": (3, "task")},
 }
 
-# Of a pagemap entry: the parent has these pages.
+# A pagemap entry with this flag has its pages in the parent's image.
 IN_PARENT = 1 << 0
 
-# Of mmap: prot and flags.
+# PROT_ and MAP_ bits, as mmap() takes them.
 READ, WRITE, EXEC, SHARED = 1, 2, 4, 1
 
-# Of a VMA's status, which VMA it is.
+# This bit of a VMA's status says which kind of VMA it is.
 NAMES = {1 << 1: "[stack]", 1 << 3: "[vdso]", 1 << 5: "[heap]", 1 << 12: "[vvar]"}
 VSYSCALL = 1 << 2
 OF_FILE = 1 << 6 | 1 << 7
 
-# A chain of parents is not longer; a loop of links is.
+# More parents than this are a loop of links.
 MAX_PARENTS = 1000
 
 _FILE = re.compile(r"(pagemap|mm|core)-(\d+)\.img")
