@@ -341,6 +341,8 @@ def test_arches_are_swept_side_by_side(captures, tmp_path):
         (["{empty}"], "there is no capture"),
         (["{captures}", "{captures}"], "two captures have this name"),
         (["{captures}", "--shard", "3/2"], "'3/2' is not I/N"),
+        (["{captures}", "--scheduler", "host"], "'host' is no address as tcp://"),
+        (["{captures}", "--scheduler", "tcp://h:0"], "'tcp://h:0' is no address"),
         (["{captures}", "--drop", "words"], "no thing to drop 'words'"),
         (["nosuch://bucket/all"], "nosuch"),
     ],

@@ -127,6 +127,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add(
         "--scheduler",
+        type=refusing(scheduler_of),
         metavar="ADDRESS",
         help="measure on the workers of a dask.distributed scheduler, which must see "
         "the captures and DIR; needs the extra `fleet`",
@@ -138,6 +139,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="I/N",
         help="do the I-th of N shares, for batch systems; all shards share DIR",
     )
+
+
+def scheduler_of(text: str) -> str:
+    """Return an address that a scheduler can have."""
+    found = re.fullmatch(r"[a-z]+://.+:([0-9]{1,5})", text)
+    if not found or not 0 < int(found[1]) < 1 << 16:
+        raise ValueError(f"{text!r} is no address as tcp://HOST:PORT")
+    return text
 
 
 def shard_of(text: str) -> tuple[int, int]:
