@@ -130,7 +130,7 @@ def test_one_cpu_has_no_tlb():
         a.write(BASE, cpu=1)
     with pytest.raises(ValueError, match="cpu: 3 is not in"):
         space().read(BASE, cpu=3)
-    for values in ({"cpus": 0}, {"tlb": 4}, {"cpus": 2, "tlb": 0}):
+    for values in ({"cpus": 0}, {"cpus": 10**9}, {"tlb": 4}, {"cpus": 2, "tlb": 0}):
         with pytest.raises(ValueError, match=next(reversed(values))):
             em.AddressSpace(BOTH, "linked", **values)
 

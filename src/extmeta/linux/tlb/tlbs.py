@@ -18,6 +18,10 @@ from extmeta.linux.physical import FIRST_PFN
 from extmeta.linux.vma import Prot
 
 
+# The most that x86-64 can be configured for: Linux arch/x86/Kconfig, NR_CPUS.
+MOST_CPUS = 8192
+
+
 class TlbEntry(NamedTuple):
     """What a TLB knows of a vpn.
 
@@ -55,8 +59,8 @@ class Tlbs:
     @classmethod
     def of(cls, cpus: int, size: int | None) -> Self | None:
         """Return the TLBs of an address space, None for one CPU; ValueError."""
-        if whole("cpus", cpus) < 1:
-            raise ValueError(f"cpus: {cpus} is not above 0")
+        if not 1 <= whole("cpus", cpus) <= MOST_CPUS:
+            raise ValueError(f"cpus: {cpus} is not from 1 to {MOST_CPUS}")
         if size is not None and (cpus == 1 or whole("tlb", size) < 1):
             raise ValueError(f"tlb: {size} entries for {cpus} CPUs")
         return cls(cpus, size) if cpus > 1 else None
