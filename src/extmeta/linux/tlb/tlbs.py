@@ -17,7 +17,6 @@ from extmeta.linux.mm import Mm
 from extmeta.linux.physical import FIRST_PFN
 from extmeta.linux.vma import Prot
 
-
 # The most that x86-64 can be configured for: Linux arch/x86/Kconfig, NR_CPUS.
 MOST_CPUS = 8192
 
