@@ -17,7 +17,7 @@ compare: build
 PYTEST := $(PY) -m pytest -n $(JOBS) --dist loadfile
 
 test: build $(VENV)/test-ready
-	$(PYTEST) tests -q -m "not slow" --cov --cov-report= $(ARGS)
+	$(PYTEST) tests -q -m "not slow" $(if $(COVER),--cov --cov-report=) $(ARGS)
 
 # What takes a minute: no programs for the kernel, no commands.
 smoke: build $(VENV)/test-ready
@@ -28,6 +28,7 @@ SMOKE := --ignore tests/kernel --ignore tests/kernel_cases --ignore tests/comman
 # `test`, then the instruction budgets and the long campaigns: the kernel as oracle, a
 # guest, packages. Together the tests have to cover the Python code; what workers of a sweep run in
 # other processes is not seen.
+check: COVER := 1
 check: test budgets
 	EXTMETA_TESTS=full $(PYTEST) tests -q -m slow --cov --cov-append \
 		--cov-report=term:skip-covered --cov-fail-under=96 $(ARGS)

@@ -201,9 +201,13 @@ def cell(line: dict[str, Any]) -> str:
 
 def machines(paths: list[Path]) -> int:
     """Say of each claim on which machines and sizes it holds; 1 if not on all."""
-    documents = {path.stem: json.loads(path.read_text()) for path in paths}
-    for document in documents.values():
-        show_curves(document)
+    documents = {}
+    for path in paths:
+        try:
+            documents[path.stem] = json.loads(path.read_text())
+            show_curves(documents[path.stem])
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            sys.exit(f"{path}: not what --headlines writes: {error!r}")
     claims: dict[tuple[str, str], list[tuple[str, int, bool]]] = {}
     for name, document in documents.items():
         for line in document["lines"]:

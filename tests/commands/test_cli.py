@@ -341,6 +341,7 @@ def test_progress_lines_are_one_a_stage(capsys):
         (["--from", "rows.json", "redis"], ["rows.json", "redis"]),
         (["--from", "rows.json", "--seed", "1"], ["rows.json", "--seed"]),
         (["--from", "rows.json", "--processes", "2"], ["--processes"]),
+        (["--from", "rows.json", "--fields", "age=2"], ["rows.json", "--fields"]),
         (["--from", __file__], ["not JSON"]),
         ([__file__], ["test_cli.py", "of no known format"]),
         (["--bogus"], ["--bogus"]),

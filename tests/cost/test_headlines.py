@@ -89,6 +89,14 @@ def test_claims_that_fail_on_a_machine_are_named_with_their_sizes(
     assert "| a fork | <= 1 x | not on c: 64, 1,024 tables |" in out
 
 
+@pytest.mark.parametrize("text", ["{", "[]", '{"machine": {}, "lines": []}'])
+def test_a_damaged_file_is_named(module, tmp_path, text):
+    path = tmp_path / "damaged.json"
+    path.write_text(text)
+    with pytest.raises(SystemExit, match=r"damaged\.json: not what"):
+        module("scale").machines([path])
+
+
 def test_a_size_is_marked_with_the_cache_that_holds_it(module):
     scale = module("scale")
     caches = {"L1": 32 << 10, "L2": 1 << 20}

@@ -541,6 +541,7 @@ MAPPED = [
         (lambda d: d["rows"][3].update(side=2**70), "side is 1180591620717411303424"),
         (lambda d: d["rows"][4].update(low="1"), "low is '1'"),
         (lambda d: d["rows"][4].update(low=float("nan")), "low is nan"),
+        (lambda d: d["rows"][4].update(low=1e308), r"low is 1e\+308"),
         (lambda d: d["rows"][4].update(low=0), "a ratio of 0"),
         (lambda d: d["rows"][0].update(fields=[1]), r"fields is \[1\]"),
         (lambda d: d["rows"][0].update(fields={}), "row 0, a Subject: no field"),

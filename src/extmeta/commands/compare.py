@@ -11,11 +11,13 @@ from extmeta.captures.capture import shipped
 from extmeta.commands import output
 from extmeta.commands.arguments import (
     A_CAPTURE,
+    DEFAULT_FIELDS,
     above_0_of,
     add_compared,
     add_release,
     arches_of,
     count_of,
+    fields_of,
     fractions_of,
     in_release,
     path_of,
@@ -278,6 +280,7 @@ def _again(args: argparse.Namespace) -> int:
     options = ["crossover", "instructions", "lock", "encodings", "arch", "release"]
     options += ["fractions", "placement", "words", "processes", "quick", "seed"]
     set_ = [f"--{option}" for option in options if getattr(args, option)]
+    set_ += ["--fields"] * (args.fields != fields_of(DEFAULT_FIELDS))
     for given in [*args.what, *set_]:
         raise BadInputError(f"--from {args.stored} and {given}: one of them")
     try:

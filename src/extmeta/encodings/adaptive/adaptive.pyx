@@ -367,8 +367,8 @@ cdef class Adaptive(Encoding):
 
     cdef bint read_each(
             self, Lookups* l, bint locked, uint64_t* words) noexcept nogil:
-        cdef uint64_t last_entry = <uint64_t>self.entries - 1
         cdef uint64_t[TOGETHER] link
+        cdef Py_ssize_t[TOGETHER] entry
         cdef uint64_t flagged = flags(l.ptes, l.n, &self.pte)
         cdef uint64_t left = flagged
         cdef Py_ssize_t i
@@ -377,12 +377,8 @@ cdef class Adaptive(Encoding):
             i = lowest(left)
             left &= left - 1
             link[i] = once(<const uint64_t*>&l.tables[i].link)
-            container.fetch(&self.g, link[i], <Py_ssize_t>(l.vpns[i] & last_entry))
-        while flagged:
-            i = lowest(flagged)
-            flagged &= flagged - 1
-            words[i] = container.see_word(
-                &self.g, link[i], <Py_ssize_t>(l.vpns[i] & last_entry))
+            entry[i] = <Py_ssize_t>(l.vpns[i] & <uint64_t>(self.entries - 1))
+        container.see_each(&self.g, link, entry, flagged, words)
         return True
 
     cdef bint see(

@@ -16,7 +16,7 @@ from extmeta.encodings.side cimport adds_nothing, append_vpns
 from extmeta.memory.frames cimport Ptdesc
 from extmeta.memory.slabs cimport class_bytes
 from extmeta.memory.sync cimport prefetch
-from extmeta.table.encoding cimport Write
+from extmeta.table.encoding cimport TOGETHER, Write
 from extmeta.table.pte cimport ALL, equal, flag_of, flags, lowest
 from extmeta.table.vpns cimport Run, entry_at
 
@@ -268,17 +268,73 @@ cdef inline const char* fault_in(
             return b"a word is wider than its container"
     return NULL
 
-cdef inline uint64_t see_word(
+cdef inline Py_ssize_t find(
         const Geometry* g, uint64_t link, Py_ssize_t e) noexcept nogil:
-    """Read the word of an entry whose flag is set, as see() does."""
+    """Return which word of a LISTED, RANKED or DENSE object is the entry's, or -1."""
     cdef Kind kind = kind_of(link)
-    if kind == DENSE:
-        return dense.word_at(g, link, e)
     if kind == LISTED:
-        return listed.see_word(g, link, e)
-    if kind == RANKED:
-        return ranked.see_word(g, link, e)
-    return shared_word(g, link) if kind != EMPTY else 0
+        return listed.find(g, link, e)
+    return ranked.find(g, link, e) if kind == RANKED else e
+
+cdef inline const char* words_of(const Geometry* g, uint64_t link) noexcept nogil:
+    """Return where a LISTED, RANKED or DENSE object has its words."""
+    return <const char*>object_of(g, link) + (
+        g.map_bytes if kind_of(link) == RANKED else 0)
+
+cdef inline uint64_t found(
+        const Geometry* g, uint64_t link, Py_ssize_t at) noexcept nogil:
+    """Return the word that `find` has found, or 0."""
+    return get(words_of(g, link), width_of(link), at) if at >= 0 else 0
+
+cdef inline void see_each(
+        const Geometry* g, const uint64_t* link, const Py_ssize_t* entry,
+        uint64_t flagged, uint64_t* words) noexcept nogil:
+    """Read the words of entries of several tables, as see() does.
+
+    What a step reads was asked for by the step before, for all entries.
+    """
+    cdef uint64_t in_listed = 0
+    cdef uint64_t in_ranked = 0
+    cdef uint64_t in_dense = 0
+    cdef uint64_t left = flagged
+    cdef Py_ssize_t[TOGETHER] at
+    cdef uint64_t bit
+    cdef Kind kind
+    cdef Py_ssize_t i
+    while left:
+        i = lowest(left)
+        bit = left & -left
+        left ^= bit
+        # Nothing predicts the kinds of tables in no order, so no branch asks for them.
+        kind = kind_of(link[i])
+        in_listed |= bit & -<uint64_t>(kind == LISTED)
+        in_ranked |= bit & -<uint64_t>(kind == RANKED)
+        in_dense |= bit & -<uint64_t>(kind == DENSE)
+        flagged &= ~(bit & -<uint64_t>(kind == EMPTY))
+        at[i] = entry[i]
+        fetch(g, link[i], entry[i])
+    left = in_listed
+    while left:
+        i = lowest(left)
+        left &= left - 1
+        at[i] = listed.find(g, link[i], entry[i])
+        prefetch(<const char*>object_of(g, link[i]) + (at[i] << width_of(link[i]) >> 3))
+    left = in_ranked
+    while left:
+        i = lowest(left)
+        left &= left - 1
+        at[i] = ranked.find(g, link[i], entry[i])
+        prefetch(ranked.words_of(g, link[i]) + (at[i] << width_of(link[i]) >> 3))
+    left = in_listed | in_ranked | in_dense
+    flagged &= ~left
+    while left:
+        i = lowest(left)
+        left &= left - 1
+        words[i] = found(g, link[i], at[i])
+    while flagged:
+        i = lowest(flagged)
+        flagged &= flagged - 1
+        words[i] = shared_word(g, link[i])
 
 cdef inline void see(
         const Geometry* g, uint64_t link, const Run* r, const uint64_t* ptes,
@@ -320,10 +376,8 @@ cdef inline void see(
                 words[i] = get(p, width_of(link), e)
             elif r.n > FROM_FULL:
                 words[i] = every[e]
-            elif kind == LISTED:
-                words[i] = listed.see_word(g, link, e)
             else:
-                words[i] = ranked.see_word(g, link, e)
+                words[i] = found(g, link, find(g, link, e))
 
 cdef inline Py_ssize_t scan(
         const Geometry* g, uint64_t link, const uint64_t* entry, Py_ssize_t first,

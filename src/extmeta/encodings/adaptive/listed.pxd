@@ -85,14 +85,13 @@ cdef inline Py_ssize_t scan(
 
 # A reader without a lock calls what follows: the positions may be changing.
 
-cdef inline uint64_t see_word(
+cdef inline Py_ssize_t find(
         const Geometry* g, uint64_t link, Py_ssize_t e) noexcept nogil:
+    """Return which word is that of the entry, or -1."""
     cdef Py_ssize_t n = count_of(link)
-    cdef int width = width_of(link)
-    cdef void* p = object_of(g, link)
-    cdef const uint16_t* position = positions(p, n, width)
+    cdef const uint16_t* position = positions(object_of(g, link), n, width_of(link))
     cdef Py_ssize_t at = place(position, n, e)
-    return get(p, width, at) if at < n and position[at] == e else 0
+    return at if at < n and position[at] == e else -1
 
 cdef inline void see_all(
         const Geometry* g, uint64_t link, uint64_t* words) noexcept nogil:

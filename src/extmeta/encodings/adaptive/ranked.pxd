@@ -123,10 +123,11 @@ cdef inline Py_ssize_t scan(
 
 # A reader without a lock calls what follows: the map may be changing.
 
-cdef inline uint64_t see_word(
+cdef inline Py_ssize_t find(
         const Geometry* g, uint64_t link, Py_ssize_t e) noexcept nogil:
+    """Return which word is that of the entry, or -1."""
     cdef Py_ssize_t at = index_of(g, link, e)
-    return get(words_of(g, link), width_of(link), at) if at < count_of(link) else 0
+    return at if at < count_of(link) else -1
 
 cdef inline void see_all(
         const Geometry* g, uint64_t link, uint64_t* words) noexcept nogil:
