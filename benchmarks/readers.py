@@ -1,8 +1,8 @@
 """How long a dirty bitmap of 1 TiB takes to read, by the share of pages written.
 
-    python benchmarks/readers.py [CHUNK_WORDS ...]
+    python benchmarks/readers.py
 
-Prints the median CPU seconds of `read` and, for each CHUNK_WORDS, of `set_bits`.
+Prints the median CPU seconds of `read`.
 """
 
 import argparse
@@ -12,9 +12,7 @@ import time
 from pathlib import Path
 
 import numpy as np
-import options
 
-from extmeta.captures.formats import dirty_bitmap
 from extmeta.captures.read import read
 
 TIB_PAGES = 1 << 28
@@ -32,22 +30,15 @@ def cpu_seconds(call, *given):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("chunks", nargs="*", type=options.from_1, metavar="CHUNK_WORDS")
-    chunks = parser.parse_args().chunks or [dirty_bitmap.CHUNK_WORDS]
+    argparse.ArgumentParser(description=__doc__.partition("\n")[0]).parse_args()
     rng = np.random.default_rng(0)
-    print("share  read, s " + "".join(f"{chunk:>10}" for chunk in chunks))
+    print("share  read, s")
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "bitmap")
         for share in SHARES:
             bits = rng.random(TIB_PAGES, np.float32) < share
             np.packbits(bits, bitorder="little").tofile(path)
-            words = np.fromfile(path, np.uint64)
-            line = f"{share:<7g}{cpu_seconds(read, path):>8.2f} "
-            for dirty_bitmap.CHUNK_WORDS in chunks:
-                taken = cpu_seconds(dirty_bitmap.set_bits, words)
-                line += f"{taken:>10.2f}"
-            print(line, flush=True)
+            print(f"{share:<7g}{cpu_seconds(read, path):>8.2f}", flush=True)
 
 
 main()

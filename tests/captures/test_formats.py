@@ -113,21 +113,6 @@ def test_kvm_dirty_log():
     assert cap.vmpte_kb == 4 * (need.pte + need.pmd + need.pud)
 
 
-@pytest.mark.parametrize("chunk", [1, 3, 1 << 14])
-def test_set_bits(monkeypatch, chunk):
-    monkeypatch.setattr(dirty_bitmap, "CHUNK_WORDS", chunk)
-    rng = np.random.default_rng(1)
-    words = rng.integers(0, 1 << 64, 40, np.uint64) & rng.integers(0, 9, 40, np.uint64)
-    wanted = [
-        64 * at + bit
-        for at, word in enumerate(words.tolist())
-        for bit in range(64)
-        if word >> bit & 1
-    ]
-    assert dirty_bitmap.set_bits(words).tolist() == wanted
-    assert wanted
-
-
 def test_tables_of_a_bitmap_are_those_of_its_pages(path):
     words = np.zeros(1 << 23, np.uint64)
     words[[0, 7, 8, 4095, 4096, 5000, 1 << 21, (1 << 23) - 1]] = 1 << 63

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import extmeta as em
-from extmeta.table.simd import instructions
+from extmeta.table.simd import instructions, vpns_of
 
 PATHS = ("none", "avx2", "avx512")
 TABLES = 8
@@ -64,6 +64,22 @@ def compare_scans(table, bits):
     return len(asked)
 
 
+def compare_bitmaps():
+    """Compare pages of bitmaps with what numpy finds, and return how many there are."""
+    compared = 0
+    for seed, share in enumerate((0, 0.001, 0.01, 0.1, 0.5, 0.9, 1)):
+        bits = np.random.default_rng(seed).random(64 * 50) < share
+        words = np.packbits(bits, bitorder="little").view("<u8").astype(np.uint64)
+        for some, first in ((words, 0), (words[:1], 1 << 33), (words[::3], 5)):
+            found = vpns_of(some, first)
+            raw = some.astype("<u8").view(np.uint8)
+            right = np.flatnonzero(np.unpackbits(raw, bitorder="little")) + first
+            assert np.array_equal(found, right.astype(np.uint64))
+            compared += len(found)
+    assert len(vpns_of(words[:0])) == 0
+    return compared
+
+
 @pytest.mark.parametrize("path", PATHS)
 def test_each_path_finds_what_numpy_finds(path):
     if PATHS.index(path) > PATHS.index(instructions()):
@@ -76,11 +92,12 @@ def test_each_path_finds_what_numpy_finds(path):
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    used, compared = done.stdout.split()
+    used, compared, pages = done.stdout.split()
     assert used == path
     assert int(compared) > 1000
+    assert int(pages) > 1000
 
 
 if __name__ == "__main__":
     each = [compare(name) for name in ("adaptive", "linked", "inpte", "hash", "wide")]
-    print(instructions(), sum(each))
+    print(instructions(), sum(each), compare_bitmaps())

@@ -16,8 +16,8 @@ from extmeta.linux.pagewords import (
     PAGE_SHIFT,
     PFN_BITS,
     PFN_MASK,
+    PRESENT,
     leaves_within,
-    present,
     vpn_bounds,
     whole_leaves,
     within,
@@ -29,6 +29,9 @@ if TYPE_CHECKING:
 # The user half with five levels: 2**56 bytes.
 USER_VPNS = 1 << 44
 KERNEL_HALF = 1 << 63
+
+# The bits of a present page's word that no PFN has, and the bit that tells it.
+WIDE = np.uint64(PRESENT | PFN_MASK >> PFN_BITS << PFN_BITS)
 
 
 def _first(bad: npt.NDArray[Any]) -> int | None:
@@ -83,8 +86,8 @@ def _entries(c: "Capture") -> str | None:
         return f"{at(i)} is in no VMA"
     if (i := _first(entry == 0)) is not None:
         return f"{at(i)} has entry 0"
-    wide = present(entry) & ((entry & PFN_MASK) >> PFN_BITS != 0)
-    if (i := _first(wide)) is not None:
+    # A word that is present, and has such a bit, is above PRESENT. One array is made.
+    if (i := _first(entry & WIDE > PRESENT)) is not None:
         return f"{at(i)}: entry {int(entry[i]):#x} has a PFN above {PFN_BITS} bits"
     return None
 

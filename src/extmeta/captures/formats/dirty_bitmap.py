@@ -26,6 +26,7 @@ from extmeta.linux.pagewords import (
     SOFT_DIRTY,
     distinct,
 )
+from extmeta.table.simd import vpns_of
 
 NAME = "a dirty bitmap (64-bit words)"
 
@@ -36,10 +37,6 @@ FIRST_VPN = 1 << 33
 
 # log2 of the pages below a PTE, a PMD and a PUD table.
 TABLE_BITS = (9, 18, 27)
-
-# Words whose bits are unpacked at once, 1 MiB of bytes: `python benchmarks/readers.py
-# 4096 16384 131072 1048576` took 0.15, 0.16, 0.20 and 0.34 s with 1 % at random.
-CHUNK_WORDS = 1 << 14
 
 # What other binary files begin with: ELF, zip, gzip, zstd, xz, PNG.
 OTHERS = (
@@ -64,7 +61,7 @@ def read(found: Source) -> Capture:
     words = source.words(found.path)
     if (written := _count(words)) > npz.MAX_ENTRIES:
         raise CaptureError(f"{written} pages are more than {npz.MAX_ENTRIES}")
-    vpn = set_bits(words) + np.uint64(FIRST_VPN)
+    vpn = vpns_of(words, FIRST_VPN)
     nr_pages = len(words) * WORD_BITS
     tables = sum(_spans(words, bits) for bits in TABLE_BITS)
     return captured(
@@ -97,7 +94,7 @@ def trace(series: Sequence[Source], interval: float) -> Trace:
             raise CaptureError(
                 f"{found.path}: more than {MAX_WRITTEN} pages written in all rounds"
             )
-        rounds.append(set_bits(words) + np.uint64(FIRST_VPN))
+        rounds.append(vpns_of(words, FIRST_VPN))
     return Trace(
         vpns=np.concatenate(rounds),
         rounds=np.cumsum([0, *map(len, rounds)]),
@@ -117,25 +114,3 @@ def _spans(words: U64, bits: int) -> int:
 def _count(words: U64) -> int:
     """Return how many bits are set."""
     return int(np.bitwise_count(words).sum(dtype=np.int64))
-
-
-def set_bits(words: U64) -> U64:
-    """Return the numbers of the bits that are set, ascending.
-
-    Parameters
-    ----------
-    words : (N,) uint64 ndarray
-
-    Returns
-    -------
-    (M,) uint64 ndarray
-    """
-    found = np.empty(_count(words), np.uint64)
-    done = 0
-    for first in range(0, len(words), CHUNK_WORDS):
-        chunk = words[first : first + CHUNK_WORDS].astype("<u8", copy=False)
-        bits = np.unpackbits(chunk.view(np.uint8), bitorder="little")
-        at = np.flatnonzero(bits.view(np.bool_)).view(np.uint64)
-        np.add(at, np.uint64(first * WORD_BITS), out=found[done : done + len(at)])
-        done += len(at)
-    return found
