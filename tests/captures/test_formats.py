@@ -6,6 +6,7 @@ may come of any bytes, and memory follows the size of the file.
 
 import importlib.util
 import json
+import lzma
 import os
 import shutil
 import struct
@@ -162,6 +163,110 @@ def test_what_is_no_series_of_bitmaps(path, monkeypatch):
     monkeypatch.setattr(dirty_bitmap, "MAX_WRITTEN", 60)
     with pytest.raises(em.CaptureError, match=r"5[.]bin: more than 60 pages"):
         em.read_writes([REAL / "kvm-dirty-log.bin", REAL / "kvm-dirty-log-5.bin"])
+
+
+# --- migration streams of QEMU ------------------------------------------------------
+
+STREAM = lzma.decompress((REAL / "qemu-migration.xz").read_bytes())
+# The guest's firmware says which pages it writes, and the stream's head how long is what
+# comes before the first page.
+WRITTEN = list(range(0x10, 0xA0, 3))
+SECTION = STREAM.index(b"\x03ram") - 5
+FIRST_PAGE = STREAM.index(b"\x06pc.ram", STREAM.index(b"rsdp")) - 8
+
+
+def test_pages_that_were_sent_again_are_soft_dirty(path):
+    path.write_bytes(STREAM)
+    cap = em.read(path)
+    first = int(cap.vma_start[0]) // PAGE_BYTES
+    assert (soft_dirty(cap) - first).tolist() == WRITTEN
+    assert cap.vma_name[0] == "pc.ram"
+    assert cap.vma_end[0] - cap.vma_start[0] == 4 << 20
+    assert (cap.vma_start % (2 << 20) == 0).all()
+    # 1 MiB and 4 KiB of firmware, ACPI tables and their loader, and the guest's memory.
+    assert {"pc.bios", "/rom@etc/acpi/tables"} <= {*cap.vma_name.tolist()}
+    assert len(cap.vpn) == 53
+    assert "5 passes" in cap.about
+    assert "1,053 pages of zeros" in cap.about
+
+
+def test_passes_of_a_migration_are_a_write_trace(path, tmp_path):
+    path.write_bytes(STREAM)
+    trace = em.read_writes([path], interval=0.5)
+    first = int(trace.vmas[0, 0])
+    assert trace.nr_rounds == 4
+    for number in range(4):
+        assert (trace.round(number) - np.uint64(first)).tolist() == WRITTEN
+    trace.save(tmp_path / "trace.npz")
+    assert em.load_trace(tmp_path / "trace.npz").how == "QEMU migration"
+
+
+def pages_of_stream(*words):
+    """Return a stream whose memory's pages are those of some words."""
+    data = b"".join(word.to_bytes(8, "big") + more for word, more in words)
+    ends = (0x10).to_bytes(8, "big") + b"\x7e" + (2).to_bytes(4, "big")
+    return STREAM[:FIRST_PAGE] + data + ends + b"\3" + (2).to_bytes(4, "big") + ends
+
+
+RAM = b"\6pc.ram"
+
+
+def test_zeros_that_were_sent_again_are_mapped(path):
+    path.write_bytes(
+        pages_of_stream(
+            (0x1002, RAM + b"\0"),
+            (0x3022, b"\0"),
+            (0x1022, b"\0"),
+            (0x5028, bytes(PAGE_BYTES)),
+        )
+    )
+    cap = em.read(path)
+    first = int(cap.vma_start[0]) // PAGE_BYTES
+    assert (cap.vpn - first).tolist() == [1, 5]
+    assert (soft_dirty(cap) - first).tolist() == [1]
+
+
+def test_a_migration_of_one_pass_has_no_writes(path):
+    path.write_bytes(pages_of_stream((0x1002, RAM + b"\0")))
+    assert len(em.read(path).vpn) == 0
+    with pytest.raises(em.CaptureError, match="file: no page was sent a second time"):
+        em.read_writes([path])
+    with pytest.raises(em.CaptureError, match="file: not a dirty bitmap"):
+        em.read_writes([path, path])
+
+
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [
+        (STREAM[:8], "ends within its memory"),
+        (STREAM[:FIRST_PAGE], "ends within its memory"),
+        (STREAM[:-300_000], "ends within its memory"),
+        (STREAM[:8] + b"\4" * 99, "a section of type 4 before the end of memory"),
+        (STREAM[:8] + b"\2" * 99, "section 33686018 before the end of memory"),
+        (STREAM.replace(b"\3ram", b"\3rum"), "section 'rum' before the end of memory"),
+        (STREAM[:8] + b"\7" + b"\xff" * 99, "ends within its memory"),
+        (pages_of_stream((0x1022, b"\0")), "the first page is of no memory block"),
+        (pages_of_stream((0x1002, b"\1x\0")), "no memory block 'x'"),
+        (
+            pages_of_stream((1 << 40 | 2, RAM)),
+            "address 0x10000000000 is not in 'pc.ram'",
+        ),
+        (pages_of_stream((0x1048, RAM)), "flags 0x48: neither whole nor zeros"),
+        (pages_of_stream((0x1004, b"\1x" + bytes(8))), "block 'x' of 0 bytes"),
+        (pages_of_stream((0x1004, b"\1x" + b"\xff" * 8)), "block 'x' of 1844"),
+        (
+            pages_of_stream((0x1004, b"\1x" + b"\xff" * 6 + b"\xf0\0")),
+            "block 'x' of 1844",
+        ),
+        (
+            STREAM[:SECTION] + STREAM[SECTION:].replace(b"\x7e\0", b"\x7f\0", 1),
+            "no footer",
+        ),
+    ],
+)
+def test_hostile_stream(path, refused, data, reason):
+    path.write_bytes(data)
+    refused(reason)
 
 
 # --- CRIU -----------------------------------------------------------------------
@@ -575,6 +680,8 @@ def real_regions():
 
 FILES = {
     "kvm": (REAL / "kvm-dirty-log.bin").read_bytes,
+    "qemu": lambda: STREAM[: FIRST_PAGE + 20_000],
+    "whole qemu": lambda: STREAM,
     "page-types -L": (REAL / "page-types-L.txt").read_bytes,
     "page-types -l": (REAL / "page-types-l.txt").read_bytes,
     "regions": real_regions,

@@ -3,8 +3,9 @@
 The formats are asked in turn, by content. The one that takes the most files is last.
 """
 
+import contextlib
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Protocol
 
 from extmeta.captures.capture import Capture, CaptureError, load_capture
@@ -12,6 +13,7 @@ from extmeta.captures.formats import (
     criu,
     dirty_bitmap,
     page_types,
+    qemu_migration,
     saved_proc,
     scan_regions,
 )
@@ -31,7 +33,10 @@ class Format(Protocol):
         """Return its capture."""
 
 
-FORMATS: tuple[Format, ...] = (saved_proc, criu, page_types, scan_regions, dirty_bitmap)
+FORMATS: tuple[Format, ...] = (
+    *(saved_proc, criu, page_types, qemu_migration, scan_regions),
+    dirty_bitmap,
+)
 
 OWN = "a capture of extmeta (.npz)"
 ZIP = b"PK\3\4"
@@ -64,18 +69,25 @@ def read(path: str | os.PathLike[str]) -> Capture:
     path = os.fsdecode(path)
     if not os.path.exists(path):
         return load_capture(path)
-    try:
+    with _named(path):
         found = look(path)
         if found.head.startswith(ZIP):
             return load_capture(path)
         if form := _format_of(found):
             return form.read(found)
+    tried = ", ".join([OWN, *(form.NAME for form in FORMATS)])
+    raise CaptureError(f"{path}: of no known format; tried: {tried}")
+
+
+@contextlib.contextmanager
+def _named(path: str) -> Iterator[None]:
+    """Let each CaptureError begin with the file's name."""
+    try:
+        yield
     except CaptureError as error:
         if str(error).startswith(f"{path}: "):
             raise
         raise CaptureError(f"{path}: {error}") from None
-    tried = ", ".join([OWN, *(form.NAME for form in FORMATS)])
-    raise CaptureError(f"{path}: of no known format; tried: {tried}")
 
 
 def _format_of(found: Source) -> Format | None:
@@ -85,35 +97,37 @@ def _format_of(found: Source) -> Format | None:
 def read_writes(
     paths: Iterable[str | os.PathLike[str]], interval: float = 1.0
 ) -> Trace:
-    """Read a series of dirty bitmaps of one slot as a write trace.
+    """Read what a guest wrote, as a write trace.
 
     Parameters
     ----------
     paths : iterable of path-like
-        Bitmaps as KVM_GET_DIRTY_LOG gives them, from the first on: each has the pages
-        that were written since the one before.
+        Dirty bitmaps of one slot as KVM_GET_DIRTY_LOG gives them, from the first on:
+        each has the pages that were written since the one before. Or one migration
+        stream of QEMU.
     interval : float, optional
-        Seconds from one to the next.
+        Seconds from one bitmap, or pass of the migration, to the next.
 
     Returns
     -------
     Trace
-        A round for each bitmap.
+        A round for each bitmap, or for each pass but the first, which sends all memory.
 
     Raises
     ------
     CaptureError
-        If there is none, one is no bitmap or has another size, or there are more writes
+        If there is none, one is neither or has another size, or there are more writes
         than a trace holds.
     OSError
         If one can't be read.
     """
-    series = []
-    for path in map(os.fsdecode, paths):
-        found = look(path)
-        if _format_of(found) is not dirty_bitmap:
-            raise CaptureError(f"{path}: not {dirty_bitmap.NAME}")
-        series.append(found)
+    series = [look(os.fsdecode(path)) for path in paths]
     if not series:
         raise CaptureError("no dirty bitmap")
+    if len(series) == 1 and _format_of(series[0]) is qemu_migration:
+        with _named(series[0].path):
+            return qemu_migration.trace(series[0], interval)
+    for found in series:
+        if _format_of(found) is not dirty_bitmap:
+            raise CaptureError(f"{found.path}: not {dirty_bitmap.NAME}")
     return dirty_bitmap.trace(series, interval)

@@ -40,7 +40,7 @@ I64 = npt.NDArray[np.int64]
 
 VERSION = 1
 # The last are bitmaps of a hypervisor; see extmeta.captures.read.read_writes().
-HOW = ("WP_ASYNC", "soft-dirty", "dirty bitmaps")
+HOW = ("WP_ASYNC", "soft-dirty", "dirty bitmaps", "QEMU migration")
 
 # Pages repeat from round to round, so a trace may deflate more than a capture. This
 # bounds its memory: 512 MiB.
@@ -81,7 +81,7 @@ class Trace:
         The process's name.
     release : str
         The kernel's release.
-    how : {"WP_ASYNC", "soft-dirty", "dirty bitmaps"}
+    how : {"WP_ASYNC", "soft-dirty", "dirty bitmaps", "QEMU migration"}
         The tracker.
 
     Raises

@@ -64,8 +64,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--writes",
         type=refusing(above_0_of(seconds_of)),
         metavar="S",
-        help="with --from: the files are dirty bitmaps of one slot, S seconds apart; "
-        "write a trace of them, for `compare --trace`",
+        help="with --from: the files are dirty bitmaps of one slot, or one migration "
+        "stream of QEMU; bitmaps or passes are S seconds apart; write a trace of them, "
+        "for `compare --trace`",
     )
     add(
         "--all",
