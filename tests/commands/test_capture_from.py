@@ -74,7 +74,16 @@ def test_bad_arguments(tmp_path, capsys):
     )
     assert "have this name" in refused(capsys, "--from", LOG, LOG, "-o", str(tmp_path))
     assert "one of them is needed" in refused(capsys, "-o", out)
-    assert "one of them is needed" in refused(capsys, "1", "-o", out, "--from", LOG)
+    assert "it has no pid" in refused(capsys, "1", "-o", out, "--from", LOG)
+    assert "it has no pid and no vmlinux" in refused(
+        capsys, "-o", out, "--from", LOG, "--vmlinux", LOG
+    )
+    assert "1: only with one file" in refused(
+        capsys, "1", "-o", str(tmp_path), "--from", LOG, LIST
+    )
+    assert "--vmlinux x: only with --from" in refused(
+        capsys, "1", "-o", out, "--vmlinux", "x"
+    )
     assert "--stop: only with PID" in refused(
         capsys, "--stop", "-o", out, "--from", LOG
     )

@@ -16,6 +16,7 @@ from extmeta.captures.formats import (
     qemu_migration,
     saved_proc,
     scan_regions,
+    vmcore,
 )
 from extmeta.captures.formats.source import Source, look
 from extmeta.captures.trace import Trace
@@ -34,7 +35,7 @@ class Format(Protocol):
 
 
 FORMATS: tuple[Format, ...] = (
-    *(saved_proc, criu, page_types, qemu_migration, scan_regions),
+    *(saved_proc, criu, page_types, qemu_migration, vmcore, scan_regions),
     dirty_bitmap,
 )
 
@@ -42,7 +43,11 @@ OWN = "a capture of extmeta (.npz)"
 ZIP = b"PK\3\4"
 
 
-def read(path: str | os.PathLike[str]) -> Capture:
+def read(
+    path: str | os.PathLike[str],
+    pid: int | None = None,
+    vmlinux: str | os.PathLike[str] | None = None,
+) -> Capture:
     """Read a capture, or what another program saved of an address space.
 
     The format is found by content, not by name: see :mod:`extmeta.captures.formats`.
@@ -52,6 +57,11 @@ def read(path: str | os.PathLike[str]) -> Capture:
     path : path-like
         A file or a directory, which need not be trusted. If there is none of this name,
         the name of a capture in `shipped`.
+    pid : int, optional
+        Of a dump of a kernel's memory: the process to read. By default the only one.
+    vmlinux : path-like, optional
+        Of a dump of a kernel's memory: the file with the kernel's debug information. By
+        default drgn looks for it where distributions put it.
 
     Returns
     -------
@@ -71,9 +81,14 @@ def read(path: str | os.PathLike[str]) -> Capture:
         return load_capture(path)
     with _named(path):
         found = look(path)
+        form = _format_of(found)
+        if form is vmcore:
+            return vmcore.read(found, pid, vmlinux)
+        if pid is not None or vmlinux is not None:
+            raise CaptureError(f"not {vmcore.NAME}, so it has no pid and no vmlinux")
         if found.head.startswith(ZIP):
             return load_capture(path)
-        if form := _format_of(found):
+        if form:
             return form.read(found)
     tried = ", ".join([OWN, *(form.NAME for form in FORMATS)])
     raise CaptureError(f"{path}: of no known format; tried: {tried}")

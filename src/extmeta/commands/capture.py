@@ -6,7 +6,7 @@ from pathlib import Path
 
 from extmeta.captures.capture import Capture, CaptureError
 from extmeta.captures.collect import collect
-from extmeta.captures.read import FORMATS, read_writes
+from extmeta.captures.read import FORMATS, read, read_writes
 from extmeta.commands import output
 from extmeta.commands.arguments import (
     above_0_of,
@@ -16,7 +16,7 @@ from extmeta.commands.arguments import (
     refusing,
     seconds_of,
 )
-from extmeta.commands.inputs import capture_of, captured
+from extmeta.commands.inputs import capture_of, captured, loaded
 from extmeta.commands.output import (
     STANDARD,
     BadInputError,
@@ -48,7 +48,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="?",
         type=refusing(pid_of),
         metavar="PID",
-        help="id of the process",
+        help="id of the process; with --from, of a process in a dump of a kernel's "
+        "memory",
     )
     formats = "; ".join(form.NAME for form in FORMATS)
     add(
@@ -59,6 +60,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="read files or directories of other programs instead of a process, each "
         f"found by its content: {formats}",
+    )
+    add(
+        "--vmlinux",
+        type=refusing(path_of),
+        metavar="FILE",
+        help="with --from: the debug information of the kernel whose memory was dumped; "
+        "default: where distributions put it",
     )
     add(
         "--writes",
@@ -107,8 +115,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Write page tables, of a process or from files of other programs, to a file."""
-    given = [what for what in ("pid", "files", "all") if getattr(args, what)]
-    if len(given) != 1:
+    if bool(args.pid or args.files) == args.all:
         raise BadInputError("PID, --from FILE or --all: one of them is needed")
     for option in ("cpu", "seconds"):
         if getattr(args, option) is not None and not args.all:
@@ -117,8 +124,10 @@ def run(args: argparse.Namespace) -> int:
             )
     if args.writes and not args.files:
         raise BadInputError(f"--writes {args.writes:g}: only with --from")
-    if args.stop and not args.pid:
-        raise BadInputError("--stop: only with PID")
+    if args.vmlinux and not args.files:
+        raise BadInputError(f"--vmlinux {args.vmlinux}: only with --from")
+    if args.stop and (args.files or not args.pid):
+        raise BadInputError("--stop: only with PID of a running process")
     if args.all:
         return _all(args)
     if args.files:
@@ -171,6 +180,8 @@ def _all(args: argparse.Namespace) -> int:
 
 
 def _from_files(args: argparse.Namespace) -> int:
+    if args.pid and (args.writes or len(args.files) > 1):
+        raise BadInputError(f"{args.pid}: only with one file, a dump of memory")
     if args.writes:
         must_be_writable(args.output, args.force)
         try:
@@ -183,7 +194,7 @@ def _from_files(args: argparse.Namespace) -> int:
         return 0
     if len(args.files) == 1 and not os.path.isdir(args.output):
         must_be_writable(args.output, args.force)
-        _save(args, capture_of(args.files[0])[0], args.output)
+        _save(args, _read(args, args.files[0]), args.output)
         return 0
     if not os.path.isdir(args.output):
         raise BadInputError(
@@ -195,8 +206,14 @@ def _from_files(args: argparse.Namespace) -> int:
             raise BadInputError(f"{target}: two of the captures have this name")
         must_be_writable(str(target), args.force)
     for file, target in zip(args.files, targets, strict=True):
-        _save(args, capture_of(file)[0], str(target))
+        _save(args, _read(args, file), str(target))
     return 0
+
+
+def _read(args: argparse.Namespace, file: str) -> Capture:
+    if args.pid is None and args.vmlinux is None:
+        return capture_of(file)[0]
+    return loaded(file, lambda path: read(path, args.pid, args.vmlinux))[0]
 
 
 def _stem(file: str) -> str:
