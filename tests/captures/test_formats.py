@@ -13,6 +13,7 @@ import struct
 import subprocess
 import sys
 import tracemalloc
+import zlib
 from pathlib import Path
 
 import hypothesis
@@ -22,7 +23,7 @@ from hypothesis import strategies as st
 
 import extmeta as em
 from extmeta.captures import procfs, read
-from extmeta.captures.formats import criu, dirty_bitmap, saved_proc, source
+from extmeta.captures.formats import criu, damo, dirty_bitmap, saved_proc, source
 from extmeta.linux.pagemap_scan import PageIs, pagemap_scan
 from extmeta.linux.pagewords import (
     EXCLUSIVE,
@@ -34,7 +35,7 @@ from extmeta.linux.pagewords import (
     SWAPPED,
     UFFD_WP,
 )
-from extmeta.workloads import Precopy, replay
+from extmeta.workloads import Ages, Precopy, replay
 
 REAL = Path(__file__).parent / "real"
 DUMPS = REAL / "criu"
@@ -267,6 +268,108 @@ def test_a_migration_of_one_pass_has_no_writes(path):
 def test_hostile_stream(path, refused, data, reason):
     path.write_bytes(data)
     refused(reason)
+
+
+# --- records of damo ----------------------------------------------------------------
+
+RECORD = zlib.decompress((REAL / "damo-record").read_bytes())
+
+
+def accessed_regions():
+    """Return the accessed regions of each snapshot, in pages from 1 TiB on."""
+    (record,) = json.loads(RECORD)
+    return [
+        [
+            [
+                (int(region[end].replace(",", "")) >> 12) - (1 << 28)
+                for end in ("start", "end")
+            ]
+            for region in snapshot["regions"]
+            if region["nr_accesses"]["samples"]
+        ]
+        for snapshot in record["snapshots"]
+    ]
+
+
+def test_pages_of_accessed_regions(path):
+    cap = em.read(REAL / "damo-record")
+    pages = {
+        page
+        for each in accessed_regions()
+        for region in each
+        for page in range(*region)
+    }
+    assert (cap.vpn - (1 << 28)).tolist() == sorted(pages)
+    # damo_victim.c writes to 8 MiB, and then to another 8 MiB.
+    assert {*range(2048), *range(14_336, 16_384)} - pages == set()
+    assert "snapshots" in cap.about
+    path.write_bytes(RECORD)
+    assert em.read(path).sha256 == cap.sha256
+
+
+def test_snapshots_of_a_record_are_a_trace(tmp_path):
+    trace = em.read_writes([REAL / "damo-record"], interval=7)
+    regions = accessed_regions()
+    assert trace.nr_rounds == len(regions)
+    for number, each in enumerate(regions):
+        pages = [page for region in each for page in range(*region)]
+        assert (trace.round(number) - np.uint64(1 << 28)).tolist() == pages
+    # In nanoseconds.
+    snapshots = json.loads(RECORD)[0]["snapshots"]
+    taken = int(snapshots[-1]["end_time"]) - int(snapshots[0]["start_time"])
+    assert trace.interval == pytest.approx(taken / len(snapshots) / 1e9)
+    assert replay(trace, Ages(), "adaptive").counts()
+    trace.save(tmp_path / "trace.npz")
+    assert em.load_trace(tmp_path / "trace.npz").how == "DAMON"
+
+
+def record(*regions, **more):
+    """Return a record of one snapshot, its regions as (start, end, samples)."""
+    snapshot = {
+        "start_time": "0",
+        "end_time": "5",
+        "regions": [
+            {"start": start, "end": end, "nr_accesses": {"samples": samples}}
+            for start, end, samples in regions
+        ],
+    }
+    one = {"kdamond_idx": 0, "snapshots": [snapshot], **more}
+    return json.dumps([one], indent=4).encode()
+
+
+def test_a_region_without_an_access_is_not_read(path):
+    path.write_bytes(record(("4,096", "8,192", 0), (8192, 20480, 1), (0, 1 << 46, 0)))
+    assert em.read(path).vpn.tolist() == [2, 3, 4]
+
+
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [
+        (record((0, 1 << 46, 1)), "pages are more than"),
+        (record((0, 4095, 1)), "region [0x0, 0xfff)"),
+        (record((8192, 4096, 1)), "region [0x2000, 0x1000)"),
+        (record((0, 1 << 70, 1)), "region [0x0, 0x400000000000000000)"),
+        (record(("x", 4096, 1)), "ValueError: invalid literal"),
+        (record((None, 4096, 1)), "TypeError: "),
+        (record(snapshots=[]), "no snapshot"),
+        (record(snapshots=[{}]), "KeyError: 'end_time'"),
+        (record()[:-2] + b", {}]", "records of 2 targets"),
+        (record()[:-9], "JSONDecodeError: "),
+        (record()[:-2] + b"," + b"[" * 100_000, "RecursionError: "),
+        (zlib.compress(record())[:-9], "cut short"),
+    ],
+)
+def test_wrong_record(path, refused, data, reason):
+    path.write_bytes(data)
+    refused(reason)
+
+
+def test_a_record_that_is_a_bomb(path, refused, monkeypatch):
+    monkeypatch.setattr(damo, "MAX_TEXT_BYTES", 1000)
+    path.write_bytes(zlib.compress(record() + b" " * 1000))
+    refused("more than 1000 bytes")
+    path.write_bytes(record() + b" " * 1000)
+    refused("more than 1000")
 
 
 # --- CRIU -----------------------------------------------------------------------
@@ -682,6 +785,8 @@ FILES = {
     "kvm": (REAL / "kvm-dirty-log.bin").read_bytes,
     "qemu": lambda: STREAM[: FIRST_PAGE + 20_000],
     "whole qemu": lambda: STREAM,
+    "damo": (REAL / "damo-record").read_bytes,
+    "damo as JSON": lambda: record(("4,096", "8,192", 3), (1 << 30, 1 << 31, 1)),
     "page-types -L": (REAL / "page-types-L.txt").read_bytes,
     "page-types -l": (REAL / "page-types-l.txt").read_bytes,
     "regions": real_regions,

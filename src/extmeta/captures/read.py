@@ -11,6 +11,7 @@ from typing import Protocol
 from extmeta.captures.capture import Capture, CaptureError, load_capture
 from extmeta.captures.formats import (
     criu,
+    damo,
     dirty_bitmap,
     page_types,
     qemu_migration,
@@ -35,7 +36,7 @@ class Format(Protocol):
 
 
 FORMATS: tuple[Format, ...] = (
-    *(saved_proc, criu, page_types, qemu_migration, vmcore, scan_regions),
+    *(saved_proc, criu, page_types, damo, qemu_migration, vmcore, scan_regions),
     dirty_bitmap,
 )
 
@@ -112,21 +113,23 @@ def _format_of(found: Source) -> Format | None:
 def read_writes(
     paths: Iterable[str | os.PathLike[str]], interval: float = 1.0
 ) -> Trace:
-    """Read what a guest wrote, as a write trace.
+    """Read which pages were written or accessed, as a trace.
 
     Parameters
     ----------
     paths : iterable of path-like
         Dirty bitmaps of one slot as KVM_GET_DIRTY_LOG gives them, from the first on:
         each has the pages that were written since the one before. Or one migration
-        stream of QEMU.
+        stream of QEMU, or one record of damo, which has the pages accessed.
     interval : float, optional
-        Seconds from one bitmap, or pass of the migration, to the next.
+        Seconds from one bitmap, or pass of the migration, to the next. A record of damo
+        tells its own.
 
     Returns
     -------
     Trace
-        A round for each bitmap, or for each pass but the first, which sends all memory.
+        A round for each bitmap, for each pass but the first, which sends all memory, or
+        for each snapshot.
 
     Raises
     ------
@@ -139,9 +142,13 @@ def read_writes(
     series = [look(os.fsdecode(path)) for path in paths]
     if not series:
         raise CaptureError("no dirty bitmap")
-    if len(series) == 1 and _format_of(series[0]) is qemu_migration:
+    if len(series) == 1:
         with _named(series[0].path):
-            return qemu_migration.trace(series[0], interval)
+            form = _format_of(series[0])
+            if form is qemu_migration:
+                return qemu_migration.trace(series[0], interval)
+            if form is damo:
+                return damo.trace(series[0])
     for found in series:
         if _format_of(found) is not dirty_bitmap:
             raise CaptureError(f"{found.path}: not {dirty_bitmap.NAME}")

@@ -39,8 +39,8 @@ __all__ = ["Trace", "load_trace"]
 I64 = npt.NDArray[np.int64]
 
 VERSION = 1
-# The last are bitmaps of a hypervisor; see extmeta.captures.read.read_writes().
-HOW = ("WP_ASYNC", "soft-dirty", "dirty bitmaps", "QEMU migration")
+# The last three are from files of others; see extmeta.captures.read.read_writes().
+HOW = ("WP_ASYNC", "soft-dirty", "dirty bitmaps", "QEMU migration", "DAMON")
 
 # Pages repeat from round to round, so a trace may deflate more than a capture. This
 # bounds its memory: 512 MiB.
@@ -81,8 +81,8 @@ class Trace:
         The process's name.
     release : str
         The kernel's release.
-    how : {"WP_ASYNC", "soft-dirty", "dirty bitmaps", "QEMU migration"}
-        The tracker.
+    how : {"WP_ASYNC", "soft-dirty", "dirty bitmaps", "QEMU migration", "DAMON"}
+        The tracker. With "DAMON" pages were accessed, perhaps not written.
 
     Raises
     ------

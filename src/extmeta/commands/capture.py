@@ -73,8 +73,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=refusing(above_0_of(seconds_of)),
         metavar="S",
         help="with --from: the files are dirty bitmaps of one slot, or one migration "
-        "stream of QEMU; bitmaps or passes are S seconds apart; write a trace of them, "
-        "for `compare --trace`",
+        "stream of QEMU; bitmaps or passes are S seconds apart; or one record of damo, "
+        "which tells that itself; write a trace of them, for `compare --trace`",
     )
     add(
         "--all",
