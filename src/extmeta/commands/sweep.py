@@ -280,8 +280,9 @@ def _told(args: argparse.Namespace, mine: Sequence[job.Part]) -> int:
         )
     if len(bad) > LISTED:
         tell(f"extmeta sweep: skipped: {len(bad) - LISTED:,} more")
+    done, files = len(names) - len(bad), len(mine)
     say(
-        f"{args.output}: {len(names) - len(bad):,} captures in {len(mine):,} files, "
-        f"{len(bad):,} skipped"
+        f"{args.output}: {done:,} capture{'s' * (done != 1)} in "
+        f"{files:,} file{'s' * (files != 1)}, {len(bad):,} skipped"
     )
     return 0
