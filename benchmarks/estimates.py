@@ -13,8 +13,9 @@ import statistics
 import options
 
 from extmeta.cost import estimate, placement, sweep
-from extmeta.cost.forms import in_pte
+from extmeta.cost.forms import form, in_pte
 from extmeta.cost.space import space_of
+from extmeta.cost.tasks import Filled
 from extmeta.encodings import encodings
 from extmeta.fields import Fields
 from extmeta.rows import OPERATIONS
@@ -22,24 +23,32 @@ from extmeta.rows import OPERATIONS
 FIELDS = Fields(uffd_wp=1, soft_dirty=1, age=4)
 # The last one has swapped PTEs.
 CAPTURES = ("redis", "numpy-sparse", "swapped")
-POINTS = placement.points((0.01, 0.1, 1.0), ("random",))
+POINTS = placement.points((0.0, 0.01, 0.1, 1.0), ("random",))
 
 
 def errors(text, captures):
     """Return, by operation, the errors of each capture and point."""
-    cost = estimate.costs([(text, FIELDS)], "x86_64")[0]
-    loads, lies = [], []
+    loads, lies, wanted = [], [], {}
     for capture, name in captures:
         space = space_of(capture, name)
         held = sweep.Held(space, [], FIELDS)
+        layout = estimate.layout_of(held.base)
         for point in POINTS:
-            ours, theirs = held.words(point)
-            load = ours if in_pte(text) else theirs
+            load = held.words(point)[0 if in_pte(text) else 1]
+            try:
+                Filled(space.bare(form(text), load.fields), load)
+            except ValueError:
+                # A sweep has no such point: swap entries can't hold the words.
+                continue
             loads.append((text, load))
-            lies.append(estimate.lie(space.vpns, load.flagged_vpns, cost.level_bits))
+            lies.append((load, layout))
+            wanted[str(load.fields)] = load.fields
+    keys = list(wanted)
+    costs = estimate.costs([(text, wanted[key]) for key in keys], "x86_64")
     found = {name: [] for name in OPERATIONS}
-    for lie, counted in zip(lies, estimate.counted(loads), strict=True):
-        estimated = cost.of(lie)
+    for (load, layout), counted in zip(lies, estimate.counted(loads), strict=True):
+        cost = costs[keys.index(str(load.fields))]
+        estimated = cost.of(estimate.lie(load, layout, cost.level_bits))
         for name, count in counted.items():
             found[name].append(estimated[name] / count - 1)
     return found
@@ -55,7 +64,7 @@ def main():
     for text in args.encodings or encodings():
         found = errors(text, captures)
         cells = [
-            f"{max(of, key=abs):+.0%} ({statistics.median(map(abs, of)):.0%})"
+            f"{max(of, key=abs):+.1%} ({statistics.median(map(abs, of)):.1%})"
             for of in found.values()
         ]
         print(f"{text:12}" + "".join(f"{cell:>16}" for cell in cells), flush=True)

@@ -184,14 +184,14 @@ def ported(capture: Capture, name: str, arch: Arch) -> Space:
         arch=arch.name,
         sha256=capture.sha256,
         build=functools.partial(
-            _built, arch=arch.name, vpns=vpns, writable=writable, here=here
+            built, arch=arch.name, vpns=vpns, writable=writable, here=here
         ),
         pfns=entry & np.uint64(PFN_MASK) if capture.has_pfns and not shift else None,
         note="; ".join((f"from a capture of {capture.arch}", *notes)),
     )
 
 
-def _built(
+def built(
     encoding: str | Encoding,
     fields: Fields,
     *,

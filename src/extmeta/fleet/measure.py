@@ -148,22 +148,23 @@ def _of_space(
     }
     yield from (about | _refusal(row) for row in refused)
     costs = costs_in(os.path.join(folder, COSTS)) if job.instructions else {}
+    layout = estimate.layout_of(held.base)
     for point in placement.points(job.fractions, job.placements):
-        flagged = held.words(point)[0].flagged_vpns
-        lies: dict[tuple[int, ...], estimate.Lie] = {}
+        loads = held.words(point)
+        lies: dict[tuple[bool, tuple[int, ...]], estimate.Lie] = {}
         for row in held.at(point):
             if isinstance(row, Refused):
                 yield about | _refusal(row)
             if not isinstance(row, Ram):
                 continue
-            its = held.kept if in_pte(row.encoding) else fields
-            cost = costs.get(costs_key(space.arch, row.encoding, its))
+            load = loads[0] if in_pte(row.encoding) else loads[1]
+            cost = costs.get(costs_key(space.arch, row.encoding, load.fields))
             estimated = {}
             if cost:
-                bits = cost.level_bits
-                if bits not in lies:
-                    lies[bits] = estimate.lie(space.vpns, flagged, bits)
-                estimated = cost.of(lies[bits])
+                key = in_pte(row.encoding), cost.level_bits
+                if key not in lies:
+                    lies[key] = estimate.lie(load, layout, cost.level_bits)
+                estimated = cost.of(lies[key])
             yield {
                 **about,
                 "encoding": row.encoding,

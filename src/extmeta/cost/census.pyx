@@ -1,0 +1,533 @@
+"""Counts what decides how many instructions an operation takes, in one pass.
+
+`runs` describes an ascending array of vpns as the loops of a load and a store see it;
+`tables` describes page tables as the loops over a range see them. Both return numbers
+that an operation's cost is nearly linear in.
+"""
+from libc.stdint cimport uint8_t, uint64_t
+
+import numpy as np
+
+cdef enum:
+    FLAGGED = 1
+    MATCHED = 2
+    ZEROED = 4
+    SWAPPED = 8
+    # Classes of tables by the number of their words or entries: see fill_limits().
+    CLASSES = 9
+    # The classes that a short run can have.
+    SHORTS = 4
+    MAX_LEVELS = 6
+    # As in table/encoding.pxd and, for tables, in table/words.pxd.
+    TOGETHER = 64
+    # As in encodings/side.pxd.
+    FEW = 8
+    DENSE_FROM = 8
+    # FROM_FULL of encodings/adaptive/shape.pxd.
+    SHORT = 32
+
+# What a vpn's mark says: it has a word, scan finds that word, clear makes it 0, its PTE
+# is a swap entry.
+MARKS = {"flagged": FLAGGED, "matched": MATCHED, "zeroed": ZEROED, "swapped": SWAPPED}
+
+cdef struct Limits:
+    Py_ssize_t most[CLASSES]
+
+cdef void fill_limits(Limits* l, Py_ssize_t size) noexcept nogil:
+    """Fill in the most words of each class: where `adaptive` changes its container."""
+    cdef Py_ssize_t[CLASSES] most = [
+        1, 6, 14, 32, 48, 3 * size // 4, 7 * size // 8, size - 1, size]
+    cdef int i
+    for i in range(CLASSES):
+        l.most[i] = most[i]
+        if i and l.most[i] < l.most[i - 1]:
+            l.most[i] = l.most[i - 1]
+
+cdef inline int class_of(const Limits* l, Py_ssize_t n) noexcept nogil:
+    cdef int i = 0
+    while i < CLASSES - 1 and n > l.most[i]:
+        i += 1
+    return i
+
+cdef inline int length_class(Py_ssize_t n) noexcept nogil:
+    return 0 if n == 1 else 1 if n <= FEW else 2 if n <= SHORT else 3
+
+# -- arrays ------------------------------------------------------------------------
+
+cdef enum:
+    A_ONE
+    A_GROUPS
+    A_GROUP_VPNS
+    A_GROUP_STEPS
+    A_GROUP_FLAGGED
+    A_PMDS
+    A_CHUNKS                               # and of lists
+    A_TAILS = A_CHUNKS + 2
+    A_SWAP_CHUNKS = A_TAILS + 2
+    A_SWAPPED = A_SWAP_CHUNKS + 2
+    A_FULL_CHUNKS = A_SWAPPED + 2
+    A_FLAGGED_BESIDE = A_FULL_CHUNKS + 1
+    A_RUNS = A_FLAGGED_BESIDE + 1          # 2 x 4 x 5
+    A_SHORT = A_RUNS + 40                  # 4 x 2
+    A_LONG = A_SHORT + 2 * SHORTS          # 9 x 2
+    A_ALL = A_LONG + 2 * CLASSES
+
+ARRAY_NAMES = (
+    "one groups group_vpns group_steps group_flagged pmds".split()
+    + [f"{what}{kind}" for what in ("chunks", "tails", "swap_chunks", "swapped")
+       for kind in ("", "_listed")]
+    + ["full_chunks", "flagged_beside"]
+    + [f"run{kind}_{length}_{what}" for kind in ("", "_listed") for length in range(4)
+       for what in ("t0", "n0", "t1", "n1", "k1")]
+    + [f"short{i}_{what}" for i in range(SHORTS) for what in "tk"]
+    + [f"long{i}_{what}" for i in range(CLASSES) for what in "tk"])
+
+
+def runs(const uint64_t[::1] vpns, const uint8_t[::1] marks, level_bits):
+    """Describe an ascending array of vpns, as a load and a store see it.
+
+    Parameters
+    ----------
+    vpns : (n,) uint64 ndarray
+        Ascending.
+    marks : (n,) uint8 ndarray
+        Of each vpn, some of MARKS or-ed.
+    level_bits : sequence of int
+        As `Arch.level_bits`.
+
+    Returns
+    -------
+    (len(ARRAY_NAMES),) float64 ndarray
+    """
+    out = np.zeros(A_ALL)
+    cdef double[::1] f = out
+    cdef int bits = level_bits[len(level_bits) - 1]
+    cdef Py_ssize_t size = <Py_ssize_t>1 << bits
+    cdef int pmd_shift = bits + level_bits[len(level_bits) - 2]
+    cdef int[MAX_LEVELS] shifts
+    cdef int nr_levels = len(level_bits)
+    cdef Py_ssize_t n = vpns.shape[0]
+    cdef Py_ssize_t at = 0, i, j, k, m, last, kind, length, s, chunk, chunk_k, chunk_s
+    cdef uint64_t differ, pmd = <uint64_t>-1
+    cdef double* r
+    cdef Limits limits
+    cdef int level, cls
+    fill_limits(&limits, size)
+    j = 0
+    for level in range(nr_levels - 1, 0, -1):
+        j += level_bits[level]
+        shifts[level - 1] = j
+    f[A_ONE] = 1
+    for i in range(n):
+        if vpns[i] >> pmd_shift != pmd:
+            pmd = vpns[i] >> pmd_shift
+            f[A_PMDS] += 1
+    while at < n:
+        if at + 1 < n and (vpns[at] ^ vpns[at + 1]) >> bits and (
+                at + 2 == n or (vpns[at + 1] ^ vpns[at + 2]) >> bits):
+            m = min(TOGETHER, n - at)
+            differ = 0
+            f[A_GROUPS] += 1
+            f[A_GROUP_VPNS] += m
+            for i in range(at, at + m):
+                differ |= vpns[i] ^ vpns[at]
+                f[A_GROUP_FLAGGED] += marks[i] & FLAGGED != 0
+            for level in range(nr_levels - 2):
+                # A step is shared if no vpn differs in what is above the level's tables.
+                if differ >> shifts[level]:
+                    f[A_GROUP_STEPS] += m
+                else:
+                    f[A_GROUP_STEPS] += 1
+            at += m
+            continue
+        last = at
+        while last + 1 < n and vpns[last + 1] >> bits == vpns[at] >> bits:
+            last += 1
+        m = last + 1 - at
+        # Contiguous to the end of the table, or of the array.
+        i = min(size - <Py_ssize_t>(vpns[at] & <uint64_t>(size - 1)), n - at)
+        kind = 0 if vpns[at + i - 1] - vpns[at] == <uint64_t>(i - 1) else 1
+        k = 0
+        chunk = at
+        while chunk <= last:
+            j = min(64, last + 1 - chunk)
+            chunk_k = chunk_s = 0
+            for i in range(chunk, chunk + j):
+                chunk_k += marks[i] & FLAGGED != 0
+                chunk_s += marks[i] & SWAPPED != 0
+            k += chunk_k
+            f[A_CHUNKS + kind] += 1
+            f[A_TAILS + kind] += j & 3
+            f[A_SWAP_CHUNKS + kind] += chunk_s != 0
+            f[A_SWAPPED + kind] += chunk_s
+            if kind == 0:
+                if chunk_k == 64:
+                    f[A_FULL_CHUNKS] += 1
+                else:
+                    f[A_FLAGGED_BESIDE] += chunk_k
+            chunk += j
+        length = length_class(m)
+        r = &f[A_RUNS + 5 * (4 * kind + length)]
+        if k == 0:
+            r[0] += 1
+            r[1] += m
+        else:
+            r[2] += 1
+            r[3] += m
+            r[4] += k
+            cls = class_of(&limits, k)
+            r = &f[A_SHORT + 2 * min(cls, SHORTS - 1)] if length < 3 else (
+                &f[A_LONG + 2 * cls])
+            r[0] += 1
+            r[1] += k
+        at += m
+    return out
+
+# -- tables ------------------------------------------------------------------------
+
+cdef enum:
+    W_ONE
+    W_TABLES
+    W_WORDED
+    W_HOLES
+    W_AFTER                                # tables not found beside the one before
+    W_UPPER                                # by level
+    W_EMPTY = W_UPPER + MAX_LEVELS         # in the range, by level
+    W_EMPTY_ALL = W_EMPTY + MAX_LEVELS     # in the whole page table
+    W_GATHER = W_EMPTY_ALL + MAX_LEVELS    # calls, slots, steps by level
+    W_GATHER_WORDED = W_GATHER + 3 + MAX_LEVELS
+    W_NONE_BLOCKS = W_GATHER_WORDED + 3 + MAX_LEVELS
+    W_FULL_BLOCKS
+    W_SWAP_BLOCKS
+    W_FLAGGED_BLOCKS
+    W_ALL_FLAGGED
+    W_FLAGGED_BESIDE
+    W_BOTH_BLOCKS                          # some flagged, some mapped without
+    W_DENSE_BLOCKS
+    W_DENSE_FLAGGED
+    W_MATCHED_BLOCKS
+    W_ALL_MATCHED
+    W_MATCHED_BESIDE
+    W_PTES
+    W_SWAPPED
+    W_FLAGGED
+    W_SWAPPED_FLAGGED
+    W_MATCHED
+    W_ZEROED
+    W_ZEROED_FEW
+    W_ZEROED_MANY
+    W_PART
+    W_PART_WORDED
+    W_PART_ENTRIES
+    W_WORDS                                # 9 x 2
+    W_HELD = W_WORDS + 2 * CLASSES         # 9 x 2, tables with a word
+    W_BARE = W_HELD + 2 * CLASSES          # 9 x 2, tables without
+    W_LEAVES = W_BARE + 2 * CLASSES
+    W_TABLES_PASSED                        # before the last leaf, while counting
+    W_DEPOSITED
+    W_LEAVES_WITHIN
+    W_LEAF_STEPS                           # of fork's search, by level
+    W_DROP_STEPS = W_LEAF_STEPS + MAX_LEVELS
+    W_PRUNED = W_DROP_STEPS + MAX_LEVELS   # as W_EMPTY, if tables passed are freed
+    W_WHOLE = W_PRUNED + MAX_LEVELS        # tables that lie whole in the range
+    W_WHOLE_WORDED
+    W_ENTRIES                              # of the range, in tables
+    W_NONE                                 # of these, not mapped
+    W_UNFLAGGED
+    W_ALL
+
+WALK_NAMES = (
+    "one tables worded holes after".split()
+    + [f"upper{i}" for i in range(MAX_LEVELS)]
+    + [f"empty{i}" for i in range(MAX_LEVELS)]
+    + [f"empty_all{i}" for i in range(MAX_LEVELS)]
+    + [f"gather_{what}" for what in ("calls", "slots", "found", *range(MAX_LEVELS))]
+    + [f"gatherw_{what}" for what in ("calls", "slots", "found", *range(MAX_LEVELS))]
+    + ("none_blocks full_blocks swap_blocks flagged_blocks all_flagged flagged_beside "
+       "both_blocks dense_blocks dense_flagged matched_blocks all_matched "
+       "matched_beside ptes swapped flagged swapped_flagged matched zeroed zeroed_few "
+       "zeroed_many part part_worded part_entries").split()
+    + [f"words{i}_{what}" for i in range(CLASSES) for what in "tk"]
+    + [f"held{i}_{what}" for i in range(CLASSES) for what in "tn"]
+    + [f"bare{i}_{what}" for i in range(CLASSES) for what in "tn"]
+    + "leaves tables_passed deposited leaves_within".split()
+    + [f"leaf_steps{i}" for i in range(MAX_LEVELS)]
+    + [f"drop_steps{i}" for i in range(MAX_LEVELS)]
+    + [f"pruned{i}" for i in range(MAX_LEVELS)]
+    + "whole whole_worded entries none unflagged".split())
+
+cdef struct Tree:
+    int levels
+    int[MAX_LEVELS] shift        # log2 of the vpns below a slot, the root first
+
+
+cdef struct Slots:
+    # What the upper tables refer to, ascending: PTE tables and huge leaves.
+    Py_ssize_t n
+    const uint64_t* start
+    const uint8_t* kind          # LEAF_SLOT, BARE_SLOT, WORDED_SLOT
+
+
+cdef enum:
+    LEAF_SLOT, BARE_SLOT, WORDED_SLOT
+
+
+cdef void step(
+        const Tree* tree, uint64_t before, uint64_t to, bint passed, double* steps
+        ) noexcept nogil:
+    """Count the empty slots that a search passes from ``before`` to the used ``to``.
+
+    If ``passed``, the entry before ``before`` is used.
+    """
+    cdef int level
+    cdef uint64_t at = before
+    while at < to:
+        level = 0
+        while level < tree.levels - 2 and (
+                at >> tree.shift[level] == to >> tree.shift[level]
+                or passed and at >> tree.shift[level] == (
+                    before - 1) >> tree.shift[level]):
+            level += 1
+        steps[level] += 1
+        at = ((at >> tree.shift[level]) + 1) << tree.shift[level]
+
+
+cdef void seek(
+        const Tree* tree, const Slots* s, Py_ssize_t* i, uint64_t at, uint64_t to,
+        double* steps) noexcept nogil:
+    """Count what next_table() passes from ``at`` to ``to``; s.start[i[0]] >= at."""
+    cdef uint64_t size = <uint64_t>1 << tree.shift[tree.levels - 2]
+    while i[0] < s.n and s.start[i[0]] < to:
+        step(tree, at, s.start[i[0]], i[0] > 0, steps)
+        steps[tree.levels - 2] += 1
+        at = s.start[i[0]] + size
+        i[0] += 1
+    step(tree, at, to, i[0] > 0, steps)
+
+
+def tables(
+        const uint64_t[::1] vpns, const uint8_t[::1] marks,
+        const uint64_t[::1] leaves, nr_deposited, level_bits):
+    """Describe the page table that ascending vpns lie in, as a walk sees it.
+
+    Parameters
+    ----------
+    vpns : (n,) uint64 ndarray
+        Ascending; at least one. Operations go from the first to the last.
+    marks : (n,) uint8 ndarray
+        Of each vpn, some of MARKS or-ed.
+    leaves : (m,) uint64 ndarray
+        First vpns of huge leaves, ascending.
+    nr_deposited : int
+        Leaves with a deposited PTE table.
+    level_bits : sequence of int
+        As `Arch.level_bits`.
+
+    Returns
+    -------
+    (len(WALK_NAMES),) float64 ndarray
+    """
+    out = np.zeros(W_ALL)
+    cdef double[::1] f = out
+    cdef int bits = level_bits[len(level_bits) - 1]
+    cdef Py_ssize_t size = <Py_ssize_t>1 << bits
+    cdef Py_ssize_t n = vpns.shape[0]
+    cdef Tree tree
+    cdef Limits limits
+    cdef Py_ssize_t at = 0, i, j, k, m, last, block, bk, bm, bs, bn, z, nr = 0
+    cdef uint64_t first = vpns[0], stop = vpns[n - 1] + 1
+    cdef int level, cls
+    cdef uint64_t start
+    cdef bint part
+    fill_limits(&limits, size)
+    tree.levels = len(level_bits)
+    j = 0
+    for level in range(tree.levels - 1, -1, -1):
+        tree.shift[level] = j
+        j += level_bits[level]
+    starts = np.empty(n + leaves.shape[0], np.uint64)
+    kinds = np.empty(n + leaves.shape[0], np.uint8)
+    cdef uint64_t[::1] slot = starts
+    cdef uint8_t[::1] kind = kinds
+    cdef Py_ssize_t leaf = 0
+    cdef Slots s
+    f[W_ONE] = 1
+    while at < n:
+        start = vpns[at] >> bits << bits
+        last = at
+        k = z = 0
+        while last < n and vpns[last] >> bits == start >> bits:
+            block = vpns[last] >> 6
+            bk = bm = bs = bn = 0
+            while last < n and vpns[last] >> 6 == <uint64_t>block:
+                bn += 1
+                bk += marks[last] & FLAGGED != 0
+                bm += marks[last] & MATCHED != 0
+                z += marks[last] & ZEROED != 0
+                bs += marks[last] & SWAPPED != 0
+                f[W_SWAPPED_FLAGGED] += marks[last] & (SWAPPED | FLAGGED) == (
+                    SWAPPED | FLAGGED)
+                last += 1
+            k += bk
+            f[W_NONE_BLOCKS] -= 1
+            f[W_FULL_BLOCKS] += bn == 64
+            f[W_SWAP_BLOCKS] += bs != 0
+            f[W_FLAGGED_BLOCKS] += bk != 0
+            f[W_ALL_FLAGGED] += bk == 64
+            f[W_FLAGGED_BESIDE] += bk if bk != 64 else 0
+            f[W_BOTH_BLOCKS] += bk != 0 and bn != bk
+            f[W_DENSE_BLOCKS] += bk >= DENSE_FROM
+            f[W_DENSE_FLAGGED] += bk if bk >= DENSE_FROM else 0
+            f[W_MATCHED_BLOCKS] += bm != 0
+            f[W_ALL_MATCHED] += bm == 64
+            f[W_MATCHED_BESIDE] += bm if bm != 64 else 0
+            f[W_SWAPPED] += bs
+            f[W_MATCHED] += bm
+        m = last - at
+        f[W_NONE_BLOCKS] += size >> 6
+        f[W_PTES] += m
+        f[W_FLAGGED] += k
+        f[W_ZEROED] += z
+        f[W_ZEROED_FEW] += z != 0 and k <= 48
+        f[W_ZEROED_MANY] += z != 0 and k > 48
+        f[W_TABLES] += 1
+        f[W_WORDED] += k != 0
+        part = start < first or start + <uint64_t>size > stop
+        if part:
+            f[W_PART] += 1
+            f[W_PART_WORDED] += k != 0
+            f[W_PART_ENTRIES] += <double>(
+                min(stop, start + <uint64_t>size) - max(start, first))
+        cls = class_of(&limits, m)
+        if k:
+            f[W_WORDS + 2 * class_of(&limits, k)] += 1
+            f[W_WORDS + 2 * class_of(&limits, k) + 1] += k
+            f[W_HELD + 2 * cls] += 1
+            f[W_HELD + 2 * cls + 1] += m
+        else:
+            f[W_BARE + 2 * cls] += 1
+            f[W_BARE + 2 * cls + 1] += m
+        while leaf < leaves.shape[0] and leaves[leaf] < start:
+            slot[nr] = leaves[leaf]
+            kind[nr] = LEAF_SLOT
+            leaf += 1
+            nr += 1
+        slot[nr] = start
+        kind[nr] = WORDED_SLOT if k else BARE_SLOT
+        nr += 1
+        at = last
+    while leaf < leaves.shape[0]:
+        slot[nr] = leaves[leaf]
+        kind[nr] = LEAF_SLOT
+        leaf += 1
+        nr += 1
+    f[W_WHOLE] = f[W_TABLES] - f[W_PART]
+    f[W_WHOLE_WORDED] = f[W_WORDED] - f[W_PART_WORDED]
+    f[W_ENTRIES] = size * f[W_WHOLE] + f[W_PART_ENTRIES]
+    f[W_NONE] = f[W_ENTRIES] - n
+    f[W_UNFLAGGED] = n - f[W_FLAGGED]
+    s = Slots(nr, &slot[0], &kind[0])
+    f[W_LEAVES] = leaves.shape[0]
+    f[W_DEPOSITED] = nr_deposited
+    above(&tree, &s, first, stop, <uint64_t>1 << j, f)
+    gathered(&tree, &s, first, stop, False, &f[W_GATHER])
+    gathered(&tree, &s, first, stop, True, &f[W_GATHER_WORDED])
+    return out
+
+
+cdef void above(
+        const Tree* tree, const Slots* s, uint64_t first, uint64_t stop,
+        uint64_t end, double[::1] f) noexcept nogil:
+    """Count the upper tables, and the steps of searches that pass their slots."""
+    cdef uint64_t size = <uint64_t>1 << tree.shift[tree.levels - 2]
+    cdef uint64_t at = 0, dropped = first, table = 0
+    cdef int last = tree.levels - 2, level
+    cdef Py_ssize_t i
+    cdef double* steps
+    for i in range(s.n):
+        for level in range(tree.levels - 1):
+            f[W_UPPER + level] += i == 0 or (
+                s.start[i] >> tree.shift[level] != s.start[i - 1] >> tree.shift[level])
+        steps = &f[W_EMPTY if first < s.start[i] < stop else W_EMPTY_ALL]
+        step(tree, at, s.start[i], i > 0, steps)
+        at = s.start[i] + size
+        if s.kind[i] == LEAF_SLOT:
+            steps[last] += 1
+            # To the last leaf a search passes all that was counted so far.
+            for level in range(tree.levels - 1):
+                f[W_LEAF_STEPS + level] = f[W_EMPTY + level] + f[W_EMPTY_ALL + level]
+            f[W_LEAF_STEPS + last] += f[W_TABLES_PASSED]
+            if first <= s.start[i] < stop:
+                f[W_LEAVES_WITHIN] += 1
+                step(tree, dropped, s.start[i], False, &f[W_DROP_STEPS])
+                dropped = s.start[i]
+            continue
+        f[W_TABLES_PASSED] += 1
+        if table:
+            step(tree, table, s.start[i], False, &f[W_PRUNED])
+        if table and s.start[i] != table:
+            f[W_HOLES] += 1
+        if table and (s.start[i] != table or s.start[i] >> tree.shift[last - 1] != (
+                table - 1) >> tree.shift[last - 1]):
+            f[W_AFTER] += 1
+        table = at
+    if f[W_LEAVES]:
+        f[W_DROP_STEPS] += (
+            <double>(stop - 1 >> tree.shift[0]) - (dropped >> tree.shift[0]) + 1)
+    for level in range(tree.levels - 1):
+        f[W_EMPTY_ALL + level] += f[W_EMPTY + level]
+    step(tree, at, end, True, &f[W_EMPTY_ALL])
+
+
+cdef void gathered(
+        const Tree* tree, const Slots* s, uint64_t first, uint64_t stop,
+        bint only_worded, double* f) noexcept nogil:
+    """Count what next_tables() passes: calls, slots of gather(), steps by level."""
+    cdef uint64_t at = first
+    cdef uint64_t size = <uint64_t>1 << tree.shift[tree.levels - 2]
+    cdef int pmd_shift = tree.shift[tree.levels - 3]
+    cdef uint64_t end
+    cdef Py_ssize_t i = 0, next, listed, j
+    cdef bint any_word
+    while i < s.n and s.start[i] + size <= first:
+        i += 1
+    while True:
+        next = i
+        while next < s.n and s.kind[next] == LEAF_SLOT:
+            next += 1
+        if next == s.n or s.start[next] >= stop:
+            return
+        if s.start[next] > at:
+            seek(tree, s, &i, at, s.start[next], f + 3)
+            at = s.start[next]
+        f[0] += 1
+        if at & (size - 1) or stop - at < size:
+            at = s.start[i] + size
+            i += 1
+            continue
+        end = min(((at >> pmd_shift) + 1) << pmd_shift,
+                  at + (stop - at) // size * size)
+        if only_worded:
+            any_word = False
+            j = i
+            while j >= 0 and s.start[j] >> pmd_shift == at >> pmd_shift:
+                any_word |= s.kind[j] == WORDED_SLOT
+                j -= 1
+            j = i
+            while j < s.n and s.start[j] >> pmd_shift == at >> pmd_shift:
+                any_word |= s.kind[j] == WORDED_SLOT
+                j += 1
+            if not any_word:
+                while i < s.n and s.start[i] < end:
+                    i += 1
+                at = end
+                continue
+        listed = 0
+        while at < end and listed < TOGETHER:
+            f[1] += 1
+            if i < s.n and s.start[i] == at:
+                if s.kind[i] != LEAF_SLOT:
+                    f[2] += 1
+                    listed += 1 if not only_worded or s.kind[i] == WORDED_SLOT else 0
+                i += 1
+            at += size
