@@ -140,7 +140,7 @@ def _places(size: int, kind: int, rng: np.random.Generator) -> Places:
     if kind == 0:
         # Full, or nearly.
         missing = _log_uniform(size // 8, rng) if rng.random() < 0.3 else 0
-        return np.arange(size - missing) + rng.choice((0, missing))
+        return np.arange(size - missing) + int(rng.choice((0, missing)))
     if kind == 1:
         n = _log_uniform(size, rng)
         first = (0, size - n, int(rng.integers(size - n + 1)))[rng.integers(3)]
