@@ -107,7 +107,7 @@ def runs(const uint64_t[::1] vpns, const uint8_t[::1] marks, level_bits):
     cdef int[MAX_LEVELS] shifts
     cdef int nr_levels = len(level_bits)
     cdef Py_ssize_t n = vpns.shape[0]
-    cdef Py_ssize_t at = 0, i, j, k, m, last, kind, length, s, chunk, chunk_k, chunk_s
+    cdef Py_ssize_t at = 0, i, j, k, m, last, kind, length, chunk, chunk_k, chunk_s
     cdef uint64_t differ, pmd = <uint64_t>-1
     cdef double* r
     cdef Limits limits
@@ -133,7 +133,7 @@ def runs(const uint64_t[::1] vpns, const uint8_t[::1] marks, level_bits):
                 differ |= vpns[i] ^ vpns[at]
                 f[A_GROUP_FLAGGED] += marks[i] & FLAGGED != 0
             for level in range(nr_levels - 2):
-                # A step is shared if no vpn differs in what is above the level's tables.
+                # A step is shared if no vpn differs above the level's tables.
                 if differ >> shifts[level]:
                     f[A_GROUP_STEPS] += m
                 else:
@@ -182,6 +182,7 @@ def runs(const uint64_t[::1] vpns, const uint8_t[::1] marks, level_bits):
             r[1] += k
         at += m
     return out
+
 
 # -- tables ------------------------------------------------------------------------
 
@@ -334,7 +335,7 @@ def tables(
     cdef Py_ssize_t n = vpns.shape[0]
     cdef Tree tree
     cdef Limits limits
-    cdef Py_ssize_t at = 0, i, j, k, m, last, block, bk, bm, bs, bn, z, nr = 0
+    cdef Py_ssize_t at = 0, j, k, m, last, block, bk, bm, bs, bn, z, nr = 0
     cdef uint64_t first = vpns[0], stop = vpns[n - 1] + 1
     cdef int level, cls
     cdef uint64_t start
