@@ -2,8 +2,8 @@
 
 objects  compiled out, the patch changes no byte of code or data in the objects of changed files
 words    guest/checks.c on each form and in each mode of fork
-stress   the same, then guest/stress.c, on two processors; tells which hooks were reached
-         with a word
+stress   the same, then guest/stress.c, on two processors, of linked and adaptive; tells
+         which hooks of linked were reached with a word
 debug    the same as stress, on a kernel with lockdep, DEBUG_VM, KASAN and kmemleak
 """
 
@@ -80,7 +80,12 @@ def passed(name: str, output: str, word: str) -> None:
 
 def words() -> None:
     """Run the checks on each form."""
-    for variant, modes in (("linked", 4), ("adjacent", 1), ("loop", 1)):
+    for variant, modes in (
+        ("linked", 4),
+        ("adaptive", 4),
+        ("adjacent", 1),
+        ("loop", 1),
+    ):
         output = boot(build(variant), f"quiet do=check modes={modes}")
         passed(variant, output, "CHECKS")
 
@@ -112,6 +117,11 @@ def stressed(variant: str, *more: str) -> str:
         printed = boot(kernel, line, machine=TWO)
         passed(f"{variant}, two processors, {what}", printed, word)
         output += printed
+    return output
+
+
+def all_reached(output: str) -> str:
+    """Check that each hook was reached with a word; return what was printed."""
     reached = set(re.findall(r"extmeta site (\S+:\d+)", output))
     missed = [hook for hook in hooks() if hook not in reached]
     print(f"hooks reached with a word: {len(hooks()) - len(missed)} of {len(hooks())}")
@@ -124,12 +134,13 @@ def stressed(variant: str, *more: str) -> str:
 
 def stress() -> None:
     """Run checks and stress on a kernel that prints which hooks were reached."""
-    stressed("sites")
+    all_reached(stressed("sites"))
+    stressed("adaptive")
 
 
 def debug() -> None:
     """Run checks and stress on a kernel that checks itself."""
-    said(stressed("debug", "leaks"), "LEAKS")
+    said(all_reached(stressed("debug", "leaks")), "LEAKS")
 
 
 PARTS = {"objects": objects, "words": words, "stress": stress, "debug": debug}

@@ -15,14 +15,37 @@
 #include <asm/pgalloc.h>
 
 static atomic64_t em_live, em_alloced, em_copied, em_shared;
+static atomic64_t em_lists, em_list_bytes;	/* slab objects, adaptive */
+
+/* Words for the entries [first, first + nr) of a table, as SET has them. */
+struct em_want {
+	const u64 *words;
+	unsigned int first, nr;
+	/* adaptive counts them, and looks if all are the same word */
+	unsigned int n;
+	bool same;
+	u64 word;
+};
+
+static bool flagged(pte_t pte)
+{
+	return pte_present(pte) ? pte_ext(pte) : pte_swp_ext(pte);
+}
 
 #ifndef CONFIG_EXTMETA_ADJACENT
 
 DEFINE_STATIC_KEY_FALSE(extmeta_count);
 static unsigned int em_mode;
 
+#ifdef CONFIG_EXTMETA_ADAPTIVE
+#define SIDE(link)	((link) & GENMASK_ULL(51, 0))
+#define COUNT(link)	((unsigned int)((link) >> 52))
+#define ONE		(1ul << 52)
+#else
 #define SIDE(link)	((void *)((link) & PAGE_MASK))
 #define COUNT(link)	((link) & ~PAGE_MASK)
+#define ONE		1
+#endif
 
 /* A side page is not zeroed: only the words of flagged PTEs are read. */
 static void *side_alloc(void)
@@ -55,29 +78,10 @@ static void side_put(void *side)
 		call_rcu(&page->rcu_head, side_free);
 }
 
-static bool side_is_shared(unsigned long link)
-{
-	int n = page_ref_count(virt_to_page(SIDE(link)));
-
-	/* pairs with the full barrier of put_page_testzero() */
-	smp_rmb();
-	return n > 1;
-}
-
 /* VmPTE: a side page counts in each mm that has a link to it. */
 static void account(struct mm_struct *mm, long bytes)
 {
 	atomic_long_add(bytes, &mm->pgtables_bytes);
-}
-
-/* The PTL is held, or nobody else can find the table. */
-void extmeta_unlink(struct mm_struct *mm, struct ptdesc *pt)
-{
-	unsigned long link = pt->pt_index;
-
-	WRITE_ONCE(pt->pt_index, 0);
-	account(mm, -(long)PAGE_SIZE);
-	side_put(SIDE(link));
 }
 
 unsigned int extmeta_flags(pte_t *ptep, unsigned int nr)
@@ -98,9 +102,44 @@ void extmeta_gone(struct mm_struct *mm, pte_t *ptep, unsigned int nr)
 	unsigned long link = pt->pt_index;
 
 	if (COUNT(link) > nr)
-		WRITE_ONCE(pt->pt_index, link - nr);
+		WRITE_ONCE(pt->pt_index, link - nr * ONE);
 	else if (nr && link)
 		extmeta_unlink(mm, pt);
+}
+
+static void em_counted(struct mm_struct *mm, pte_t *ptep, int n)
+{
+	struct ptdesc *pt = extmeta_table(ptep);
+
+	if (!static_branch_unlikely(&extmeta_count))
+		return;
+	if (n > 0)
+		WRITE_ONCE(pt->pt_index, pt->pt_index + n * ONE);
+	else if (n < 0)
+		extmeta_gone(mm, ptep, -n);
+}
+
+#ifdef CONFIG_EXTMETA_ADAPTIVE
+#include "extmeta_containers.h"
+#else
+
+static bool side_is_shared(unsigned long link)
+{
+	int n = page_ref_count(virt_to_page(SIDE(link)));
+
+	/* pairs with the full barrier of put_page_testzero() */
+	smp_rmb();
+	return n > 1;
+}
+
+/* The PTL is held, or nobody else can find the table. */
+void extmeta_unlink(struct mm_struct *mm, struct ptdesc *pt)
+{
+	unsigned long link = pt->pt_index;
+
+	WRITE_ONCE(pt->pt_index, 0);
+	account(mm, -(long)PAGE_SIZE);
+	side_put(SIDE(link));
 }
 
 /*
@@ -155,7 +194,7 @@ void extmeta_fork_words(pte_t *dst, pte_t *src, unsigned int nr)
 }
 
 /* Give a table a side page of its own. Returns -EAGAIN if the table is gone. */
-static int em_own(struct mm_struct *mm, pmd_t *pmd)
+static int em_own(struct mm_struct *mm, pmd_t *pmd, struct em_want *want)
 {
 	unsigned long link;
 	struct ptdesc *pt;
@@ -201,19 +240,7 @@ static int em_own(struct mm_struct *mm, pmd_t *pmd)
 int extmeta_move_prepare(struct mm_struct *mm, pmd_t *dst, pmd_t *src)
 {
 	/* an -EAGAIN is found by who takes the PTL next */
-	return em_own(mm, dst) == -ENOMEM ? -ENOMEM : 0;
-}
-
-static void em_counted(struct mm_struct *mm, pte_t *ptep, int n)
-{
-	struct ptdesc *pt = extmeta_table(ptep);
-
-	if (!static_branch_unlikely(&extmeta_count))
-		return;
-	if (n > 0)
-		WRITE_ONCE(pt->pt_index, pt->pt_index + n);
-	else if (n < 0)
-		extmeta_gone(mm, ptep, -n);
+	return em_own(mm, dst, NULL) == -ENOMEM ? -ENOMEM : 0;
 }
 
 void extmeta_move_words(struct mm_struct *mm, pte_t *dst, pte_t *src,
@@ -241,6 +268,26 @@ int extmeta_uffd_move(pte_t *dst, pte_t *src)
 	em_counted(NULL, dst, 1);
 	return 0;
 }
+
+/* Can words be written? After em_own(), a zap of the last word or a fork may come. */
+static bool em_ready(pte_t *ptep, const struct em_want *want)
+{
+	unsigned long link = extmeta_link(ptep);
+
+	return link && !side_is_shared(link);
+}
+
+static u64 em_word(unsigned long link, pte_t *ptep)
+{
+	return READ_ONCE(*(u64 *)(SIDE(link) + offset_in_page(ptep)));
+}
+
+static void em_store(unsigned long link, pte_t *ptep, u64 word)
+{
+	WRITE_ONCE(*(u64 *)(SIDE(link) + offset_in_page(ptep)), word);
+}
+
+#endif /* linked */
 
 static int em_set_mode(unsigned long mode)
 {
@@ -283,9 +330,24 @@ int extmeta_uffd_move(pte_t *dst, pte_t *src)
 	return 0;
 }
 
-static int em_own(struct mm_struct *mm, pmd_t *pmd)
+static int em_own(struct mm_struct *mm, pmd_t *pmd, struct em_want *want)
 {
 	return 0;
+}
+
+static bool em_ready(pte_t *ptep, const struct em_want *want)
+{
+	return true;
+}
+
+static u64 em_word(unsigned long link, pte_t *ptep)
+{
+	return READ_ONCE(*extmeta_word(ptep));
+}
+
+static void em_store(unsigned long link, pte_t *ptep, u64 word)
+{
+	WRITE_ONCE(*extmeta_word(ptep), word);
 }
 
 static int em_set_mode(unsigned long mode)
@@ -308,11 +370,6 @@ struct em_walk {
 	unsigned long done;
 };
 
-static bool flagged(pte_t pte)
-{
-	return pte_present(pte) ? pte_ext(pte) : pte_swp_ext(pte);
-}
-
 static u64 *em_slot(struct em_walk *w, unsigned long addr)
 {
 	return w->buf + ((addr - w->base) >> PAGE_SHIFT);
@@ -322,12 +379,15 @@ static int em_set(pmd_t *pmd, unsigned long addr, unsigned long end,
 		  struct mm_walk *walk)
 {
 	struct em_walk *w = walk->private;
+	struct em_want want = {
+		em_slot(w, addr), pte_index(addr), (end - addr) >> PAGE_SHIFT
+	};
 	pte_t *ptep, *start;
 	spinlock_t *ptl;
 	int err, delta = 0;
 
 	split_huge_pmd(walk->vma, pmd, addr);
-	err = em_own(walk->mm, pmd);
+	err = em_own(walk->mm, pmd, &want);
 	if (err == -EAGAIN)
 		goto again;
 	if (err)
@@ -335,13 +395,10 @@ static int em_set(pmd_t *pmd, unsigned long addr, unsigned long end,
 	start = ptep = pte_offset_map_lock(walk->mm, pmd, addr, &ptl);
 	if (!ptep)
 		goto again;
-#ifndef CONFIG_EXTMETA_ADJACENT
-	/* a zap of the last word, or a fork, since em_own() */
-	if (!extmeta_link(ptep) || side_is_shared(extmeta_link(ptep))) {
+	if (!em_ready(ptep, &want)) {
 		pte_unmap_unlock(start, ptl);
 		goto again;
 	}
-#endif
 	for (; addr != end; addr += PAGE_SIZE, ptep++) {
 		pte_t pte = ptep_get(ptep);
 		u64 word = *em_slot(w, addr);
@@ -353,7 +410,7 @@ static int em_set(pmd_t *pmd, unsigned long addr, unsigned long end,
 			continue;
 		bit = pte_present(pte) ? _PAGE_BIT_EXTMETA : _PAGE_BIT_SWP_EXTMETA;
 		if (word) {
-			WRITE_ONCE(*extmeta_word(ptep), word);
+			em_store(extmeta_table(ptep)->pt_index, ptep, word);
 			w->done++;
 			if (!flagged(pte)) {
 				/* em_peek() sees the word before the flag */
@@ -391,7 +448,7 @@ static int em_get(pmd_t *pmd, unsigned long addr, unsigned long end,
 	}
 	for (; addr != end; addr += PAGE_SIZE, ptep++) {
 		if (flagged(ptep_get(ptep))) {
-			*em_slot(w, addr) = *extmeta_word(ptep);
+			*em_slot(w, addr) = em_word(extmeta_table(ptep)->pt_index, ptep);
 			w->done++;
 		}
 	}
@@ -418,10 +475,7 @@ static u64 em_peek_one(pte_t *ptep)
 		link = extmeta_link(ptep);
 		if (!link)
 			continue;
-		if (IS_ENABLED(CONFIG_EXTMETA_ADJACENT))
-			word = READ_ONCE(*extmeta_word(ptep));
-		else
-			word = READ_ONCE(*(u64 *)(SIDE(link) + offset_in_page(ptep)));
+		word = em_word(link, ptep);
 		smp_rmb();
 	} while (!link || !pte_same(ptep_get_lockless(ptep), pte) ||
 		 SIDE(extmeta_link(ptep)) != SIDE(link));
@@ -509,10 +563,16 @@ static long em_rw(struct extmeta_io *io, const struct mm_walk_ops *ops)
 
 static long em_stat(void __user *up)
 {
-	struct extmeta_stat st = { .form = IS_ENABLED(CONFIG_EXTMETA_ADJACENT) };
+	struct extmeta_stat st = {
+		.form = IS_ENABLED(CONFIG_EXTMETA_ADJACENT) ? EXTMETA_IS_ADJACENT :
+			IS_ENABLED(CONFIG_EXTMETA_ADAPTIVE) ? EXTMETA_IS_ADAPTIVE :
+			EXTMETA_LINKED
+	};
 
 	rcu_barrier();
 	st.live = atomic64_read(&em_live);
+	st.bytes = st.live * PAGE_SIZE + atomic64_read(&em_list_bytes);
+	st.live += atomic64_read(&em_lists);
 	st.alloced = atomic64_read(&em_alloced);
 	st.copied = atomic64_read(&em_copied);
 	st.shared = atomic64_read(&em_shared);

@@ -13,6 +13,8 @@
  *		PTEs (while the static key extmeta_count is on).
  * adjacent:	PTE tables are order 1, and the word lies PAGE_SIZE above its
  *		PTE. The link is 1 if the table ever had a word.
+ * adaptive:	as linked, but a table may have something smaller than a side
+ *		page. The link has another layout: see mm/extmeta_containers.h.
  */
 #ifndef _LINUX_EXTMETA_H
 #define _LINUX_EXTMETA_H
@@ -29,7 +31,7 @@
 
 #define EXTMETA_KEEP		(~0ull)	/* SET leaves this PTE as it is */
 
-enum { EXTMETA_LINKED, EXTMETA_IS_ADJACENT, EXTMETA_MODULE };
+enum { EXTMETA_LINKED, EXTMETA_IS_ADJACENT, EXTMETA_MODULE, EXTMETA_IS_ADAPTIVE };
 
 struct extmeta_io {
 	unsigned long long start;	/* address, page aligned */
@@ -42,6 +44,7 @@ struct extmeta_stat {
 	unsigned long long form;
 	unsigned long long live;	/* side pages now */
 	unsigned long long alloced, copied, shared;
+	unsigned long long bytes;	/* of side memory now */
 };
 
 #ifdef __KERNEL__
@@ -165,7 +168,7 @@ static inline u64 *extmeta_word(pte_t *ptep)
 #define ext_zap_count(ptep, nr)				((void)(nr), 0)
 #define ext_zapped(mm, ptep, nr, had)			((void)(had))
 
-#else /* linked */
+#else /* linked, adaptive */
 
 DECLARE_STATIC_KEY_FALSE(extmeta_count);
 
@@ -175,6 +178,7 @@ int extmeta_move_prepare(struct mm_struct *mm, pmd_t *dst, pmd_t *src);
 unsigned int extmeta_flags(pte_t *ptep, unsigned int nr);
 void extmeta_gone(struct mm_struct *mm, pte_t *ptep, unsigned int nr);
 
+/* linked only */
 static inline u64 *extmeta_word(pte_t *ptep)
 {
 	unsigned long side = extmeta_table(ptep)->pt_index & PAGE_MASK;

@@ -33,18 +33,20 @@ PATCH = HERE / "hooks.patch"
 OURS = {
     "extmeta.h": "include/linux/extmeta.h",
     "extmeta.c": "mm/extmeta.c",
+    "containers.h": "mm/extmeta_containers.h",
     "Kconfig": "mm/Kconfig.extmeta",
 }
 VARIANTS = {
     "stock": "",
     "linked": "CONFIG_EXTMETA=y\n",
     "adjacent": "CONFIG_EXTMETA=y\nCONFIG_EXTMETA_ADJACENT=y\n",
+    "adaptive": "CONFIG_EXTMETA=y\nCONFIG_EXTMETA_ADAPTIVE=y\n",
     "loop": "CONFIG_EXTMETA=y\nCONFIG_EXTMETA_LOOP=y\n",
     "sites": "CONFIG_EXTMETA=y\nCONFIG_EXTMETA_SITES=y\n",
     "debug": (HERE / "debug.config").read_text(),
 }
 # Those that are measured.
-MEASURED = ("stock", "linked", "adjacent", "loop")
+MEASURED = ("stock", "linked", "adjacent", "adaptive", "loop")
 
 
 class Failed(Exception):

@@ -47,6 +47,9 @@ FORMS: dict[str, tuple[str, int, int]] = {
     STOCK: ("stock", 0, COPY),
     "linked, no word": ("linked", 0, COPY),
     "linked, 1% with a word": ("linked", 1, COPY),
+    "linked, 1% with a word, shared": ("linked", 1, SHARE),
+    "linked, equal words": ("linked", 100, COPY),
+    "linked, equal words, shared": ("linked", 100, SHARE),
     "linked, each word copied in the loop": ("loop", 100, COPY),
     "linked, side page copied at once": ("linked", 100, COPY),
     "linked, side page shared": ("linked", 100, SHARE),
@@ -56,6 +59,12 @@ FORMS: dict[str, tuple[str, int, int]] = {
     "adjacent, no word": ("adjacent", 0, COPY),
     "adjacent, 1% with a word": ("adjacent", 1, COPY),
     "adjacent, copied at once": ("adjacent", 100, COPY),
+    "adaptive, no word": ("adaptive", 0, COPY),
+    "adaptive, 1% with a word": ("adaptive", 1, COPY),
+    "adaptive, 1% with a word, shared": ("adaptive", 1, SHARE),
+    "adaptive, equal words": ("adaptive", 100, COPY),
+    "adaptive, side page copied at once": ("adaptive", 100, COPY),
+    "adaptive, side page shared": ("adaptive", 100, SHARE),
 }
 CACHED = (
     STOCK,
@@ -79,7 +88,9 @@ def phases() -> list[str]:
 def line(form: str, mib: int, runs: int) -> str:
     """Return the kernel's command line that measures a form."""
     _variant, percent, mode = FORMS[form]
-    return f"quiet do=measure mib={mib} runs={runs} pct={percent} mode={mode}"
+    equal = int("equal words" in form)
+    what = f"pct={percent} mode={mode} equal={equal}"
+    return f"quiet do=measure mib={mib} runs={runs} {what}"
 
 
 def kept(what: str, form: str, measure: Callable[[], Any]) -> Any:
@@ -96,7 +107,10 @@ def kept(what: str, form: str, measure: Callable[[], Any]) -> Any:
 
 
 def counted(form: str) -> dict[str, float]:
-    """Boot a form; return the instructions a PTE of each operation, in the last run."""
+    """Boot a form; return the instructions a PTE of each operation, in the last run.
+
+    `side_bytes` is there too: the bytes of side memory of a table.
+    """
     output = boot(build(FORMS[form][0]), line(form, MIB, RUNS))
     return {
         name: float(values.split()[-1])
@@ -193,6 +207,9 @@ def measured() -> dict[str, Any]:
         "runs": RUNS,
         "boots_differ_by": round(differ, 6),
         "instructions": transposed(rows),
+        "side_bytes": {
+            form: row["side_bytes"] for form, row in rows.items() if "side_bytes" in row
+        },
         "model": model(),
         "cache": {
             "ptes": CACHE_MIB * 256,

@@ -34,6 +34,22 @@ FORM_OF = {
     "adjacent": "adjacent, copied at once",
 }
 
+# The containers of adaptive beside the side pages of linked, and what is shown of them.
+CONTAINERS = (
+    "linked, equal words",
+    "linked, equal words, shared",
+    "adaptive, equal words",
+    "linked, 1% with a word",
+    "linked, 1% with a word, shared",
+    "adaptive, 1% with a word",
+    "adaptive, 1% with a word, shared",
+    "linked, side page copied at once",
+    "linked, side page shared",
+    "adaptive, side page copied at once",
+    "adaptive, side page shared",
+)
+CONTAINED = ("fork_2nd", "child_exit2", "mremap_ptes", "munmap", *WORDS, "life_1")
+
 Results = dict[str, Any]
 
 
@@ -75,6 +91,11 @@ def starting(results: Results, *starts: str) -> list[str]:
     return [
         form for form in results["instructions"]["munmap"] if form.startswith(starts)
     ]
+
+
+def different(form: str) -> bool:
+    """Say if each PTE has a word of its own, and the form is not adaptive."""
+    return not form.startswith("adaptive") and not {"1%", "equal"} & {*form.split()}
 
 
 def operations(results: Results) -> list[str]:
@@ -127,7 +148,7 @@ def used(results: Results) -> str:
     forms = [
         form
         for form in starting(results, "linked", "adjacent")
-        if not form.endswith(("no word", "1% with a word"))
+        if different(form) and not form.endswith("no word")
     ]
     return against_stock(results, operations(results), forms)
 
@@ -139,11 +160,25 @@ def absolute(results: Results, names: tuple[str, ...]) -> str:
         form
         for form in starting(results, "")
         if (names != WORDS and form == STOCK)
-        or (counts["set_words"].get(form) and not form.endswith("1% with a word"))
+        or (counts["set_words"].get(form) and different(form))
     ]
     return rendered(
         ["", *names],
         [[form, *(f"{counts[name][form]:.1f}" for name in names)] for form in forms],
+    )
+
+
+def containers(results: Results) -> str:
+    """Return what smaller containers save and cost: bytes a table, instructions a PTE."""
+    counts, side_bytes = results["instructions"], results.get("side_bytes", {})
+    shown = [form for form in CONTAINERS if form in side_bytes]
+    return rendered(
+        ["", "bytes a table", *CONTAINED],
+        [
+            [form, f"{side_bytes[form]:.0f}"]
+            + [f"{counts[name][form]:.1f}" for name in CONTAINED]
+            for form in shown
+        ],
     )
 
 
@@ -205,6 +240,7 @@ TABLES = {
     "words": lambda results: absolute(results, WORDS),
     "lives": lambda results: absolute(results, LIVES),
     "lives by tables": lambda results: absolute(results, TABLE_LIVES),
+    "containers": containers,
     "caches": caches,
     "predicted": predicted,
 }

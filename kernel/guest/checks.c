@@ -429,7 +429,7 @@ static void accounted(void)
 	touch(at, 512, 1);
 	before = number("/proc/self/status", "VmPTE:");
 	words(EXTMETA_IOC_SET, at, 512, word);
-	if (begun.form == EXTMETA_LINKED) {
+	if (begun.form != EXTMETA_IS_ADJACENT) {
 		OK(number("/proc/self/status", "VmPTE:") == before + 4, "VmPTE");
 		OK(side_pages().live == live + 1, "side pages");
 	}
@@ -446,6 +446,94 @@ static void accounted(void)
 		OK(number("/proc/self/status", "VmPTE:") == before, "VmPTE of no words");
 	}
 	munmap(at, 512 * PAGE);
+}
+
+#define ENTRIES	512	/* of a table */
+
+static u64 bytes_before;
+
+/* The adaptive form has side memory of that many bytes at most. */
+static void takes(u64 most, const char *what)
+{
+	u64 bytes = side_pages().bytes - bytes_before;
+
+	if (begun.form == EXTMETA_IS_ADAPTIVE)
+		OK(bytes <= most, "%s: %llu bytes", what, (long long)bytes);
+}
+
+/* Words for n PTEs of a table, the others have none. */
+static void fill(int n, u64 word, u64 step)
+{
+	memset(expected, 0, sizeof expected);
+	for (int i = 0; i < n; i++, word += step)
+		expected[i * 211 % ENTRIES] = word;
+}
+
+static void writes(char *at, u64 most, const char *what)
+{
+	words(EXTMETA_IOC_SET, at, ENTRIES, expected);
+	OK(!differs(at, expected), "%s", what);
+	takes(most, what);
+	in_child(at, has_words, what);
+	in_child(at, changes_words, what);
+	OK(!differs(at, expected), "%s: the child's words in the parent", what);
+}
+
+/* The words of one table: equal, few, many, from one to the next and back. */
+static void contained(void)
+{
+	char *at = map(LENGTH, PMD, 0), *to = map(LENGTH, PMD, PAGE);
+	u64 word;
+
+	touch(at, N, 1);
+	bytes_before = side_pages().bytes;
+	fill(ENTRIES, 5, 0);
+	writes(at, 0, "equal words");
+	fill(ENTRIES, 1ull << 60, 0);
+	writes(at, 32, "wide equal words");
+	fill(ENTRIES, 6, 0);
+	writes(at, 0, "other equal words");
+	expected[77] = 9;
+	writes(at, PAGE, "equal words but one");
+	fill(ENTRIES, 1ull << 60, 0);
+	writes(at, 32, "equal words in place of others");
+	fill(0, 0, 0);
+	writes(at, 32, "no words");
+	fill(5, 100, 1);
+	writes(at, 96, "five words");
+	move(at, LENGTH, to);
+	OK(!differs(to, expected), "mremap of five words");
+	takes(2 * 96, "mremap of five words");
+	move(to, LENGTH, at);
+	OK(!differs(at, expected), "mremap of five words, back");
+	map_at(at, LENGTH);
+	touch(at, N, 1);
+	map_at(to, LENGTH);
+	fill(0, 0, 0);
+	/* one by one, and at last all PTEs of the table have one */
+	for (int i = 0; i < ENTRIES; i++) {
+		int place = i * 211 % ENTRIES;
+
+		word = expected[place] = i < 2 ? 7 : 1000 + i;
+		words(EXTMETA_IOC_SET, at + place * PAGE, 1, &word);
+		OK(!differs(at, expected), "%d words, one by one", i + 1);
+		if (i % 37 == 0)
+			in_child(at, changes_words, "words one by one, child");
+	}
+	for (int i = 0; i < ENTRIES; i++)
+		if (i % 100)
+			expected[i] = 0;
+	madvise(at + PAGE, 99 * PAGE, MADV_DONTNEED);
+	touch(at, N, 1);
+	words(EXTMETA_IOC_SET, at, ENTRIES, expected);
+	for (int i = 0; i < ENTRIES; i++)
+		expected[i] += expected[i] != 0;
+	/* a list of words that were moved away may be left at `to` */
+	writes(at, 2 * 96, "six words are left");
+	move(at, LENGTH, to);
+	OK(!differs(to, expected), "mremap of six words");
+	munmap(to, LENGTH);
+	munmap(at, LENGTH);
 }
 
 static void check(int mode)
@@ -484,12 +572,13 @@ static void check(int mode)
 		pinned();
 		shared_memory();
 		accounted();
+		contained();
 	}
 }
 
 int check_all(void)
 {
-	int form = side_pages().form, modes = form == EXTMETA_LINKED ? 4 : 1;
+	int form = side_pages().form, modes = modes_of(form);
 
 	swaps = swap_on();
 	if (!swaps && form != EXTMETA_MODULE)

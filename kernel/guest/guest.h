@@ -27,6 +27,13 @@ void die(const char *what);
 /* Words of n pages: request is one of EXTMETA_IOC_{SET,GET,PEEK}. */
 long words(unsigned long request, void *at, u64 n, u64 *buffer);
 struct extmeta_stat side_pages(void);
+
+/* The modes that a form has. */
+static inline int modes_of(int form)
+{
+	return form == EXTMETA_LINKED || form == EXTMETA_IS_ADAPTIVE ? 4 : 1;
+}
+
 void set_mode(int mode);
 
 /* Anonymous memory of 4 KiB pages, `shift` bytes above a multiple of `align`. */

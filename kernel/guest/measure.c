@@ -29,6 +29,7 @@ enum { PHASES(NUMBER) NPHASES };
 static const char *const names[] = { PHASES(NAME) };
 
 static double result[16][NPHASES], *row;
+static double side_bytes;	/* of a table's words, once they are set */
 static long pages;
 
 static inline u64 ticks(void)
@@ -130,7 +131,10 @@ static void once(char *at, u64 *word, u64 *got, u64 *written, long percent)
 
 	PHASE(touch_fault, touch(at, pages, 1));
 	if (percent) {
+		u64 before = side_pages().bytes;
+
 		PHASE(set_words, words(EXTMETA_IOC_SET, at, pages, word));
+		side_bytes = (side_pages().bytes - before) * 512.0 / pages;
 		PHASE(get_words, words(EXTMETA_IOC_GET, at, pages, got));
 		if (memcmp(word, got, length / 512))
 			die("words differ");
@@ -180,6 +184,7 @@ void measure(void)
 {
 	long mib = parameter("mib=", 64), runs = parameter("runs=", 2);
 	long percent = device < 0 ? 0 : parameter("pct=", 0);
+	long equal = parameter("equal=", 0);
 	u64 *word, *got, *written;
 
 	pages = mib * 256;
@@ -192,7 +197,7 @@ void measure(void)
 	if (device >= 0)
 		set_mode(parameter("mode=", 0));
 	for (long i = 0; i < pages; i++)
-		word[i] = (long)(drawn() % 100) < percent ? i + 1 : 0;
+		word[i] = (long)(drawn() % 100) < percent ? (equal ? 1 : i + 1) : 0;
 	sleep(5);	/* virtual time, so it is free: the boot's work ends */
 	for (int i = 0; i < runs; i++) {
 		row = result[i];
@@ -208,6 +213,7 @@ void measure(void)
 	if (device >= 0) {
 		struct extmeta_stat s = side_pages();
 
+		printf("RESULT side_bytes %.1f\n", side_bytes);
 		printf("STAT live %llu alloced %llu copied %llu shared %llu\n",
 		       s.live, s.alloced, s.copied, s.shared);
 	}

@@ -51,13 +51,20 @@ static int wrong(struct owner *o, unsigned long request)
 
 static void write_words(struct owner *o)
 {
-	u64 new[N];
-	int first = draw(o, N), n = 1 + draw(o, N - first);
+	u64 new[N], equal = (u64)o->number << 48 | rand_r(&o->seed);
+	int first = draw(o, N), n = 1 + draw(o, N - first), kept = draw(o, 3);
+	int differ = draw(o, 2);
 
+	if (!draw(o, 4)) {	/* whole tables, at first */
+		first = 0;
+		n = N;
+	}
 	for (int i = 0; i < n; i++)
-		new[i] = draw(o, 4) ? (u64)o->number << 48 | rand_r(&o->seed) : 0;
+		new[i] = !draw(o, 4) ? 0 : !differ ? equal :
+			 (u64)o->number << 48 | rand_r(&o->seed);
+	/* none, a quarter, or nearly all PTEs keep their words */
 	for (int i = 0; i < n; i++)
-		if (!draw(o, 4))
+		if (kept && (kept == 2 ? draw(o, 64) : !draw(o, 4)))
 			new[i] = EXTMETA_KEEP;
 	words(EXTMETA_IOC_SET, o->at + first * PAGE, n, new);
 	for (int i = 0; i < n; i++)
@@ -294,7 +301,7 @@ static void run(int mode, long seconds)
 
 int stress(void)
 {
-	int modes = side_pages().form == EXTMETA_LINKED ? 4 : 1;
+	int modes = modes_of(side_pages().form);
 	long seconds = parameter("seconds=", 60), steps = 0;
 	u64 live = side_pages().live;
 
