@@ -13,6 +13,7 @@
 #include <linux/swapops.h>
 #include <linux/extmeta.h>
 #include <asm/pgalloc.h>
+#include "extmeta_markers.h"
 
 static atomic64_t em_live, em_alloced, em_copied, em_shared;
 static atomic64_t em_lists, em_list_bytes;	/* slab objects, adaptive */
@@ -88,11 +89,8 @@ unsigned int extmeta_flags(pte_t *ptep, unsigned int nr)
 {
 	unsigned int n = 0;
 
-	for (; nr; nr--, ptep++) {
-		pte_t pte = ptep_get(ptep);
-
-		n += pte_present(pte) ? pte_ext(pte) : pte_swp_ext(pte);
-	}
+	for (; nr; nr--, ptep++)
+		n += flagged(ptep_get(ptep));
 	return n;
 }
 
@@ -362,13 +360,46 @@ static void em_counted(struct mm_struct *mm, pte_t *ptep, int n)
 
 #endif
 
+/* ---- file mappings: a marker has the flag of a PTE whose page is not mapped ---- */
+
+/* *ptep is none, or a marker. */
+void extmeta_leave_marker(struct mm_struct *mm, unsigned long addr, pte_t *ptep)
+{
+	pte_t pte = ptep_get(ptep);
+
+	if (pte_none(pte))
+		pte = make_pte_marker(0);
+	set_pte_at(mm, addr, ptep, __pte(pte_val(pte) | _PAGE_SWP_EXTMETA));
+}
+
+void extmeta_keep(struct ext_kept *kept, pte_t *ptep)
+{
+	bitmap_zero(kept->flags, PTRS_PER_PTE);
+	for (unsigned int i = 0; i < kept->nr; i++)
+		if (flagged(ptep_get(ptep + i)))
+			__set_bit(i, kept->flags);
+}
+
+void extmeta_kept(struct ext_kept *kept, struct mm_struct *mm,
+		  unsigned long addr, pte_t *ptep)
+{
+	unsigned int i;
+
+	for_each_set_bit(i, kept->flags, kept->nr)
+		if (pte_none_mostly(ptep_get(ptep + i)))
+			extmeta_leave_marker(mm, addr + i * PAGE_SIZE, ptep + i);
+}
+
 /* ---- the device ---- */
 
 struct em_walk {
 	u64 *buf;
 	unsigned long base;
 	unsigned long done;
+	bool split;		/* a file's huge page, so its PTEs are none */
 };
+
+#define EM_UNMARKED	1	/* from em_set(): the VMA needs VM_EXTMETA */
 
 static u64 *em_slot(struct em_walk *w, unsigned long addr)
 {
@@ -386,7 +417,14 @@ static int em_set(pmd_t *pmd, unsigned long addr, unsigned long end,
 	spinlock_t *ptl;
 	int err, delta = 0;
 
+	if (!vma_is_anonymous(walk->vma)) {
+		if (!(walk->vma->vm_flags & VM_EXTMETA))
+			return EM_UNMARKED;
+		w->split |= pmd_trans_huge(*pmd);
+	}
 	split_huge_pmd(walk->vma, pmd, addr);
+	if (w->split && pte_alloc(walk->mm, pmd))
+		return -ENOMEM;
 	err = em_own(walk->mm, pmd, &want);
 	if (err == -EAGAIN)
 		goto again;
@@ -404,10 +442,14 @@ static int em_set(pmd_t *pmd, unsigned long addr, unsigned long end,
 		u64 word = *em_slot(w, addr);
 		unsigned int bit;
 
-		if (word == EXTMETA_KEEP || pte_none(pte))
+		if (word == EXTMETA_KEEP)
 			continue;
-		if (!pte_present(pte) && is_pte_marker(pte))
+		if (pte_none(pte) && w->split && word) {
+			pte = make_pte_marker(0);
+			set_pte_at(walk->mm, addr, ptep, pte);
+		} else if (pte_none(pte) || (is_pte_marker(pte) && !flagged(pte))) {
 			continue;
+		}
 		bit = pte_present(pte) ? _PAGE_BIT_EXTMETA : _PAGE_BIT_SWP_EXTMETA;
 		if (word) {
 			em_store(extmeta_table(ptep)->pt_index, ptep, word);
@@ -421,6 +463,8 @@ static int em_set(pmd_t *pmd, unsigned long addr, unsigned long end,
 			}
 		} else if (flagged(pte)) {
 			clear_bit(bit, (unsigned long *)ptep);
+			if (is_pte_marker(pte) && !pte_marker_get(pte_to_swp_entry(pte)))
+				pte_clear(walk->mm, addr, ptep);
 			delta--;
 		}
 	}
@@ -522,6 +566,19 @@ static const struct mm_walk_ops em_peek_ops = {
 	.walk_lock = PGWALK_RDLOCK,
 };
 
+/* Mark the file mappings of a range. The lock for write is left as one for read. */
+static void em_mark(struct mm_struct *mm, unsigned long addr, unsigned long end)
+{
+	VMA_ITERATOR(vmi, mm, addr);
+	struct vm_area_struct *vma;
+
+	mmap_write_lock(mm);
+	for_each_vma_range(vmi, vma, end)
+		if (!vma_is_anonymous(vma))
+			vm_flags_set(vma, VM_EXTMETA);
+	mmap_write_downgrade(mm);
+}
+
 static long em_rw(struct extmeta_io *io, const struct mm_walk_ops *ops)
 {
 	struct mm_struct *mm = current->mm;
@@ -546,8 +603,17 @@ static long em_rw(struct extmeta_io *io, const struct mm_walk_ops *ops)
 		else if (copy_from_user(w.buf, up, n * sizeof(u64)))
 			err = -EFAULT;
 		if (!err) {
+			unsigned long done = w.done;
+
+			w.split = false;
 			mmap_read_lock(mm);
 			err = walk_page_range(mm, addr, next, ops, &w);
+			if (err == EM_UNMARKED) {
+				mmap_read_unlock(mm);
+				em_mark(mm, addr, next);
+				w.done = done;
+				err = walk_page_range(mm, addr, next, ops, &w);
+			}
 			mmap_read_unlock(mm);
 		}
 		if (!err && !set && copy_to_user(up, w.buf, n * sizeof(u64)))

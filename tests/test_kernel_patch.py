@@ -36,9 +36,9 @@ def test_each_inserted_line_is_counted_by_its_hunk():
         assert len(added) == int(count[1] or 1), hunk
 
 
-def test_every_inserted_call_is_a_hook_of_the_header():
-    header = (FOLDER / "extmeta.h").read_text()
-    empty = header.partition("every hook is nothing")[2]
+def test_every_inserted_call_is_a_hook_of_a_header():
+    headers = [(FOLDER / name).read_text() for name in ("extmeta.h", "markers.h")]
+    empty = "".join(text.partition("every hook is nothing")[2] for text in headers)
     for name in set(re.findall(r"\b(ext_\w+)\(", PATCH)):
         assert f"#define {name}(" in empty, f"{name} is there if it is compiled out"
 

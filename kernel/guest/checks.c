@@ -395,26 +395,183 @@ static void pinned(void)
 	munmap(at, LENGTH);
 }
 
-/* A table that a collapse of shared memory frees takes its words along: no leak. */
-static void shared_memory(void)
+static void map_file(char *at, size_t length, int flags, int fd)
 {
-	int flags = MAP_SHARED | MAP_FIXED, fd = open("/tmp/file", O_RDWR | O_CREAT, 0600);
-	char *at = map(PMD, PMD, 0);
+	if (mmap(at, length, PROT_READ | PROT_WRITE, flags | MAP_FIXED, fd, 0) != at)
+		die("mmap of a file");
+}
+
+/* Only a PTE that maps something, or has a word, can get another. */
+static int changes_markers(char *at)
+{
+	u64 *own = malloc(sizeof expected);
+
+	memcpy(own, expected, sizeof expected);
+	for (int i = 0; i < N; i += 7)
+		if (own[i])
+			own[i] = i % 2 ? 0xdef000 + i : 0;
+	words(EXTMETA_IOC_SET, at, N, own);
+	if (differs(at, own))
+		return 1;
+	touch(at, N, 9);
+	return differs(at, own);
+}
+
+static void paged_out(char *at)
+{
+	madvise(at, LENGTH, MADVISE_PAGEOUT);
+	OK(swapped(at, N) > N / 2, "few PTEs of a file have markers");
+	OK(!differs(at, expected), "page-out of a file");
+}
+
+/* UFFDIO_CONTINUE replaces a marker. */
+static void continued(int fd, char *at)
+{
+	long done = 0;
+
+	for (int i = 0; i < N; i++) {
+		struct uffdio_continue range = { { (uintptr_t)at + i * PAGE, PAGE }, 0, 0 };
+
+		done += !ioctl(fd, UFFDIO_CONTINUE, &range);
+	}
+	OK(done > N / 2, "UFFDIO_CONTINUE of %ld pages", done);
+	OK(!differs(at, expected), "UFFDIO_CONTINUE");
+}
+
+/* What others do to a file keeps a mapping's words; what unmaps them drops them. */
+static void mapped_file(int fd, int flags)
+{
+	char *at = map(LENGTH, PMD, 0), *to = map(LENGTH + PAGE, PMD, PAGE);
+	volatile char *read_only = at;
+	int wp;
+
+	if (ftruncate(fd, LENGTH))
+		die("ftruncate");
+	map_file(at, LENGTH, flags, fd);
+	touch(at, N / 2, 1);
+	for (int i = N / 2; i < N; i++)
+		(void)read_only[i * PAGE];
+	set_all(at, 10);
+	OK(!differs(at, expected), "words of a file");
+	in_child(at, has_words, "a file's words in the child");
+	in_child(at, changes_words, "a child that writes a file's words");
+	OK(!differs(at, expected), "the parent has the child's words of a file");
+	paged_out(at);
+	in_child(at, has_words, "fork of markers");
+	in_child(at, changes_markers, "words of markers");
+	OK(!differs(at, expected), "markers, parent");
+	for (int i = 0; i < N; i += 2)
+		(void)read_only[i * PAGE];
+	OK(!differs(at, expected), "read faults at markers");
+	touch(at, N, 2);
+	OK(!differs(at, expected), "write faults at markers");
+	if (fallocate(fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, 100 * PAGE, 500 * PAGE))
+		die("fallocate");
+	OK(!differs(at, expected), "a hole in a file");
+	in_child(at, has_words, "fork of a hole");
+	if (ftruncate(fd, 300 * PAGE) || ftruncate(fd, LENGTH))
+		die("ftruncate");
+	OK(!differs(at, expected), "truncation");
+	touch(at, N, 3);
+	OK(!differs(at, expected), "faults after truncation");
+
+	paged_out(at);
+	wp = uffd(at, LENGTH, UFFDIO_REGISTER_MODE_WP);
+	write_protect(wp, at, LENGTH, 1);
+	OK(!differs(at, expected), "write-protected markers");
+	in_child(at, has_words, "fork of write-protected markers");
+	move(at, LENGTH, to);
+	OK(!differs(to, expected), "mremap of write-protected markers");
+	close(wp);
+	move(to, LENGTH, at);
+	OK(!differs(at, expected), "mremap of markers");
+	wp = uffd(at, LENGTH, UFFDIO_REGISTER_MODE_WP);
+	write_protect(wp, at, LENGTH, 1);
+	write_protect(wp, at, LENGTH, 0);
+	OK(!differs(at, expected), "markers, no longer write-protected");
+	close(wp);
+	if (flags & MAP_SHARED) {
+		wp = uffd(at, LENGTH, UFFDIO_REGISTER_MODE_MINOR);
+		continued(wp, at);
+		close(wp);
+	}
+	touch(at, N, 4);
+	OK(!differs(at, expected), "faults after userfaultfd");
+
+	madvise(at + 600 * PAGE, 100 * PAGE, MADVISE_PAGEOUT);
+	madvise(at + 550 * PAGE, 100 * PAGE, MADV_DONTNEED);
+	memset(expected + 550, 0, 100 * 8);
+	OK(!differs(at, expected), "MADV_DONTNEED of a file");
+	munmap(at, LENGTH);
+	map_file(at, LENGTH, flags, fd);
+	touch(at, N, 5);
+	OK(!differs(at, none), "a file's words survive munmap");
+	munmap(at, LENGTH);
+	munmap(to, LENGTH);
+	close(fd);
+}
+
+static int file_on_tmpfs(void)
+{
+	int fd = open("/tmp/file", O_RDWR | O_CREAT, 0600);
+
+	unlink("/tmp/file");
+	if (fd < 0)
+		die("/tmp/file");
+	return fd;
+}
+
+/* A collapse of a file's pages keeps the words, and a huge page of a file is split. */
+static void collapsed_file(void)
+{
+	int fd = file_on_tmpfs();
+	char *at = map(PMD, PMD, 0), *again = map(PMD, PMD, 0);
 	u64 word[512];
 
-	if (fd < 0 || ftruncate(fd, PMD) ||
-	    mmap(at, PMD, PROT_READ | PROT_WRITE, flags, fd, 0) != at)
-		die("/tmp/file");
+	if (ftruncate(fd, PMD))
+		die("ftruncate");
+	map_file(at, PMD, MAP_SHARED, fd);
 	for (int i = 0; i < 512; i++)
 		word[i] = i + 1;
 	touch(at, 512, 1);
 	words(EXTMETA_IOC_SET, at, 512, word);
-	OK(words(EXTMETA_IOC_GET, at, 512, got) == 512, "words of shared memory");
+	madvise(at, PMD, MADVISE_COLLAPSE);
+	OK(words(EXTMETA_IOC_GET, at, 512, got) == 512, "words after a collapse");
+	OK(!memcmp(got, word, sizeof word), "the words after a collapse");
+	map_file(again, PMD, MAP_SHARED, fd);
+	again[0] = 1;
+	OK(words(EXTMETA_IOC_SET, again, 512, word) == 512, "a file's huge page is not split");
+	touch(at, 512, 2);
+	touch(again, 512, 2);
+	for (char *one = at; one; one = one == at ? again : 0) {
+		OK(words(EXTMETA_IOC_GET, one, 512, got) == 512, "words of a huge page");
+		OK(!memcmp(got, word, sizeof word), "the words of a huge page");
+	}
+	munmap(at, PMD);
+	munmap(again, PMD);
+	close(fd);
+}
+
+/* A file takes over a table that has words of memory that is gone. */
+static void collapsed_table(void)
+{
+	int fd = file_on_tmpfs();
+	char *at = map(PMD, PMD, 0), *half = at + PMD / 2;
+	int flags = MAP_SHARED | MAP_FIXED;
+	u64 word = 1;
+
+	if (ftruncate(fd, PMD))
+		die("ftruncate");
+	map_file(at, PMD / 2, MAP_SHARED, fd);
+	touch(half, 256, 1);
+	words(EXTMETA_IOC_SET, half, 1, &word);
+	if (mmap(half, PMD / 2, PROT_READ | PROT_WRITE, flags, fd, PMD / 2) != half)
+		die("mmap of a file");
+	touch(at, 512, 1);
 	OK(!madvise(at, PMD, MADVISE_COLLAPSE), "collapse: %s", strerror(errno));
-	OK(words(EXTMETA_IOC_GET, at, 512, got) == 0, "words after the collapse");
+	OK(words(EXTMETA_IOC_GET, at, 512, got) == 0, "words of memory that is gone");
 	munmap(at, PMD);
 	close(fd);
-	unlink("/tmp/file");
 }
 
 /* VmPTE has the side pages of a process; a table without words has none if counted. */
@@ -570,7 +727,11 @@ static void check(int mode)
 		merged(0);
 		merged(1);
 		pinned();
-		shared_memory();
+		mapped_file(file_on_tmpfs(), MAP_SHARED);
+		mapped_file(memfd_create("words", 0), MAP_SHARED);
+		mapped_file(file_on_tmpfs(), MAP_PRIVATE);
+		collapsed_file();
+		collapsed_table();
 		accounted();
 		contained();
 	}

@@ -18,7 +18,7 @@
 #include <sys/wait.h>
 #include "guest.h"
 
-#define OWNERS	3
+#define OWNERS	4	/* the last one's pages are a file's */
 #define N	1100l	/* pages of an owner: more than two tables */
 
 static atomic_int stop;
@@ -28,7 +28,7 @@ struct owner {
 	char *at, *other;	/* where the pages are, and room of the same size */
 	u64 expected[N], got[N];
 	unsigned int seed;
-	int number;
+	int number, fd;		/* of a file that is mapped, or 0 */
 };
 
 static unsigned int draw(struct owner *o, unsigned int below)
@@ -66,6 +66,8 @@ static void write_words(struct owner *o)
 	for (int i = 0; i < n; i++)
 		if (kept && (kept == 2 ? draw(o, 64) : !draw(o, 4)))
 			new[i] = EXTMETA_KEEP;
+	if (o->fd)		/* a PTE that maps nothing gets no word */
+		touch(o->at + first * PAGE, n, 4);
 	words(EXTMETA_IOC_SET, o->at + first * PAGE, n, new);
 	for (int i = 0; i < n; i++)
 		if (new[i] != EXTMETA_KEEP)
@@ -191,6 +193,49 @@ static void *own(void *arg)
 	return 0;
 }
 
+static void unmap_by_file(struct owner *o)
+{
+	long first = draw(o, N), n = 1 + draw(o, N - first);
+
+	if (fallocate(o->fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, first * PAGE, n * PAGE))
+		die("fallocate");
+}
+
+static void move_file(struct owner *o)
+{
+	char *from = o->at;
+
+	move(from, N * PAGE, o->other);
+	map_at(from, N * PAGE);
+	o->at = o->other;
+	o->other = from;
+}
+
+/* The same for a file: its pages go, and its PTEs keep their words. */
+static void *own_file(void *arg)
+{
+	struct owner *o = arg;
+
+	while (!stop) {
+		int step = draw(o, 9);
+
+		switch (step) {
+		case 0: fork_and_check(o); break;
+		case 1: move_file(o); break;
+		case 2: unmap_by_file(o); break;
+		case 3: madvise(o->at, N * PAGE, MADVISE_COLLAPSE); break;
+		case 4: madvise(o->at, N * PAGE, MADVISE_PAGEOUT); break;
+		case 5: touch(o->at, N, 3); break;
+		case 6: protect(o); break;
+		default: write_words(o);
+		}
+		shared->steps[10]++;
+		if (wrong(o, EXTMETA_IOC_GET) || wrong(o, EXTMETA_IOC_PEEK))
+			stop = 1;
+	}
+	return 0;
+}
+
 /* Reads others' words without the lock: each is 0 or its owner's. */
 static void *peek(void *arg)
 {
@@ -272,19 +317,25 @@ static void run(int mode, long seconds)
 {
 	struct owner owners[OWNERS] = { 0 };
 	pthread_t threads[OWNERS + 5];
+	struct owner *file = &owners[OWNERS - 1];
 	char *huge = map(PMD, PMD, 0);
 
 	set_mode(mode);
 	stop = 0;
 	for (int i = 0; i < OWNERS; i++) {
-		owners[i].at = map(N * PAGE, PMD, i * PAGE);
-		owners[i].other = map(N * PAGE, PMD, (i + 1) * PAGE);
+		owners[i].at = map(N * PAGE, PMD, (OWNERS - 1 - i) * PAGE);
+		owners[i].other = map(N * PAGE, PMD, (OWNERS - i) * PAGE);
 		owners[i].number = i + 1;
 		owners[i].seed = mode * 100 + i;
 	}
+	file->fd = memfd_create("words", 0);
+	if (file->fd < 0 || ftruncate(file->fd, N * PAGE) ||
+	    mmap(file->at, N * PAGE, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED,
+		 file->fd, 0) != file->at)
+		die("memfd");
 	ksm(owners);
 	for (int i = 0; i < OWNERS; i++)
-		pthread_create(&threads[i], 0, own, &owners[i]);
+		pthread_create(&threads[i], 0, i == OWNERS - 1 ? own_file : own, &owners[i]);
 	pthread_create(&threads[OWNERS], 0, peek, owners);
 	pthread_create(&threads[OWNERS + 1], 0, protect_all, owners);
 	madvise(huge, PMD, MADV_HUGEPAGE);
@@ -326,7 +377,7 @@ int stress(void)
 			shared->wrong++;
 		}
 	}
-	for (int i = 0; i < 10; i++)
+	for (int i = 0; i < 11; i++)
 		steps += shared->steps[i];
 	put("/sys/kernel/mm/ksm/run", "0");
 	printf("STRESS %ld seconds, %ld steps, %ld lockless reads of %ld words, %ld wrong\n",
