@@ -98,7 +98,7 @@ struct ext_kept { };
 #define ext_wp_marker(pte, wp)			(pte)
 #define ext_unmapped(vma, addr, ptep, from)	do { } while (0)
 #define ext_keep(kept, vma, ptep, nr, keeps)	((void)(kept), (void)(keeps))
-#define ext_kept(kept, vma, addr, ptep)		do { } while (0)
+#define ext_kept(kept, vma, addr, ptep)		((void)(addr))
 
 #endif
 #endif
