@@ -268,7 +268,7 @@ static bool em_ready(pte_t *ptep, const struct em_want *want)
 	case BOXED:
 		return want->same && want->word == em_word(link, ptep);
 	case LISTED:
-		if (object_is_shared(link))
+		if (n > list->room || object_is_shared(link))
 			return false;
 		if (list->nr + n <= list->room)
 			return true;
@@ -323,11 +323,23 @@ static struct em_shape em_choose(pte_t *table, const struct em_want *want)
 	return (struct em_shape){ PAGE, PAGE_SIZE };
 }
 
-static void list_fill(struct em_list *list, pte_t *table, unsigned long link)
+/* The words of flagged PTEs, and those to be written, which get their flag later. */
+static void list_fill(struct em_list *list, pte_t *table, const struct em_want *want)
 {
-	for (unsigned int at = 0; link && at < PTRS_PER_PTE; at++)
-		if (flagged(ptep_get(table + at)))
-			list_store(list, at, em_word(link, table + at));
+	unsigned long link = extmeta_link(table);
+	u16 *place = places(list);
+
+	if (!link)
+		return;		/* what is to be written is appended then */
+	for (unsigned int at = 0; at < PTRS_PER_PTE; at++) {
+		bool has = flagged(ptep_get(table + at));
+
+		if (!has && !em_wants(want, at))
+			continue;
+		place[list->nr] = at;
+		list->words[list->nr++] = has ? em_word(link, table + at) :
+						want->words[at - want->first];
+	}
 }
 
 static void page_fill(u64 *page, unsigned long link)
@@ -350,7 +362,7 @@ static void page_fill(u64 *page, unsigned long link)
 }
 
 /* Put the words of flagged PTEs into @p, and link the table to it. */
-static void em_convert(struct mm_struct *mm, pte_t *table,
+static void em_convert(struct mm_struct *mm, pte_t *table, const struct em_want *want,
 		       const struct em_shape *shape, void *p)
 {
 	struct ptdesc *pt = extmeta_table(table);
@@ -360,7 +372,7 @@ static void em_convert(struct mm_struct *mm, pte_t *table,
 	if (shape->kind == BOXED)
 		((struct em_list *)p)->words[0] = shape->word;
 	else if (shape->kind == LISTED)
-		list_fill(p, table, link);
+		list_fill(p, table, want);
 	else if (shape->kind == PAGE)
 		page_fill(p, link);
 	account(mm, shape->bytes - link_bytes(link));
@@ -400,7 +412,7 @@ static int em_reserve(struct mm_struct *mm, pmd_t *pmd, const struct em_want *wa
 			return -ENOMEM;
 	}
 	if (!ready)
-		em_convert(mm, table, &shape, p);
+		em_convert(mm, table, want, &shape, p);
 	pte_unmap_unlock(table, ptl);
 	if (ready)
 		object_put(p, bytes);
@@ -444,6 +456,17 @@ int extmeta_move_prepare(struct mm_struct *mm, pmd_t *dst, pmd_t *src)
 	return em_reserve(mm, dst, &want) == -ENOMEM ? -ENOMEM : 0;
 }
 
+static void list_words_move(struct em_list *list, pte_t *dst, pte_t *src,
+			    unsigned int nr, unsigned long to)
+{
+	for (unsigned int i = 0; i < list->nr; i++) {
+		unsigned int at = places(list)[i] - place_of(src);
+
+		if (at < nr && flagged(ptep_get(src + at)))
+			em_store(to, dst + at, list->words[i]);
+	}
+}
+
 void extmeta_move_words(struct mm_struct *mm, pte_t *dst, pte_t *src,
 			unsigned int nr)
 {
@@ -455,6 +478,8 @@ void extmeta_move_words(struct mm_struct *mm, pte_t *dst, pte_t *src,
 	if (KIND(from) == PAGE && KIND(to) == PAGE)
 		memcpy((u64 *)object(to) + place_of(dst),
 		       (u64 *)object(from) + place_of(src), nr * sizeof(u64));
+	else if (KIND(from) == LISTED && SIDE(from) != SIDE(to))
+		list_words_move(object(from), dst, src, nr, to);
 	else if (KIND(to) >= LISTED)
 		for (unsigned int i = 0; i < nr; i++)
 			if (flagged(ptep_get(src + i)))
