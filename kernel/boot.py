@@ -16,8 +16,13 @@ from kernels import HERE, Failed, run
 from extmeta.cost.kernel.guest import cpio
 
 QEMU = "qemu-system-x86_64"
-ICOUNT = ("-accel", "tcg,thread=single", "-icount", "shift=0,sleep=off", "-smp", "1")
-TWO = ("-accel", "tcg,thread=multi", "-smp", "2")
+# The guest's clocks count its instructions, and begin at the same time in each boot.
+ICOUNT = (
+    *("-accel", "tcg,thread=single", "-icount", "shift=0,sleep=off", "-smp", "1"),
+    *("-rtc", "base=2026-01-01T00:00:00,clock=vm"),
+)
+# Two sockets: without ACPI, Linux finds in SeaBIOS's table one processor a socket.
+TWO = ("-accel", "tcg,thread=multi", "-smp", "2,sockets=2")
 CFLAGS = ("-O2", "-Wall", "-Wextra", "-Wno-sign-compare", "-static", "-pthread")
 SECONDS = 3600
 

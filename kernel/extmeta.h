@@ -232,6 +232,7 @@ static __always_inline void ext_loop_words(pte_t *dst, pte_t *src, bool flagged,
 }
 
 #ifdef CONFIG_EXTMETA_SITES
+#include <asm/delay.h>
 /* a macro of a function's name calls the function */
 #define ext_site(cond)							\
 	do {								\
@@ -242,8 +243,9 @@ static __always_inline void ext_loop_words(pte_t *dst, pte_t *src, bool flagged,
 	({ ext_site(true); ext_table_init(pt); })
 #define ext_table_fini(mm, pt)						\
 	({ ext_site((pt)->pt_index); ext_table_fini(mm, pt); })
+/* slow, so that a writer of a word waits for the PTL of a collapse that scans */
 #define ext_flagged(pte)						\
-	({ bool __r = ext_flagged(pte); ext_site(__r); __r; })
+	({ bool __r = ext_flagged(pte); ext_site(__r); udelay(1); __r; })
 #define ext_swp_clear(pte)						\
 	({ pte_t __p = (pte); ext_site(pte_swp_ext(__p)); ext_swp_clear(__p); })
 #define ext_carry(to, from)						\

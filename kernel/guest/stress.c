@@ -20,6 +20,7 @@
 
 #define OWNERS	4	/* the last one's pages are a file's */
 #define N	1100l	/* pages of an owner: more than two tables */
+#define RACE_SECONDS 5	/* in each mode */
 
 static atomic_int stop;
 static struct shared { atomic_long wrong, steps[16], peeks; } *shared;
@@ -285,6 +286,18 @@ static void *collapse(void *at)
 	return 0;
 }
 
+static void spin(long microseconds)
+{
+	struct timespec now, end;
+
+	clock_gettime(CLOCK_MONOTONIC, &end);
+	end.tv_nsec += microseconds * 1000;
+	do {
+		clock_gettime(CLOCK_MONOTONIC, &now);
+		now.tv_nsec += (now.tv_sec - end.tv_sec) * 1000000000l;
+	} while (now.tv_nsec < end.tv_nsec);
+}
+
 static void *race(void *at)
 {
 	for (u64 word = 1; !stop; word++) {
@@ -298,9 +311,31 @@ static void *race(void *at)
 			stop = 1;
 		}
 		words(EXTMETA_IOC_SET, (char *)at + 300 * PAGE, 1, &zero);
-		usleep(word % 64 * 20);	/* a collapse may begin */
+		spin(word % 64 * 32);	/* a collapse may begin */
 	}
 	return 0;
+}
+
+/*
+ * Only these two run. While a collapse scans the table, the other waits for its
+ * lock; it sets the word before the collapse has mmap_lock for write, so that
+ * __collapse_huge_page_isolate() finds the word. EXTMETA_SITES makes the scan slow.
+ */
+static void collapse_and_race(long seconds)
+{
+	char *huge = map(PMD, PMD, 0);
+	pthread_t threads[2];
+
+	madvise(huge, PMD, MADV_HUGEPAGE);
+	touch(huge, 512, 1);
+	pthread_create(&threads[0], 0, collapse, huge);
+	pthread_create(&threads[1], 0, race, huge);
+	sleep(seconds);
+	stop = 1;
+	for (int i = 0; i < 2; i++)
+		pthread_join(threads[i], 0);
+	stop = 0;
+	munmap(huge, PMD);
 }
 
 /* KSM merges pages of the owners that have the same contents. */
@@ -316,12 +351,12 @@ static void ksm(struct owner *owners)
 static void run(int mode, long seconds)
 {
 	struct owner owners[OWNERS] = { 0 };
-	pthread_t threads[OWNERS + 5];
 	struct owner *file = &owners[OWNERS - 1];
-	char *huge = map(PMD, PMD, 0);
+	pthread_t threads[OWNERS + 3];
 
 	set_mode(mode);
 	stop = 0;
+	collapse_and_race(RACE_SECONDS);
 	for (int i = 0; i < OWNERS; i++) {
 		owners[i].at = map(N * PAGE, PMD, (OWNERS - 1 - i) * PAGE);
 		owners[i].other = map(N * PAGE, PMD, (OWNERS - i) * PAGE);
@@ -338,15 +373,11 @@ static void run(int mode, long seconds)
 		pthread_create(&threads[i], 0, i == OWNERS - 1 ? own_file : own, &owners[i]);
 	pthread_create(&threads[OWNERS], 0, peek, owners);
 	pthread_create(&threads[OWNERS + 1], 0, protect_all, owners);
-	madvise(huge, PMD, MADV_HUGEPAGE);
-	touch(huge, 512, 1);
-	pthread_create(&threads[OWNERS + 2], 0, collapse, huge);
-	pthread_create(&threads[OWNERS + 3], 0, race, huge);
-	pthread_create(&threads[OWNERS + 4], 0, compact, 0);
+	pthread_create(&threads[OWNERS + 2], 0, compact, 0);
 	for (long i = 0; i < seconds && !stop; i++)
 		sleep(1);
 	stop = 1;
-	for (int i = 0; i < OWNERS + 5; i++)
+	for (int i = 0; i < OWNERS + 3; i++)
 		pthread_join(threads[i], 0);
 }
 
