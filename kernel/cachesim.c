@@ -3,7 +3,7 @@
  * A TCG plugin of qemu: instructions, data accesses, bytes read and written, and
  * misses in modelled data caches, by phase. A phase begins at the guest's
  * instruction nopl 0x454d57NN(%rax) with NN != 0, and ends at the one with NN = 0
- * (guest/measure.c). With fn=NN also instructions by translated block.
+ * (guest/measure.c). With fn=NN no caches, but instructions by translated block.
  *
  *	qemu-system-x86_64 ... -plugin cachesim.so,out=FILE[,fn=NN]
  *
@@ -179,7 +179,8 @@ static void on_translation(plugin_id id, struct tb *tb)
 			qemu_plugin_register_vcpu_insn_exec_cb(insn, on_mark, 0,
 							       (void *)(intptr_t)code[3]);
 		qemu_plugin_register_vcpu_insn_exec_inline(insn, 0, &now.instructions, 1);
-		qemu_plugin_register_vcpu_mem_cb(insn, on_access, 0, 3, NULL);
+		if (by_function < 0)
+			qemu_plugin_register_vcpu_mem_cb(insn, on_access, 0, 3, NULL);
 	}
 }
 

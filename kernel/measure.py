@@ -2,8 +2,9 @@
 
 Each form is booted under icount, where the guest's clock counts its instructions, and
 some of them once more with a model of data caches. The load of this machine changes
-nothing. What was measured is kept beside the kernels, so a run that was stopped goes on. `python kernel/measure.py functions FORM OPERATION` prints the instructions a PTE
-of one operation by kernel function.
+nothing. What was measured is kept beside the kernels, so a run that was stopped goes on.
+`python kernel/measure.py functions FORM OPERATION` prints the instructions a PTE of one
+operation by kernel function.
 """
 
 import bisect
@@ -23,12 +24,14 @@ from kernels import (
     FOLDER,
     HERE,
     PATCH,
+    PROGRAM,
     SHA256,
     VERSION,
     Failed,
     build,
     compiler,
     digest,
+    digest_of,
     run,
     say,
     sources,
@@ -73,8 +76,9 @@ CACHED = (
     "linked, side page shared",
     "adjacent, copied at once",
 )
-# Booted twice, to see if counts repeat.
+# Booted once more with other random numbers from qemu, to see if counts repeat.
 TWICE = (STOCK, "linked, side page shared")
+SEEDS = 1, 2
 MIB, CACHE_MIB, RUNS = 64, 16, 2
 
 
@@ -90,13 +94,14 @@ def line(form: str, mib: int, runs: int) -> str:
     _variant, percent, mode = FORMS[form]
     equal = int("equal words" in form)
     what = f"pct={percent} mode={mode} equal={equal}"
-    return f"quiet do=measure mib={mib} runs={runs} {what}"
+    # norandmaps: mappings and stacks have the same addresses in each boot.
+    return f"quiet norandmaps do=measure mib={mib} runs={runs} {what}"
 
 
 def kept(what: str, form: str, measure: Callable[[], Any]) -> Any:
-    """Return what was measured before of the same sources, or measure and keep it."""
+    """Return what was measured before of the same kernel, or measure and keep it."""
     kernel = build(FORMS[form][0])
-    of = f"{sources()} {digest(kernel)} {form} {what} {FORMS[form]} {RUNS}"
+    of = f"{digest_of(PROGRAM)} {digest(kernel)} {form} {what} {FORMS[form]} {RUNS}"
     path = FOLDER / "counts" / hashlib.sha256(of.encode()).hexdigest()
     if not path.exists():
         say(f"{what}: {form}")
@@ -106,25 +111,26 @@ def kept(what: str, form: str, measure: Callable[[], Any]) -> Any:
     return json.loads(path.read_text())
 
 
-def counted(form: str) -> dict[str, float]:
+def counted(form: str, seed: int = SEEDS[0]) -> dict[str, float]:
     """Boot a form; return the instructions a PTE of each operation, in the last run.
 
     `side_bytes` is there too: the bytes of side memory of a table.
     """
-    output = boot(build(FORMS[form][0]), line(form, MIB, RUNS))
+    more = ("-seed", str(seed))
+    output = boot(build(FORMS[form][0]), line(form, MIB, RUNS), more=more)
     return {
         name: float(values.split()[-1])
         for name, values in re.findall(r"^RESULT (\w+) (.*)$", output, re.MULTILINE)
     }
 
 
-def traced(form: str, more: str = "", runs: int = 1) -> list[str]:
-    """Boot a form with the cache model; return what the model wrote."""
+def traced(form: str, mib: int, runs: int, more: str = "") -> list[str]:
+    """Boot a form with the plugin; return what the plugin wrote."""
     with tempfile.TemporaryDirectory(prefix="extmeta-cache-") as name:
         scratch = Path(name)
         out = scratch / "out"
         arguments = ("-plugin", f"{plugin(scratch)},out={out}{more}")
-        boot(build(FORMS[form][0]), line(form, CACHE_MIB, runs), more=arguments)
+        boot(build(FORMS[form][0]), line(form, mib, runs), more=arguments)
         return out.read_text().splitlines()
 
 
@@ -132,7 +138,7 @@ def cached(form: str) -> dict[str, list[float]]:
     """Return accesses, bytes read, bytes written, misses in L1, L2 and L3, a PTE."""
     names, ptes = phases(), CACHE_MIB * 256
     found = {}
-    for row in traced(form):
+    for row in traced(form, CACHE_MIB, 1):
         word, number, _instructions, *counts = row.split()
         if word == "PHASE":
             found[names[int(number) - 16]] = [round(int(c) / ptes, 2) for c in counts]
@@ -140,7 +146,7 @@ def cached(form: str) -> dict[str, list[float]]:
 
 
 def functions(form: str, operation: str) -> None:
-    """Print the instructions a PTE of an operation by function of the kernel."""
+    """Print the instructions a PTE of an operation, in the last run, by kernel function."""
     kernel = build(FORMS[form][0])
     symbols = sorted(
         (int(address, 16), name)
@@ -150,13 +156,15 @@ def functions(form: str, operation: str) -> None:
     starts = [address for address, _name in symbols]
     total: collections.Counter[str] = collections.Counter()
     number = phases().index(operation) + 16
-    for row in traced(form, f",fn={number}", RUNS):
-        if row.startswith("FN "):
+    for row in traced(form, MIB, RUNS, f",fn={number}"):
+        if row.startswith(f"PHASE {number} "):
+            total.clear()  # of the run before
+        elif row.startswith("FN "):
             address, count = int(row.split()[1], 16), int(row.split()[2])
             name = symbols[bisect.bisect(starts, address) - 1][1]
             total[name if address >> 63 else "user"] += count
     for name, count in total.most_common(20):
-        print(f"{name:<40}{count / RUNS / CACHE_MIB / 256:9.2f}")
+        print(f"{name:<40}{count / MIB / 256:9.2f}")
 
 
 def model() -> dict[str, dict[str, float]]:
@@ -184,14 +192,18 @@ def transposed(rows: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
 def measured() -> dict[str, Any]:
     """Measure everything."""
     rows = {form: kept("count", form, partial(counted, form)) for form in FORMS}
-    again = {form: kept("again", form, partial(counted, form)) for form in TWICE}
+    again = {
+        form: kept("again", form, partial(counted, form, SEEDS[1])) for form in TWICE
+    }
     caches = {form: kept("cache", form, partial(cached, form)) for form in CACHED}
-    differ = max(
-        abs(value / rows[form][operation] - 1)
-        for form, row in again.items()
-        for operation, value in row.items()
-        if rows[form][operation]
-    )
+    differ = {
+        operation: max(
+            abs(again[form][operation] / count - 1)
+            for form in TWICE
+            if (count := rows[form][operation])
+        )
+        for operation in phases()
+    }
     return {
         "format": FORMAT,
         "linux": VERSION,
@@ -205,7 +217,7 @@ def measured() -> dict[str, Any]:
         "date": today(),
         "ptes": MIB * 256,
         "runs": RUNS,
-        "boots_differ_by": round(differ, 6),
+        "boots_differ_by": {name: round(value, 6) for name, value in differ.items()},
         "instructions": transposed(rows),
         "side_bytes": {
             form: row["side_bytes"] for form, row in rows.items() if "side_bytes" in row

@@ -21,12 +21,25 @@
 	X(cow_reuse_fault) X(mprotect_ro) X(mprotect_rw) X(uffd_wp_on) X(uffd_wp_off) \
 	X(mremap_ptes) X(mremap_tables) X(fork_3rd) X(cow_copy_fault) X(child_exit3) \
 	X(life_0) X(life_1) X(life_10) X(life_50) X(life_100) \
+	X(life_pages_1) X(life_pages_10) X(life_pages_50) X(life_pages_100) \
 	X(life_tables_1) X(life_tables_10) X(life_tables_50) \
 	X(munmap)
 #define NAME(n) #n,
 #define NUMBER(n) n##_,
 enum { PHASES(NUMBER) NPHASES };
 static const char *const names[] = { PHASES(NAME) };
+
+/* Less than an interrupt of the clock takes, and more than two readings of it. */
+#define TICK	1000
+#define REFRESHES 60
+#define FILL	(10ul << 20)	/* an idle processor keeps 7 MiB of 2 GiB */
+
+/*
+ * Where the pages are at first, and after each mremap(). A table of the second
+ * place has other PTEs than one of the first. No mapping is left behind, so each
+ * run finds the same VMAs.
+ */
+#define PLACE(n) ((char *)(((n) + 1ul) << 40) + ((n) ? PAGE : 0))
 
 static double result[16][NPHASES], *row;
 static double side_bytes;	/* of a table's words, once they are set */
@@ -40,9 +53,39 @@ static inline u64 ticks(void)
 	return (u64)high << 32 | low;
 }
 
+/*
+ * The machine at rest. The page allocator's lists of free pages are filled with
+ * more than they keep on an idle machine; one page less comes back than was
+ * taken, since a list that reaches its limit is emptied. RCU's callbacks run
+ * while we sleep, in virtual time. Each refresh takes an eighth of what is too
+ * much. An operation begins after a tick of the clock.
+ */
+static void rest(void)
+{
+	static char kept[16 * NPHASES * PAGE];
+	static long rests;
+	char *taken = mmap(0, FILL, PROT_READ | PROT_WRITE,
+			   MAP_PRIVATE | MAP_ANONYMOUS | MAP_POPULATE, -1, 0);
+	u64 before, now;
+
+	if (taken == MAP_FAILED)
+		die("fill");
+	kept[rests++ * PAGE] = 1;
+	munmap(taken, FILL);
+	usleep(50000);
+	for (int i = 0; i < REFRESHES; i++)
+		put("/proc/sys/vm/stat_refresh", "1");
+	now = ticks();
+	do {
+		before = now;
+		now = ticks();
+	} while (now - before < TICK);
+}
+
 #define MARK(n) \
 	asm volatile(".byte 0x0f, 0x1f, 0x80, %c0, 0x57, 0x4d, 0x45" :: "i"(n) : "memory")
 #define PHASE(name, statement) do {					\
+		rest();							\
 		MARK(16 + name##_);					\
 		u64 start = ticks();					\
 		statement;						\
@@ -77,8 +120,10 @@ static pid_t waiting_child(int gate[2])
 #define EXIT(name)							\
 	PHASE(name, { close(gate[1]); waitpid(child, &status, 0); })
 
-/* A child writes the words that are not KEEP, and exits. */
-static void life(char *at, u64 *written, int any)
+enum what { NOTHING, WORDS, PAGES };
+
+/* A child writes the words that are not KEEP, or a byte in the pages of those, and exits. */
+static void life(char *at, u64 *written, enum what what)
 {
 	pid_t child = fork();
 	int status;
@@ -86,24 +131,31 @@ static void life(char *at, u64 *written, int any)
 	if (child < 0)
 		die("fork");
 	if (!child) {
-		if (any && device >= 0)
+		if (what == WORDS && device >= 0)
 			words(EXTMETA_IOC_SET, at, pages, written);
+		for (long i = 0; what == PAGES && i < pages; i++)
+			if (written[i] != EXTMETA_KEEP)
+				at[i * PAGE] = 4;
 		_exit(0);
 	}
 	waitpid(child, &status, 0);
 }
 
+static u64 state = 1;
+
 static u64 drawn(void)
 {
-	static u64 state = 1;
-
 	state = state * 6364136223846793005ull + 1442695040888963407ull;
 	return state >> 33;
 }
 
-/* New words for a share of the PTEs at random, or for one PTE in a share of the tables. */
+/*
+ * New words for a share of the PTEs at random, or for one PTE in a share of the
+ * tables. They are the same PTEs in each run.
+ */
 static void draw(u64 *written, const u64 *word, int percent, int tables)
 {
+	state = percent;
 	memset(written, 0xff, pages * sizeof *written);
 	if (tables) {
 		long n = pages / 512, share = (n * percent + 99) / 100;
@@ -117,17 +169,22 @@ static void draw(u64 *written, const u64 *word, int percent, int tables)
 			written[i] = word[i] + 1;
 }
 
-#define LIFE(name, percent, tables)					\
-	draw(written, word, percent, tables);				\
-	PHASE(name, life(at, written, percent))
+#define LIFE(name, percent, what)					\
+	draw(written, word, percent, 0);				\
+	PHASE(name, life(at, written, what))
+#define LIFE_TABLES(name, percent)					\
+	draw(written, word, percent, 1);				\
+	PHASE(name, life(at, written, WORDS))
 
-static void once(char *at, u64 *word, u64 *got, u64 *written, long percent)
+static void once(u64 *word, u64 *got, u64 *written, long percent)
 {
 	size_t length = pages * PAGE;
 	struct uffdio_range range;
 	int gate[2], status, fd;
 	pid_t child;
-	char *to;
+	char *at = PLACE(0), *to;
+
+	map_at(at, length);
 
 	PHASE(touch_fault, touch(at, pages, 1));
 	if (percent) {
@@ -157,21 +214,25 @@ static void once(char *at, u64 *word, u64 *got, u64 *written, long percent)
 	if (ioctl(fd, UFFDIO_UNREGISTER, &range))
 		die("unregister");
 	close(fd);
-	to = map(length, PMD, PAGE);
+	to = PLACE(1);
 	PHASE(mremap_ptes, move(at, length, to));
-	at = map(length, PMD, PAGE);
+	at = PLACE(2);
 	PHASE(mremap_tables, move(to, length, at));
 	FORK(fork_3rd);
 	PHASE(cow_copy_fault, touch(at, pages, 3));
 	EXIT(child_exit3);
-	LIFE(life_0, 0, 0);
-	LIFE(life_1, 1, 0);
-	LIFE(life_10, 10, 0);
-	LIFE(life_50, 50, 0);
-	LIFE(life_100, 100, 0);
-	LIFE(life_tables_1, 1, 1);
-	LIFE(life_tables_10, 10, 1);
-	LIFE(life_tables_50, 50, 1);
+	LIFE(life_0, 0, NOTHING);
+	LIFE(life_1, 1, WORDS);
+	LIFE(life_10, 10, WORDS);
+	LIFE(life_50, 50, WORDS);
+	LIFE(life_100, 100, WORDS);
+	LIFE(life_pages_1, 1, PAGES);
+	LIFE(life_pages_10, 10, PAGES);
+	LIFE(life_pages_50, 50, PAGES);
+	LIFE(life_pages_100, 100, PAGES);
+	LIFE_TABLES(life_tables_1, 1);
+	LIFE_TABLES(life_tables_10, 10);
+	LIFE_TABLES(life_tables_50, 50);
 	if (percent) {
 		words(EXTMETA_IOC_GET, at, pages, got);
 		if (memcmp(word, got, length / 512))
@@ -201,13 +262,13 @@ void measure(void)
 	sleep(5);	/* virtual time, so it is free: the boot's work ends */
 	for (int i = 0; i < runs; i++) {
 		row = result[i];
-		once(map(pages * PAGE, PMD, 0), word, got, written, percent);
+		once(word, got, written, percent);
 	}
 	printf("PTES %ld\n", pages);
 	for (int phase = 0; phase < NPHASES; phase++) {
 		printf("RESULT %s", names[phase]);
 		for (int i = 0; i < runs; i++)
-			printf(" %.2f", result[i][phase]);
+			printf(" %.3f", result[i][phase]);
 		printf("\n");
 	}
 	if (device >= 0) {
