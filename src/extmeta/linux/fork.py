@@ -17,6 +17,7 @@ def copy_mm(mm: Mm) -> Mm:
     """
     table = mm.table.fork()
     child = Mm(table, mm.arch, mm.physical, mm.release, mm.thp, mm.thp_swap)
+    child.collapses_words = mm.collapses_words
     child.clean = mm.clean.copy()
     child.leaves = {base: replace(leaf) for base, leaf in mm.leaves.items()}
     contexts: dict[Any, Any] = {}

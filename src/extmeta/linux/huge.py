@@ -121,12 +121,15 @@ def _collapse_one(mm: Mm, vma: Vma, base: int) -> tuple[int, bool]:
     size = mm.pages_per_leaf
     entries = mm.entries(base, base + size)
     real = ~entries.present | (entries.value >= FIRST_PFN)
+    held = real & mm.has("uffd_wp", entries.vpn)
+    if not mm.collapses_words:
+        held |= mm.flagged(entries.vpn)
     missing = base + size
     if vma.uffd is not None:
         vpns = np.arange(base, base + size, dtype=np.uint64)
-        absent = np.setdiff1d(vpns, entries.vpn[real], assume_unique=True)
+        absent = np.setdiff1d(vpns, entries.vpn[real | held], assume_unique=True)
         missing = int(absent[0]) if len(absent) else missing
-    protected = entries.vpn[real & mm.has("uffd_wp", entries.vpn)]
+    protected = entries.vpn[held]
     if len(protected) and protected[0] < missing:
         return errno.EINVAL, True  # SCAN_PTE_UFFD_WP
     if missing < base + size:

@@ -84,6 +84,12 @@ class Mm:
         fields = table.fields
         self.uffd_wp = fields.mask("uffd_wp") if "uffd_wp" in fields else 0
         self.soft_dirty = fields.mask("soft_dirty") if "soft_dirty" in fields else 0
+        # The other fields, by lane. A PTE with one of these bits has a flag.
+        others = (1 << fields.bits) - 1 & ~(self.uffd_wp | self.soft_dirty)
+        lanes = range(0, 64 * table.encoding.lanes, 64)
+        self.others = np.array([others >> at & 2**64 - 1 for at in lanes], np.uint64)
+        # Whether MADV_COLLAPSE joins PTEs that have a flag.
+        self.collapses_words = True
         # The encoding, if it has one bit for both trackers, by VMA: see `mux`.
         self.one_bit: Compact | None = None
         if isinstance(table.encoding, Compact):
@@ -209,6 +215,12 @@ class Mm:
         if field not in self.table.fields or not len(vpns):
             return np.zeros(len(vpns), np.bool_)
         return np.asarray(self.table.load(vpns, field) != 0)
+
+    def flagged(self, vpns: U64) -> Bools:
+        """Tell which vpns have a word: a bit of a field that is not a tracker's."""
+        if not self.others.any() or not len(vpns):
+            return np.zeros(len(vpns), np.bool_)
+        return np.asarray((self.words(vpns, -1) & self.others).any(axis=1))
 
     # -- MADV_FREE -------------------------------------------------------------
 

@@ -92,6 +92,7 @@ def _split_folios(mm: Mm, vma: Vma, entries: Entries, *, rows_stay: bool) -> Non
             whole
             and int(mapped.vpn[-1] - mapped.vpn[0]) == len(mapped.vpn) - 1
             and len(np.unique(mm.has("uffd_wp", mapped.vpn))) == 1
+            and len(np.unique(mm.flagged(mapped.vpn))) == 1
         )
         if mm.shared_folio(head, len(mapped.vpn)) or (rows_stay and in_one_row):
             continue

@@ -36,9 +36,10 @@ def _with_huge(mm: Mm, entries: Entries) -> Entries:
         whole = mm.entries(start, stop)
         if whole.present.any() or (whole.value == mm.marker).any():
             continue
-        words = np.asarray(mm.table.load(whole.vpn))
+        bits = [mm.has(name, whole.vpn) for name in ("uffd_wp", "soft_dirty")]
+        bits.append(mm.flagged(whole.vpn))
         wanted = np.arange(head, head + mm.pages_per_leaf, dtype=np.uint64)
-        alike = bool((words == words[0]).all())
+        alike = all(len(np.unique(has)) == 1 for has in bits)
         if alike and np.array_equal(mm.physical.cached(whole.value), wanted):
             found.append(whole)
     vpns = np.concatenate([one.vpn for one in found])
