@@ -61,7 +61,8 @@ void init_stop(void)
 	fflush(stdout);
 	tcdrain(STDOUT_FILENO);
 	sync();
-	reboot(RB_POWER_OFF);
+	/* Ends qemu, which was told not to reboot. To power off takes ACPI. */
+	reboot(RB_AUTOBOOT);
 	for (;;)
 		pause();
 }
