@@ -46,6 +46,12 @@ VARIANTS = {
     "sites": "CONFIG_EXTMETA=y\nCONFIG_EXTMETA_SITES=y\n",
     "debug": (HERE / "debug.config").read_text(),
 }
+# Those on which tests/kernel runs programs: their swap is a loop device.
+ORACLE = {
+    f"oracle-{form}": VARIANTS[form] + "CONFIG_BLK_DEV_LOOP=y\n"
+    for form in ("linked", "adjacent")
+}
+VARIANTS |= ORACLE
 # Those that are measured.
 MEASURED = ("stock", "linked", "adjacent", "adaptive", "loop")
 
@@ -238,20 +244,31 @@ def compiled(variant: str) -> Path:
     return source / objects
 
 
-def build(variant: str) -> Path:
-    """Return a variant's vmlinux, built if what it is made of has changed."""
-    kernel, made_of = (
-        FOLDER / f"vmlinux.{variant}",
-        FOLDER / f"vmlinux.{variant}.sha256",
-    )
+def recipe(variant: str) -> str:
+    """Return the sha256 of what a variant is made of."""
     total = hashlib.sha256(VARIANTS[variant].encode())
     for path in (PATCH, HERE / "defconfig", *(HERE / name for name in OURS)):
         total.update(path.read_bytes())
-    if not made_of.exists() or made_of.read_text() != total.hexdigest():
+    return total.hexdigest()
+
+
+def built(variant: str) -> Path | None:
+    """Return a variant's vmlinux; None if it isn't built of what is here now."""
+    made_of = FOLDER / f"vmlinux.{variant}.sha256"
+    if made_of.exists() and made_of.read_text() == recipe(variant):
+        return FOLDER / f"vmlinux.{variant}"
+    return None
+
+
+def build(variant: str) -> Path:
+    """Return a variant's vmlinux, built if what it is made of has changed."""
+    if (found := built(variant)) is None:
+        found = FOLDER / f"vmlinux.{variant}"
+        made_of = FOLDER / f"vmlinux.{variant}.sha256"
         made_of.unlink(missing_ok=True)
-        shutil.copy(compiled(variant) / "vmlinux", kernel)
-        made_of.write_text(total.hexdigest())
-    return kernel
+        shutil.copy(compiled(variant) / "vmlinux", found)
+        made_of.write_text(recipe(variant))
+    return found
 
 
 def main(arguments: Sequence[str]) -> None:
