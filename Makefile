@@ -97,7 +97,8 @@ snapshots: build
 # Random programs on this kernel (GUEST=1: in a qemu guest) and on every encoding;
 # goes on where it was stopped.
 oracle: build $(VENV)/test-ready
-	$(PY) tests/kernel/oracle.py --operations $(or $(N),20000) $(if $(GUEST),--guest) $(ARGS)
+	$(PY) tests/kernel/oracle.py --operations $(or $(N),20000) $(if $(GUEST),--guest) \
+		$(if $(KERNEL),--kernel $(KERNEL)) $(ARGS)
 
 # spin goes through all states of the lockless snapshot, and refutes what is broken.
 models:

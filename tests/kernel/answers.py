@@ -18,6 +18,7 @@ class Kernel:
     thp_swap: bool  # on a device: alloc_swap_scan_cluster() in mm/swapfile.c
     scan: bool
     features: int  # of userfaultfd
+    words: str = "-"  # beside PTEs: "linked" or "adjacent"
 
     @property
     def version(self) -> tuple[int, int]:
@@ -35,6 +36,7 @@ class Kernel:
             said["swap"] == "2",
             said["scan"] == "1",
             int(said["uffd"], 16),
+            said["words"],
         )
 
 
@@ -61,6 +63,10 @@ class Answer:
         pagemap's.
     events : tuple of (process, features, kind, int, int, int)
         What userfaultfds were told: features as bits, three addresses.
+    stored : tuple of (process, addr, pages, word, step)
+        Watched pages whose word has changed. Each page has `step` more.
+    lockless : tuple of (process, addr, word)
+        Pages whose word was another when it was read without the lock.
     """
 
     result: int
@@ -70,6 +76,8 @@ class Answer:
     walk_end: int | None = None
     words: tuple[int, ...] = ()
     events: tuple[Event, ...] = ()
+    stored: tuple[tuple[int, int, int, int, int], ...] = ()
+    lockless: tuple[tuple[int, int, int], ...] = ()
 
 
 def parse(output: str) -> tuple[Kernel, list[tuple[Answer, ...]]]:
@@ -86,6 +94,8 @@ def _programs(lines: Iterator[str]) -> Iterator[tuple[Answer, ...]]:
     regions: list[tuple[int, int, int]] = []
     words: list[int] = []
     events: list[Event] = []
+    stored: list[tuple[int, int, int, int, int]] = []
+    lockless: list[tuple[int, int, int]] = []
 
     def finish() -> None:
         if not head:
@@ -101,9 +111,11 @@ def _programs(lines: Iterator[str]) -> Iterator[tuple[Answer, ...]]:
                 walk_end,
                 tuple(words),
                 tuple(events),
+                tuple(stored),
+                tuple(lockless),
             )
         )
-        for part in (head, changes, regions, words, events):
+        for part in (head, changes, regions, words, events, stored, lockless):
             part.clear()
 
     for line in lines:
@@ -114,6 +126,11 @@ def _programs(lines: Iterator[str]) -> Iterator[tuple[Answer, ...]]:
         elif kind == "s":
             addr, pages, word = (int(v, 16) for v in values[1:])
             changes.append((int(values[0]), addr, pages, word))
+        elif kind == "m":
+            addr, pages, word, step = (int(v, 16) for v in values[1:])
+            stored.append((int(values[0]), addr, pages, word, step))
+        elif kind == "k":
+            lockless.append((int(values[0]), int(values[1], 16), int(values[2], 16)))
         elif kind == "r":
             start, end, categories = (int(v, 16) for v in values)
             regions.append((start, end, categories))
@@ -141,3 +158,10 @@ def run_native(programs: Sequence[Program]) -> tuple[Kernel, list[tuple[Answer, 
 def run_guest(programs: Sequence[Program]) -> tuple[Kernel, list[tuple[Answer, ...]]]:
     """Run programs in the guest, in one boot."""
     return parse(guest.run(text(programs)))
+
+
+def run_patched(
+    form: str, programs: Sequence[Program]
+) -> tuple[Kernel, list[tuple[Answer, ...]]]:
+    """Run programs on the kernel with words in this form, in one boot."""
+    return parse(guest.run(text(programs), patched=form))

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from answers import Answer, Kernel
 from programs import ALL_CATEGORIES, OPERATIONS, PAGE, Kind, Operation, Program
+from words import set_words, words_of
 
 # Bits of a pagemap word: Linux v6.12 fs/proc/task_mmu.c PM_*; guard since 6.15.
 BITS = {
@@ -49,6 +50,8 @@ FEATURE = {
 }
 # They say how many bytes they did, also when they stop with an error.
 FILLS = ("uffd_copy", "uffd_zeropage", "uffd_move")
+# What is compared of the result of other operations.
+COUNTED = (*FILLS, "set_words")
 
 
 @dataclass(frozen=True)
@@ -60,7 +63,8 @@ class Mismatch:
     step : int
         Index of the operation after which it was seen.
     kind : str
-        ``error``, ``scan``, ``word``, ``pagemap`` or ``exception``.
+        ``error``, ``result``, ``event``, ``scan``, ``word`` (of pagemap), ``pagemap``,
+        ``metadata``, ``lockless`` or ``exception``.
     where : str
         The page, for words.
     kernel, model : str
@@ -146,15 +150,18 @@ def error_name(operation: Operation, error: OSError) -> str:
 class Comparison:
     """The processes of one program, on the model's side."""
 
-    def __init__(self, program: Program, model: Any, soft_dirty: bool) -> None:
+    def __init__(self, program: Program, model: Any, kernel: Kernel) -> None:
         self.program = program
-        self.soft_dirty = soft_dirty
+        self.soft_dirty = kernel.soft_dirty
+        self.has_words = kernel.words != "-"
         self.spaces: dict[int, Any] = {0: model}
         self.forks = 0
         # What userfaultfds were told in this operation: by space, features' bits.
         self.told: list[tuple[Any, int, Any]] = []
         # What the kernel shows of each process in each watched range.
         self.shown: dict[tuple[int, int], Any] = {}
+        # The word beside each PTE there.
+        self.stored: dict[tuple[int, int], Any] = {}
 
     def perform(self, operation: Operation) -> Any:
         """Do an operation on the model; return what its method returned."""
@@ -169,7 +176,9 @@ class Comparison:
             else:
                 for start, length in self.program.watch:
                     space.munmap(start, length)
-        else:
+        elif operation.name == "set_words":
+            return set_words(space, operation)
+        elif operation.name != "compact":
             return self.resolving(space, operation)
         return None
 
@@ -229,7 +238,7 @@ class Comparison:
         wanted = "SIGSEGV" if answer.error == "SIGBUS" else answer.error
         if error != wanted:
             return "error", "", wanted or "none", error or "none"
-        if operation.name in FILLS and returned != answer.result:
+        if operation.name in COUNTED and returned != answer.result:
             return "result", "", str(answer.result), str(returned)
         # A userfaultfd's events keep their order; the driver chooses which to read first.
         events = sorted(answer.events, key=lambda event: event[:2])
@@ -242,7 +251,9 @@ class Comparison:
             found = self._scan(answer, returned)
             if found:
                 return found
-        return self._state(answer)
+        return self._state(answer) or (
+            self._metadata(answer) if self.has_words else None
+        )
 
     def _words(
         self, operation: Operation, words: Sequence[int], returned: Any
@@ -271,13 +282,7 @@ class Comparison:
 
     def _state(self, answer: Answer) -> tuple[str, ...] | None:
         for process, addr, pages, word in answer.changes:
-            for start, length in self.program.watch:
-                if start <= addr < start + length:
-                    key = process, start
-                    if key not in self.shown:
-                        self.shown[key] = np.zeros(length // PAGE, np.uint64)
-                    first = (addr - start) // PAGE
-                    self.shown[key][first : first + pages] = word
+            self._part(self.shown, process, addr, pages)[:] = word
         for process, space in self.spaces.items():
             for start, length in self.program.watch:
                 theirs = self.shown.get((process, start))
@@ -292,6 +297,43 @@ class Comparison:
                         f"process {process} {start + at * PAGE:#x}",
                         describe(int(theirs[at])),
                         describe(int(ours[at])),
+                    )
+        return None
+
+    def _part(
+        self, of: dict[tuple[int, int], Any], process: int, addr: int, pages: int
+    ) -> Any:
+        """Return the part of what is known of a process that an answer is about."""
+        (start, length), *_ = (w for w in self.program.watch if 0 <= addr - w[0] < w[1])
+        whole = of.setdefault((process, start), np.zeros(length // PAGE, np.uint64))
+        first = (addr - start) // PAGE
+        return whole[first : first + pages]
+
+    def _metadata(self, answer: Answer) -> tuple[str, ...] | None:
+        """Compare the words beside PTEs, as far as the model's words are wide."""
+        for process, addr, pages, word, step in answer.stored:
+            words = word + np.arange(pages, dtype=np.uint64) * np.uint64(step)
+            self._part(self.stored, process, addr, pages)[:] = words
+        for process, addr, word in answer.lockless:
+            under = int(self._part(self.stored, process, addr, 1)[0])
+            return (
+                "lockless",
+                f"process {process} {addr:#x}",
+                f"{word:#x}, under the lock {under:#x}",
+                "one word",
+            )
+        for process, space in self.spaces.items():
+            for start, length in self.program.watch:
+                ours = words_of(space, start, length)
+                theirs = self.stored.get((process, start), np.zeros_like(ours))
+                theirs = theirs & np.uint64((1 << space.table.fields["word"]) - 1)
+                if not np.array_equal(theirs, ours):
+                    at = int(np.flatnonzero(theirs != ours)[0])
+                    return (
+                        "metadata",
+                        f"process {process} {start + at * PAGE:#x}",
+                        f"{int(theirs[at]):#x}",
+                        f"{int(ours[at]):#x}",
                     )
         return None
 
@@ -318,7 +360,8 @@ def compare(
     model : AddressSpace
         An empty one; it is changed.
     kernel : Kernel
-        Whose answers: without MEM_SOFT_DIRTY that bit is not compared.
+        Whose answers: without MEM_SOFT_DIRTY that bit is not compared, and words only
+        if it has them.
     refusals : tuple of exception types
         By which the model says that it can't express something.
 
@@ -328,7 +371,7 @@ def compare(
         After each operation its errno, PAGEMAP_SCAN's answer, and every watched
         pagemap word of every process were compared.
     """
-    comparison = Comparison(program, model, kernel.soft_dirty)
+    comparison = Comparison(program, model, kernel)
     for step, (operation, answer) in enumerate(
         zip(program.operations, answers, strict=True)
     ):

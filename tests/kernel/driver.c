@@ -4,6 +4,7 @@
  *
  *	program NAME
  *	watch ADDRESS LENGTH		show these pages after every operation
+ *	mode N				how fork copies words: see kernel/extmeta.h
  *	PROCESS OPERATION ARGUMENT...	as in the table below
  *	end
  *	time OPERATION PAGES ROUNDS	outside of programs: see timing.c
@@ -11,7 +12,7 @@
  * Each program starts with a fresh process 0; `fork` starts the next number.
  * Answers on stdout:
  *
- *	kernel RELEASE soft_dirty B swap B scan B uffd FEATURES
+ *	kernel RELEASE soft_dirty B swap B scan B uffd FEATURES words FORM
  *	program NAME
  *	= RESULT ERROR [WALK_END]	one for each operation; ERROR is -, the
  *					errno's name or a signal's
@@ -20,6 +21,9 @@
  *	w WORD				a word of pagemap, as read
  *	s PROCESS ADDRESS PAGES WORD	watched pages that have changed: flags,
  *					and all of a PTE marker
+ *	m PROCESS ADDRESS PAGES WORD STEP	watched pages whose word has changed:
+ *					WORD, WORD + STEP, ...
+ *	k PROCESS ADDRESS WORD		the word of a lockless read, if it differs
  *	end
  *
  * One conductor (this process) reads the text and tells each process over its
@@ -51,7 +55,6 @@ enum {
 	PROCESSES = 8,
 	UFFDS = 12,
 	WATCHES = 4,
-	WATCHED_PAGES = 2048,
 	REGIONS = 4096,
 	ARGUMENTS = 9,
 	TIMEOUT_MS = 60000,
@@ -145,8 +148,8 @@ enum operation {
 	MMAP, MUNMAP, MPROTECT, READ, WRITE, MADVISE, MREMAP, FORK, EXIT,
 	UFFD_REGISTER, UFFD_UNREGISTER, UFFD_WRITEPROTECT,
 	UFFD_COPY, UFFD_ZEROPAGE, UFFD_MOVE, UFFD_WAKE,
-	CLEAR_REFS, PAGEMAP, PAGEMAP_SCAN,
-	UFFD_OPEN, /* from here on not in programs */
+	CLEAR_REFS, PAGEMAP, PAGEMAP_SCAN, SET_WORDS, COMPACT,
+	UFFD_OPEN, READ_WORDS, /* from here on not in programs */
 };
 
 static const struct {
@@ -175,6 +178,9 @@ static const struct {
 	/* start end flags inverted mask anyof return max_pages vec_len */
 	[PAGEMAP_SCAN] = {"pagemap_scan", {NUMBER, NUMBER, SCAN_FLAGS, CATEGORIES,
 		CATEGORIES, CATEGORIES, CATEGORIES, NUMBER, NUMBER}},
+	/* start length word step every: WORD, and STEP more for each page */
+	[SET_WORDS] = {"set_words", {NUMBER, NUMBER, NUMBER, NUMBER, NUMBER}},
+	[COMPACT] = {"compact", {NULL}},
 };
 
 struct request {
@@ -421,6 +427,12 @@ static void obey(int self, int commands[][2], int replies)
 		case UFFD_MOVE:
 			answer = move_pages(a);
 			break;
+		case SET_WORDS:
+			answer.result = words_set(a);
+			break;
+		case READ_WORDS:
+			answer.result = words_read(a[0], a[1]);
+			break;
 		case UFFD_OPEN:
 			answer.result = fetched = uffd_open(a[0], NULL);
 			break;
@@ -444,7 +456,7 @@ static struct process {
 		u64 features;
 	} uffds[UFFDS];
 	int nr_uffds, uffd; /* the one last used to register */
-	u64 seen[WATCHED_PAGES];
+	u64 seen[WATCHED_PAGES], words[WATCHED_PAGES];
 } processes[PROCESSES];
 
 static int nr_processes, nr_watches, nr_watched, waiting_child;
@@ -541,6 +553,7 @@ static void add_process(int number, int pid)
 	if (p->pagemap < 0 || p->pidfd < 0)
 		die("process %d: %s", number, strerror(errno));
 	memset(p->seen, 0, sizeof(p->seen));
+	memset(p->words, 0, sizeof(p->words));
 }
 
 /* Wait until it is gone, its memory too. */
@@ -661,11 +674,11 @@ static int find_uffd(int number, u64 features)
 	return fd;
 }
 
-static int clear_refs(int pid)
+static int write_and_close(int fd, const char *text)
 {
-	int fd = proc_open(pid, "clear_refs", O_WRONLY), result, error;
+	int result, error;
 
-	result = fd >= 0 && write(fd, "4", 1) == 1 ? 0 : -1;
+	result = fd >= 0 && write(fd, text, strlen(text)) > 0 ? 0 : -1;
 	error = errno;
 	close(fd);
 	errno = error;
@@ -757,8 +770,19 @@ static struct answer perform(int number, struct request request,
 		break;
 	}
 	case CLEAR_REFS:
-		answer.result = clear_refs(p->pid);
+		answer.result = write_and_close(
+			proc_open(p->pid, "clear_refs", O_WRONLY), "4");
 		break;
+	case COMPACT:
+		answer.result = write_and_close(
+			open("/proc/sys/vm/compact_memory", O_WRONLY), "1");
+		break;
+	case SET_WORDS:
+		if (!words_there())
+			die("this kernel has no words");
+		if (a[1] / PAGE > WATCHED_PAGES || !a[4])
+			die("set_words: %" PRIu64 " bytes, every %" PRIu64, a[1], a[4]);
+		return ask(number, request);
 	case PAGEMAP_SCAN:
 		return scan(p->pagemap, a, regions);
 	case PAGEMAP:
@@ -850,10 +874,29 @@ static void print_changes(int number)
 	}
 }
 
+static void print_words_that_changed(int number)
+{
+	u64 *seen = processes[number].words;
+	int w;
+
+	for (w = 0; w < nr_watches; w++) {
+		u64 start = watches[w].start, pages = watches[w].pages;
+		struct request request = {READ_WORDS, {start, pages}};
+		struct answer answer = ask(number, request);
+
+		if (answer.result < 0)
+			die("words of %#" PRIx64 ": %s", start, strerror(answer.error));
+		words_print(number, start, pages, seen);
+		seen += pages;
+	}
+}
+
 static void start_program(const char *name)
 {
 	int i, pid;
 
+	if (words_there())
+		words_mode(0);
 	if (pipe(replies))
 		die("pipe: %s", strerror(errno));
 	for (i = 0; i < PROCESSES; i++)
@@ -891,6 +934,7 @@ static void end_program(void)
 	for (i = 0; i < nr_processes; i++)
 		remove_process(&processes[i]);
 	nr_processes = 0;
+	words_end();
 	puts("end");
 	fflush(stdout);
 }
@@ -928,9 +972,24 @@ static void operate(char *first, char **rest)
 	request = parse_operation(name, rest);
 	answer = perform((int)number, request, regions);
 	print_answer(&processes[number], request, answer, regions);
-	for (i = 0; i < nr_processes; i++)
-		if (processes[i].pid)
-			print_changes(i);
+	for (i = 0; i < nr_processes; i++) {
+		if (!processes[i].pid)
+			continue;
+		print_changes(i);
+		if (words_there())
+			print_words_that_changed(i);
+	}
+}
+
+static void mode(char **rest)
+{
+	char *text = strtok_r(NULL, " \t\n", rest);
+
+	if (!text || strtok_r(NULL, " \t\n", rest))
+		die("mode has one argument");
+	if (!words_there())
+		die("this kernel has no words");
+	words_mode(parse(text, NUMBER));
 }
 
 static void clock(char **rest)
@@ -985,9 +1044,9 @@ static void introduce(void)
 	uname(&name);
 	have_swap = has_swap();
 	/* A new mapping is soft-dirty, where that exists. */
-	printf("kernel %s soft_dirty %d swap %d scan %d uffd %" PRIx64 "\n",
+	printf("kernel %s soft_dirty %d swap %d scan %d uffd %" PRIx64 " words %s\n",
 	       name.release, (int)(word >> 55 & 1), have_swap,
-	       scan(pagemap, all, &region).result >= 0, features);
+	       scan(pagemap, all, &region).result >= 0, features, words_open());
 	fflush(stdout);
 	if (uffd >= 0)
 		close(uffd);
@@ -1041,6 +1100,8 @@ int main(void)
 			end_program();
 		} else if (!strcmp(first, "watch")) {
 			watch(&rest);
+		} else if (!strcmp(first, "mode")) {
+			mode(&rest);
 		} else {
 			operate(first, &rest);
 		}

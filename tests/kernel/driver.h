@@ -8,6 +8,8 @@
 
 typedef uint64_t u64;
 
+enum { WATCHED_PAGES = 2048 };
+
 /* include/uapi/linux/userfaultfd.h (Linux v6.12) */
 #define WP_ASYNC (1UL << 15)
 #define WP_UNPOPULATED (1UL << 13)
@@ -48,6 +50,25 @@ int proc_open(int pid, const char *name, int flags);
 /* Print the ticks of `rounds` rounds of an operation on `pages` pages; -1 if
  * there is no operation of that name. */
 int time_operation(const char *name, u64 pages, u64 rounds);
+
+/* Open the device. Returns the form of the kernel's words; "-" if it has none. */
+const char *words_open(void);
+int words_there(void);
+
+/* How fork copies words from now on: EXTMETA_IOC_MODE. */
+void words_mode(u64 mode);
+
+/* Check that no process has left a side page. */
+void words_end(void);
+
+/* In a process: do a `set_words`. Returns the number of words written, or -1. */
+int64_t words_set(const u64 *arguments);
+
+/* In a process: read the words of these pages for words_print(). */
+int64_t words_read(u64 start, u64 pages);
+
+/* Print the words that were read and differ from `seen`, which they become. */
+void words_print(int process, u64 start, u64 pages, u64 *seen);
 
 /* As /init: mount, make swap, and take stdin and stdout for the programs. */
 void guest_start(void);

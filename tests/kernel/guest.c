@@ -1,7 +1,7 @@
 /* The driver as /init of a virtual machine that has nothing but it.
  *
  * To what the package's init.c has, this adds swap: a loop device on a file in
- * memory (/loop.ko). Like a disk it is asynchronous, which zram and brd are not,
+ * memory. Its module is /loop.ko, unless the kernel has it built in. Like a disk it is asynchronous, which zram and brd are not,
  * and those take another path in do_swap_page().
  */
 #include "driver.h"
@@ -30,15 +30,16 @@ static void write_swap_header(int fd)
 static void make_swap(void)
 {
 	int module = open("/loop.ko", O_RDONLY);
-	int file = open("/swap", O_RDWR | O_CREAT, 0600), loop;
+	int file, loop;
 
-	if (module < 0)
-		return;
-	if (syscall(SYS_finit_module, module, "", 0))
+	if (module >= 0 && syscall(SYS_finit_module, module, "", 0))
 		die("loop.ko: %s", strerror(errno));
-	write_swap_header(file);
 	loop = open("/dev/loop0", O_RDWR);
-	if (loop < 0 || ioctl(loop, LOOP_SET_FD, file) || swapon("/dev/loop0", 0))
+	if (loop < 0)
+		return;
+	file = open("/swap", O_RDWR | O_CREAT, 0600);
+	write_swap_header(file);
+	if (ioctl(loop, LOOP_SET_FD, file) || swapon("/dev/loop0", 0))
 		die("swap on /dev/loop0: %s", strerror(errno));
 }
 

@@ -13,7 +13,7 @@ import tempfile
 from pathlib import Path
 
 HERE = Path(__file__).parent
-SOURCES = ("driver.c", "timing.c", "guest.c")
+SOURCES = ("driver.c", "words.c", "timing.c", "guest.c")
 FLAGS = ("-O2", "-std=gnu11", "-Wall", "-Wextra", "-Werror", "-static")
 
 SWAP_NAME = "extmeta-oracle-"  # then a random part

@@ -2,6 +2,7 @@
 
     python tests/kernel/oracle.py --operations 100000
     python tests/kernel/oracle.py --operations 100000 --guest
+    python tests/kernel/oracle.py --operations 100000 --kernel linked
     python tests/kernel/oracle.py --program FILE
 
 A campaign goes on where it was stopped: its state file has the seed and what is
@@ -15,13 +16,15 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import native
-from answers import Kernel, run_guest, run_native
+import words
+from answers import Kernel, run_guest, run_native, run_patched
 from comparison import Mismatch, Refusal, compare
-from programs import MENUS, Menu, Program, random_programs, smaller
+from programs import FORK_MODES, MENUS, Menu, Program, random_programs, smaller
 from rich.console import Console
 from rich.progress import (
     BarColumn,
@@ -39,11 +42,11 @@ Run = Callable[[Sequence[Program]], tuple[Kernel, list[Any]]]
 Model = Callable[[Kernel], Any]
 
 # Programs for one start of the driver. A boot takes as long as a thousand.
-BATCH = {"native": 1000, "guest": 3000}
+BATCH = {"native": 1000, "guest": 3000, "linked": 1000, "adjacent": 1000}
 # Mismatches of one kind that are made smaller; the others are counted.
 SHRUNK_OF_A_KIND = 2
 # A round in the guest is a boot.
-SHRINK_ROUNDS = {"native": 40, "guest": 10}
+SHRINK_ROUNDS = {"native": 40, "guest": 10, "linked": 10, "adjacent": 10}
 
 
 @dataclass
@@ -75,17 +78,22 @@ class State:
 
 
 def address_space(encoding: str) -> Model:
-    """Return what makes an AddressSpace with the bits that a kernel has."""
+    """Return what makes an AddressSpace with the bits and words that a kernel has."""
 
     def make(kernel: Kernel) -> Any:
         bits = {"uffd_wp": 1, "soft_dirty": 1} if kernel.soft_dirty else {"uffd_wp": 1}
-        return em.AddressSpace(
+        if kernel.words != "-":
+            bits["word"] = words.width_of(encoding)
+        space = em.AddressSpace(
             em.Fields(**bits),
             encoding,
             arch="x86_64",
             release=kernel.release,
             thp_swap=kernel.thp_swap,
         )
+        if kernel.words != "-":
+            words.follow_the_prototype(space)
+        return space
 
     return make
 
@@ -129,7 +137,7 @@ def shrink(
     All candidates of a round run together: in the guest a run is a boot.
     """
     for _ in range(rounds):
-        cut = Program(program.operations[: mismatch.step + 1], program.watch)
+        cut = program.of(program.operations[: mismatch.step + 1])
         candidates = smaller(cut)
         for candidate, found in zip(
             candidates, check(candidates, run, model), strict=True
@@ -139,7 +147,7 @@ def shrink(
                 break
         else:
             return cut, mismatch
-    return Program(program.operations[: mismatch.step + 1], program.watch), mismatch
+    return program.of(program.operations[: mismatch.step + 1]), mismatch
 
 
 def report(program: Program, mismatch: Mismatch, encoding: str, kernel: str) -> str:
@@ -147,7 +155,7 @@ def report(program: Program, mismatch: Mismatch, encoding: str, kernel: str) -> 
     return (
         f"# {mismatch}\n"
         f"# encoding {encoding}, Linux {kernel}\n"
-        "# What the kernel does: compile tests/kernel/{driver,timing,guest}.c\n"
+        "# What the kernel does: compile tests/kernel/{driver,words,timing,guest}.c\n"
         "# into one static program and give it this file on stdin.\n"
         "# Both: python tests/kernel/oracle.py --program THIS_FILE\n"
         f"{program.text('mismatch')}"
@@ -316,7 +324,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         "encoding. Goes on where it was stopped."
     )
     parser.add_argument("--operations", type=int, default=20_000, metavar="N")
-    parser.add_argument("--guest", action="store_true", help="in the qemu guest")
+    where = parser.add_mutually_exclusive_group()
+    where.add_argument("--guest", action="store_true", help="in the qemu guest")
+    where.add_argument(
+        "--kernel",
+        choices=list(FORK_MODES),
+        help="in a guest whose kernel has words beside PTEs in this form",
+    )
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument(
         "--encodings",
@@ -333,16 +347,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     args = parser.parse_args(argv)
     console = Console(stderr=True)
-    where = "guest" if args.guest else "native"
-    run = run_guest if args.guest else run_native
+    where = args.kernel or ("guest" if args.guest else "native")
+    run: Run = run_guest if args.guest else run_native
     menus: tuple[Menu, ...] = MENUS
+    if args.kernel:
+        run = partial(run_patched, args.kernel)
+        menus = tuple(menu.with_words(FORK_MODES[args.kernel]) for menu in MENUS)
     if not hasattr(em, "AddressSpace"):
         console.print("oracle: this extmeta has no AddressSpace to compare with")
         return 2
     directory = args.directory or (
         Path(__file__).parents[2] / "build" / "oracle" / f"{where}-{args.seed}"
     )
-    with nullcontext() if args.guest else native.swap() as no_swap:
+    with native.swap() if where == "native" else nullcontext() as no_swap:
         if no_swap:
             console.print(f"oracle: no swap: {no_swap}; PAGEOUT is left out")
             menus = tuple(menu.without("PAGEOUT") for menu in MENUS)

@@ -74,6 +74,11 @@ OPERATIONS: dict[str, dict[str, Kind]] = {
         "max_pages": N,
         "vec_len": N,
     },
+    # Not of AddressSpace: see words.py. Every so many pages get a word, which is
+    # `step` more for each page of the range.
+    "set_words": {"addr": N, "length": N, "word": N, "step": N, "every": N},
+    # Compaction: pages migrate, and nothing shows it.
+    "compact": {},
 }
 
 
@@ -137,10 +142,13 @@ class Program:
     operations : tuple of Operation
     watch : tuple of (int, int)
         Addresses and lengths in bytes.
+    mode : int
+        How fork copies words: EXTMETA_IOC_MODE of ``kernel/extmeta.h``.
     """
 
     operations: tuple[Operation, ...]
     watch: tuple[tuple[int, int], ...]
+    mode: int = 0
 
     def __post_init__(self) -> None:
         alive, next_number = {0}, 1
@@ -157,21 +165,28 @@ class Program:
         """Return the driver's input; a name has no blanks."""
         lines = [f"program {name}"]
         lines += [f"watch {start:#x} {length:#x}" for start, length in self.watch]
+        lines += [f"mode {self.mode}"] if self.mode else []
         lines += [str(operation) for operation in self.operations]
         return "\n".join([*lines, "end", ""])
 
     @classmethod
     def parse(cls, text: str) -> "Program":
         """Return the one program of a text."""
-        operations, watch = [], []
+        operations, watch, mode = [], [], 0
         for line in text.splitlines():
             word = line.split(maxsplit=1)[0] if line.strip() else "#"
             if word == "watch":
                 start, length = line.split()[1:]
                 watch.append((int(start, 0), int(length, 0)))
+            elif word == "mode":
+                mode = int(line.split()[1])
             elif not word.startswith("#") and word not in ("program", "end"):
                 operations.append(Operation.parse(line))
-        return cls(tuple(operations), tuple(watch))
+        return cls(tuple(operations), tuple(watch), mode)
+
+    def of(self, operations: Sequence[Operation]) -> "Program":
+        """Return a program with other operations."""
+        return replace(self, operations=tuple(operations))
 
 
 # ---- making programs ----
@@ -209,6 +224,12 @@ class Menu:
     )
     modes: tuple[str, ...] = ("WP",)
     processes: int = 3
+    fork_modes: tuple[int, ...] = ()  # Program.mode; none if there are no words
+
+    def with_words(self, fork_modes: tuple[int, ...]) -> "Menu":
+        """Return the menu with operations on words."""
+        weights = {**self.weights, "set_words": 16, "compact": 1}
+        return replace(self, weights=weights, fork_modes=fork_modes)
 
     def without(self, *names: str) -> "Menu":
         """Return the menu without some operations or advice."""
@@ -314,6 +335,9 @@ ALL_CATEGORIES = "WPALLOWED|WRITTEN|FILE|PRESENT|SWAPPED|PFNZERO|HUGE|SOFT_DIRTY
 # Operations that do something only where a userfaultfd is.
 OF_MISSING = ("uffd_copy", "uffd_zeropage", "uffd_move")
 OF_REGISTERED = ("uffd_writeprotect", *OF_MISSING)
+# A word has room for `step` more in each page that is watched: below 2^62.
+WORDS = range(1, 1 << 61)
+STEPS = (0, 0, 1, 1 << 40)
 
 Choose = Callable[[Sequence[Any]], Any]
 Range = tuple[int, int]  # address, length
@@ -341,7 +365,7 @@ class Memory:
     def follow(self, operation: Operation) -> None:
         """Take note of an operation (but for its failing)."""
         name, values = operation.name, operation.arguments
-        if name in ("fork", "exit", "clear_refs", "pagemap_scan"):
+        if name in ("fork", "exit", "clear_refs", "pagemap_scan", "compact"):
             return
         if name == "uffd_move":
             self.present -= pages_of((values[1], values[2]))
@@ -411,6 +435,8 @@ class Maker:
         """Return where an operation finds something to do."""
         memory = self.memory[process]
         pages = memory.registered if name in OF_REGISTERED else memory.mapped
+        if name == "set_words" and memory.present:
+            pages = memory.present
         if name in OF_MISSING and self.choose((True, True, False)):
             pages = memory.registered - memory.present
         return memory.runs(pages)
@@ -488,6 +514,11 @@ class Maker:
             scan = [ALL_CATEGORIES if a == "ALL" else a for a in choose(SCANS)]
             limits = choose(((0, 1000),) * 4 + ((1, 1000), (2, 1000), (0, 1), (3, 2)))
             return addr, addr + length, *scan, *limits
+        if name == "set_words":
+            every = choose((1, 1, 1, 2, 3))
+            if choose((False, False, False, False, True)):
+                return addr, length, 0, 0, every
+            return addr, length, choose(WORDS), choose(STEPS), every
         return addr, length
 
 
@@ -523,7 +554,8 @@ def make(choose: Choose, menu: Menu = PAGES, longest: int = 16) -> Program:
         ):
             name = "write"
         maker.add(process, name, *maker.arguments(process, name))
-    return Program(tuple(maker.operations), menu.windows)
+    mode = choose(menu.fork_modes) if menu.fork_modes else 0
+    return Program(tuple(maker.operations), menu.windows, mode)
 
 
 @st.composite
@@ -534,6 +566,10 @@ def programs(draw: st.DrawFn, menu: Menu = PAGES, longest: int = 16) -> Program:
 
 # Few with huge pages: they take ten times as long to compare.
 MENUS = (PAGES,) * 22 + (MISSING,) * 15 + (HUGE,) + (MISSING_HUGE,) * 2
+
+# How fork copies words in each kernel with words: linked copies or shares side pages,
+# without and with a count of flags.
+FORK_MODES = {"linked": (0, 1, 2, 3), "adjacent": (0,)}
 
 
 def random_programs(seed: int, menus: Sequence[Menu] = MENUS) -> Iterator[Program]:
@@ -559,7 +595,7 @@ def _without(program: Program, gone: range) -> Program | None:
             kept.append(replace(operation, process=numbers[operation.process]))
     if len(kept) == len(program.operations) or not kept:
         return None
-    return Program(tuple(kept), program.watch)
+    return program.of(kept)
 
 
 def smaller(program: Program) -> list[Program]:
@@ -580,8 +616,7 @@ def smaller(program: Program) -> list[Program]:
     for i, operation in enumerate(program.operations):
         before, after = program.operations[:i], program.operations[i + 1 :]
         found += [
-            Program((*before, simpler, *after), program.watch)
-            for simpler in _simpler(operation)
+            program.of((*before, simpler, *after)) for simpler in _simpler(operation)
         ]
     return [p for p in dict.fromkeys(found) if p]
 
@@ -608,8 +643,10 @@ def _simpler(operation: Operation) -> Iterator[Operation]:
                 starts = (0, 1) if operation.name == "uffd_move" else (0,)
                 shifted = {k: int(values[k]) + value - less for k in starts}
                 yield _with(operation, {**lengths, **shifted})
-        elif name == "max_pages" and value:
+        elif name in ("max_pages", "step") and value:
             yield _with(operation, {i: 0})
+        elif name == "every" and value > 1:
+            yield _with(operation, {i: 1})
 
 
 def _with(operation: Operation, values: dict[int, int | str]) -> Operation:
