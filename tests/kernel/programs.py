@@ -227,9 +227,14 @@ class Menu:
     fork_modes: tuple[int, ...] = ()  # Program.mode; none if there are no words
 
     def with_words(self, fork_modes: tuple[int, ...]) -> "Menu":
-        """Return the menu with operations on words."""
+        """Return the menu with operations on words, for private anonymous memory.
+
+        What becomes of the words of files is not modelled.
+        """
         weights = {**self.weights, "set_words": 16, "compact": 1}
-        return replace(self, weights=weights, fork_modes=fork_modes)
+        return replace(
+            self, weights=weights, fork_modes=fork_modes, maps=("private|anonymous",)
+        )
 
     def without(self, *names: str) -> "Menu":
         """Return the menu without some operations or advice."""
@@ -335,9 +340,10 @@ ALL_CATEGORIES = "WPALLOWED|WRITTEN|FILE|PRESENT|SWAPPED|PFNZERO|HUGE|SOFT_DIRTY
 # Operations that do something only where a userfaultfd is.
 OF_MISSING = ("uffd_copy", "uffd_zeropage", "uffd_move")
 OF_REGISTERED = ("uffd_writeprotect", *OF_MISSING)
-# A word has room for `step` more in each page that is watched: below 2^62.
-WORDS = range(1, 1 << 61)
-STEPS = (0, 0, 1, 1 << 40)
+# A word has room for `step` more in each page that is watched: below 2^62. All words are
+# odd, so that one bit of them tells whether there is a word.
+WORDS = range(1, 1 << 61, 2)
+STEPS = (0, 0, 2, 1 << 40)
 
 Choose = Callable[[Sequence[Any]], Any]
 Range = tuple[int, int]  # address, length

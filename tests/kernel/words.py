@@ -1,7 +1,7 @@
 """The words beside PTEs: what the device of the kernel in ``kernel/`` does, on the model.
 
 Each word is 62 bits wide, so that it fits one beside the two trackers. An encoding that
-has no room for that keeps the lowest bit of each word.
+has no room for that keeps the lowest bit of each word, which says that there is one.
 """
 
 from typing import Any
