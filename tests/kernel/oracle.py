@@ -24,7 +24,15 @@ import native
 import words
 from answers import Kernel, run_guest, run_native, run_patched
 from comparison import Mismatch, Refusal, compare
-from programs import FORK_MODES, MENUS, Menu, Program, random_programs, smaller
+from programs import (
+    FORK_MODES,
+    MENUS,
+    Menu,
+    Program,
+    random_programs,
+    smaller,
+    without_dontunmap,
+)
 from rich.console import Console
 from rich.progress import (
     BarColumn,
@@ -187,7 +195,10 @@ class Campaign:
     def next_batch(self) -> None:
         """Run one batch and save the state: what is interrupted is not counted."""
         seed = self.state.seed * 1_000_003 + self.state.batches
-        programs = list(itertools.islice(random_programs(seed, self.menus), self.batch))
+        made = random_programs(seed, self.menus)
+        if self.state.where in FORK_MODES:
+            made = filter(without_dontunmap, made)
+        programs = list(itertools.islice(made, self.batch))
         kernel, answers = self.run(programs)
         self.state.kernel = kernel.release
         wrong = self.differing(programs, kernel, answers, count=True)

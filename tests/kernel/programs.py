@@ -585,6 +585,11 @@ def random_programs(seed: int, menus: Sequence[Menu] = MENUS) -> Iterator[Progra
         yield make(rng.choice, rng.choice(menus))
 
 
+def without_dontunmap(program: Program) -> bool:
+    """Tell if there is no MREMAP_DONTUNMAP, whose VMAs are modelled as 6.18 has them."""
+    return not any("DONTUNMAP" in str(o) for o in program.operations)
+
+
 # ---- making them smaller ----
 
 

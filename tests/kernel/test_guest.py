@@ -12,7 +12,7 @@ import oracle
 import pytest
 from comparison import compare
 from directed import DIRECTED
-from programs import Program, random_programs
+from programs import Program, random_programs, without_dontunmap
 from test_driver import EXCLUSIVE, HERE, PRESENT, SOFT_DIRTY, SWAP, WP
 from test_oracle import BY_PAGE, Anonymous, needs_address_space, share_of, simple
 
@@ -142,11 +142,6 @@ def test_instructions_per_pte_repeat(boot):
             assert abs(row.median / known.median - 1) < 0.05, (row, known)
     written = next(r for r in rows if r.operation == "pagemap_scan_written")
     assert written.median - written.low < 2
-
-
-def without_dontunmap(program):
-    """Leave out MREMAP_DONTUNMAP, whose VMAs are modelled as 6.18 has them."""
-    return not any("DONTUNMAP" in str(o) for o in program.operations)
 
 
 @pytest.fixture(scope="module")
