@@ -467,12 +467,14 @@ static void list_words_move(struct em_list *list, pte_t *dst, pte_t *src,
 	}
 }
 
-void extmeta_move_words(struct mm_struct *mm, pte_t *dst, pte_t *src,
-			unsigned int nr)
+int extmeta_move_words(struct mm_struct *mm, pte_t *dst, pte_t *src,
+		       unsigned int nr)
 {
 	unsigned long from = extmeta_link(src), to = extmeta_link(dst);
 	unsigned int n = 0;
 
+	if (!to && extmeta_flags(src, nr))
+		return -EAGAIN;
 	if (static_branch_unlikely(&extmeta_count))
 		n = extmeta_flags(src, nr);
 	if (KIND(from) == PAGE && KIND(to) == PAGE)
@@ -488,6 +490,7 @@ void extmeta_move_words(struct mm_struct *mm, pte_t *dst, pte_t *src,
 		em_counted(mm, dst, n);
 		em_counted(mm, src, -n);
 	}
+	return 0;
 }
 
 int extmeta_uffd_move(pte_t *dst, pte_t *src)

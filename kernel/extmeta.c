@@ -108,11 +108,14 @@ void extmeta_gone(struct mm_struct *mm, pte_t *ptep, unsigned int nr)
 static void em_counted(struct mm_struct *mm, pte_t *ptep, int n)
 {
 	struct ptdesc *pt = extmeta_table(ptep);
+	unsigned long link = pt->pt_index;
 
 	if (!static_branch_unlikely(&extmeta_count))
 		return;
+	/* a bound: UFFDIO_MOVE and MADV_FREE leave it above the number of flags */
+	n = min_t(int, n, PTRS_PER_PTE - COUNT(link));
 	if (n > 0)
-		WRITE_ONCE(pt->pt_index, pt->pt_index + n * ONE);
+		WRITE_ONCE(pt->pt_index, link + n * ONE);
 	else if (n < 0)
 		extmeta_gone(mm, ptep, -n);
 }
@@ -241,11 +244,14 @@ int extmeta_move_prepare(struct mm_struct *mm, pmd_t *dst, pmd_t *src)
 	return em_own(mm, dst, NULL) == -ENOMEM ? -ENOMEM : 0;
 }
 
-void extmeta_move_words(struct mm_struct *mm, pte_t *dst, pte_t *src,
-			unsigned int nr)
+int extmeta_move_words(struct mm_struct *mm, pte_t *dst, pte_t *src,
+		       unsigned int nr)
 {
+	unsigned long link = extmeta_link(dst);
 	unsigned int n = 0;
 
+	if (!link || side_is_shared(link))
+		return -EAGAIN;
 	if (static_branch_unlikely(&extmeta_count))
 		n = extmeta_flags(src, nr);
 	memcpy(extmeta_word(dst), extmeta_word(src), nr * sizeof(u64));
@@ -253,6 +259,7 @@ void extmeta_move_words(struct mm_struct *mm, pte_t *dst, pte_t *src,
 		em_counted(mm, dst, n);
 		em_counted(mm, src, -n);
 	}
+	return 0;
 }
 
 int extmeta_uffd_move(pte_t *dst, pte_t *src)
@@ -316,10 +323,11 @@ void extmeta_fork_words(pte_t *dst, pte_t *src, unsigned int nr)
 	memcpy(extmeta_word(dst), extmeta_word(src), nr * sizeof(u64));
 }
 
-void extmeta_move_words(struct mm_struct *mm, pte_t *dst, pte_t *src,
-			unsigned int nr)
+int extmeta_move_words(struct mm_struct *mm, pte_t *dst, pte_t *src,
+		       unsigned int nr)
 {
 	extmeta_fork_words(dst, src, nr);
+	return 0;
 }
 
 int extmeta_uffd_move(pte_t *dst, pte_t *src)

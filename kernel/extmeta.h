@@ -66,8 +66,8 @@ struct extmeta_stat {
 
 void extmeta_unlink(struct mm_struct *mm, struct ptdesc *pt);
 void extmeta_fork_words(pte_t *dst, pte_t *src, unsigned int nr);
-void extmeta_move_words(struct mm_struct *mm, pte_t *dst, pte_t *src,
-			unsigned int nr);
+int extmeta_move_words(struct mm_struct *mm, pte_t *dst, pte_t *src,
+		       unsigned int nr);
 int extmeta_uffd_move(pte_t *dst, pte_t *src);
 
 static inline struct ptdesc *extmeta_table(pte_t *ptep)
@@ -135,12 +135,16 @@ static inline pte_t ext_from_swp(pte_t to, pte_t from)
 	return pte_swp_ext(from) ? __pte(pte_val(to) | _PAGE_EXTMETA) : to;
 }
 
-/* mremap: the words of @nr PTEs, before the PTEs are moved */
-static inline void ext_move_words(struct mm_struct *mm, pte_t *dst, pte_t *src,
-				  unsigned int nr)
+/*
+ * mremap: the words of @nr PTEs, before the PTEs are moved. -EAGAIN: a truncation
+ * took the room that ext_move_prepare() had made.
+ */
+static inline int ext_move_words(struct mm_struct *mm, pte_t *dst, pte_t *src,
+				 unsigned int nr)
 {
 	if (unlikely(extmeta_link(src)))
-		extmeta_move_words(mm, dst, src, nr);
+		return extmeta_move_words(mm, dst, src, nr);
+	return 0;
 }
 
 /* UFFDIO_MOVE: -EAGAIN if @src has got a word since ext_move_prepare() */
@@ -287,7 +291,7 @@ static __always_inline void ext_loop_words(pte_t *dst, pte_t *src, bool flagged,
 #define ext_to_swp(to, from)			(to)
 #define ext_swp_carry(to, from)			(to)
 #define ext_from_swp(to, from)			(to)
-#define ext_move_words(mm, dst, src, nr)	do { } while (0)
+#define ext_move_words(mm, dst, src, nr)	0
 #define ext_uffd_move(dst, src)			0
 #define ext_fork_words(dst, src, nr)		do { } while (0)
 #define ext_loop_words(dst, src, flagged, nr)	do { } while (0)

@@ -303,6 +303,27 @@ static void moved_by_uffd(void)
 	munmap(to, LENGTH);
 }
 
+/* The bound of a table that is left again and again rises, and stays a bound. */
+static void moved_again_and_again(void)
+{
+	char *from = map(LENGTH, PMD, 0);
+
+	for (int round = 0; round < 10; round++) {
+		char *to = map(LENGTH, PMD, 0);
+		int fd = uffd(to, LENGTH, UFFDIO_REGISTER_MODE_MISSING);
+
+		touch(from, N, 1);
+		set_all(from, round);
+		OK(!differs(from, expected), "words of round %d", round);
+		OK(uffd_move(fd, to, from, LENGTH) == LENGTH, "UFFDIO_MOVE: %s",
+		   strerror(errno));
+		close(fd);
+		OK(!differs(to, expected), "UFFDIO_MOVE of round %d", round);
+		munmap(to, LENGTH);
+	}
+	munmap(from, LENGTH);
+}
+
 static void huge(void)
 {
 	char *at = map(PMD, PMD, 0), text[64];
@@ -723,6 +744,7 @@ static void check(int mode)
 	OK(!counted || side_pages().live == begun.live, "side pages without words are left");
 	if (begun.form != EXTMETA_MODULE) {
 		moved_by_uffd();
+		moved_again_and_again();
 		huge();
 		merged(0);
 		merged(1);
