@@ -52,7 +52,6 @@ def test_each_is_listed():
         ("estimates --encodings nothing", "no encoding named 'nothing'"),
         ("fleet --captures 0", "'0' is not above 0"),
         ("fleet --workers 0", "'0' is not above 0"),
-        ("readers -1", "'-1' is no number from 0 on"),
         ("tlb nothing", "'nothing'"),
         ("runs /", "/: of no known format"),
         ("scale --encodings linked,nothing", "no encoding named 'nothing'"),
