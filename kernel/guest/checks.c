@@ -308,7 +308,7 @@ static void moved_again_and_again(void)
 {
 	char *from = map(LENGTH, PMD, 0);
 
-	for (int round = 0; round < 10; round++) {
+	for (int round = 0; round < 16; round++) {
 		char *to = map(LENGTH, PMD, 0);
 		int fd = uffd(to, LENGTH, UFFDIO_REGISTER_MODE_MISSING);
 
