@@ -10,6 +10,7 @@ import io
 import os
 import resource
 import struct
+import sys
 import tracemalloc
 import zipfile
 
@@ -771,7 +772,9 @@ def test_failed_save_leaves_things_as_they_were(cap, path, monkeypatch, fails, t
         assert path.read_bytes() == b"as it was"
 
 
-def test_save_into_too_small_a_limit(cap, path):
+def test_save_into_too_small_a_limit(cap, path, monkeypatch):
+    # Python would not notice that a .pyc file was cut at the limit.
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (4096, hard))
     try:

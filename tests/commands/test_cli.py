@@ -518,7 +518,9 @@ def test_a_file_that_does_not_fit_is_not_left_half(small, sleeper, tmp_path):
         ["capture", sleeper.pid, "-o", tmp_path / "a.npz"],
         [*SHORT, small, "--json", tmp_path / "b.json"],
     ):
-        done = run(*arguments, preexec_fn=short_of_space)
+        # Python would not notice that its .pyc files were cut at the limit.
+        env = os.environ | {"PYTHONDONTWRITEBYTECODE": "1"}
+        done = run(*arguments, preexec_fn=short_of_space, env=env)
         assert done.returncode == 1
         one_line(
             done.stderr.splitlines(keepends=True)[-1],

@@ -267,8 +267,10 @@ def test_a_cache_that_can_not_be_made_is_said(tmp_path, monkeypatch, capsys):
 def test_a_full_disk_leaves_the_old_file(tmp_path):
     path = tmp_path / "calibration.json"
     path.write_text(old := costs.to_json({"host": HOST}))
+    # -B: Python would not notice that its .pyc files were cut at the limit.
+    command = [sys.executable, "-B", "-m", "extmeta", "calibrate", "--rounds", "5"]
     done = subprocess.run(
-        [sys.executable, "-m", "extmeta", "calibrate", "--rounds", "5", "-o", path],
+        [*command, "-o", path],
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100)),
         capture_output=True,
         text=True,
