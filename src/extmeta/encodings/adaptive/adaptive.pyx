@@ -30,7 +30,7 @@ from extmeta.encodings.adaptive.contents cimport (
 from extmeta.encodings.adaptive.in_place cimport (
     copy_object, joining, write_in_place)
 from extmeta.encodings.adaptive.link cimport (
-    DENSE, EMPTY, FEW, LISTED, MOST, SHARED, STALE, UNIFORM, Geometry, class_of,
+    DENSE, EMPTY, FEW, LISTED, MOST, RANKED, SHARED, STALE, UNIFORM, Geometry, class_of,
     count_of, has_object, is_stale, is_uniform, kind_of, object_of)
 from extmeta.encodings.packed cimport width_for
 from extmeta.encodings.adaptive.pending cimport (
@@ -370,15 +370,24 @@ cdef class Adaptive(Encoding):
         cdef uint64_t[TOGETHER] link
         cdef Py_ssize_t[TOGETHER] entry
         cdef uint64_t flagged = flags(l.ptes, l.n, &self.pte)
+        cdef uint64_t in_listed = 0
+        cdef uint64_t in_ranked = 0
         cdef uint64_t left = flagged
+        cdef uint64_t bit
         cdef Py_ssize_t i
         memset(words, 0, l.n * sizeof(uint64_t))
         while left:
             i = lowest(left)
-            left &= left - 1
+            bit = left & -left
+            left ^= bit
             link[i] = once(<const uint64_t*>&l.tables[i].link)
             entry[i] = <Py_ssize_t>(l.vpns[i] & <uint64_t>(self.entries - 1))
-        container.see_each(&self.g, link, entry, flagged, words)
+            # Nothing predicts which kind comes next, so no branch asks for it.
+            in_listed |= bit & -<uint64_t>(kind_of(link[i]) == LISTED)
+            in_ranked |= bit & -<uint64_t>(kind_of(link[i]) == RANKED)
+            container.fetch(&self.g, link[i], entry[i])
+        container.see_each(
+            &self.g, link, entry, flagged, in_listed, in_ranked, words)
         return True
 
     cdef bint see(

@@ -288,32 +288,16 @@ cdef inline uint64_t found(
 
 cdef inline void see_each(
         const Geometry* g, const uint64_t* link, const Py_ssize_t* entry,
-        uint64_t flagged, uint64_t* words) noexcept nogil:
+        uint64_t flagged, uint64_t in_listed, uint64_t in_ranked, uint64_t* words
+        ) noexcept nogil:
     """Read the words of entries of several tables, as see() does.
 
-    What a step reads was asked for by the step before, for all entries.
+    The caller has fetched their containers. What a step reads was asked for by the step
+    before, for all entries.
     """
-    cdef uint64_t in_listed = 0
-    cdef uint64_t in_ranked = 0
-    cdef uint64_t in_dense = 0
-    cdef uint64_t left = flagged
+    cdef uint64_t left = in_listed
     cdef Py_ssize_t[TOGETHER] at
-    cdef uint64_t bit
-    cdef Kind kind
     cdef Py_ssize_t i
-    while left:
-        i = lowest(left)
-        bit = left & -left
-        left ^= bit
-        # Nothing predicts the kinds of tables in no order, so no branch asks for them.
-        kind = kind_of(link[i])
-        in_listed |= bit & -<uint64_t>(kind == LISTED)
-        in_ranked |= bit & -<uint64_t>(kind == RANKED)
-        in_dense |= bit & -<uint64_t>(kind == DENSE)
-        flagged &= ~(bit & -<uint64_t>(kind == EMPTY))
-        at[i] = entry[i]
-        fetch(g, link[i], entry[i])
-    left = in_listed
     while left:
         i = lowest(left)
         left &= left - 1
@@ -325,16 +309,23 @@ cdef inline void see_each(
         left &= left - 1
         at[i] = ranked.find(g, link[i], entry[i])
         prefetch(ranked.words_of(g, link[i]) + (at[i] << width_of(link[i]) >> 3))
-    left = in_listed | in_ranked | in_dense
-    flagged &= ~left
+    left = flagged & ~(in_listed | in_ranked)
+    while left:
+        i = lowest(left)
+        left &= left - 1
+        words[i] = see_word(g, link[i], entry[i])
+    left = in_listed | in_ranked
     while left:
         i = lowest(left)
         left &= left - 1
         words[i] = found(g, link[i], at[i])
-    while flagged:
-        i = lowest(flagged)
-        flagged &= flagged - 1
-        words[i] = shared_word(g, link[i])
+
+cdef inline uint64_t see_word(
+        const Geometry* g, uint64_t link, Py_ssize_t e) noexcept nogil:
+    """Read the word of an entry of a container that is not LISTED or RANKED."""
+    if kind_of(link) == DENSE:
+        return dense.word_at(g, link, e)
+    return shared_word(g, link) if kind_of(link) != EMPTY else 0
 
 cdef inline void see(
         const Geometry* g, uint64_t link, const Run* r, const uint64_t* ptes,
