@@ -351,8 +351,10 @@ def test_a_region_without_an_access_is_not_read(path):
         (record((0, 1 << 70, 1)), "region [0x0, 0x400000000000000000)"),
         (record(("x", 4096, 1)), "ValueError: invalid literal"),
         (record((None, 4096, 1)), "TypeError: "),
+        (record((0, 4096, 1e400)), "OverflowError: "),
+        (record((0, 4096, -1)), "-1 samples"),
         (record(snapshots=[]), "no snapshot"),
-        (record(snapshots=[{}]), "KeyError: 'end_time'"),
+        (record(snapshots=[{}]), "KeyError: 'start_time'"),
         (record()[:-2] + b", {}]", "records of 2 targets"),
         (record()[:-9], "JSONDecodeError: "),
         (record()[:-2] + b"," + b"[" * 100_000, "RecursionError: "),
@@ -364,7 +366,17 @@ def test_wrong_record(path, refused, data, reason):
     refused(reason)
 
 
+@pytest.mark.parametrize("end", ["-1", "9" * 400])
+def test_a_record_of_no_time(path, end):
+    path.write_bytes(record((0, 4096, 1)).replace(b'"5"', f'"{end}"'.encode()))
+    assert em.read(path).vpn.tolist() == [0]
+    with pytest.raises(em.CaptureError, match="from 0 to .* ns"):
+        em.read_writes([path])
+
+
 def test_a_record_that_is_a_bomb(path, refused, monkeypatch):
+    path.write_bytes(zlib.compress(record() + b" " * (1 << 22)))
+    refused("or its text is more than")
     monkeypatch.setattr(damo, "MAX_TEXT_BYTES", 1000)
     path.write_bytes(zlib.compress(record() + b" " * 1000))
     refused("more than 1000 bytes")

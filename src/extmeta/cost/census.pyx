@@ -8,6 +8,13 @@ from libc.stdint cimport uint8_t, uint64_t
 
 import numpy as np
 
+from extmeta.encodings.adaptive.few cimport FEW_MOST, INLINE_MOST
+from extmeta.encodings.adaptive.listed cimport LISTED_MOST
+from extmeta.encodings.adaptive.shape cimport FROM_FULL
+from extmeta.encodings.side cimport FEW
+from extmeta.table.encoding cimport TOGETHER
+from extmeta.table.words cimport TABLES_TOGETHER
+
 cdef enum:
     FLAGGED = 1
     MATCHED = 2
@@ -18,13 +25,6 @@ cdef enum:
     # The classes that a short run can have.
     SHORTS = 4
     MAX_LEVELS = 6
-    # As in table/encoding.pxd and, for tables, in table/words.pxd.
-    TOGETHER = 64
-    # As in encodings/side.pxd.
-    FEW = 8
-    DENSE_FROM = 8
-    # FROM_FULL of encodings/adaptive/shape.pxd.
-    SHORT = 32
 
 # What a vpn's mark says: it has a word, scan finds that word, clear makes it 0, its PTE
 # is a swap entry.
@@ -36,7 +36,8 @@ cdef struct Limits:
 cdef void fill_limits(Limits* l, Py_ssize_t size) noexcept nogil:
     """Fill in the most words of each class: where `adaptive` changes its container."""
     cdef Py_ssize_t[CLASSES] most = [
-        1, 6, 14, 32, 48, 3 * size // 4, 7 * size // 8, size - 1, size]
+        1, INLINE_MOST, FEW_MOST, FROM_FULL, LISTED_MOST, 3 * size // 4,
+        7 * size // 8, size - 1, size]
     cdef int i
     for i in range(CLASSES):
         l.most[i] = most[i]
@@ -50,7 +51,7 @@ cdef inline int class_of(const Limits* l, Py_ssize_t n) noexcept nogil:
     return i
 
 cdef inline int length_class(Py_ssize_t n) noexcept nogil:
-    return 0 if n == 1 else 1 if n <= FEW else 2 if n <= SHORT else 3
+    return 0 if n == 1 else 1 if n <= FEW else 2 if n <= FROM_FULL else 3
 
 # -- arrays ------------------------------------------------------------------------
 
@@ -197,26 +198,19 @@ cdef enum:
     W_EMPTY_ALL = W_EMPTY + MAX_LEVELS     # in the whole page table
     W_GATHER = W_EMPTY_ALL + MAX_LEVELS    # calls, slots, steps by level
     W_GATHER_WORDED = W_GATHER + 3 + MAX_LEVELS
-    W_NONE_BLOCKS = W_GATHER_WORDED + 3 + MAX_LEVELS
-    W_FULL_BLOCKS
+    W_FULL_BLOCKS = W_GATHER_WORDED + 3 + MAX_LEVELS
     W_SWAP_BLOCKS
     W_FLAGGED_BLOCKS
     W_ALL_FLAGGED
     W_FLAGGED_BESIDE
     W_BOTH_BLOCKS                          # some flagged, some mapped without
-    W_DENSE_BLOCKS
-    W_DENSE_FLAGGED
     W_MATCHED_BLOCKS
     W_ALL_MATCHED
     W_MATCHED_BESIDE
-    W_PTES
     W_SWAPPED
     W_FLAGGED
     W_SWAPPED_FLAGGED
-    W_MATCHED
     W_ZEROED
-    W_ZEROED_FEW
-    W_ZEROED_MANY
     W_PART
     W_PART_WORDED
     W_PART_ENTRIES
@@ -224,7 +218,6 @@ cdef enum:
     W_HELD = W_WORDS + 2 * CLASSES         # 9 x 2, tables with a word
     W_BARE = W_HELD + 2 * CLASSES          # 9 x 2, tables without
     W_LEAVES = W_BARE + 2 * CLASSES
-    W_TABLES_PASSED                        # before the last leaf, while counting
     W_DEPOSITED
     W_LEAVES_WITHIN
     W_LEAF_STEPS                           # of fork's search, by level
@@ -244,14 +237,13 @@ WALK_NAMES = (
     + [f"empty_all{i}" for i in range(MAX_LEVELS)]
     + [f"gather_{what}" for what in ("calls", "slots", "found", *range(MAX_LEVELS))]
     + [f"gatherw_{what}" for what in ("calls", "slots", "found", *range(MAX_LEVELS))]
-    + ("none_blocks full_blocks swap_blocks flagged_blocks all_flagged flagged_beside "
-       "both_blocks dense_blocks dense_flagged matched_blocks all_matched "
-       "matched_beside ptes swapped flagged swapped_flagged matched zeroed zeroed_few "
-       "zeroed_many part part_worded part_entries").split()
+    + ("full_blocks swap_blocks flagged_blocks all_flagged flagged_beside both_blocks "
+       "matched_blocks all_matched matched_beside swapped flagged swapped_flagged zeroed "
+       "part part_worded part_entries").split()
     + [f"words{i}_{what}" for i in range(CLASSES) for what in "tk"]
     + [f"held{i}_{what}" for i in range(CLASSES) for what in "tn"]
     + [f"bare{i}_{what}" for i in range(CLASSES) for what in "tn"]
-    + "leaves tables_passed deposited leaves_within".split()
+    + "leaves deposited leaves_within".split()
     + [f"leaf_steps{i}" for i in range(MAX_LEVELS)]
     + [f"drop_steps{i}" for i in range(MAX_LEVELS)]
     + [f"pruned{i}" for i in range(MAX_LEVELS)]
@@ -370,27 +362,19 @@ def tables(
                     SWAPPED | FLAGGED)
                 last += 1
             k += bk
-            f[W_NONE_BLOCKS] -= 1
             f[W_FULL_BLOCKS] += bn == 64
             f[W_SWAP_BLOCKS] += bs != 0
             f[W_FLAGGED_BLOCKS] += bk != 0
             f[W_ALL_FLAGGED] += bk == 64
             f[W_FLAGGED_BESIDE] += bk if bk != 64 else 0
             f[W_BOTH_BLOCKS] += bk != 0 and bn != bk
-            f[W_DENSE_BLOCKS] += bk >= DENSE_FROM
-            f[W_DENSE_FLAGGED] += bk if bk >= DENSE_FROM else 0
             f[W_MATCHED_BLOCKS] += bm != 0
             f[W_ALL_MATCHED] += bm == 64
             f[W_MATCHED_BESIDE] += bm if bm != 64 else 0
             f[W_SWAPPED] += bs
-            f[W_MATCHED] += bm
         m = last - at
-        f[W_NONE_BLOCKS] += size >> 6
-        f[W_PTES] += m
         f[W_FLAGGED] += k
         f[W_ZEROED] += z
-        f[W_ZEROED_FEW] += z != 0 and k <= 48
-        f[W_ZEROED_MANY] += z != 0 and k > 48
         f[W_TABLES] += 1
         f[W_WORDED] += k != 0
         part = start < first or start + <uint64_t>size > stop
@@ -443,7 +427,7 @@ cdef void above(
     cdef uint64_t size = <uint64_t>1 << tree.shift[tree.levels - 2]
     cdef uint64_t at = 0, dropped = first, table = 0
     cdef int last = tree.levels - 2, level
-    cdef Py_ssize_t i
+    cdef Py_ssize_t i, passed = 0
     cdef double* steps
     for i in range(s.n):
         for level in range(tree.levels - 1):
@@ -457,13 +441,13 @@ cdef void above(
             # To the last leaf a search passes all that was counted so far.
             for level in range(tree.levels - 1):
                 f[W_LEAF_STEPS + level] = f[W_EMPTY + level] + f[W_EMPTY_ALL + level]
-            f[W_LEAF_STEPS + last] += f[W_TABLES_PASSED]
+            f[W_LEAF_STEPS + last] += passed
             if first <= s.start[i] < stop:
                 f[W_LEAVES_WITHIN] += 1
                 step(tree, dropped, s.start[i], False, &f[W_DROP_STEPS])
                 dropped = s.start[i]
             continue
-        f[W_TABLES_PASSED] += 1
+        passed += 1
         if table:
             step(tree, table, s.start[i], False, &f[W_PRUNED])
         if table and s.start[i] != table:
@@ -524,7 +508,7 @@ cdef void gathered(
                 at = end
                 continue
         listed = 0
-        while at < end and listed < TOGETHER:
+        while at < end and listed < TABLES_TOGETHER:
             f[1] += 1
             if i < s.n and s.start[i] == at:
                 if s.kind[i] != LEAF_SLOT:

@@ -28,7 +28,9 @@ ZLIB = b"\x78\x9c"
 # What both forms begin with.
 BEGIN = b'[\n    {\n        "kdamond_idx": '
 
-# A compressed record of 2 KB has 81 KB of text. This bounds a bomb.
+# Bytes of text, always and for each byte of the file, which bound a bomb. A compressed
+# record of 2 KB has 81 KB of text.
+ALWAYS_TEXT, TEXT_PER_BYTE = 1 << 20, 256
 MAX_TEXT_BYTES = 1 << 28
 
 
@@ -49,13 +51,14 @@ class Accesses(NamedTuple):
         Pages of accessed regions, snapshot after snapshot.
     rounds : list of int
         Where each snapshot starts in `vpn`, and N.
-    seconds : float
-        From one snapshot to the next, on average.
+    start, end : int
+        Of the record, nanoseconds.
     """
 
     vpn: U64
     rounds: list[int]
-    seconds: float
+    start: int
+    end: int
 
 
 def recognises(found: Source) -> bool:
@@ -89,13 +92,16 @@ def trace(found: Source) -> Trace:
         raise CaptureError(
             f"{len(accesses.vpn)} pages accessed are more than {MAX_WRITTEN}"
         )
+    start, end = accesses.start, accesses.end
+    if not 0 <= start <= end < 1 << 64:
+        raise CaptureError(f"from {str(start)[:20]} to {str(end)[:20]} ns")
     vmas = vmas_around(np.unique(accesses.vpn))
     bounds = np.stack((vmas["vma_start"], vmas["vma_end"]), axis=1)
     return Trace(
         vpns=accesses.vpn,
         rounds=np.array(accesses.rounds, np.int64),
         vmas=bounds >> np.uint64(PAGE_SHIFT),
-        interval=accesses.seconds,
+        interval=(end - start) / (len(accesses.rounds) - 1) / 1e9,
         comm=NOT_KNOWN,
         release=NOT_KNOWN,
         how="DAMON",
@@ -110,16 +116,18 @@ def _accesses(found: Source) -> Accesses:
         snapshots = records[0]["snapshots"]
         if not snapshots:
             raise CaptureError("no snapshot")
-        nanoseconds = _number(snapshots[-1]["end_time"]) - _number(
-            snapshots[0]["start_time"]
-        )
+        start = _number(snapshots[0]["start_time"])
+        end = _number(snapshots[-1]["end_time"])
         accessed = [
             [region for region in snapshot["regions"] if region.accesses]
             for snapshot in snapshots
         ]
     except CaptureError:
         raise
-    except (KeyError, TypeError, AttributeError, ValueError, RecursionError) as error:
+    except (
+        *(KeyError, TypeError, AttributeError, ValueError),
+        *(OverflowError, RecursionError),
+    ) as error:
         why = f"{type(error).__name__}: {error}".partition("\n")[0]
         raise CaptureError(f"no record as damo 3.4 writes it: {why[:120]}") from None
     regions = [region for each in accessed for region in each]
@@ -133,24 +141,24 @@ def _accesses(found: Source) -> Accesses:
     return Accesses(
         vpn=vpn,
         rounds=[0, *np.cumsum(pages).tolist()],
-        seconds=nanoseconds / len(snapshots) / 1e9,
+        start=start,
+        end=end,
     )
 
 
 def _text(found: Source) -> bytes:
     data = source.content(found.path)
+    most = min(ALWAYS_TEXT + TEXT_PER_BYTE * len(data), MAX_TEXT_BYTES)
     if data.startswith(ZLIB):
         try:
             stream = zlib.decompressobj()
-            data = stream.decompress(data, MAX_TEXT_BYTES)
+            data = stream.decompress(data, most)
         except zlib.error as error:
             raise CaptureError(str(error)[:80]) from None
         if not stream.eof:
-            raise CaptureError(
-                f"cut short, or its text is more than {MAX_TEXT_BYTES} bytes"
-            )
-    if len(data) > MAX_TEXT_BYTES:
-        raise CaptureError(f"{len(data)} bytes of text are more than {MAX_TEXT_BYTES}")
+            raise CaptureError(f"cut short, or its text is more than {most} bytes")
+    if len(data) > most:
+        raise CaptureError(f"{len(data)} bytes of text are more than {most}")
     return data
 
 
@@ -161,7 +169,10 @@ def _region(found: dict[str, Any]) -> Any:
     start, end = _number(found["start"]), _number(found["end"])
     if start % PAGE_BYTES or end % PAGE_BYTES or not 0 <= start < end < 1 << 64:
         raise CaptureError(f"region [{start:#x}, {end:#x})")
-    return Region(start, end, _number(found["nr_accesses"]["samples"]))
+    accesses = _number(found["nr_accesses"]["samples"])
+    if accesses < 0:
+        raise CaptureError(f"region [{start:#x}, {end:#x}) with {accesses} samples")
+    return Region(start, end, accesses)
 
 
 def _number(value: Any) -> int:
