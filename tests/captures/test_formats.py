@@ -370,7 +370,7 @@ def test_wrong_record(path, refused, data, reason):
 def test_a_record_of_no_time(path, end):
     path.write_bytes(record((0, 4096, 1)).replace(b'"5"', f'"{end}"'.encode()))
     assert em.read(path).vpn.tolist() == [0]
-    with pytest.raises(em.CaptureError, match="from 0 to .* ns"):
+    with pytest.raises(em.CaptureError, match=r"from 0 to .* ns"):
         em.read_writes([path])
 
 

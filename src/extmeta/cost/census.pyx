@@ -238,8 +238,8 @@ WALK_NAMES = (
     + [f"gather_{what}" for what in ("calls", "slots", "found", *range(MAX_LEVELS))]
     + [f"gatherw_{what}" for what in ("calls", "slots", "found", *range(MAX_LEVELS))]
     + ("full_blocks swap_blocks flagged_blocks all_flagged flagged_beside both_blocks "
-       "matched_blocks all_matched matched_beside swapped flagged swapped_flagged zeroed "
-       "part part_worded part_entries").split()
+       "matched_blocks all_matched matched_beside swapped flagged swapped_flagged "
+       "zeroed part part_worded part_entries").split()
     + [f"words{i}_{what}" for i in range(CLASSES) for what in "tk"]
     + [f"held{i}_{what}" for i in range(CLASSES) for what in "tn"]
     + [f"bare{i}_{what}" for i in range(CLASSES) for what in "tn"]
