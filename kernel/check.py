@@ -4,6 +4,8 @@ objects  compiled out, the patch changes no byte of code or data in the objects 
 words    guest/checks.c on each form and in each mode of fork
 stress   the same, then guest/stress.c, on two processors, of linked and adaptive; tells
          which hooks of linked were reached with a word
+migrate  both reads of words that nobody writes, of pages that compaction moves, on two
+         processors
 debug    the same as stress, on a kernel with lockdep, DEBUG_VM, KASAN and kmemleak
 """
 
@@ -105,20 +107,29 @@ def hooks() -> list[str]:
     return found
 
 
+def on_two(variant: str, what: str, word: str, *more: str) -> str:
+    """Boot on two processors; return what was printed."""
+    line = " ".join(("ignore_loglevel", PATIENT, what, *more))
+    printed = boot(build(variant), line, machine=TWO)
+    if "Brought up 1 node, 2 CPUs" not in printed:
+        raise Failed(f"{variant}: the guest has not two processors")
+    if "\nBAD\n" in printed:
+        raise Failed(f"{variant}, {what}: {said(printed, word)}")
+    passed(f"{variant}, two processors, {what}", printed, word)
+    return printed
+
+
 def stressed(variant: str, *more: str) -> str:
     """Run checks and stress on two processors; return what was printed."""
-    kernel, output = build(variant), ""
-    for what, word in (
-        ("do=check", "CHECKS"),
-        (f"do=stress seconds={STRESS_SECONDS}", "STRESS"),
-    ):
-        line = " ".join(("ignore_loglevel", PATIENT, what, *more))
-        printed = boot(kernel, line, machine=TWO)
-        if "Brought up 1 node, 2 CPUs" not in printed:
-            raise Failed(f"{variant}: the guest has not two processors")
-        passed(f"{variant}, two processors, {what}", printed, word)
-        output += printed
-    return output
+    stress = f"do=stress seconds={STRESS_SECONDS}"
+    return on_two(variant, "do=check", "CHECKS", *more) + on_two(
+        variant, stress, "STRESS", *more
+    )
+
+
+def migrate() -> None:
+    """Read words of pages that migrate: none may be missing under the PTL."""
+    on_two("linked", f"do=stress migrate=1 seconds={STRESS_SECONDS}", "STRESS")
 
 
 def all_reached(output: str) -> None:
@@ -141,7 +152,13 @@ def debug() -> None:
     said(stressed("debug", "leaks"), "LEAKS")
 
 
-PARTS = {"objects": objects, "words": words, "stress": stress, "debug": debug}
+PARTS = {
+    "objects": objects,
+    "words": words,
+    "stress": stress,
+    "migrate": migrate,
+    "debug": debug,
+}
 
 if __name__ == "__main__":
     try:

@@ -223,7 +223,7 @@ def repeated(results: Results) -> str:
     most = max(differ, key=lambda name: float(differ[name]))
     alike = sum(1 for value in differ.values() if value < ALIKE_BELOW)
     return (
-        f"{100 * differ[most]:.2f} % at most ({most}), and less than "
+        f"{100 * differ[most]:.3f} % at most ({most}), and less than "
         f"{100 * ALIKE_BELOW:.2f} % in {alike} of {len(differ)} operations"
     )
 

@@ -55,22 +55,18 @@ static inline u64 ticks(void)
 
 /*
  * The machine at rest. The page allocator's lists of free pages are filled with
- * more than they keep on an idle machine; one page less comes back than was
- * taken, since a list that reaches its limit is emptied. RCU's callbacks run
- * while we sleep, in virtual time. Each refresh takes an eighth of what is too
- * much. An operation begins after a tick of the clock.
+ * more than they keep on an idle machine, and each refresh takes an eighth of what
+ * is too much. RCU's callbacks run while we sleep, in virtual time. An operation
+ * begins after a tick of the clock.
  */
 static void rest(void)
 {
-	static char kept[16 * NPHASES * PAGE];
-	static long rests;
 	char *taken = mmap(0, FILL, PROT_READ | PROT_WRITE,
 			   MAP_PRIVATE | MAP_ANONYMOUS | MAP_POPULATE, -1, 0);
 	u64 before, now;
 
 	if (taken == MAP_FAILED)
 		die("fill");
-	kept[rests++ * PAGE] = 1;
 	munmap(taken, FILL);
 	usleep(50000);
 	for (int i = 0; i < REFRESHES; i++)

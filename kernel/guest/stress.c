@@ -399,12 +399,64 @@ static void run(int mode, long seconds)
 		pthread_join(threads[i], 0);
 }
 
+#define SCATTERED (200l * 256)	/* 200 MiB */
+
+/* Frees pages at random, lets compaction fill the holes, and takes pages again. */
+static void *scatter(void *arg)
+{
+	char *scattered = arg;
+
+	for (unsigned int seed = 0; !stop; seed++) {
+		for (long i = 0; i < SCATTERED && !stop; i++)
+			if (rand_r(&seed) & 1)
+				madvise(scattered + i * PAGE, PAGE, MADV_DONTNEED);
+		put("/proc/sys/vm/compact_memory", "1");
+		touch(scattered, SCATTERED, 1);
+	}
+	return 0;
+}
+
+/* Words that nobody writes, of pages that compaction moves: reads that find none. */
+static int migrated(long seconds)
+{
+	char *scattered = map(SCATTERED * PAGE, PMD, PAGE), *at = map(N * PAGE, PMD, PAGE);
+	unsigned long requests[] = { EXTMETA_IOC_GET, EXTMETA_IOC_PEEK };
+	static u64 expected[N], got[N];
+	long none[2] = { 0 }, wrong = 0, rounds = 0;
+	pthread_t thread;
+
+	madvise(scattered, SCATTERED * PAGE, MADV_NOHUGEPAGE);
+	madvise(at, N * PAGE, MADV_NOHUGEPAGE);
+	for (long i = 0; i < N; i++) {
+		touch(scattered + i * (SCATTERED / N) * PAGE, SCATTERED / N, 1);
+		touch(at + i * PAGE, 1, 1);
+		expected[i] = i + 1;
+	}
+	words(EXTMETA_IOC_SET, at, N, expected);
+	pthread_create(&thread, 0, scatter, scattered);
+	for (time_t end = time(0) + seconds; time(0) < end; rounds++)
+		for (int request = 0; request < 2; request++) {
+			words(requests[request], at, N, got);
+			for (int i = 0; i < N; i++) {
+				none[request] += !got[i];
+				wrong += got[i] && got[i] != expected[i];
+			}
+		}
+	stop = 1;
+	pthread_join(thread, 0);
+	printf("STRESS %ld rounds of %ld words: none %ld times under the PTL, %ld without; "
+	       "%ld wrong\n", rounds, N, none[0], none[1], wrong);
+	return wrong || none[0];
+}
+
 int stress(void)
 {
 	int modes = modes_of(side_pages().form);
 	long seconds = parameter("seconds=", 60), steps = 0;
 	u64 live = side_pages().live;
 
+	if (parameter("migrate=", 0))
+		return migrated(seconds);
 	if (!swap_on())
 		die("no /dev/ram0");
 	shared = mmap(0, PAGE, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
