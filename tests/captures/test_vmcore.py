@@ -186,7 +186,9 @@ def test_pid_and_vmlinux_of_another_format(refused):
 
 @needs_drgn
 def test_a_dump_without_its_kernel(refused, tmp_path):
-    refused(HEAD, "drgn: ", vmlinux=tmp_path / "none")
+    none = tmp_path / "none"
+    refused(HEAD, f"no debug information of the dumped kernel in {none}", vmlinux=none)
+    refused(HEAD, "no debug information of the dumped kernel found: name its vmlinux")
 
 
 @needs_drgn

@@ -113,7 +113,13 @@ def _program(path: str, vmlinux: str | os.PathLike[str] | None) -> Any:
         raise CaptureError("a core dump, but of no Linux kernel with VMCOREINFO")
     if program.platform.arch != drgn.Architecture.X86_64:
         raise CaptureError(f"a dump of {program.platform.arch.name}; x86_64 is read")
-    program.load_debug_info([] if vmlinux is None else [vmlinux], main=True)
+    try:
+        program.load_debug_info([] if vmlinux is None else [vmlinux], main=True)
+    except drgn.MissingDebugInfoError:
+        where = "found: name its vmlinux" if vmlinux is None else f"in {vmlinux}"
+        raise CaptureError(
+            f"no debug information of the dumped kernel {where}"
+        ) from None
     return program
 
 
