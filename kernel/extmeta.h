@@ -2,9 +2,9 @@
 /*
  * extmeta - one 64-bit software word per PTE, kept beside the PTE table.
  *
- * A flag in the PTE says that its word is valid: bit 57 (SOFTW4) of a present
- * PTE, bit 4 of a swap or migration entry. The word of an unflagged PTE is
- * stale, and nobody reads it.
+ * A flag in the PTE says that its word is valid: bit 62 of a present PTE, which
+ * protection keys would use, and bit 4 of a swap or migration entry. The word of
+ * an unflagged PTE is stale, and nobody reads it.
  *
  * ptdesc->pt_index links a table to its words, under the table's PTL:
  *
@@ -55,12 +55,7 @@ struct extmeta_stat {
 
 #ifdef CONFIG_EXTMETA
 
-/*
- * pte_devmap() owns SOFTW4 in 6.12, so ZONE_DEVICE has to be off. The bit is
- * in _PAGE_CHG_MASK: mprotect, uffd-wp and NUMA hints keep it.
- */
-#define _PAGE_BIT_EXTMETA	_PAGE_BIT_SOFTW4
-#define _PAGE_EXTMETA		_PAGE_SOFTW4
+/* _PAGE_EXTMETA is in _PAGE_CHG_MASK: mprotect, uffd-wp and NUMA hints keep it. */
 #define _PAGE_BIT_SWP_EXTMETA	_PAGE_BIT_PCD
 #define _PAGE_SWP_EXTMETA	_PAGE_PCD
 
