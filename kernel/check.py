@@ -31,6 +31,8 @@ from kernels import (
 
 # An emulated processor is slow if its machine is busy: that is no stall, and no broken timer.
 PATIENT = "rcupdate.rcu_cpu_stall_timeout=300 no_timer_check"
+# Memory that can be taken offline, which moves huge pages.
+MOVABLE = "mem=1920M movablecore=512M"
 STRESS_SECONDS = int(os.environ.get("EXTMETA_STRESS", "240"))
 # They include changed headers; objects() adds the files that the patch changes.
 INCLUDERS = ("mm/mmap.o", "mm/madvise.o", "kernel/fork.o")
@@ -87,7 +89,7 @@ def words() -> None:
         ("adjacent", 1),
         ("loop", 1),
     ):
-        output = boot(build(variant), f"quiet do=check modes={modes}")
+        output = boot(build(variant), f"quiet {MOVABLE} do=check modes={modes}")
         passed(variant, output, "CHECKS")
 
 
@@ -109,7 +111,7 @@ def hooks() -> list[str]:
 
 def on_two(variant: str, what: str, word: str, *more: str) -> str:
     """Boot on two processors; return what was printed."""
-    line = " ".join(("ignore_loglevel", PATIENT, what, *more))
+    line = " ".join(("ignore_loglevel", PATIENT, MOVABLE, what, *more))
     printed = boot(build(variant), line, machine=TWO)
     if "Brought up 1 node, 2 CPUs" not in printed:
         raise Failed(f"{variant}: the guest has not two processors")

@@ -107,7 +107,7 @@ static void object_put(void *p, size_t bytes)
 	}
 }
 
-static void object_get(unsigned long link)
+static void link_get(unsigned long link)
 {
 	if (KIND(link) == PAGE)
 		get_page(virt_to_page(object(link)));
@@ -506,15 +506,22 @@ int extmeta_uffd_move(pte_t *dst, pte_t *src)
 	return 0;
 }
 
-/* The PTL is held, or nobody else can find the table. */
-void extmeta_unlink(struct mm_struct *mm, struct ptdesc *pt)
+static void link_put(unsigned long link)
 {
-	unsigned long link = pt->pt_index;
-	size_t bytes = link_bytes(link);
+	object_put(object(link), link_bytes(link));
+}
 
-	WRITE_ONCE(pt->pt_index, 0);
-	account(mm, -(long)bytes);
-	object_put(object(link), bytes);
+static unsigned long em_huge_link(u64 word)
+{
+	struct em_list *box;
+
+	if (!(word >> UNIFORM_BITS))
+		return word << 3 | UNIFORM | PTRS_PER_PTE * ONE;
+	box = object_alloc(list_bytes(0));
+	if (!box)
+		return 0;
+	box->words[0] = word;
+	return __pa(box) | BOXED | PTRS_PER_PTE * ONE;
 }
 
 /*
@@ -562,7 +569,7 @@ int extmeta_fork_prepare(struct mm_struct *dst_mm, pmd_t *dst,
 		memcpy(p->words, list->words, list->nr * sizeof(u64));
 		memcpy(places(p), places(list), list->nr * sizeof(u16));
 	} else if (link) {
-		object_get(link);
+		link_get(link);
 		atomic64_inc(&em_shared);
 	}
 	account(dst_mm, link_bytes(link));

@@ -13,6 +13,7 @@
 #include <linux/swapops.h>
 #include <linux/extmeta.h>
 #include <asm/pgalloc.h>
+#include "extmeta_huge.h"
 #include "extmeta_markers.h"
 
 static atomic64_t em_live, em_alloced, em_copied, em_shared;
@@ -27,26 +28,6 @@ struct em_want {
 	bool same;
 	u64 word;
 };
-
-static bool flagged(pte_t pte)
-{
-	return pte_present(pte) ? pte_ext(pte) : pte_swp_ext(pte);
-}
-
-#ifndef CONFIG_EXTMETA_ADJACENT
-
-DEFINE_STATIC_KEY_FALSE(extmeta_count);
-static unsigned int em_mode;
-
-#ifdef CONFIG_EXTMETA_ADAPTIVE
-#define SIDE(link)	((link) & GENMASK_ULL(51, 0))
-#define COUNT(link)	((unsigned int)((link) >> 52))
-#define ONE		(1ul << 52)
-#else
-#define SIDE(link)	((void *)((link) & PAGE_MASK))
-#define COUNT(link)	((link) & ~PAGE_MASK)
-#define ONE		1
-#endif
 
 /* A side page is not zeroed: only the words of flagged PTEs are read. */
 static void *side_alloc(void)
@@ -84,6 +65,26 @@ static void account(struct mm_struct *mm, long bytes)
 {
 	atomic_long_add(bytes, &mm->pgtables_bytes);
 }
+
+static bool flagged(pte_t pte)
+{
+	return pte_present(pte) ? pte_ext(pte) : pte_swp_ext(pte);
+}
+
+#ifndef CONFIG_EXTMETA_ADJACENT
+
+DEFINE_STATIC_KEY_FALSE(extmeta_count);
+static unsigned int em_mode;
+
+#ifdef CONFIG_EXTMETA_ADAPTIVE
+#define SIDE(link)	((link) & GENMASK_ULL(51, 0))
+#define COUNT(link)	((unsigned int)((link) >> 52))
+#define ONE		(1ul << 52)
+#else
+#define SIDE(link)	((void *)((link) & PAGE_MASK))
+#define COUNT(link)	((link) & ~PAGE_MASK)
+#define ONE		1
+#endif
 
 unsigned int extmeta_flags(pte_t *ptep, unsigned int nr)
 {
@@ -133,14 +134,26 @@ static bool side_is_shared(unsigned long link)
 	return n > 1;
 }
 
-/* The PTL is held, or nobody else can find the table. */
-void extmeta_unlink(struct mm_struct *mm, struct ptdesc *pt)
+static size_t link_bytes(unsigned long link)
 {
-	unsigned long link = pt->pt_index;
+	return PAGE_SIZE;
+}
 
-	WRITE_ONCE(pt->pt_index, 0);
-	account(mm, -(long)PAGE_SIZE);
+static void link_get(unsigned long link)
+{
+	get_page(virt_to_page(SIDE(link)));
+}
+
+static void link_put(unsigned long link)
+{
 	side_put(SIDE(link));
+}
+
+static unsigned long em_huge_link(u64 word)
+{
+	u64 *side = side_alloc();
+
+	return side ? (unsigned long)memset64(side, word, PTRS_PER_PTE) | PTRS_PER_PTE : 0;
 }
 
 /*
@@ -171,7 +184,7 @@ int extmeta_fork_prepare(struct mm_struct *dst_mm, pmd_t *dst,
 	link = ptep ? extmeta_link(ptep) : 0;
 	if (link && share) {
 		side = SIDE(link);
-		get_page(virt_to_page(side));
+		link_get(link);
 		atomic64_inc(&em_shared);
 	}
 	if (link) {
@@ -294,6 +307,26 @@ static void em_store(unsigned long link, pte_t *ptep, u64 word)
 
 #endif /* linked */
 
+/* The PTL is held, or nobody else can find the table. */
+void extmeta_unlink(struct mm_struct *mm, struct ptdesc *pt)
+{
+	unsigned long link = pt->pt_index;
+
+	WRITE_ONCE(pt->pt_index, 0);
+	account(mm, -(long)link_bytes(link));
+	link_put(link);
+}
+
+static u64 em_huge_word(unsigned long link)
+{
+	return em_word(link, NULL);
+}
+
+static void em_link_equal(struct ptdesc *pt, unsigned long link)
+{
+	WRITE_ONCE(pt->pt_index, link);
+}
+
 static int em_set_mode(unsigned long mode)
 {
 	if (mode > (EXTMETA_FORK_SHARE | EXTMETA_COUNT))
@@ -308,9 +341,39 @@ static int em_set_mode(unsigned long mode)
 	return 0;
 }
 
-#else /* adjacent: nothing to allocate, nothing to link */
+#else /* adjacent: nothing to allocate, nothing to link, but a huge PMD's word */
 
 #define SIDE(link)	((void *)0)
+
+static unsigned long em_huge_link(u64 word)
+{
+	return word;
+}
+
+static u64 em_huge_word(unsigned long link)
+{
+	return link;
+}
+
+static size_t link_bytes(unsigned long link)
+{
+	return 0;
+}
+
+static void link_get(unsigned long link)
+{
+}
+
+static void link_put(unsigned long link)
+{
+}
+
+/* The words of a table whose PTEs will all have the flag. */
+static void em_link_equal(struct ptdesc *pt, unsigned long link)
+{
+	memset64(page_address(ptdesc_page(pt)) + PAGE_SIZE, link, PTRS_PER_PTE);
+	pt->pt_index = 1;
+}
 
 void extmeta_unlink(struct mm_struct *mm, struct ptdesc *pt)
 {
@@ -368,6 +431,76 @@ static void em_counted(struct mm_struct *mm, pte_t *ptep, int n)
 
 #endif
 
+/* ---- huge PMDs ---- */
+
+static unsigned long *em_slot(pmd_t *pmd)
+{
+	return (unsigned long *)(READ_ONCE(extmeta_slots(pmd)->pt_index) +
+				 offset_in_page(pmd));
+}
+
+/* Give the PMD table its slots, which it keeps. */
+int extmeta_huge_prepare(struct mm_struct *mm, pmd_t *pmd)
+{
+	struct ptdesc *pt = extmeta_slots(pmd);
+	void *slots;
+
+	if (READ_ONCE(pt->pt_index))
+		return 0;
+	slots = side_alloc();
+	if (!slots)
+		return -ENOMEM;
+	clear_page(slots);
+	if (cmpxchg(&pt->pt_index, 0, (unsigned long)slots))
+		side_put(slots);
+	else
+		account(mm, PAGE_SIZE);
+	return 0;
+}
+
+void extmeta_slots_free(struct mm_struct *mm, struct ptdesc *pt)
+{
+	void *slots = (void *)pt->pt_index;
+
+	VM_WARN_ON_ONCE(memchr_inv(slots, 0, PAGE_SIZE));
+	pt->pt_index = 0;
+	account(mm, -(long)PAGE_SIZE);
+	side_put(slots);
+}
+
+/* The link stays as it is if both have it: see em_own(). */
+void extmeta_huge_fork(struct mm_struct *mm, pmd_t *dst, pmd_t *src)
+{
+	unsigned long link = *em_slot(src);
+
+	link_get(link);
+	account(mm, link_bytes(link));
+	WRITE_ONCE(*em_slot(dst), link);
+	atomic64_inc(&em_shared);
+}
+
+static void em_huge_drop(struct mm_struct *mm, unsigned long link)
+{
+	account(mm, -(long)link_bytes(link));
+	link_put(link);
+}
+
+void extmeta_huge_gone(struct mm_struct *mm, pmd_t *pmd)
+{
+	em_huge_drop(mm, xchg(em_slot(pmd), 0));
+}
+
+void extmeta_huge_move(pmd_t *dst, pmd_t *src)
+{
+	WRITE_ONCE(*em_slot(dst), xchg(em_slot(src), 0));
+}
+
+/* Nobody finds the table yet. */
+void extmeta_huge_split(pmd_t *pmd, struct ptdesc *pt)
+{
+	em_link_equal(pt, xchg(em_slot(pmd), 0));
+}
+
 /* ---- file mappings: a marker has the flag of a PTE whose page is not mapped ---- */
 
 /* *ptep is none, or a marker. */
@@ -409,9 +542,66 @@ struct em_walk {
 
 #define EM_UNMARKED	1	/* from em_set(): the VMA needs VM_EXTMETA */
 
-static u64 *em_slot(struct em_walk *w, unsigned long addr)
+static u64 *em_word_of(struct em_walk *w, unsigned long addr)
 {
 	return w->buf + ((addr - w->base) >> PAGE_SHIFT);
+}
+
+/*
+ * One word for all pages of a huge PMD, or none for any. Returns -EAGAIN if that
+ * is not what is asked, or the PMD is another: then it has to be split.
+ */
+static int em_set_huge(pmd_t *pmd, unsigned long addr, unsigned long end,
+		       struct mm_walk *walk)
+{
+	struct em_walk *w = walk->private;
+	u64 *words = em_word_of(w, addr);
+	unsigned long link = 0, old = 0;
+	spinlock_t *ptl;
+	pmd_t was;
+
+	if (end - addr != HPAGE_PMD_SIZE || *words == EXTMETA_KEEP ||
+	    memcmp(words, words + 1, (HPAGE_PMD_NR - 1) * sizeof(u64)))
+		return -EAGAIN;
+	if (*words) {
+		link = em_huge_link(*words);
+		if (!link)
+			return -ENOMEM;
+		if (extmeta_huge_prepare(walk->mm, pmd)) {
+			link_put(link);
+			return -ENOMEM;
+		}
+	}
+	ptl = pmd_trans_huge_lock(pmd, walk->vma);
+	if (!ptl || is_huge_zero_pmd(*pmd)) {
+		if (ptl)
+			spin_unlock(ptl);
+		if (link)
+			link_put(link);
+		return -EAGAIN;
+	}
+	was = *pmd;
+	if (ext_huge_flagged(was))
+		old = *em_slot(pmd);
+	if (link) {
+		account(walk->mm, link_bytes(link));
+		/* em_peek() sees the word before the link */
+		smp_store_release(em_slot(pmd), link);
+		w->done += HPAGE_PMD_NR;
+	}
+	if (!link != !old) {
+		int bit = pmd_present(was) ? _PAGE_BIT_EXTMETA : _PAGE_BIT_SWP_EXTMETA;
+
+		/* atomic, since the CPU may set A and D; em_peek() sees the link first */
+		smp_mb();
+		change_bit(bit, (unsigned long *)pmd);
+	}
+	if (!link && old)
+		WRITE_ONCE(*em_slot(pmd), 0);
+	if (old)
+		em_huge_drop(walk->mm, old);
+	spin_unlock(ptl);
+	return 0;
 }
 
 static int em_set(pmd_t *pmd, unsigned long addr, unsigned long end,
@@ -419,7 +609,7 @@ static int em_set(pmd_t *pmd, unsigned long addr, unsigned long end,
 {
 	struct em_walk *w = walk->private;
 	struct em_want want = {
-		em_slot(w, addr), pte_index(addr), (end - addr) >> PAGE_SHIFT
+		em_word_of(w, addr), pte_index(addr), (end - addr) >> PAGE_SHIFT
 	};
 	pte_t *ptep, *start;
 	spinlock_t *ptl;
@@ -429,6 +619,10 @@ static int em_set(pmd_t *pmd, unsigned long addr, unsigned long end,
 		if (!(walk->vma->vm_flags & VM_EXTMETA))
 			return EM_UNMARKED;
 		w->split |= pmd_trans_huge(*pmd);
+	} else if (pmd_trans_huge(*pmd) || is_swap_pmd(*pmd)) {
+		err = em_set_huge(pmd, addr, end, walk);
+		if (err != -EAGAIN)
+			return err;
 	}
 	split_huge_pmd(walk->vma, pmd, addr);
 	if (w->split && pte_alloc(walk->mm, pmd))
@@ -447,7 +641,7 @@ static int em_set(pmd_t *pmd, unsigned long addr, unsigned long end,
 	}
 	for (; addr != end; addr += PAGE_SIZE, ptep++) {
 		pte_t pte = ptep_get(ptep);
-		u64 word = *em_slot(w, addr);
+		u64 word = *em_word_of(w, addr);
 		unsigned int bit;
 
 		if (word == EXTMETA_KEEP)
@@ -484,6 +678,17 @@ again:
 	return 0;
 }
 
+/* The words of pages [addr, end) of a huge PMD. */
+static void em_got_huge(struct em_walk *w, unsigned long addr, unsigned long end, u64 word)
+{
+	unsigned long nr = (end - addr) >> PAGE_SHIFT;
+
+	if (word) {
+		memset64(em_word_of(w, addr), word, nr);
+		w->done += nr;
+	}
+}
+
 static int em_get(pmd_t *pmd, unsigned long addr, unsigned long end,
 		  struct mm_walk *walk)
 {
@@ -491,8 +696,14 @@ static int em_get(pmd_t *pmd, unsigned long addr, unsigned long end,
 	pte_t *ptep, *start;
 	spinlock_t *ptl;
 
-	if (pmd_trans_huge(*pmd))
-		return 0;	/* a huge PMD has no words */
+	ptl = pmd_trans_huge_lock(pmd, walk->vma);
+	if (ptl) {
+		u64 word = ext_huge_flagged(*pmd) ? em_huge_word(*em_slot(pmd)) : 0;
+
+		spin_unlock(ptl);
+		em_got_huge(w, addr, end, word);
+		return 0;
+	}
 	start = ptep = pte_offset_map_lock(walk->mm, pmd, addr, &ptl);
 	if (!ptep) {
 		walk->action = ACTION_AGAIN;
@@ -500,7 +711,7 @@ static int em_get(pmd_t *pmd, unsigned long addr, unsigned long end,
 	}
 	for (; addr != end; addr += PAGE_SIZE, ptep++) {
 		if (flagged(ptep_get(ptep))) {
-			*em_slot(w, addr) = em_word(extmeta_table(ptep)->pt_index, ptep);
+			*em_word_of(w, addr) = em_word(extmeta_table(ptep)->pt_index, ptep);
 			w->done++;
 		}
 	}
@@ -512,50 +723,90 @@ static int em_get(pmd_t *pmd, unsigned long addr, unsigned long end,
  * The PTE and its word as they were together at one time, without the PTL.
  * Words and flags are written under the PTL: a word before its flag, a copied
  * side page before the link to it. RCU keeps an unlinked side page.
+ * Returns false if the PTE is none, which may be so for a moment only.
  */
-static u64 em_peek_one(pte_t *ptep)
+static bool em_peek_one(pte_t *ptep, u64 *word)
 {
 	unsigned long link;
 	pte_t pte;
-	u64 word;
 
+	*word = 0;
 	do {
 		pte = ptep_get_lockless(ptep);
 		if (!flagged(pte))
-			return 0;
+			return !pte_none(pte);
 		smp_rmb();
 		link = extmeta_link(ptep);
 		if (!link)
 			continue;
-		word = em_word(link, ptep);
+		*word = em_word(link, ptep);
 		smp_rmb();
 	} while (!link || !pte_same(ptep_get_lockless(ptep), pte) ||
 		 SIDE(extmeta_link(ptep)) != SIDE(link));
-	return word;
+	return true;
 }
 
+/* The same for a huge PMD. Returns false if it is another. */
+static bool em_peek_huge(pmd_t *pmd, u64 *word)
+{
+	unsigned long link;
+	bool huge = true;
+	pmd_t was;
+
+	*word = 0;
+	rcu_read_lock();
+	do {
+		was = pmdp_get_lockless(pmd);
+		huge = pmd_trans_huge(was) || is_swap_pmd(was);
+		if (!huge || !ext_huge_flagged(was))
+			break;
+		smp_rmb();
+		link = READ_ONCE(*em_slot(pmd));
+		if (!link)
+			continue;
+		*word = em_huge_word(link);
+		smp_rmb();
+	} while (!link || !pmd_same(pmdp_get_lockless(pmd), was) ||
+		 READ_ONCE(*em_slot(pmd)) != link);
+	rcu_read_unlock();
+	return huge;
+}
+
+/*
+ * As GUP-fast asks GUP, this asks em_get() if a table with words has a PTE that is
+ * none: another CPU may have cleared it to change it.
+ */
 static int em_peek(pmd_t *pmd, unsigned long addr, unsigned long end,
 		   struct mm_walk *walk)
 {
 	struct em_walk *w = walk->private;
+	unsigned long at, done = 0;
 	pte_t *ptep, *start;
+	bool none = false;
+	u64 word;
 
-	if (pmd_trans_huge(*pmd))
+	if (em_peek_huge(pmd, &word)) {
+		em_got_huge(w, addr, end, word);
 		return 0;
+	}
 	start = ptep = pte_offset_map(pmd, addr);
 	if (!ptep) {
 		walk->action = ACTION_AGAIN;
 		return 0;
 	}
-	for (; addr != end; addr += PAGE_SIZE, ptep++) {
-		u64 word = em_peek_one(ptep);
-
+	for (at = addr; at != end; at += PAGE_SIZE, ptep++) {
+		if (!em_peek_one(ptep, &word))
+			none = true;
 		if (word) {
-			*em_slot(w, addr) = word;
-			w->done++;
+			*em_word_of(w, at) = word;
+			done++;
 		}
 	}
+	none = none && extmeta_link(start);
 	pte_unmap(start);
+	if (none)
+		return em_get(pmd, addr, end, walk);
+	w->done += done;
 	return 0;
 }
 

@@ -60,6 +60,7 @@ struct extmeta_stat {
 #define _PAGE_SWP_EXTMETA	_PAGE_PCD
 
 void extmeta_unlink(struct mm_struct *mm, struct ptdesc *pt);
+void extmeta_slots_free(struct mm_struct *mm, struct ptdesc *pt);
 void extmeta_fork_words(pte_t *dst, pte_t *src, unsigned int nr);
 int extmeta_move_words(struct mm_struct *mm, pte_t *dst, pte_t *src,
 		       unsigned int nr);
@@ -84,6 +85,13 @@ static inline void ext_table_fini(struct mm_struct *mm, struct ptdesc *pt)
 {
 	if (unlikely(pt->pt_index))
 		extmeta_unlink(mm, pt);
+}
+
+/* a PMD table goes: see mm/extmeta_huge.h */
+static inline void ext_slots_fini(struct mm_struct *mm, struct ptdesc *pt)
+{
+	if (unlikely(pt->pt_index))
+		extmeta_slots_free(mm, pt);
 }
 
 static inline bool pte_ext(pte_t pte)
@@ -242,6 +250,8 @@ static __always_inline void ext_loop_words(pte_t *dst, pte_t *src, bool flagged,
 	({ ext_site(true); ext_table_init(pt); })
 #define ext_table_fini(mm, pt)						\
 	({ ext_site((pt)->pt_index); ext_table_fini(mm, pt); })
+#define ext_slots_fini(mm, pt)						\
+	({ ext_site((pt)->pt_index); ext_slots_fini(mm, pt); })
 /* slow, so that a writer of a word waits for the PTL of a collapse that scans */
 #define ext_flagged(pte)						\
 	({ bool __r = ext_flagged(pte); ext_site(__r); udelay(1); __r; })
@@ -280,6 +290,7 @@ static __always_inline void ext_loop_words(pte_t *dst, pte_t *src, bool flagged,
 
 #define ext_table_init(pt)			do { } while (0)
 #define ext_table_fini(mm, pt)			do { } while (0)
+#define ext_slots_fini(mm, pt)			do { } while (0)
 #define ext_flagged(pte)			false
 #define ext_swp_clear(pte)			(pte)
 #define ext_carry(to, from)			(to)

@@ -32,6 +32,7 @@ PATCH = HERE / "hooks.patch"
 # Our own files, and where they go in the tree.
 OURS = {
     "extmeta.h": "include/linux/extmeta.h",
+    "huge.h": "mm/extmeta_huge.h",
     "markers.h": "mm/extmeta_markers.h",
     "extmeta.c": "mm/extmeta.c",
     "containers.h": "mm/extmeta_containers.h",

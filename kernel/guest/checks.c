@@ -74,8 +74,6 @@ static void pagemap(char *at, long n)
 	close(fd);
 }
 
-#define PFN(entry)	((entry) & ((1ull << 55) - 1))
-
 static long swapped(char *at, long n)
 {
 	long found = 0;
@@ -324,9 +322,18 @@ static void moved_again_and_again(void)
 	munmap(from, LENGTH);
 }
 
+static void split_huge_pages(char *at, size_t length)
+{
+	char text[64];
+
+	snprintf(text, sizeof text, "%d,0x%lx,0x%lx,0", getpid(), (long)at,
+		 (long)at + length);
+	put("/sys/kernel/debug/split_huge_pages", text);
+}
+
 static void huge(void)
 {
-	char *at = map(PMD, PMD, 0), text[64];
+	char *at = map(PMD, PMD, 0);
 	u64 word = 77, back = 0;
 	int failed;
 
@@ -338,8 +345,7 @@ static void huge(void)
 	OK(madvise(at, PMD, MADVISE_COLLAPSE), "a table with a word was collapsed");
 	at[6 * PAGE] = 1;
 	words(EXTMETA_IOC_SET, at + 6 * PAGE, 1, &word);
-	snprintf(text, sizeof text, "%d,0x%lx,0x%lx,0", getpid(), (long)at, (long)at + PMD);
-	put("/sys/kernel/debug/split_huge_pages", text);
+	split_huge_pages(at, PMD);
 	for (int i = 5; i < 7; i++) {
 		words(EXTMETA_IOC_GET, at + i * PAGE, 1, &back);
 		OK(back == 77, "page %d of a split: %llx", i, (long long)back);
@@ -363,6 +369,136 @@ static void huge(void)
 }
 
 /* KSM replaces pages by one with their contents, or by the zero page. */
+static long huge_kilobytes(void)
+{
+	return number("/proc/self/smaps_rollup", "AnonHugePages:");
+}
+
+/* In a child: other words for whole huge PMDs, then for a part of one. */
+static int changes_huge_words(char *at)
+{
+	u64 *own = malloc(sizeof expected);
+
+	memcpy(own, expected, sizeof expected);
+	for (int i = 0; i < 512; i++)
+		own[i] = 78;
+	memset(own + 512, 0, 512 * 8);
+	words(EXTMETA_IOC_SET, at, N, own);
+	if (differs(at, own))
+		return 1;
+	own[7] = 5;
+	own[600] = 6;
+	words(EXTMETA_IOC_SET, at, N, own);
+	return differs(at, own);
+}
+
+/* In a child: a write copies a page, so the huge PMD is split. */
+static int copies_huge(char *at)
+{
+	touch(at + 5 * PAGE, 1, 9);
+	touch(at + 700 * PAGE, 1, 9);
+	return differs(at, expected);
+}
+
+/* A block of memory goes offline, so its huge pages migrate. Some blocks can't. */
+static void migrated_huge(void)
+{
+	char *at = map(FILLER, PMD, 0);
+	long i, huge;
+	u64 before;
+
+	for (i = 0; i < 512; i++)
+		expected[i] = 80;
+	madvise(at, FILLER, MADV_HUGEPAGE);
+	touch(at, FILLER / PAGE, 1);
+	huge = huge_kilobytes();
+	for (i = 0; i < FILLER / PMD; i++)
+		words(EXTMETA_IOC_SET, at + i * PMD, 512, expected);
+	for (i = 0; i < FILLER / PMD; i++) {
+		pagemap(at + i * PMD, 1);
+		before = PFN(entries[0]);
+		if (!take_offline(at + i * PMD))
+			continue;
+		pagemap(at + i * PMD, 1);
+		if (PFN(entries[0]) != before)
+			break;
+	}
+	OK(i < FILLER / PMD, "no huge page migrated");
+	OK(huge_kilobytes() == huge, "migration split a huge page");
+	for (i = 0; i < FILLER / PMD; i++) {
+		long has = words(i % 2 ? EXTMETA_IOC_GET : EXTMETA_IOC_PEEK, at + i * PMD,
+				 512, got);
+
+		OK(has == 512 && !memcmp(got, expected, PAGE), "huge page %ld", i);
+	}
+	munmap(at, FILLER);
+}
+
+/* All pages of a huge PMD have one word. A split gives it to the PTEs, and allocates nothing. */
+static void huge_words(void)
+{
+	char *at = map(LENGTH, PMD, 0), *to = map(LENGTH, PMD, 0);
+	u64 alloced;
+	long huge;
+	int fd;
+
+	madvise(at, LENGTH, MADV_HUGEPAGE);
+	touch(at, N, 1);
+	huge = huge_kilobytes();
+	OK(huge == 4096, "%ld kB of huge pages", huge);
+	for (int i = 0; i < N; i++)
+		expected[i] = i < 512 ? 77 : i < 1024 ? 1ull << 60 : 0;
+	words(EXTMETA_IOC_SET, at, N, expected);
+	OK(!differs(at, expected), "words of huge PMDs");
+	in_child(at, has_words, "a child of huge PMDs");
+	in_child(at, changes_huge_words, "a child that changes words of huge PMDs");
+	in_child(at, copies_huge, "a child that splits huge PMDs");
+	OK(!differs(at, expected), "words of huge PMDs after children");
+	kept_in_place(at);
+	OK(huge_kilobytes() == huge, "a huge PMD was split");
+	move(at, LENGTH, to);
+	OK(!differs(to, expected), "mremap of huge PMDs");
+	OK(huge_kilobytes() == huge, "mremap split a huge PMD");
+	move(to, LENGTH, at);
+	OK(!differs(at, expected), "mremap of huge PMDs, back");
+	alloced = side_pages().alloced;
+	split_huge_pages(at, PMD);
+	OK(huge_kilobytes() == huge - 2048, "a huge page was not split");
+	OK(!differs(at, expected), "split of a huge page with a word");
+	madvise(at + 530 * PAGE, PAGE, MADV_DONTNEED);
+	expected[530] = 0;
+	OK(!differs(at, expected), "split of a huge PMD with a word");
+	OK(side_pages().alloced == alloced, "a split allocated side memory");
+	in_child(at, changes_words, "a child of split huge PMDs");
+	OK(!differs(at, expected), "the child's words in the parent");
+	map_at(at, LENGTH);
+
+	madvise(at, LENGTH, MADV_HUGEPAGE);
+	touch(at, N, 1);
+	OK(!differs(at, none), "words of huge PMDs survive munmap");
+	for (int i = 0; i < N; i++)
+		expected[i] = i < 1024 ? 79 : 0;
+	words(EXTMETA_IOC_SET, at, N, expected);
+	map_at(to, LENGTH);
+	fd = uffd(to, LENGTH, UFFDIO_REGISTER_MODE_MISSING);
+	OK(uffd_move(fd, to, at, 2 * PMD) == 2 * PMD, "UFFDIO_MOVE of huge PMDs");
+	OK(!differs(to, expected), "words after UFFDIO_MOVE of huge PMDs");
+	close(fd);
+	map_at(to, LENGTH);
+
+	map_at(at, LENGTH);
+	madvise(at, LENGTH, MADV_HUGEPAGE);
+	touch(at, N, 1);
+	words(EXTMETA_IOC_SET, at, N, expected);
+	madvise(at, PMD, MADV_DONTNEED);
+	madvise(at + PMD, PMD, MADV_FREE);
+	madvise(at + PMD, PMD, MADVISE_PAGEOUT);
+	touch(at, N, 1);
+	OK(!differs(at, none), "words of huge pages that are gone");
+	munmap(at, LENGTH);
+	munmap(to, LENGTH);
+}
+
 static void merged(int zero)
 {
 	char *at = map(LENGTH, PMD, 0);
@@ -746,6 +882,8 @@ static void check(int mode)
 		moved_by_uffd();
 		moved_again_and_again();
 		huge();
+		huge_words();
+		migrated_huge();
 		merged(0);
 		merged(1);
 		pinned();

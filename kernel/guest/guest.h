@@ -46,6 +46,15 @@ int uffd(void *at, size_t length, int mode);
 void write_protect(int fd, void *at, size_t length, int on);
 void put(const char *path, const char *text);
 
+/* The page frame of an entry of pagemap. */
+#define PFN(entry)	((entry) & ((1ull << 55) - 1))
+
+/*
+ * Take the memory block of a page offline, so that its pages migrate, and back.
+ * Returns 0 if the block is busy, or has what can't move.
+ */
+int take_offline(void *at);
+
 /* UFFDIO_MOVE, tried again while the kernel says so; returns the bytes moved. */
 size_t uffd_move(int fd, char *to, char *from, size_t length);
 

@@ -147,6 +147,41 @@ void put(const char *path, const char *text)
 	close(fd);
 }
 
+static int memory_block(u64 pfn, const char *state)
+{
+	static u64 pages;
+	char text[80];
+	int fd, done;
+
+	if (!pages) {
+		FILE *size = fopen("/sys/devices/system/memory/block_size_bytes", "r");
+
+		if (!size || !fgets(text, sizeof text, size))
+			die("block_size_bytes");
+		fclose(size);
+		pages = strtoull(text, 0, 16) / PAGE;
+	}
+	snprintf(text, sizeof text, "/sys/devices/system/memory/memory%llu/state",
+		 (long long)(pfn / pages));
+	fd = open(text, O_WRONLY);
+	done = fd >= 0 && write(fd, state, strlen(state)) > 0;
+	close(fd);
+	return done;
+}
+
+int take_offline(void *at)
+{
+	int fd = open("/proc/self/pagemap", O_RDONLY);
+	u64 entry;
+	int done;
+
+	if (pread(fd, &entry, 8, (uintptr_t)at / PAGE * 8) != 8)
+		die("pagemap");
+	close(fd);
+	done = memory_block(PFN(entry), "offline");
+	return done && memory_block(PFN(entry), "online_movable");
+}
+
 int swap_on(void)
 {
 	static char header[4096];
