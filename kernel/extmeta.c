@@ -495,9 +495,10 @@ void extmeta_huge_move(pmd_t *dst, pmd_t *src)
 	WRITE_ONCE(*em_slot(dst), xchg(em_slot(src), 0));
 }
 
-/* Nobody finds the table yet. */
-void extmeta_huge_split(pmd_t *pmd, struct ptdesc *pt)
+/* Nobody finds the table yet. One that a collapse took may still have a link. */
+void extmeta_huge_split(struct mm_struct *mm, pmd_t *pmd, struct ptdesc *pt)
 {
+	ext_table_fini(mm, pt);
 	em_link_equal(pt, xchg(em_slot(pmd), 0));
 }
 

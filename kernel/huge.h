@@ -20,7 +20,7 @@ int extmeta_huge_prepare(struct mm_struct *mm, pmd_t *pmd);
 void extmeta_huge_fork(struct mm_struct *mm, pmd_t *dst, pmd_t *src);
 void extmeta_huge_gone(struct mm_struct *mm, pmd_t *pmd);
 void extmeta_huge_move(pmd_t *dst, pmd_t *src);
-void extmeta_huge_split(pmd_t *pmd, struct ptdesc *pt);
+void extmeta_huge_split(struct mm_struct *mm, pmd_t *pmd, struct ptdesc *pt);
 
 static inline struct ptdesc *extmeta_slots(pmd_t *pmd)
 {
@@ -88,10 +88,11 @@ static inline void ext_huge_move(pmd_t *dst, pmd_t *src, pmd_t from)
 		extmeta_huge_move(dst, src);
 }
 
-static inline void ext_huge_split(pmd_t *pmd, pgtable_t table, pmd_t from)
+static inline void ext_huge_split(struct mm_struct *mm, pmd_t *pmd, pgtable_t table,
+				  pmd_t from)
 {
 	if (unlikely(ext_huge_flagged(from)))
-		extmeta_huge_split(pmd, page_ptdesc(table));
+		extmeta_huge_split(mm, pmd, page_ptdesc(table));
 }
 
 #ifdef CONFIG_EXTMETA_SITES
@@ -115,8 +116,8 @@ static inline void ext_huge_split(pmd_t *pmd, pgtable_t table, pmd_t from)
 	({ ext_site(ext_huge_flagged(from)); ext_huge_gone(mm, pmd, from); })
 #define ext_huge_move(dst, src, from)					\
 	({ ext_site(ext_huge_flagged(from)); ext_huge_move(dst, src, from); })
-#define ext_huge_split(pmd, table, from)				\
-	({ ext_site(ext_huge_flagged(from)); ext_huge_split(pmd, table, from); })
+#define ext_huge_split(mm, pmd, table, from)				\
+	({ ext_site(ext_huge_flagged(from)); ext_huge_split(mm, pmd, table, from); })
 #endif
 
 #else /* !CONFIG_EXTMETA: every hook is nothing */
@@ -131,7 +132,7 @@ static inline void ext_huge_split(pmd_t *pmd, pgtable_t table, pmd_t from)
 #define ext_huge_fork(mm, dst, src)		do { } while (0)
 #define ext_huge_gone(mm, pmd, from)		do { } while (0)
 #define ext_huge_move(dst, src, from)		do { } while (0)
-#define ext_huge_split(pmd, table, from)	do { } while (0)
+#define ext_huge_split(mm, pmd, table, from)	do { } while (0)
 
 #endif
 #endif

@@ -365,6 +365,13 @@ static void huge(void)
 	words(EXTMETA_IOC_GET, at, 512, got);
 	for (int i = 0; i < 512; i++)
 		OK(!got[i], "page %d has a word after the collapse", i);
+	/* the table that the split takes is the one that had words */
+	for (int i = 0; i < 512; i++)
+		expected[i] = 81;
+	words(EXTMETA_IOC_SET, at, 512, expected);
+	split_huge_pages(at, PMD);
+	words(EXTMETA_IOC_GET, at, 512, got);
+	OK(!memcmp(got, expected, PAGE), "split of what was collapsed");
 	munmap(at, PMD);
 }
 

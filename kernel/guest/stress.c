@@ -7,6 +7,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <pthread.h>
+#include <signal.h>
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
@@ -15,11 +16,13 @@
 #include <linux/userfaultfd.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
+#include <sys/uio.h>
 #include <sys/wait.h>
 #include "guest.h"
 
 #define OWNERS	4	/* the last one's pages are a file's */
 #define N	1100l	/* pages of an owner: more than two tables */
+#define FILLER	(256ul << 20)
 #define RACE_SECONDS 5	/* in each mode */
 
 static atomic_int stop;
@@ -377,6 +380,66 @@ static void collapse_and_race(long seconds)
 	munmap(huge, PMD);
 }
 
+static void *offline_one(void *at)
+{
+	while (!stop)
+		take_offline(at);
+	return 0;
+}
+
+static void nothing(int signal)
+{
+	(void)signal;
+}
+
+/*
+ * A page that a pipe holds can't migrate. The kernel tries again and again, so fork
+ * and mprotect meet the huge PMD's migration entry.
+ */
+static void fork_while_migrating(long seconds)
+{
+	char *huge = map(PMD, PMD, 0);
+	struct iovec page = { huge, PAGE };
+	u64 word[512], got[512];
+	pthread_t thread;
+	int fds[2];
+
+	for (int i = 0; i < 512; i++)
+		word[i] = 1ull << 50;
+	madvise(huge, PMD, MADV_HUGEPAGE);
+	touch(huge, 512, 1);
+	words(EXTMETA_IOC_SET, huge, 512, word);
+	signal(SIGUSR1, nothing);
+	if (pipe(fds) || vmsplice(fds[1], &page, 1, 0) != PAGE)
+		die("vmsplice");
+	pthread_create(&thread, 0, offline_one, huge);
+	for (time_t end = time(0) + seconds; time(0) < end;) {
+		pid_t child = fork();
+		int status = 0;
+
+		if (child)
+			mprotect(huge, PMD, PROT_READ);
+		words(EXTMETA_IOC_GET, huge, 512, got);
+		if (!child)
+			_exit(!!memcmp(got, word, sizeof word));
+		mprotect(huge, PMD, PROT_READ | PROT_WRITE);
+		waitpid(child, &status, 0);
+		if (status || memcmp(got, word, sizeof word)) {
+			printf("WRONG words of a huge page that migrates: %x\n", status);
+			shared->wrong++;
+		}
+	}
+	stop = 1;
+	while (pthread_tryjoin_np(thread, 0)) {
+		pthread_kill(thread, SIGUSR1);
+		usleep(1000);
+	}
+	stop = 0;
+	close(fds[0]);
+	close(fds[1]);
+	munmap(huge, PMD);
+}
+
 /* KSM merges pages of the owners that have the same contents. */
 static void ksm(struct owner *owners)
 {
@@ -387,15 +450,27 @@ static void ksm(struct owner *owners)
 	put("/sys/kernel/mm/ksm/run", "1");
 }
 
+/* Takes the huge pages that the kernel's own memory lies between, which can't go offline. */
+static char *filler(void)
+{
+	char *at = map(FILLER, PMD, 0);
+
+	madvise(at, FILLER, MADV_HUGEPAGE);
+	touch(at, FILLER / PAGE, 1);
+	return at;
+}
+
 static void run(int mode, long seconds)
 {
 	struct owner owners[OWNERS] = { 0 };
+	char *filled = filler();
 	struct owner *file = &owners[OWNERS - 1];
 	pthread_t threads[OWNERS + 4];
 
 	set_mode(mode);
 	stop = 0;
 	collapse_and_race(RACE_SECONDS);
+	fork_while_migrating(RACE_SECONDS);
 	for (int i = 0; i < OWNERS; i++) {
 		owners[i].at = map(N * PAGE, PMD, (OWNERS - 1 - i) * PAGE);
 		/* the first one's huge PMDs stay whole when they move */
@@ -420,6 +495,7 @@ static void run(int mode, long seconds)
 	stop = 1;
 	for (int i = 0; i < OWNERS + 4; i++)
 		pthread_join(threads[i], 0);
+	munmap(filled, FILLER);
 }
 
 #define SCATTERED (200l * 256)	/* 200 MiB */
