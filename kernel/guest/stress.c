@@ -380,10 +380,12 @@ static void collapse_and_race(long seconds)
 	munmap(huge, PMD);
 }
 
+static atomic_int goes_offline;
+
 static void *offline_one(void *at)
 {
-	while (!stop)
-		take_offline(at);
+	take_offline(at);
+	goes_offline = 0;
 	return 0;
 }
 
@@ -392,51 +394,72 @@ static void nothing(int signal)
 	(void)signal;
 }
 
+/* Wait until pagemap shows a migration entry, which it calls swapped. */
+static void wait_for_migration(void *at)
+{
+	int fd = open("/proc/self/pagemap", O_RDONLY);
+	u64 entry = 0;
+
+	while (goes_offline && !(entry >> 62 & 1))
+		if (pread(fd, &entry, 8, (uintptr_t)at / PAGE * 8) != 8)
+			die("pagemap");
+	close(fd);
+}
+
 /*
  * A page that a pipe holds can't migrate. The kernel tries again and again, so fork
- * and mprotect meet the huge PMD's migration entry.
+ * or mprotect meets the huge PMD's migration entry. The page is new each time, since
+ * only then it is writable.
  */
-static void fork_while_migrating(long seconds)
+static int change_while_migrating(char *huge, int forks)
 {
-	char *huge = map(PMD, PMD, 0);
 	struct iovec page = { huge, PAGE };
 	u64 word[512], got[512];
+	pid_t child = 1;
 	pthread_t thread;
-	int fds[2];
+	int fds[2], status = 0;
 
 	for (int i = 0; i < 512; i++)
 		word[i] = 1ull << 50;
+	map_at(huge, PMD);
 	madvise(huge, PMD, MADV_HUGEPAGE);
 	touch(huge, 512, 1);
 	words(EXTMETA_IOC_SET, huge, 512, word);
-	signal(SIGUSR1, nothing);
 	if (pipe(fds) || vmsplice(fds[1], &page, 1, 0) != PAGE)
 		die("vmsplice");
+	goes_offline = 1;
 	pthread_create(&thread, 0, offline_one, huge);
-	for (time_t end = time(0) + seconds; time(0) < end;) {
-		pid_t child = fork();
-		int status = 0;
-
-		if (child)
-			mprotect(huge, PMD, PROT_READ);
-		words(EXTMETA_IOC_GET, huge, 512, got);
-		if (!child)
-			_exit(!!memcmp(got, word, sizeof word));
-		mprotect(huge, PMD, PROT_READ | PROT_WRITE);
+	wait_for_migration(huge);
+	if (forks)
+		child = fork();
+	else
+		mprotect(huge, PMD, PROT_READ);
+	words(EXTMETA_IOC_GET, huge, 512, got);
+	if (!child)
+		_exit(!!memcmp(got, word, sizeof word));
+	if (forks)
 		waitpid(child, &status, 0);
-		if (status || memcmp(got, word, sizeof word)) {
-			printf("WRONG words of a huge page that migrates: %x\n", status);
-			shared->wrong++;
-		}
-	}
-	stop = 1;
-	while (pthread_tryjoin_np(thread, 0)) {
+	while (goes_offline) {
 		pthread_kill(thread, SIGUSR1);
 		usleep(1000);
 	}
-	stop = 0;
+	pthread_join(thread, 0);
 	close(fds[0]);
 	close(fds[1]);
+	return status || memcmp(got, word, sizeof word);
+}
+
+static void migrate_and_change(long seconds)
+{
+	char *huge = map(PMD, PMD, 0);
+
+	signal(SIGUSR1, nothing);
+	for (time_t end = time(0) + seconds; time(0) < end;)
+		for (int forks = 0; forks < 2; forks++)
+			if (change_while_migrating(huge, forks)) {
+				printf("WRONG words of a huge page that migrates\n");
+				shared->wrong++;
+			}
 	munmap(huge, PMD);
 }
 
@@ -470,7 +493,7 @@ static void run(int mode, long seconds)
 	set_mode(mode);
 	stop = 0;
 	collapse_and_race(RACE_SECONDS);
-	fork_while_migrating(RACE_SECONDS);
+	migrate_and_change(RACE_SECONDS);
 	for (int i = 0; i < OWNERS; i++) {
 		owners[i].at = map(N * PAGE, PMD, (OWNERS - 1 - i) * PAGE);
 		/* the first one's huge PMDs stay whole when they move */
