@@ -138,6 +138,14 @@ static inline pte_t ext_from_swp(pte_t to, pte_t from)
 	return pte_swp_ext(from) ? __pte(pte_val(to) | _PAGE_EXTMETA) : to;
 }
 
+/* each present or not */
+static inline pte_t ext_carry_any(pte_t to, pte_t from)
+{
+	if (!ext_flagged(from))
+		return to;
+	return __pte(pte_val(to) | (pte_present(to) ? _PAGE_EXTMETA : _PAGE_SWP_EXTMETA));
+}
+
 /*
  * mremap: the words of @nr PTEs, before the PTEs are moved. -EAGAIN: a truncation
  * took the room that ext_move_prepare() had made.
@@ -265,6 +273,8 @@ static __always_inline void ext_loop_words(pte_t *dst, pte_t *src, bool flagged,
 	({ pte_t __f = (from); ext_site(pte_swp_ext(__f)); ext_swp_carry(to, __f); })
 #define ext_from_swp(to, from)						\
 	({ pte_t __f = (from); ext_site(pte_swp_ext(__f)); ext_from_swp(to, __f); })
+#define ext_carry_any(to, from)						\
+	({ pte_t __f = (from); ext_site((ext_flagged)(__f)); ext_carry_any(to, __f); })
 #define ext_move_words(mm, dst, src, nr)				\
 	({ ext_site(extmeta_link(src)); ext_move_words(mm, dst, src, nr); })
 #define ext_uffd_move(dst, src)						\
@@ -294,9 +304,10 @@ static __always_inline void ext_loop_words(pte_t *dst, pte_t *src, bool flagged,
 #define ext_flagged(pte)			false
 #define ext_swp_clear(pte)			(pte)
 #define ext_carry(to, from)			(to)
-#define ext_to_swp(to, from)			(to)
+#define ext_to_swp(to, from)			((void)(from), (to))
 #define ext_swp_carry(to, from)			(to)
 #define ext_from_swp(to, from)			(to)
+#define ext_carry_any(to, from)			((void)(from), (to))
 #define ext_move_words(mm, dst, src, nr)	0
 #define ext_uffd_move(dst, src)			0
 #define ext_fork_words(dst, src, nr)		do { } while (0)

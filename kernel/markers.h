@@ -53,7 +53,8 @@ static inline pte_t ext_wp_marker(pte_t pte, bool wp)
 static inline void ext_unmapped(struct vm_area_struct *vma, unsigned long addr,
 				pte_t *ptep, pte_t from)
 {
-	if (unlikely(ext_vma(vma)) && pte_ext(from))
+	/* a device-exclusive entry is not present */
+	if (unlikely(ext_vma(vma)) && ext_flagged(from))
 		extmeta_leave_marker(vma->vm_mm, addr, ptep);
 }
 
@@ -81,7 +82,7 @@ static inline void ext_kept(struct ext_kept *kept, struct vm_area_struct *vma,
 #define ext_wp_marker(pte, wp)						\
 	({ ext_site(true); ext_wp_marker(pte, wp); })
 #define ext_unmapped(vma, addr, ptep, from)				\
-	({ ext_site((vma)->vm_flags & VM_EXTMETA && pte_ext(from));	\
+	({ ext_site((vma)->vm_flags & VM_EXTMETA && (ext_flagged)(from));	\
 	   ext_unmapped(vma, addr, ptep, from); })
 #define ext_keep(kept, vma, ptep, n, keeps)				\
 	({ ext_keep(kept, vma, ptep, n, keeps); ext_site((kept)->nr); })

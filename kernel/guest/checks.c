@@ -10,33 +10,20 @@
 #include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/swap.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
-#include "guest.h"
+#include "checks.h"
 
-#define N	1200l	/* pages: more than two tables, and no multiple of one */
-#define LENGTH	(N * PAGE)
 #define FILLER	(256ul << 20)
 
-/* Shared with children. */
-static struct { int good, bad; long moved; } *count;
-static u64 expected[N], got[N];
+struct count *count;
+u64 expected[N], got[N];
 static const u64 none[N];
-static struct extmeta_stat begun;
-static int counted, swaps;
+struct extmeta_stat begun;
+int swaps;
+static int counted;
 
-#define OK(condition, ...) do {					\
-		if (condition) {				\
-			count->good++;				\
-		} else {					\
-			count->bad++;				\
-			printf("BAD line %d: ", __LINE__);	\
-			printf(__VA_ARGS__);			\
-			printf("\n");				\
-		}						\
-	} while (0)
-
-/* A third of the PTEs has no word. */
-static void set_all(char *at, u64 salt)
+void set_all(char *at, u64 salt)
 {
 	for (int i = 0; i < N; i++)
 		expected[i] = i % 3 ? salt * 1000003 + i + 1 : 0;
@@ -56,16 +43,15 @@ static int differs_by(unsigned long request, char *at, const u64 *want)
 	return 0;
 }
 
-/* Under the lock and without it. */
-static int differs(char *at, const u64 *want)
+int differs(char *at, const u64 *want)
 {
 	return differs_by(EXTMETA_IOC_GET, at, want) ||
 	       (begun.form != EXTMETA_MODULE && differs_by(EXTMETA_IOC_PEEK, at, want));
 }
 
-static u64 entries[N];	/* what pagemap() read */
+u64 entries[N];
 
-static void pagemap(char *at, long n)
+void pagemap(char *at, long n)
 {
 	int fd = open("/proc/self/pagemap", O_RDONLY);
 
@@ -74,7 +60,7 @@ static void pagemap(char *at, long n)
 	close(fd);
 }
 
-static long swapped(char *at, long n)
+long swapped(char *at, long n)
 {
 	long found = 0;
 
@@ -98,7 +84,7 @@ static long number(const char *path, const char *name)
 	return at ? atol(at + strlen(name)) : -1;
 }
 
-static void in_child(char *at, int (*check)(char *), const char *what)
+void in_child(char *at, int (*check)(char *), const char *what)
 {
 	pid_t child;
 	int status;
@@ -115,12 +101,12 @@ static void in_child(char *at, int (*check)(char *), const char *what)
 	OK(status == 0, "%s (status %x)", what, status);
 }
 
-static int has_words(char *at)
+int has_words(char *at)
 {
 	return differs(at, expected);
 }
 
-static int changes_words(char *at)
+int changes_words(char *at)
 {
 	u64 *own = malloc(sizeof expected);
 
@@ -559,7 +545,7 @@ static void pinned(void)
 	munmap(at, LENGTH);
 }
 
-static void map_file(char *at, size_t length, int flags, int fd)
+void map_file(char *at, size_t length, int flags, int fd)
 {
 	if (mmap(at, length, PROT_READ | PROT_WRITE, flags | MAP_FIXED, fd, 0) != at)
 		die("mmap of a file");
@@ -675,7 +661,7 @@ static void mapped_file(int fd, int flags)
 	close(fd);
 }
 
-static int file_on_tmpfs(void)
+int file_on_tmpfs(void)
 {
 	int fd = open("/tmp/file", O_RDWR | O_CREAT, 0600);
 
@@ -683,6 +669,68 @@ static int file_on_tmpfs(void)
 	if (fd < 0)
 		die("/tmp/file");
 	return fd;
+}
+
+/* Linux 6.12 include/uapi/linux/fs.h and userfaultfd.h */
+struct scan {
+	u64 size, flags, start, end, walk_end, regions, nr_regions, max_pages;
+	u64 inverted, mask, any_of, returned;
+};
+struct region { u64 start, end, categories; };
+#define PAGEMAP_SCAN		_IOWR('f', 16, struct scan)
+#define SCAN_PROTECT		1	/* the pages that are found */
+#define IS_WRITTEN		2
+#define UFFD_WP_ASYNC		(1 << 15)
+
+static long written(char *at, int flags)
+{
+	static struct region regions[N];
+	struct scan scan = {
+		sizeof scan, flags, (uintptr_t)at, (uintptr_t)at + LENGTH, 0,
+		(uintptr_t)regions, N, 0, 0, IS_WRITTEN, 0, IS_WRITTEN
+	};
+	int fd = open("/proc/self/pagemap", O_RDONLY), n = ioctl(fd, PAGEMAP_SCAN, &scan);
+	long pages = 0;
+
+	if (n < 0)
+		die("PAGEMAP_SCAN");
+	close(fd);
+	for (int i = 0; i < n; i++)
+		pages += (regions[i].end - regions[i].start) / PAGE;
+	return pages;
+}
+
+/* PAGEMAP_SCAN protects markers with words as it does other PTEs. */
+static void scanned_file(void)
+{
+	int fd = file_on_tmpfs(), wp = syscall(SYS_userfaultfd, O_CLOEXEC | O_NONBLOCK);
+	struct uffdio_api api = { .api = UFFD_API, .features = UFFD_WP_ASYNC };
+	char *at = map(LENGTH, PMD, 0);
+	volatile char *read_only = at;
+	struct uffdio_register range = {
+		{ (uintptr_t)at, LENGTH }, UFFDIO_REGISTER_MODE_WP, 0
+	};
+
+	if (ftruncate(fd, LENGTH))
+		die("ftruncate");
+	map_file(at, LENGTH, MAP_SHARED, fd);
+	touch(at, N, 1);
+	set_all(at, 11);
+	paged_out(at);
+	if (wp < 0 || ioctl(wp, UFFDIO_API, &api) || ioctl(wp, UFFDIO_REGISTER, &range))
+		die("userfaultfd");
+	OK(written(at, SCAN_PROTECT) == N, "PAGEMAP_SCAN of markers");
+	OK(written(at, 0) == 0, "markers that PAGEMAP_SCAN did not protect");
+	OK(!differs(at, expected), "PAGEMAP_SCAN");
+	for (int i = 0; i < N / 2; i++)
+		(void)read_only[i * PAGE];
+	OK(written(at, 0) == 0, "read faults lose the protection of markers");
+	touch(at, N / 4, 2);
+	OK(written(at, 0) == N / 4, "%ld pages are written", written(at, 0));
+	OK(!differs(at, expected), "faults after PAGEMAP_SCAN");
+	close(wp);
+	munmap(at, LENGTH);
+	close(fd);
 }
 
 /* A collapse of a file's pages keeps the words, and a huge page of a file is split. */
@@ -899,6 +947,9 @@ static void check(int mode)
 		mapped_file(file_on_tmpfs(), MAP_PRIVATE);
 		collapsed_file();
 		collapsed_table();
+		scanned_file();
+		poisoned();
+		on_device();
 		accounted();
 		contained();
 	}
