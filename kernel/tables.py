@@ -21,6 +21,17 @@ TABLE_LIVES = ("life_tables_1", "life_tables_10", "life_tables_50")
 # Two boots agree on an operation if their counts differ by less than this.
 ALIKE_BELOW = 0.0001
 WORDS = ("set_words", "get_words", "peek_words")
+HUGE_WORDS = ("huge_set", "huge_get", "huge_peek")
+PTES_OF_HUGE = 512
+# What is shown of huge pages that have a word.
+HUGE = (
+    STOCK,
+    "linked, no word",
+    "linked, side page copied at once",
+    "linked, shared, counted",
+    "adaptive, side page shared",
+    "adjacent, copied at once",
+)
 
 # The core's operation, the kernel's, and whether only what is added is alike: the rest of
 # the kernel's fork and munmap is about pages, which the core has none of.
@@ -106,7 +117,7 @@ def operations(results: Results) -> list[str]:
     return [
         name
         for name in results["instructions"]
-        if name not in (*LIVES, *PAGE_LIVES, *TABLE_LIVES, *WORDS)
+        if name not in (*LIVES, *PAGE_LIVES, *TABLE_LIVES, *WORDS, *HUGE_WORDS)
     ]
 
 
@@ -153,7 +164,26 @@ def used(results: Results) -> str:
         for form in starting(results, "linked", "adjacent")
         if different(form) and not form.endswith("no word")
     ]
-    return against_stock(results, operations(results), forms)
+    names = [name for name in operations(results) if not name.startswith("huge_")]
+    return against_stock(results, names, forms)
+
+
+def huge(results: Results) -> str:
+    """Return the instructions a huge page, without a word and with one."""
+    counts = results["instructions"]
+    shown = [form for form in HUGE if form in counts["huge_fork"]]
+    return rendered(
+        ["", *shown],
+        [
+            [name]
+            + [
+                f"{PTES_OF_HUGE * count:,.0f}" if count else ""
+                for count in (counts[name].get(form) for form in shown)
+            ]
+            for name in counts
+            if name.startswith("huge_")
+        ],
+    )
 
 
 def absolute(results: Results, names: tuple[str, ...]) -> str:
@@ -253,6 +283,7 @@ TABLES = {
     "lives by pages": lambda results: absolute(results, PAGE_LIVES),
     "lives by tables": lambda results: absolute(results, TABLE_LIVES),
     "containers": containers,
+    "huge": huge,
     "caches": caches,
     "predicted": predicted,
 }

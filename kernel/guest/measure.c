@@ -23,7 +23,9 @@
 	X(life_0) X(life_1) X(life_10) X(life_50) X(life_100) \
 	X(life_pages_1) X(life_pages_10) X(life_pages_50) X(life_pages_100) \
 	X(life_tables_1) X(life_tables_10) X(life_tables_50) \
-	X(munmap)
+	X(munmap) \
+	X(huge_fault) X(huge_set) X(huge_get) X(huge_peek) X(huge_fork) X(huge_exit) \
+	X(huge_mremap) X(huge_split) X(huge_munmap)
 #define NAME(n) #n,
 #define NUMBER(n) n##_,
 enum { PHASES(NUMBER) NPHASES };
@@ -237,20 +239,54 @@ static void once(u64 *word, u64 *got, u64 *written, long percent)
 	PHASE(munmap, munmap(at, length));
 }
 
+/* The same pages as huge pages, each of which has one word or none. */
+static void once_huge(u64 *word, u64 *got, int flagged)
+{
+	size_t length = pages * PAGE;
+	char *at = PLACE(0), *to = PLACE(3) - PAGE;
+	int gate[2], status;
+	pid_t child;
+
+	map_at(at, length);
+	madvise(at, length, MADV_HUGEPAGE);
+	PHASE(huge_fault, touch(at, pages, 1));
+	if (flagged) {
+		PHASE(huge_set, words(EXTMETA_IOC_SET, at, pages, word));
+		PHASE(huge_get, words(EXTMETA_IOC_GET, at, pages, got));
+		if (memcmp(word, got, length / 512))
+			die("words of huge pages differ");
+		PHASE(huge_peek, words(EXTMETA_IOC_PEEK, at, pages, got));
+	}
+	FORK(huge_fork);
+	EXIT(huge_exit);
+	PHASE(huge_mremap, move(at, length, to));
+	PHASE(huge_split, for (size_t i = 0; i < length; i += PMD)
+				  madvise(to + i, PAGE, MADV_DONTNEED));
+	if (flagged) {
+		words(EXTMETA_IOC_GET, to, pages, got);
+		if (got[0] || memcmp(word + 1, got + 1, 511 * sizeof *got))
+			die("words of split pages differ");
+	}
+	PHASE(huge_munmap, munmap(to, length));
+}
+
 void measure(void)
 {
 	long mib = parameter("mib=", 64), runs = parameter("runs=", 2);
 	long percent = device < 0 ? 0 : parameter("pct=", 0);
 	long equal = parameter("equal=", 0);
-	u64 *word, *got, *written;
+	u64 *word, *one, *got, *written;
 
 	pages = mib * 256;
 	word = calloc(pages, sizeof *word);
+	one = malloc(pages * sizeof *one);
 	got = malloc(pages * sizeof *got);
 	written = malloc(pages * sizeof *written);
 	/* present before anything is counted */
 	memset(got, 0, pages * sizeof *got);
 	memset(written, 0xff, pages * sizeof *written);
+	for (long i = 0; i < pages; i++)
+		one[i] = i / 512 + 1;
 	if (device >= 0)
 		set_mode(parameter("mode=", 0));
 	for (long i = 0; i < pages; i++)
@@ -259,6 +295,7 @@ void measure(void)
 	for (int i = 0; i < runs; i++) {
 		row = result[i];
 		once(word, got, written, percent);
+		once_huge(one, got, percent == 100);
 	}
 	printf("PTES %ld\n", pages);
 	for (int phase = 0; phase < NPHASES; phase++) {
