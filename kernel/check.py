@@ -1,7 +1,7 @@
 """Checks the kernels: `python kernel/check.py [PART ...]`, or all parts.
 
 objects  compiled out, the patch changes no byte of code or data in the objects of changed files
-words    guest/checks.c on each form and in each mode of fork
+words    guest/checks.c and devices.c on each form and in each mode of fork
 stress   the same, then guest/stress.c, on two processors, of linked and adaptive; tells
          which hooks of linked were reached with a word
 migrate  both reads of words that nobody writes, of pages that compaction moves, on two
