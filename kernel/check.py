@@ -6,7 +6,7 @@ stress   the same, then guest/stress.c, on two processors, of linked and adaptiv
          which hooks of linked were reached with a word
 migrate  both reads of words that nobody writes, of pages that compaction moves, on two
          processors
-debug    the same as stress, on a kernel with lockdep, DEBUG_VM, KASAN and kmemleak
+debug    the same as stress, on kernels with lockdep, DEBUG_VM, KASAN and kmemleak
 """
 
 import os
@@ -17,6 +17,7 @@ from pathlib import Path
 
 from boot import TWO, boot, reports
 from kernels import (
+    DEBUG,
     PATCH,
     Failed,
     build,
@@ -150,8 +151,9 @@ def stress() -> None:
 
 
 def debug() -> None:
-    """Run checks and stress on a kernel that checks itself."""
-    said(stressed("debug", "leaks"), "LEAKS")
+    """Run checks and stress on kernels that check themselves."""
+    for variant in DEBUG:
+        said(stressed(variant, "leaks"), "LEAKS")
 
 
 PARTS = {

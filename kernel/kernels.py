@@ -45,14 +45,18 @@ VARIANTS = {
     "adaptive": "CONFIG_EXTMETA=y\nCONFIG_EXTMETA_ADAPTIVE=y\n",
     "loop": "CONFIG_EXTMETA=y\nCONFIG_EXTMETA_LOOP=y\n",
     "sites": "CONFIG_EXTMETA=y\nCONFIG_EXTMETA_SITES=y\n",
-    "debug": (HERE / "debug.config").read_text(),
+}
+# Those that check themselves.
+DEBUG = {
+    f"debug-{form}": VARIANTS[form] + (HERE / "debug.config").read_text()
+    for form in ("linked", "adaptive")
 }
 # Those on which tests/kernel runs programs: their swap is a loop device.
 ORACLE = {
     f"oracle-{form}": VARIANTS[form] + "CONFIG_BLK_DEV_LOOP=y\n"
-    for form in ("linked", "adjacent")
+    for form in ("linked", "adjacent", "adaptive")
 }
-VARIANTS |= ORACLE
+VARIANTS |= DEBUG | ORACLE
 # Those that are measured.
 MEASURED = ("stock", "linked", "adjacent", "adaptive", "loop")
 
@@ -235,10 +239,11 @@ def configure(source: Path, variant: str, objects: str) -> None:
 def compiled(variant: str) -> Path:
     """Compile a variant; return the folder with its objects.
 
-    All but `debug` share a folder, so that another variant compiles only what differs.
+    Those of DEBUG share one, and all others share one, so that another variant compiles
+    only what differs.
     """
     source = patched()
-    objects = "debug" if variant == "debug" else "objects"
+    objects = "debug" if variant in DEBUG else "objects"
     say(f"building {variant}: minutes, on {os.cpu_count()} processors")
     configure(source, variant, objects)
     make(source, objects, "vmlinux")

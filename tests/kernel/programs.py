@@ -521,6 +521,9 @@ class Maker:
             limits = choose(((0, 1000),) * 4 + ((1, 1000), (2, 1000), (0, 1), (3, 2)))
             return addr, addr + length, *scan, *limits
         if name == "set_words":
+            if "HUGEPAGE" in menu.advice and choose((True, False)):
+                # One word for all of what may be a huge page.
+                return addr & -PMD, PMD, choose((0, *WORDS[:3], WORDS[-1])), 0, 1
             every = choose((1, 1, 1, 2, 3))
             if choose((False, False, False, False, True)):
                 return addr, length, 0, 0, every
@@ -575,7 +578,7 @@ MENUS = (PAGES,) * 22 + (MISSING,) * 15 + (HUGE,) + (MISSING_HUGE,) * 2
 
 # How fork copies words in each kernel with words: linked copies or shares side pages,
 # without and with a count of flags.
-FORK_MODES = {"linked": (0, 1, 2, 3), "adjacent": (0,)}
+FORK_MODES = {"linked": (0, 1, 2, 3), "adjacent": (0,), "adaptive": (0, 1, 2, 3)}
 
 
 def random_programs(seed: int, menus: Sequence[Menu] = MENUS) -> Iterator[Program]:
