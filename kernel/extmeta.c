@@ -307,16 +307,6 @@ static void em_store(unsigned long link, pte_t *ptep, u64 word)
 
 #endif /* linked */
 
-/* The PTL is held, or nobody else can find the table. */
-void extmeta_unlink(struct mm_struct *mm, struct ptdesc *pt)
-{
-	unsigned long link = pt->pt_index;
-
-	WRITE_ONCE(pt->pt_index, 0);
-	account(mm, -(long)link_bytes(link));
-	link_put(link);
-}
-
 static u64 em_huge_word(unsigned long link)
 {
 	return em_word(link, NULL);
@@ -375,11 +365,6 @@ static void em_link_equal(struct ptdesc *pt, unsigned long link)
 	pt->pt_index = 1;
 }
 
-void extmeta_unlink(struct mm_struct *mm, struct ptdesc *pt)
-{
-	pt->pt_index = 0;
-}
-
 void extmeta_fork_words(pte_t *dst, pte_t *src, unsigned int nr)
 {
 	extmeta_table(dst)->pt_index = 1;
@@ -431,12 +416,36 @@ static void em_counted(struct mm_struct *mm, pte_t *ptep, int n)
 
 #endif
 
+static void link_drop(struct mm_struct *mm, unsigned long link)
+{
+	account(mm, -(long)link_bytes(link));
+	link_put(link);
+}
+
+/* The PTL is held, or nobody else can find the table. */
+void extmeta_unlink(struct mm_struct *mm, struct ptdesc *pt)
+{
+	unsigned long link = pt->pt_index;
+
+	WRITE_ONCE(pt->pt_index, 0);
+	link_drop(mm, link);
+}
+
 /* ---- huge PMDs ---- */
 
 static unsigned long *em_slot(pmd_t *pmd)
 {
 	return (unsigned long *)(READ_ONCE(extmeta_slots(pmd)->pt_index) +
 				 offset_in_page(pmd));
+}
+
+/* The PMD's lock is held. */
+static unsigned long em_slot_taken(pmd_t *pmd)
+{
+	unsigned long *slot = em_slot(pmd), link = *slot;
+
+	WRITE_ONCE(*slot, 0);
+	return link;
 }
 
 /* Give the PMD table its slots, which it keeps. */
@@ -468,7 +477,7 @@ void extmeta_slots_free(struct mm_struct *mm, struct ptdesc *pt)
 	side_put(slots);
 }
 
-/* The link stays as it is if both have it: see em_own(). */
+/* Both have the link. After a split, who writes a word gets one of its own: see em_own(). */
 void extmeta_huge_fork(struct mm_struct *mm, pmd_t *dst, pmd_t *src)
 {
 	unsigned long link = *em_slot(src);
@@ -479,27 +488,21 @@ void extmeta_huge_fork(struct mm_struct *mm, pmd_t *dst, pmd_t *src)
 	atomic64_inc(&em_shared);
 }
 
-static void em_huge_drop(struct mm_struct *mm, unsigned long link)
-{
-	account(mm, -(long)link_bytes(link));
-	link_put(link);
-}
-
 void extmeta_huge_gone(struct mm_struct *mm, pmd_t *pmd)
 {
-	em_huge_drop(mm, xchg(em_slot(pmd), 0));
+	link_drop(mm, em_slot_taken(pmd));
 }
 
 void extmeta_huge_move(pmd_t *dst, pmd_t *src)
 {
-	WRITE_ONCE(*em_slot(dst), xchg(em_slot(src), 0));
+	WRITE_ONCE(*em_slot(dst), em_slot_taken(src));
 }
 
 /* Nobody finds the table yet. One that a collapse took may still have a link. */
 void extmeta_huge_split(struct mm_struct *mm, pmd_t *pmd, struct ptdesc *pt)
 {
 	ext_table_fini(mm, pt);
-	em_link_equal(pt, xchg(em_slot(pmd), 0));
+	em_link_equal(pt, em_slot_taken(pmd));
 }
 
 /* ---- file mappings: a marker has the flag of a PTE whose page is not mapped ---- */
@@ -600,7 +603,7 @@ static int em_set_huge(pmd_t *pmd, unsigned long addr, unsigned long end,
 	if (!link && old)
 		WRITE_ONCE(*em_slot(pmd), 0);
 	if (old)
-		em_huge_drop(walk->mm, old);
+		link_drop(walk->mm, old);
 	spin_unlock(ptl);
 	return 0;
 }
