@@ -223,7 +223,8 @@ cdef enum:
     W_LEAF_STEPS                           # of fork's search, by level
     W_DROP_STEPS = W_LEAF_STEPS + MAX_LEVELS
     W_PRUNED = W_DROP_STEPS + MAX_LEVELS   # as W_EMPTY, if tables passed are freed
-    W_WHOLE = W_PRUNED + MAX_LEVELS        # tables that lie whole in the range
+    W_FORK_STEPS = W_PRUNED + MAX_LEVELS   # of fork's two searches for tables, by level
+    W_WHOLE = W_FORK_STEPS + MAX_LEVELS    # tables that lie whole in the range
     W_WHOLE_WORDED
     W_ENTRIES                              # of the range, in tables
     W_NONE                                 # of these, not mapped
@@ -247,6 +248,7 @@ WALK_NAMES = (
     + [f"leaf_steps{i}" for i in range(MAX_LEVELS)]
     + [f"drop_steps{i}" for i in range(MAX_LEVELS)]
     + [f"pruned{i}" for i in range(MAX_LEVELS)]
+    + [f"fork_steps{i}" for i in range(MAX_LEVELS)]
     + "whole whole_worded entries none unflagged".split())
 
 cdef struct Tree:
@@ -425,7 +427,7 @@ cdef void above(
         uint64_t end, double[::1] f) noexcept nogil:
     """Count the upper tables, and the steps of searches that pass their slots."""
     cdef uint64_t size = <uint64_t>1 << tree.shift[tree.levels - 2]
-    cdef uint64_t at = 0, dropped = first, table = 0
+    cdef uint64_t at = 0, table = 0
     cdef int last = tree.levels - 2, level
     cdef Py_ssize_t i, passed = 0
     cdef double* steps
@@ -442,26 +444,101 @@ cdef void above(
             for level in range(tree.levels - 1):
                 f[W_LEAF_STEPS + level] = f[W_EMPTY + level] + f[W_EMPTY_ALL + level]
             f[W_LEAF_STEPS + last] += passed
-            if first <= s.start[i] < stop:
-                f[W_LEAVES_WITHIN] += 1
-                step(tree, dropped, s.start[i], False, &f[W_DROP_STEPS])
-                dropped = s.start[i]
             continue
         passed += 1
-        if table:
-            step(tree, table, s.start[i], False, &f[W_PRUNED])
         if table and s.start[i] != table:
             f[W_HOLES] += 1
         if table and (s.start[i] != table or s.start[i] >> tree.shift[last - 1] != (
                 table - 1) >> tree.shift[last - 1]):
             f[W_AFTER] += 1
         table = at
-    if f[W_LEAVES]:
-        f[W_DROP_STEPS] += (
-            <double>(stop - 1 >> tree.shift[0]) - (dropped >> tree.shift[0]) + 1)
     for level in range(tree.levels - 1):
         f[W_EMPTY_ALL + level] += f[W_EMPTY + level]
     step(tree, at, end, True, &f[W_EMPTY_ALL])
+    dropped(tree, s, first, stop, f)
+    counted(tree, s, &f[W_FORK_STEPS])
+    for level in range(tree.levels - 1):
+        f[W_FORK_STEPS + level] += f[W_EMPTY_ALL + level]
+
+
+cdef inline bint together(
+        const Tree* tree, const Slots* s, int level, uint64_t at, Py_ssize_t i
+        ) noexcept nogil:
+    """Return whether slot ``i``, if there is one, lies below the same entry."""
+    return 0 <= i < s.n and at >> tree.shift[level] == s.start[i] >> tree.shift[level]
+
+
+cdef void pass_kept(
+        const Tree* tree, const Slots* s, uint64_t at, uint64_t to, Py_ssize_t i,
+        Py_ssize_t* before, Py_ssize_t* after, double* steps) noexcept nogil:
+    """Count what a search passes from ``at`` to ``to``, where tables have been freed.
+
+    Slot ``i`` is what it finds. ``before`` and ``after`` are the nearest leaves, which
+    keep the tables above them, and move with ``at``. Slots may be -1 or s.n.
+    """
+    cdef int level
+    while at < to:
+        while after[0] < s.n and (
+                s.kind[after[0]] != LEAF_SLOT or s.start[after[0]] < at):
+            if s.kind[after[0]] == LEAF_SLOT:
+                before[0] = after[0]
+            after[0] += 1
+        level = 0
+        while level < tree.levels - 2 and (
+                together(tree, s, level, at, i)
+                or together(tree, s, level, at, before[0])
+                or together(tree, s, level, at, after[0])):
+            level += 1
+        steps[level] += 1
+        at = ((at >> tree.shift[level]) + 1) << tree.shift[level]
+
+
+cdef void dropped(
+        const Tree* tree, const Slots* s, uint64_t first, uint64_t stop,
+        double[::1] f) noexcept nogil:
+    """Count what an unmap passes: drop() frees all tables, and then the leaves."""
+    cdef uint64_t size = <uint64_t>1 << tree.shift[tree.levels - 2]
+    cdef uint64_t at = first
+    cdef Py_ssize_t i, before = -1, after = 0, outside = -1
+    for i in range(s.n):
+        if s.kind[i] != LEAF_SLOT:
+            pass_kept(tree, s, at, s.start[i], i, &before, &after, &f[W_PRUNED])
+            at = s.start[i] + size
+        elif s.start[i] < first:
+            outside = i
+    at = first
+    # The leaves within the range keep no table longer than themselves.
+    after = s.n
+    i = 0
+    while i < s.n and s.start[i] < stop:
+        if s.kind[i] == LEAF_SLOT and s.start[i] >= first:
+            f[W_LEAVES_WITHIN] += 1
+            pass_kept(tree, s, at, s.start[i], i, &outside, &after, &f[W_DROP_STEPS])
+            at = s.start[i]
+        i += 1
+    while i < s.n and s.kind[i] != LEAF_SLOT:
+        i += 1
+    if outside >= 0 or i < s.n:
+        pass_kept(tree, s, at, stop, i, &outside, &after, &f[W_DROP_STEPS])
+
+
+cdef void counted(const Tree* tree, const Slots* s, double* steps) noexcept nogil:
+    """Count what copy_counts() passes: to the first PTE table below each PMD table."""
+    cdef uint64_t size = <uint64_t>1 << tree.shift[tree.levels - 2]
+    cdef int pmd_shift = tree.shift[tree.levels - 3]
+    cdef uint64_t at = 0
+    cdef Py_ssize_t last = s.n - 1, i
+    while last >= 0 and s.kind[last] == LEAF_SLOT:
+        last -= 1
+    for i in range(last + 1):
+        if s.start[i] < at:
+            continue
+        step(tree, at, s.start[i], at > 0, steps)
+        if s.kind[i] == LEAF_SLOT:
+            steps[tree.levels - 2] += 1
+            at = s.start[i] + size
+        else:
+            at = ((s.start[i] >> pmd_shift) + 1) << pmd_shift
 
 
 cdef void gathered(
