@@ -61,6 +61,7 @@ cdef enum:
     A_GROUP_VPNS
     A_GROUP_STEPS
     A_GROUP_FLAGGED
+    A_GROUP_TABLES                         # that the group's vpns lie in
     A_PMDS
     A_CHUNKS                               # and of lists
     A_TAILS = A_CHUNKS + 2
@@ -70,11 +71,11 @@ cdef enum:
     A_FLAGGED_BESIDE = A_FULL_CHUNKS + 1
     A_RUNS = A_FLAGGED_BESIDE + 1          # 2 x 4 x 5
     A_SHORT = A_RUNS + 40                  # 4 x 2
-    A_LONG = A_SHORT + 2 * SHORTS          # 9 x 2
+    A_LONG = A_SHORT + 2 * SHORTS          # CLASSES x 2
     A_ALL = A_LONG + 2 * CLASSES
 
 ARRAY_NAMES = (
-    "one groups group_vpns group_steps group_flagged pmds".split()
+    "one groups group_vpns group_steps group_flagged group_tables pmds".split()
     + [f"{what}{kind}" for what in ("chunks", "tails", "swap_chunks", "swapped")
        for kind in ("", "_listed")]
     + ["full_chunks", "flagged_beside"]
@@ -133,6 +134,7 @@ def runs(const uint64_t[::1] vpns, const uint8_t[::1] marks, level_bits):
             for i in range(at, at + m):
                 differ |= vpns[i] ^ vpns[at]
                 f[A_GROUP_FLAGGED] += marks[i] & FLAGGED != 0
+                f[A_GROUP_TABLES] += i == at or (vpns[i] ^ vpns[i - 1]) >> bits != 0
             for level in range(nr_levels - 2):
                 # A step is shared if no vpn differs above the level's tables.
                 if differ >> shifts[level]:
@@ -207,16 +209,19 @@ cdef enum:
     W_MATCHED_BLOCKS
     W_ALL_MATCHED
     W_MATCHED_BESIDE
+    W_FOUND                                # 1 if any is matched
     W_SWAPPED
     W_FLAGGED
     W_SWAPPED_FLAGGED
     W_ZEROED
+    W_CUT_TABLES                           # with a word that becomes 0; their words
+    W_CUT_WORDS
     W_PART
     W_PART_WORDED
     W_PART_ENTRIES
-    W_WORDS                                # 9 x 2
-    W_HELD = W_WORDS + 2 * CLASSES         # 9 x 2, tables with a word
-    W_BARE = W_HELD + 2 * CLASSES          # 9 x 2, tables without
+    W_WORDS                                # CLASSES x 2
+    W_HELD = W_WORDS + 2 * CLASSES         # CLASSES x 2, tables with a word
+    W_BARE = W_HELD + 2 * CLASSES          # CLASSES x 2, tables without
     W_LEAVES = W_BARE + 2 * CLASSES
     W_DEPOSITED
     W_LEAVES_WITHIN
@@ -239,8 +244,9 @@ WALK_NAMES = (
     + [f"gather_{what}" for what in ("calls", "slots", "found", *range(MAX_LEVELS))]
     + [f"gatherw_{what}" for what in ("calls", "slots", "found", *range(MAX_LEVELS))]
     + ("full_blocks swap_blocks flagged_blocks all_flagged flagged_beside both_blocks "
-       "matched_blocks all_matched matched_beside swapped flagged swapped_flagged "
-       "zeroed part part_worded part_entries").split()
+       "matched_blocks all_matched matched_beside found swapped flagged "
+       "swapped_flagged zeroed cut_tables cut_words part part_worded "
+       "part_entries").split()
     + [f"words{i}_{what}" for i in range(CLASSES) for what in "tk"]
     + [f"held{i}_{what}" for i in range(CLASSES) for what in "tn"]
     + [f"bare{i}_{what}" for i in range(CLASSES) for what in "tn"]
@@ -377,6 +383,8 @@ def tables(
         m = last - at
         f[W_FLAGGED] += k
         f[W_ZEROED] += z
+        f[W_CUT_TABLES] += z != 0
+        f[W_CUT_WORDS] += k if z else 0
         f[W_TABLES] += 1
         f[W_WORDED] += k != 0
         part = start < first or start + <uint64_t>size > stop
@@ -408,6 +416,7 @@ def tables(
         kind[nr] = LEAF_SLOT
         leaf += 1
         nr += 1
+    f[W_FOUND] = f[W_MATCHED_BLOCKS] != 0
     f[W_WHOLE] = f[W_TABLES] - f[W_PART]
     f[W_WHOLE_WORDED] = f[W_WORDED] - f[W_PART_WORDED]
     f[W_ENTRIES] = size * f[W_WHOLE] + f[W_PART_ENTRIES]

@@ -46,6 +46,10 @@ SAMPLES = 120
 # two mappings, for tables and for side memory, and four freed mappings are kept.
 WARM = 2
 
+# Larger arrays get mappings of their own. So a result that grows is never copied; else
+# that depends on what malloc() has free.
+_TUNABLES = ":glibc.malloc.mmap_threshold=32768"
+
 # Which C function each step of `work` returns from; a step that is no operation prepares
 # one. `flagged` marks the start.
 _MARK = "flagged"
@@ -251,7 +255,8 @@ def counted(loads: Sequence[tuple[str, PointWords]]) -> list[dict[str, int]]:
         pickle.dump(loads, given)
         given.flush()
         command = [sys.executable, "-m", __name__, given.name]
-        events = iter(instructions.profiled(command, [*symbols.values()])[0])
+        found, _said = instructions.profiled(command, [*symbols.values()], _TUNABLES)
+    events = iter(found)
     return [_told(events, symbols, bool(len(load.flagged_vpns))) for _, load in loads]
 
 

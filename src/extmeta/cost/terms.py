@@ -44,13 +44,13 @@ _PLAIN: dict[str, tuple[str, ...]] = {
         *("tables", "none", "unflagged"),
         *("holes", "empty", "gatherw", "swap_blocks", "full_blocks"),
         *("flagged_blocks", "all_flagged", "flagged_beside", "swapped"),
-        *("swapped_flagged", "flagged", "zeroed"),
+        *("swapped_flagged", "flagged", "zeroed", "cut_tables", "cut_words"),
     ),
     "scan": (
         *_ABOUT,
         *("part", "swap_blocks", "gather", "gatherw", "flagged_blocks"),
         *("all_flagged", "flagged_beside", "matched_blocks", "all_matched"),
-        "matched_beside",
+        *("matched_beside", "found"),
     ),
     "fork": (
         *("one", "tables", "worded", "after", "upper0", "upper1", "fork_steps"),
