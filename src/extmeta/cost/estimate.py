@@ -46,9 +46,13 @@ SAMPLES = 120
 # two mappings, for tables and for side memory, and four freed mappings are kept.
 WARM = 2
 
-# Larger arrays get mappings of their own. So a result that grows is never copied; else
-# that depends on what malloc() has free.
-_TUNABLES = ":glibc.malloc.mmap_threshold=32768"
+# Arrays of this size get mappings of their own, as the heap keeps no free memory at its
+# top. So a result that grows is never copied; else that depends on what came before.
+_TUNABLES = (
+    ":glibc.malloc.mmap_threshold=32768"
+    ":glibc.malloc.top_pad=0"
+    ":glibc.malloc.trim_threshold=0"
+)
 
 # Which C function each step of `work` returns from; a step that is no operation prepares
 # one. `flagged` marks the start.
