@@ -25,6 +25,9 @@ cdef enum:
     # The classes that a short run can have.
     SHORTS = 4
     MAX_LEVELS = 6
+    # As in hash.pyx and vpnhash.pyx.
+    LISTED = 2
+    DIGIT = 11
 
 # What a vpn's mark says: it has a word, scan finds that word, clear makes it 0, its PTE
 # is a swap entry.
@@ -53,6 +56,13 @@ cdef inline int class_of(const Limits* l, Py_ssize_t n) noexcept nogil:
 cdef inline int length_class(Py_ssize_t n) noexcept nogil:
     return 0 if n == 1 else 1 if n <= FEW else 2 if n <= FROM_FULL else 3
 
+cdef inline int passes(uint64_t most) noexcept nogil:
+    """Return the passes in which `hash` sorts vpns up to ``most``."""
+    cdef int shift = 0
+    while shift < 64 and most >> shift:
+        shift += DIGIT
+    return shift // DIGIT
+
 # -- arrays ------------------------------------------------------------------------
 
 cdef enum:
@@ -63,6 +73,13 @@ cdef enum:
     A_GROUP_FLAGGED
     A_GROUP_TABLES                         # that the group's vpns lie in
     A_PMDS
+    # As `hash` sees it: the passes, if it sorts its words first; words it moves in them;
+    # words; vpns of runs with words. If it does not sort, it looks up each of these vpns.
+    A_SORTS
+    A_SORT_MOVES
+    A_SORTED
+    A_SORTED_VPNS
+    A_PROBED
     A_CHUNKS                               # and of lists
     A_TAILS = A_CHUNKS + 2
     A_SWAP_CHUNKS = A_TAILS + 2
@@ -75,7 +92,8 @@ cdef enum:
     A_ALL = A_LONG + 2 * CLASSES
 
 ARRAY_NAMES = (
-    "one groups group_vpns group_steps group_flagged group_tables pmds".split()
+    "one groups group_vpns group_steps group_flagged group_tables pmds sorts "
+    "sort_moves sorted sorted_vpns probed".split()
     + [f"{what}{kind}" for what in ("chunks", "tails", "swap_chunks", "swapped")
        for kind in ("", "_listed")]
     + ["full_chunks", "flagged_beside"]
@@ -114,7 +132,16 @@ def runs(const uint64_t[::1] vpns, const uint8_t[::1] marks, level_bits):
     cdef double* r
     cdef Limits limits
     cdef int level, cls
+    cdef Py_ssize_t words = 0
+    cdef int sorts = 0
     fill_limits(&limits, size)
+    for i in range(n):
+        words += marks[i] & FLAGGED != 0
+    if 0 < words * LISTED <= n:
+        sorts = passes(vpns[n - 1] - vpns[0])
+        f[A_SORTED] = words
+    f[A_SORTS] = sorts
+    f[A_SORT_MOVES] = sorts * words
     j = 0
     for level in range(nr_levels - 1, 0, -1):
         j += level_bits[level]
@@ -178,6 +205,10 @@ def runs(const uint64_t[::1] vpns, const uint8_t[::1] marks, level_bits):
             r[2] += 1
             r[3] += m
             r[4] += k
+            if sorts and kind == 0:
+                f[A_SORTED_VPNS] += m
+            else:
+                f[A_PROBED] += m
             cls = class_of(&limits, k)
             r = &f[A_SHORT + 2 * min(cls, SHORTS - 1)] if length < 3 else (
                 &f[A_LONG + 2 * cls])
@@ -219,6 +250,13 @@ cdef enum:
     W_PART
     W_PART_WORDED
     W_PART_ENTRIES
+    W_PART_WORDS
+    # As `hash` sees it: see A_SORTS. Entries of tables with a word are probed.
+    W_SORTS
+    W_SORT_MOVES
+    W_SORTED
+    W_PROBED
+    W_PROBED_WORDS
     W_WORDS                                # CLASSES x 2
     W_HELD = W_WORDS + 2 * CLASSES         # CLASSES x 2, tables with a word
     W_BARE = W_HELD + 2 * CLASSES          # CLASSES x 2, tables without
@@ -246,7 +284,8 @@ WALK_NAMES = (
     + ("full_blocks swap_blocks flagged_blocks all_flagged flagged_beside both_blocks "
        "matched_blocks all_matched matched_beside found swapped flagged "
        "swapped_flagged zeroed cut_tables cut_words part part_worded "
-       "part_entries").split()
+       "part_entries part_words sorts sort_moves sorted probed "
+       "probed_words").split()
     + [f"words{i}_{what}" for i in range(CLASSES) for what in "tk"]
     + [f"held{i}_{what}" for i in range(CLASSES) for what in "tn"]
     + [f"bare{i}_{what}" for i in range(CLASSES) for what in "tn"]
@@ -391,6 +430,7 @@ def tables(
         if part:
             f[W_PART] += 1
             f[W_PART_WORDED] += k != 0
+            f[W_PART_WORDS] += k
             f[W_PART_ENTRIES] += <double>(
                 min(stop, start + <uint64_t>size) - max(start, first))
         cls = class_of(&limits, m)
@@ -422,6 +462,13 @@ def tables(
     f[W_ENTRIES] = size * f[W_WHOLE] + f[W_PART_ENTRIES]
     f[W_NONE] = f[W_ENTRIES] - n
     f[W_UNFLAGGED] = n - f[W_FLAGGED]
+    if 0 < f[W_FLAGGED] * LISTED <= n:
+        f[W_SORTS] = passes(stop - 1 - first)
+        f[W_SORT_MOVES] = f[W_SORTS] * f[W_FLAGGED]
+        f[W_SORTED] = f[W_FLAGGED]
+    else:
+        f[W_PROBED] = size * f[W_WORDED]
+        f[W_PROBED_WORDS] = f[W_FLAGGED]
     s = Slots(nr, &slot[0], &kind[0])
     f[W_LEAVES] = leaves.shape[0]
     f[W_DEPOSITED] = nr_deposited

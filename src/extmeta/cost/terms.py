@@ -29,9 +29,12 @@ PARTS = 5
 _BY_WORDS = ("short", "long", "words")
 _BY_ENTRIES = ("held", "bare")
 
+# What `hash` goes by: whether it sorts its words before it visits PTEs.
+_BY_HASH = ("sorts", "sort_moves", "sorted", "probed", "probed_words")
+
 # Numbers that the loops of an operation count; names as in `census`, and a name without
 # a level for those of all levels.
-_ABOUT = ("one", "whole", "whole_worded", "part_worded", "entries")
+_ABOUT = ("one", "whole", "whole_worded", "part_worded", "entries", *_BY_HASH)
 _PLAIN: dict[str, tuple[str, ...]] = {
     "update": (
         *_ABOUT,
@@ -58,6 +61,7 @@ _PLAIN: dict[str, tuple[str, ...]] = {
     ),
     "unmap": (
         *("one", "whole", "whole_worded", "part", "part_worded", "part_entries"),
+        "part_words",
         *("upper0", "upper1", "flagged", "pruned", "leaves_within", "deposited"),
         "drop_steps",
     ),
