@@ -73,8 +73,8 @@ cdef enum:
     A_GROUP_FLAGGED
     A_GROUP_TABLES                         # that the group's vpns lie in
     A_PMDS
-    # As `hash` sees it: the passes, if it sorts its words first; words it moves in them;
-    # words; vpns of runs with words. If it does not sort, it looks up each of these vpns.
+    # As `hash` sees it: the passes, if it sorts its words first; words moved in them;
+    # words; vpns of runs with words. If it does not sort, it looks up each of those.
     A_SORTS
     A_SORT_MOVES
     A_SORTED

@@ -57,13 +57,13 @@ _PLAIN: dict[str, tuple[str, ...]] = {
     ),
     "fork": (
         *("one", "tables", "worded", "after", "upper0", "upper1", "fork_steps"),
-        *("flagged", "leaves", "deposited", "leaf_steps"),
+        *("flagged", "flagged_blocks", "leaves", "deposited", "leaf_steps"),
     ),
     "unmap": (
         *("one", "whole", "whole_worded", "part", "part_worded", "part_entries"),
         "part_words",
-        *("upper0", "upper1", "flagged", "pruned", "leaves_within", "deposited"),
-        "drop_steps",
+        *("upper0", "upper1", "flagged", "flagged_blocks", "pruned"),
+        *("leaves_within", "deposited", "drop_steps"),
     ),
 }
 
