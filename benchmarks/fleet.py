@@ -5,6 +5,11 @@ from 1,000 PTEs to the whole. The same rows have to come from any number of work
 
     python benchmarks/fleet.py                          # 10,000 captures
     python benchmarks/fleet.py --captures 500 --ram-only
+    python benchmarks/fleet.py --captures 1500 --workers 2 1 2 1
+
+Instructions are counted first, by a sweep of one capture. CPU time over wall time tells
+how many processors a run really had: other work on the machine makes it less than the
+number of workers, and then wall times tell nothing about workers.
 """
 
 import argparse
@@ -71,6 +76,21 @@ def sha256(folder):
     return digest.hexdigest()
 
 
+def swept(captures, out, workers, what, more=()):
+    """Sweep captures into a folder, and print what it takes."""
+    command = [sys.executable, "-m", "extmeta", "sweep", captures, "-o", out]
+    command += ["--workers", str(workers), *more]
+    before, start = usage(), time.monotonic()
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    took, cpu = time.monotonic() - start, usage() - before
+    most = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss >> 10
+    print(
+        f"{what}: {took:.1f} s, {cpu:.1f} s of CPU time, {cpu / took:.2f} processors, "
+        f"at most {most} MiB a process so far",
+        flush=True,
+    )
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--captures", type=options.from_1, default=10_000)
@@ -85,27 +105,23 @@ def main():
             captures.mkdir(parents=True)
             total = make(captures, args.captures)
             print(f"{args.captures:,} captures, {total / args.captures:,.0f} PTEs each")
-        digests, costs = set(), None
-        for workers in args.workers:
-            out = folder / f"by-{workers}"
+        costs = None
+        if not args.ram_only:
+            one = folder / "one"
+            one.mkdir(exist_ok=True)
+            first = next(captures.glob("*/*.npz"))
+            (one / first.name).write_bytes(first.read_bytes())
+            swept(one, folder / "counted", 2, "instructions counted")
+            costs = (folder / "counted" / "_costs.json").read_bytes()
+        digests = set()
+        for number, workers in enumerate(args.workers):
+            out = folder / f"{number}-by-{workers}"
             out.mkdir(exist_ok=True)
             if costs:
-                # All runs use the instructions that the first one counted.
                 (out / "_costs.json").write_bytes(costs)
-            command = [sys.executable, "-m", "extmeta", "sweep", captures, "-o", out]
-            command += ["--workers", str(workers)]
-            command += ["--ram-only"] * args.ram_only
-            before, start = usage(), time.monotonic()
-            subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
-            took, cpu = time.monotonic() - start, usage() - before
-            counted = out / "_costs.json"
-            costs = counted.read_bytes() if counted.exists() else None
+            ram_only = ["--ram-only"] * args.ram_only
+            swept(captures, out, workers, f"{workers} workers", ram_only)
             digests.add(sha256(out))
-            most = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss >> 10
-            print(
-                f"{workers} workers: {took:.0f} s, {cpu:.0f} s of CPU time, at most "
-                f"{most} MiB a process"
-            )
         print("equal files" if len(digests) == 1 else "FILES DIFFER")
     sys.exit(len(digests) != 1)
 

@@ -6,6 +6,7 @@
 import contextlib
 import importlib.util
 import os
+import subprocess
 import sys
 import tracemalloc
 from pathlib import Path
@@ -29,6 +30,7 @@ from extmeta.linux.pagewords import (
 )
 
 REAL = Path(__file__).parent / "real"
+COMMAND = (sys.executable, "-m", "extmeta", "capture")
 HEAD = (REAL / "vmcore-head.bin").read_bytes()
 # The victim's memory is at 1 TiB. These are its first pages, by vmcore_victim.c.
 AT = 1 << 28
@@ -189,6 +191,22 @@ def test_a_dump_without_its_kernel(refused, tmp_path):
     none = tmp_path / "none"
     refused(HEAD, f"no debug information of the dumped kernel in {none}", vmlinux=none)
     refused(HEAD, "no debug information of the dumped kernel found: name its vmlinux")
+
+
+@needs_drgn
+def test_what_drgn_logs_is_not_printed(tmp_path):
+    path = tmp_path / "vmcore"
+    path.write_bytes(HEAD)
+    # pytest itself handles what is logged here, so this is another process.
+    said = subprocess.run(
+        [*COMMAND, "--from", path, "--vmlinux", path, "-o", tmp_path / "out.npz"],
+        check=False,
+        capture_output=True,
+        text=True,
+    )
+    assert said.returncode
+    assert said.stderr.count("\n") == 1
+    assert "no debug information" in said.stderr
 
 
 @needs_drgn

@@ -49,6 +49,7 @@ def test_vpns_of_different_tables_are_looked_up_together():
         "groups": 1,
         "group_vpns": 6,
         "group_flagged": 6,
+        "group_tables": 6,
         "pmds": 1,
         "group_steps": 2,
     }
@@ -89,6 +90,68 @@ def test_leaves_are_empty_slots_in_used_tables():
     assert found["empty2"] == plain["empty2"] == 2
     # A search for the last leaf passes both tables, a leaf and three empty slots.
     assert found["leaf_steps2"] == 2 + 1 + 3
+
+
+def search(used, wanted, at, stop, steps):
+    """Return the next wanted slot, as next_table() and next_leaf() find it, or None."""
+    while at < stop:
+        level = 0
+        while level < 2 and any((slot ^ at) >> 4 - 2 * level == 0 for slot in used):
+            level += 1
+        if level == 2 and at in wanted:
+            return at
+        steps[level] += 1
+        at = (at >> 4 - 2 * level) + 1 << 4 - 2 * level
+    return None
+
+
+@pytest.mark.parametrize("seed", range(200))
+def test_searches_are_those_of_fork_and_unmap(seed):
+    rng = np.random.default_rng(seed)
+    slots = rng.permutation(64)[: rng.integers(1, 1 << rng.integers(1, 7))]
+    nr_leaves = rng.integers(len(slots))
+    leaves, held = {*slots[:nr_leaves].tolist()}, {*slots[nr_leaves:].tolist()}
+    first, stop = min(held), max(held) + 1
+    marks = np.zeros(len(held), np.uint8)
+    found = tables(
+        u64(np.sort([*held])) << np.uint64(9),
+        marks,
+        np.sort([*leaves]) * 512,
+        bits=(2, 2, 2, 9),
+    )
+
+    def counted(name):
+        return [found.get(f"{name}{level}", 0) for level in range(3)]
+
+    fork, at = [0] * 3, 0
+    while (at := search(held | leaves, held, at, 64, fork)) is not None:
+        at += 1
+    at = 0
+    while (at := search(held | leaves, held, at, stop, fork)) is not None:
+        at = (at >> 2) + 1 << 2
+    assert counted("fork_steps") == fork
+    pruned, at, left = [0] * 3, first, {*held}
+    while (at := search(left | leaves, left, at, stop, pruned)) is not None:
+        left.remove(at)
+        at += 1
+    assert counted("pruned") == pruned
+    dropped, at, left = [0] * 3, first, {*leaves}
+    while left and (at := search(left, left, at, stop, dropped)) is not None:
+        left.remove(at)
+    assert counted("drop_steps") == dropped
+    assert found.get("leaves_within", 0) == len(leaves) - len(left)
+
+
+def test_words_that_a_clear_makes_0():
+    matched, zeroed = census.MARKS["matched"], census.MARKS["zeroed"]
+    marks = np.full(6, FLAGGED, np.uint8)
+    found = tables(u64(0, 1, 2, 512, 513, 1024), marks)
+    assert "cut_tables" not in found
+    assert "found" not in found
+    marks[1] |= matched | zeroed
+    found = tables(u64(0, 1, 2, 512, 513, 1024), marks)
+    assert (found["zeroed"], found["cut_tables"], found["cut_words"]) == (1, 1, 3)
+    assert found["found"] == 1
 
 
 @pytest.mark.parametrize("seed", range(20))

@@ -25,6 +25,9 @@ cdef enum:
     # The classes that a short run can have.
     SHORTS = 4
     MAX_LEVELS = 6
+    # As in hash.pyx and vpnhash.pyx.
+    LISTED = 2
+    DIGIT = 11
 
 # What a vpn's mark says: it has a word, scan finds that word, clear makes it 0, its PTE
 # is a swap entry.
@@ -53,6 +56,13 @@ cdef inline int class_of(const Limits* l, Py_ssize_t n) noexcept nogil:
 cdef inline int length_class(Py_ssize_t n) noexcept nogil:
     return 0 if n == 1 else 1 if n <= FEW else 2 if n <= FROM_FULL else 3
 
+cdef inline int passes(uint64_t most) noexcept nogil:
+    """Return the passes in which `hash` sorts vpns up to ``most``."""
+    cdef int shift = 0
+    while shift < 64 and most >> shift:
+        shift += DIGIT
+    return shift // DIGIT
+
 # -- arrays ------------------------------------------------------------------------
 
 cdef enum:
@@ -61,7 +71,15 @@ cdef enum:
     A_GROUP_VPNS
     A_GROUP_STEPS
     A_GROUP_FLAGGED
+    A_GROUP_TABLES                         # that the group's vpns lie in
     A_PMDS
+    # As `hash` sees it: the passes, if it sorts its words first; words moved in them;
+    # words; vpns of runs with words. If it does not sort, it looks up each of those.
+    A_SORTS
+    A_SORT_MOVES
+    A_SORTED
+    A_SORTED_VPNS
+    A_PROBED
     A_CHUNKS                               # and of lists
     A_TAILS = A_CHUNKS + 2
     A_SWAP_CHUNKS = A_TAILS + 2
@@ -70,11 +88,12 @@ cdef enum:
     A_FLAGGED_BESIDE = A_FULL_CHUNKS + 1
     A_RUNS = A_FLAGGED_BESIDE + 1          # 2 x 4 x 5
     A_SHORT = A_RUNS + 40                  # 4 x 2
-    A_LONG = A_SHORT + 2 * SHORTS          # 9 x 2
+    A_LONG = A_SHORT + 2 * SHORTS          # CLASSES x 2
     A_ALL = A_LONG + 2 * CLASSES
 
 ARRAY_NAMES = (
-    "one groups group_vpns group_steps group_flagged pmds".split()
+    "one groups group_vpns group_steps group_flagged group_tables pmds sorts "
+    "sort_moves sorted sorted_vpns probed".split()
     + [f"{what}{kind}" for what in ("chunks", "tails", "swap_chunks", "swapped")
        for kind in ("", "_listed")]
     + ["full_chunks", "flagged_beside"]
@@ -113,7 +132,16 @@ def runs(const uint64_t[::1] vpns, const uint8_t[::1] marks, level_bits):
     cdef double* r
     cdef Limits limits
     cdef int level, cls
+    cdef Py_ssize_t words = 0
+    cdef int sorts = 0
     fill_limits(&limits, size)
+    for i in range(n):
+        words += marks[i] & FLAGGED != 0
+    if 0 < words * LISTED <= n:
+        sorts = passes(vpns[n - 1] - vpns[0])
+        f[A_SORTED] = words
+    f[A_SORTS] = sorts
+    f[A_SORT_MOVES] = sorts * words
     j = 0
     for level in range(nr_levels - 1, 0, -1):
         j += level_bits[level]
@@ -133,6 +161,7 @@ def runs(const uint64_t[::1] vpns, const uint8_t[::1] marks, level_bits):
             for i in range(at, at + m):
                 differ |= vpns[i] ^ vpns[at]
                 f[A_GROUP_FLAGGED] += marks[i] & FLAGGED != 0
+                f[A_GROUP_TABLES] += i == at or (vpns[i] ^ vpns[i - 1]) >> bits != 0
             for level in range(nr_levels - 2):
                 # A step is shared if no vpn differs above the level's tables.
                 if differ >> shifts[level]:
@@ -176,6 +205,10 @@ def runs(const uint64_t[::1] vpns, const uint8_t[::1] marks, level_bits):
             r[2] += 1
             r[3] += m
             r[4] += k
+            if sorts and kind == 0:
+                f[A_SORTED_VPNS] += m
+            else:
+                f[A_PROBED] += m
             cls = class_of(&limits, k)
             r = &f[A_SHORT + 2 * min(cls, SHORTS - 1)] if length < 3 else (
                 &f[A_LONG + 2 * cls])
@@ -207,23 +240,34 @@ cdef enum:
     W_MATCHED_BLOCKS
     W_ALL_MATCHED
     W_MATCHED_BESIDE
+    W_FOUND                                # 1 if any is matched
     W_SWAPPED
     W_FLAGGED
     W_SWAPPED_FLAGGED
     W_ZEROED
+    W_CUT_TABLES                           # with a word that becomes 0; their words
+    W_CUT_WORDS
     W_PART
     W_PART_WORDED
     W_PART_ENTRIES
-    W_WORDS                                # 9 x 2
-    W_HELD = W_WORDS + 2 * CLASSES         # 9 x 2, tables with a word
-    W_BARE = W_HELD + 2 * CLASSES          # 9 x 2, tables without
+    W_PART_WORDS
+    # As `hash` sees it: see A_SORTS. Entries of tables with a word are probed.
+    W_SORTS
+    W_SORT_MOVES
+    W_SORTED
+    W_PROBED
+    W_PROBED_WORDS
+    W_WORDS                                # CLASSES x 2
+    W_HELD = W_WORDS + 2 * CLASSES         # CLASSES x 2, tables with a word
+    W_BARE = W_HELD + 2 * CLASSES          # CLASSES x 2, tables without
     W_LEAVES = W_BARE + 2 * CLASSES
     W_DEPOSITED
     W_LEAVES_WITHIN
     W_LEAF_STEPS                           # of fork's search, by level
     W_DROP_STEPS = W_LEAF_STEPS + MAX_LEVELS
     W_PRUNED = W_DROP_STEPS + MAX_LEVELS   # as W_EMPTY, if tables passed are freed
-    W_WHOLE = W_PRUNED + MAX_LEVELS        # tables that lie whole in the range
+    W_FORK_STEPS = W_PRUNED + MAX_LEVELS   # of fork's two searches for tables, by level
+    W_WHOLE = W_FORK_STEPS + MAX_LEVELS    # tables that lie whole in the range
     W_WHOLE_WORDED
     W_ENTRIES                              # of the range, in tables
     W_NONE                                 # of these, not mapped
@@ -238,8 +282,10 @@ WALK_NAMES = (
     + [f"gather_{what}" for what in ("calls", "slots", "found", *range(MAX_LEVELS))]
     + [f"gatherw_{what}" for what in ("calls", "slots", "found", *range(MAX_LEVELS))]
     + ("full_blocks swap_blocks flagged_blocks all_flagged flagged_beside both_blocks "
-       "matched_blocks all_matched matched_beside swapped flagged swapped_flagged "
-       "zeroed part part_worded part_entries").split()
+       "matched_blocks all_matched matched_beside found swapped flagged "
+       "swapped_flagged zeroed cut_tables cut_words part part_worded "
+       "part_entries part_words sorts sort_moves sorted probed "
+       "probed_words").split()
     + [f"words{i}_{what}" for i in range(CLASSES) for what in "tk"]
     + [f"held{i}_{what}" for i in range(CLASSES) for what in "tn"]
     + [f"bare{i}_{what}" for i in range(CLASSES) for what in "tn"]
@@ -247,6 +293,7 @@ WALK_NAMES = (
     + [f"leaf_steps{i}" for i in range(MAX_LEVELS)]
     + [f"drop_steps{i}" for i in range(MAX_LEVELS)]
     + [f"pruned{i}" for i in range(MAX_LEVELS)]
+    + [f"fork_steps{i}" for i in range(MAX_LEVELS)]
     + "whole whole_worded entries none unflagged".split())
 
 cdef struct Tree:
@@ -375,12 +422,15 @@ def tables(
         m = last - at
         f[W_FLAGGED] += k
         f[W_ZEROED] += z
+        f[W_CUT_TABLES] += z != 0
+        f[W_CUT_WORDS] += k if z else 0
         f[W_TABLES] += 1
         f[W_WORDED] += k != 0
         part = start < first or start + <uint64_t>size > stop
         if part:
             f[W_PART] += 1
             f[W_PART_WORDED] += k != 0
+            f[W_PART_WORDS] += k
             f[W_PART_ENTRIES] += <double>(
                 min(stop, start + <uint64_t>size) - max(start, first))
         cls = class_of(&limits, m)
@@ -406,11 +456,19 @@ def tables(
         kind[nr] = LEAF_SLOT
         leaf += 1
         nr += 1
+    f[W_FOUND] = f[W_MATCHED_BLOCKS] != 0
     f[W_WHOLE] = f[W_TABLES] - f[W_PART]
     f[W_WHOLE_WORDED] = f[W_WORDED] - f[W_PART_WORDED]
     f[W_ENTRIES] = size * f[W_WHOLE] + f[W_PART_ENTRIES]
     f[W_NONE] = f[W_ENTRIES] - n
     f[W_UNFLAGGED] = n - f[W_FLAGGED]
+    if 0 < f[W_FLAGGED] * LISTED <= n:
+        f[W_SORTS] = passes(stop - 1 - first)
+        f[W_SORT_MOVES] = f[W_SORTS] * f[W_FLAGGED]
+        f[W_SORTED] = f[W_FLAGGED]
+    else:
+        f[W_PROBED] = size * f[W_WORDED]
+        f[W_PROBED_WORDS] = f[W_FLAGGED]
     s = Slots(nr, &slot[0], &kind[0])
     f[W_LEAVES] = leaves.shape[0]
     f[W_DEPOSITED] = nr_deposited
@@ -425,7 +483,7 @@ cdef void above(
         uint64_t end, double[::1] f) noexcept nogil:
     """Count the upper tables, and the steps of searches that pass their slots."""
     cdef uint64_t size = <uint64_t>1 << tree.shift[tree.levels - 2]
-    cdef uint64_t at = 0, dropped = first, table = 0
+    cdef uint64_t at = 0, table = 0
     cdef int last = tree.levels - 2, level
     cdef Py_ssize_t i, passed = 0
     cdef double* steps
@@ -442,26 +500,101 @@ cdef void above(
             for level in range(tree.levels - 1):
                 f[W_LEAF_STEPS + level] = f[W_EMPTY + level] + f[W_EMPTY_ALL + level]
             f[W_LEAF_STEPS + last] += passed
-            if first <= s.start[i] < stop:
-                f[W_LEAVES_WITHIN] += 1
-                step(tree, dropped, s.start[i], False, &f[W_DROP_STEPS])
-                dropped = s.start[i]
             continue
         passed += 1
-        if table:
-            step(tree, table, s.start[i], False, &f[W_PRUNED])
         if table and s.start[i] != table:
             f[W_HOLES] += 1
         if table and (s.start[i] != table or s.start[i] >> tree.shift[last - 1] != (
                 table - 1) >> tree.shift[last - 1]):
             f[W_AFTER] += 1
         table = at
-    if f[W_LEAVES]:
-        f[W_DROP_STEPS] += (
-            <double>(stop - 1 >> tree.shift[0]) - (dropped >> tree.shift[0]) + 1)
     for level in range(tree.levels - 1):
         f[W_EMPTY_ALL + level] += f[W_EMPTY + level]
     step(tree, at, end, True, &f[W_EMPTY_ALL])
+    dropped(tree, s, first, stop, f)
+    counted(tree, s, &f[W_FORK_STEPS])
+    for level in range(tree.levels - 1):
+        f[W_FORK_STEPS + level] += f[W_EMPTY_ALL + level]
+
+
+cdef inline bint together(
+        const Tree* tree, const Slots* s, int level, uint64_t at, Py_ssize_t i
+        ) noexcept nogil:
+    """Return whether slot ``i``, if there is one, lies below the same entry."""
+    return 0 <= i < s.n and at >> tree.shift[level] == s.start[i] >> tree.shift[level]
+
+
+cdef void pass_kept(
+        const Tree* tree, const Slots* s, uint64_t at, uint64_t to, Py_ssize_t i,
+        Py_ssize_t* before, Py_ssize_t* after, double* steps) noexcept nogil:
+    """Count what a search passes from ``at`` to ``to``, where tables have been freed.
+
+    Slot ``i`` is what it finds. ``before`` and ``after`` are the nearest leaves, which
+    keep the tables above them, and move with ``at``. Slots may be -1 or s.n.
+    """
+    cdef int level
+    while at < to:
+        while after[0] < s.n and (
+                s.kind[after[0]] != LEAF_SLOT or s.start[after[0]] < at):
+            if s.kind[after[0]] == LEAF_SLOT:
+                before[0] = after[0]
+            after[0] += 1
+        level = 0
+        while level < tree.levels - 2 and (
+                together(tree, s, level, at, i)
+                or together(tree, s, level, at, before[0])
+                or together(tree, s, level, at, after[0])):
+            level += 1
+        steps[level] += 1
+        at = ((at >> tree.shift[level]) + 1) << tree.shift[level]
+
+
+cdef void dropped(
+        const Tree* tree, const Slots* s, uint64_t first, uint64_t stop,
+        double[::1] f) noexcept nogil:
+    """Count what an unmap passes: drop() frees all tables, and then the leaves."""
+    cdef uint64_t size = <uint64_t>1 << tree.shift[tree.levels - 2]
+    cdef uint64_t at = first
+    cdef Py_ssize_t i, before = -1, after = 0, outside = -1
+    for i in range(s.n):
+        if s.kind[i] != LEAF_SLOT:
+            pass_kept(tree, s, at, s.start[i], i, &before, &after, &f[W_PRUNED])
+            at = s.start[i] + size
+        elif s.start[i] < first:
+            outside = i
+    at = first
+    # The leaves within the range keep no table longer than themselves.
+    after = s.n
+    i = 0
+    while i < s.n and s.start[i] < stop:
+        if s.kind[i] == LEAF_SLOT and s.start[i] >= first:
+            f[W_LEAVES_WITHIN] += 1
+            pass_kept(tree, s, at, s.start[i], i, &outside, &after, &f[W_DROP_STEPS])
+            at = s.start[i]
+        i += 1
+    while i < s.n and s.kind[i] != LEAF_SLOT:
+        i += 1
+    if outside >= 0 or i < s.n:
+        pass_kept(tree, s, at, stop, i, &outside, &after, &f[W_DROP_STEPS])
+
+
+cdef void counted(const Tree* tree, const Slots* s, double* steps) noexcept nogil:
+    """Count what copy_counts() passes: to the first PTE table below each PMD table."""
+    cdef uint64_t size = <uint64_t>1 << tree.shift[tree.levels - 2]
+    cdef int pmd_shift = tree.shift[tree.levels - 3]
+    cdef uint64_t at = 0
+    cdef Py_ssize_t last = s.n - 1, i
+    while last >= 0 and s.kind[last] == LEAF_SLOT:
+        last -= 1
+    for i in range(last + 1):
+        if s.start[i] < at:
+            continue
+        step(tree, at, s.start[i], at > 0, steps)
+        if s.kind[i] == LEAF_SLOT:
+            steps[tree.levels - 2] += 1
+            at = s.start[i] + size
+        else:
+            at = ((s.start[i] >> pmd_shift) + 1) << pmd_shift
 
 
 cdef void gathered(

@@ -12,6 +12,7 @@ What `hash` and `xarray` take depends on all words together, so they are the lea
 certain.
 """
 
+import gc
 import pickle
 import sys
 import tempfile
@@ -41,8 +42,17 @@ from extmeta.table import words
 # terms. `python benchmarks/estimates.py` prints how far off the estimates are.
 SAMPLES = 120
 
-# Page tables that are made before the first is counted: so many mappings are kept.
-WARM = 4
+# Page tables that are made, filled and freed before the first is counted. Each has up to
+# two mappings, for tables and for side memory, and four freed mappings are kept.
+WARM = 2
+
+# Arrays of this size get mappings of their own, as the heap keeps no free memory at its
+# top. So a result that grows is never copied; else that depends on what came before.
+_TUNABLES = (
+    ":glibc.malloc.mmap_threshold=32768"
+    ":glibc.malloc.top_pad=0"
+    ":glibc.malloc.trim_threshold=0"
+)
 
 # Which C function each step of `work` returns from; a step that is no operation prepares
 # one. `flagged` marks the start.
@@ -249,7 +259,8 @@ def counted(loads: Sequence[tuple[str, PointWords]]) -> list[dict[str, int]]:
         pickle.dump(loads, given)
         given.flush()
         command = [sys.executable, "-m", __name__, given.name]
-        events = iter(instructions.profiled(command, [*symbols.values()])[0])
+        found, _said = instructions.profiled(command, [*symbols.values()], _TUNABLES)
+    events = iter(found)
     return [_told(events, symbols, bool(len(load.flagged_vpns))) for _, load in loads]
 
 
@@ -275,20 +286,25 @@ def work(text: str, load: PointWords) -> None:
     """Do each operation once; this runs under callgrind."""
     bare = load.space.bare(form(text), load.fields)
     span = load.space.range
-    # Mappings that are kept for next tables get pages that were used before.
-    warm = [bare.copy() for _ in range(WARM)]
-    del warm
+    # Each operation that is counted finds kept mappings, large enough and with pages that
+    # were used before: growing a new one costs thousands of instructions.
+    warm = [Filled(bare, load).table for _ in range(WARM)]
+    while warm:
+        warm.pop(0).update(span, set=load.set_bit)
     bare.flagged(slice(span.start, span.start + 1))
     f = Filled(bare, load)
     f.table.load(load.space.vpns)
     f.table.scan(span, load.clear_bit)
     child = f.table.fork()
     must(len(child) == len(f.table), "PTEs of the child")
+    del child
     f.copy().update(span, set=load.set_bit)
     f.copy().update(span, clear=load.clear_bit)
     f.copy().unmap(span)
 
 
 if __name__ == "__main__":
+    # A collection would count for the operation that it interrupts.
+    gc.disable()
     for given_work in pickle.loads(Path(sys.argv[1]).read_bytes()):
         work(*given_work)

@@ -170,7 +170,9 @@ def count_each(
 
 
 def profiled(
-    command: Sequence[str], functions: Sequence[str]
+    command: Sequence[str],
+    functions: Sequence[str],
+    tunables: str = "",
 ) -> tuple[list[tuple[str, int]], str]:
     """Run a command under callgrind, and count what some functions take.
 
@@ -179,6 +181,8 @@ def profiled(
     command : sequence of str
     functions : sequence of str
         Full names of C functions.
+    tunables : str, optional
+        More of GLIBC_TUNABLES, each with a colon before it.
 
     Returns
     -------
@@ -193,6 +197,8 @@ def profiled(
     ValueError
         If the command fails, with what it said last.
     """
+    environment = os.environ | ENVIRONMENT
+    environment["GLIBC_TUNABLES"] += tunables
     with tempfile.TemporaryDirectory(prefix="extmeta-callgrind-") as folder:
         out = Path(folder, "out")
         done = subprocess.run(
@@ -204,7 +210,7 @@ def profiled(
             check=False,
             capture_output=True,
             text=True,
-            env=os.environ | ENVIRONMENT,
+            env=environment,
         )
         if done.returncode:
             said = done.stderr.strip().splitlines() or done.stdout.strip().splitlines()

@@ -87,7 +87,7 @@ def sample(arch: Arch, seed: int) -> Sample:
     size = arch.ptrs_per_pte
     mix = rng.dirichlet([0.5] * 5)
     lone = rng.random() < 0.1
-    tables = _tables(arch, rng)
+    tables = _raised(arch, seed, _tables(arch, rng))
     places = [
         size * table + _places(size, 5 if lone else int(kind), rng)
         for table, kind in zip(tables, rng.choice(5, len(tables), p=mix), strict=True)
@@ -121,6 +121,15 @@ def _tables(arch: Arch, rng: np.random.Generator) -> list[int]:
             level = min(int(rng.geometric(0.6)), len(spans)) - 1
             at += int(rng.geometric(0.1)) << int(spans[level])
     return found
+
+
+def _raised(arch: Arch, seed: int, tables: list[int]) -> list[int]:
+    """Move the tables of half the samples by slots of the root, as libraries lie."""
+    rng = np.random.default_rng((seed, arch.ptrs_per_pte, 1))
+    slot = sum(arch.level_bits[1:-1])
+    slots = (arch.nr_vpns // arch.ptrs_per_pte - 1 - tables[-1]) >> slot
+    by = int(rng.integers(slots + 1)) << slot if rng.random() < 0.5 else 0
+    return [table + by for table in tables]
 
 
 def _leaves(arch: Arch, rng: np.random.Generator, tables: list[int]) -> list[int]:

@@ -19,8 +19,8 @@ Floats = npt.NDArray[np.float64]
 # in percent. Samples are small, and captures large.
 WEIGHT = 0.5
 
-# Passes over all terms, after which costs change in the fourth digit.
-PASSES = 400
+# What counts as 0, of the largest.
+CLOSE = 1e-9
 
 # Samples are left out in so many parts to choose between terms.
 PARTS = 5
@@ -29,9 +29,12 @@ PARTS = 5
 _BY_WORDS = ("short", "long", "words")
 _BY_ENTRIES = ("held", "bare")
 
+# What `hash` goes by: whether it sorts its words before it visits PTEs.
+_BY_HASH = ("sorts", "sort_moves", "sorted", "probed", "probed_words")
+
 # Numbers that the loops of an operation count; names as in `census`, and a name without
 # a level for those of all levels.
-_ABOUT = ("one", "whole", "whole_worded", "part_worded", "entries")
+_ABOUT = ("one", "whole", "whole_worded", "part_worded", "entries", *_BY_HASH)
 _PLAIN: dict[str, tuple[str, ...]] = {
     "update": (
         *_ABOUT,
@@ -41,25 +44,26 @@ _PLAIN: dict[str, tuple[str, ...]] = {
     ),
     "clear": (
         *_ABOUT,
-        *("tables", "holes", "empty", "gatherw", "swap_blocks", "full_blocks"),
+        *("tables", "none", "unflagged"),
+        *("holes", "empty", "gatherw", "swap_blocks", "full_blocks"),
         *("flagged_blocks", "all_flagged", "flagged_beside", "swapped"),
-        *("swapped_flagged", "flagged", "zeroed"),
+        *("swapped_flagged", "flagged", "zeroed", "cut_tables", "cut_words"),
     ),
     "scan": (
         *_ABOUT,
         *("part", "swap_blocks", "gather", "gatherw", "flagged_blocks"),
         *("all_flagged", "flagged_beside", "matched_blocks", "all_matched"),
-        "matched_beside",
+        *("matched_beside", "found"),
     ),
     "fork": (
-        *("one", "tables", "worded", "after", "empty_all"),
-        *("gather_1", "gather_2", "gather_3"),
-        *("flagged", "leaves", "deposited", "leaf_steps"),
+        *("one", "tables", "worded", "after", "upper0", "upper1", "fork_steps"),
+        *("flagged", "flagged_blocks", "leaves", "deposited", "leaf_steps"),
     ),
     "unmap": (
         *("one", "whole", "whole_worded", "part", "part_worded", "part_entries"),
-        *("upper0", "upper1", "flagged", "pruned", "leaves_within", "deposited"),
-        "drop_steps",
+        "part_words",
+        *("upper0", "upper1", "flagged", "flagged_blocks", "pruned"),
+        *("leaves_within", "deposited", "drop_steps"),
     ),
 }
 
@@ -129,20 +133,38 @@ def fitted(operation: str, numbers: Floats, counts: Floats) -> Floats:
 
 
 def _solved(numbers: Floats, counts: Floats) -> Floats:
-    """Solve numbers @ costs = counts by least squares, with no cost below 0."""
+    """Solve numbers @ costs = counts by least squares, with no cost below 0.
+
+    By the active set of Lawson and Hanson (Solving Least Squares Problems, 1974).
+    """
     weight = counts**-WEIGHT
     rows = numbers * weight[:, None]
     scale = np.sqrt((rows**2).sum(axis=0))
     used = np.flatnonzero(scale)
-    rows = rows[:, used] / scale[used]
-    products, slope = rows.T @ rows, -(rows.T @ (counts * weight))
+    rows, wanted = rows[:, used] / scale[used], counts * weight
     costs = np.zeros(len(used))
-    for _ in range(PASSES):
-        for i in range(len(used)):
-            step = max(-costs[i], -slope[i])
-            if step:
-                costs[i] += step
-                slope += step * products[i]
+    above = np.zeros(len(used), np.bool_)
+    least = CLOSE * np.abs(rows.T @ wanted).max()
+    # Each pass makes one more cost positive; more passes than this are a circle.
+    for _ in range(3 * len(used)):
+        slope = rows.T @ (wanted - rows @ costs)
+        slope[above] = 0
+        if slope.max(initial=0) <= least:
+            break
+        above[slope.argmax()] = True
+        while True:
+            best = np.zeros(len(used))
+            best[above] = np.linalg.lstsq(rows[:, above], wanted, rcond=CLOSE)[0]
+            below = above & (best <= 0)
+            if not below.any():
+                break
+            # Go towards the best until the first cost is 0, which then stays so.
+            room = np.full(len(used), np.inf)
+            room[below] = costs[below] / (costs[below] - best[below])
+            costs += room.min() * (best - costs)
+            above[room.argmin()] = False
+            costs[~above] = 0
+        costs = best
     found = np.zeros(numbers.shape[1])
     found[used] = costs / scale[used]
     return found

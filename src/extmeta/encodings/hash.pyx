@@ -23,6 +23,7 @@ from extmeta.table.encoding cimport COUNTED, Encoding, Write
 from extmeta.encodings.side cimport FEW, adds_nothing, append_vpns, nr_flagged, vpn_in
 from extmeta.memory.allowance cimport may_allocate
 from extmeta.memory.frames cimport Ptdesc, entries
+from extmeta.memory.page cimport PAGE
 from extmeta.table.pte cimport ALL, equal
 from extmeta.encodings.vpnhash cimport VpnHash, expect, find, key_of
 from extmeta.table.vpns cimport Run, entry_at
@@ -34,7 +35,6 @@ cdef enum:
     # If a range dies, one walk removes its words, unless the table has more than WALKED
     # times as many words as the range has PTEs.
     WALKED = 4
-    PAGE = 4096
 
 
 @final

@@ -25,9 +25,9 @@ from extmeta.memory.frames cimport (
     MAX_ORDER, NO_FRAME, PTE, SIDE, Frames, Ptdesc, entries, frame_of, list_add,
     list_del,
 )
+from extmeta.memory.page cimport PAGE
 
 cdef enum:
-    PAGE = 4096
     # At most 1/MOST_WASTE of a slab holds no object. With 16, a slab for objects of
     # 3,584 bytes has eight pages; with 8, one. docs/method.md has what that saves.
     MOST_WASTE = 8

@@ -8,6 +8,7 @@ Only ELF dumps of x86-64 are read.
 """
 
 import itertools
+import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -39,6 +40,8 @@ _READ, _WRITE, _EXEC, _MAY_SHARE, _PFNMAP, _HUGETLB = 1, 2, 4, 0x80, 0x400, 1 <<
 
 # Processes that a message names.
 NAMED = 9
+
+_SILENT = logging.NullHandler()
 
 
 class Vmas(NamedTuple):
@@ -107,6 +110,8 @@ def _program(path: str, vmlinux: str | os.PathLike[str] | None) -> Any:
         raise CaptureError(
             "a dump of memory needs the package drgn (pip install 'extmeta[drgn]')"
         ) from None
+    # Without a handler, Python would print what drgn logs before it raises.
+    logging.getLogger("drgn").addHandler(_SILENT)
     program = drgn.Program()
     program.set_core_dump(path)
     if not program.flags & drgn.ProgramFlags.IS_LINUX_KERNEL:
