@@ -50,11 +50,11 @@ Run = Callable[[Sequence[Program]], tuple[Kernel, list[Any]]]
 Model = Callable[[Kernel], Any]
 
 # Programs for one start of the driver. A boot takes as long as a thousand.
-BATCH = {"native": 1000, "guest": 3000, "linked": 1000, "adjacent": 1000}
+BATCH = {"native": 1000, "guest": 3000} | dict.fromkeys(FORK_MODES, 1000)
 # Mismatches of one kind that are made smaller; the others are counted.
 SHRUNK_OF_A_KIND = 2
 # A round in the guest is a boot.
-SHRINK_ROUNDS = {"native": 40, "guest": 10, "linked": 10, "adjacent": 10}
+SHRINK_ROUNDS = {"native": 40, "guest": 10} | dict.fromkeys(FORK_MODES, 10)
 
 
 @dataclass
