@@ -8,13 +8,14 @@ import json
 from pathlib import Path
 from typing import Any
 
+from extmeta.cost.kernel.prototype import STOCK, beside
+
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
 RESULTS = HERE / "results.json"
 DOCUMENT = ROOT / "docs/kernel.md"
 SHIPPED = ROOT / "src/extmeta/data/prototype.json"
 
-STOCK = "stock"
 LIVES = ("life_0", "life_1", "life_10", "life_50", "life_100")
 PAGE_LIVES = ("life_0", *(f"life_pages_{share}" for share in (1, 10, 50, 100)))
 TABLE_LIVES = ("life_tables_1", "life_tables_10", "life_tables_50")
@@ -80,8 +81,8 @@ def rendered(head: list[str], rows: list[list[str]]) -> str:
 
 
 def extra(of: dict[str, float], form: str) -> str:
-    """Return what a form adds to the stock kernel's count, in percent."""
-    return f"{100 * (of[form] / of[STOCK] - 1):+.1f} %"
+    """Return what a form adds to the count of what it is beside, in percent."""
+    return f"{100 * (of[form] / of[beside(form)] - 1):+.1f} %"
 
 
 def against_stock(results: Results, operations: list[str], forms: list[str]) -> str:
@@ -224,7 +225,7 @@ def predicted(results: Results) -> str:
             core = results["model"]
             count, real = core[encoding][ours], kernel[form]
             if added:
-                count, real = count - core["inpte"][ours], real - kernel[STOCK]
+                count, real = count - core["inpte"][ours], real - kernel[beside(form)]
             rows.append(
                 [f"{ours}, {'added' if added else 'whole'}", encoding]
                 + [f"{number:.1f}" for number in (count, real)]

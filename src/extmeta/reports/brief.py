@@ -239,7 +239,11 @@ def _kernel(c: Comparison, columns: int) -> str:
     if not c.cpu:
         return ""
     p = prototype.shipped()
-    title = f"Instructions that words add in a kernel: a prototype of Linux {p.kernel.split(',')[0]}."
+    title = (
+        f"Instructions that words add in a kernel, a prototype of Linux "
+        f"{p.kernel.split(',')[0]}. No word: beside the stock kernel, of which gcc makes "
+        "other code. Others: beside no word."
+    )
     width = max(map(len, FORMS)) + 1
     heads = "".join(f"{head:>10}" for _op, head in KERNEL)
     lines = [

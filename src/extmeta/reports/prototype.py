@@ -30,7 +30,8 @@ def prototype_line(p: Prototype) -> str:
     """Return where the counts are from, and what they leave out."""
     return (
         f"In a kernel: Linux {p.kernel}. {p.unit[:1].upper()}{p.unit[1:]}, and "
-        "what 64-bit words add to the stock kernel's. All PTEs have a word "
-        f"unless the row says otherwise. {p.program}; {p.machine}. Left out: "
+        "what 64-bit words add to those of the same kernel where no PTE has one. Rows of no "
+        "word are beside the stock kernel, of which a compiler makes other code. All PTEs "
+        f"have a word unless the row says otherwise. {p.program}; {p.machine}. Left out: "
         f"{p.leaves_out}."
     )

@@ -263,7 +263,7 @@ def _in_a_kernel(c: Comparison, encoding: str, provenance: dict[str, Any]) -> st
     return (
         f"In a prototype of Linux {p.kernel.split(',')[0]} (shipped counts{lacks}), "
         f"{name} adds {min(added.values()):.1%} to {max(added.values()):.1%} to fork's "
-        f"instructions, by how words are copied, and {without:.1%} if there is none."
+        f"instructions, by how words are copied; with no word it takes {without:+.1%}."
     )
 
 

@@ -10,6 +10,19 @@ from importlib import resources
 
 FORMAT = "extmeta prototype 1"
 STOCK = "stock"
+NO_WORD = "no word"
+
+
+def beside(form: str) -> str:
+    """Return what a form is set beside: the same kernel where no PTE has a word.
+
+    A compiler makes other code of a function with hooks, so another kernel differs by more
+    than words. Where there is no word, that is the stock kernel.
+    """
+    if form.endswith(NO_WORD):
+        return STOCK
+    name = "in the loop" if form.endswith("in the loop") else form.partition(",")[0]
+    return f"{name}, {NO_WORD}"
 
 
 @dataclass(frozen=True)
@@ -35,8 +48,9 @@ class Prototype:
     costs: dict[str, dict[str, float]]
 
     def extra(self, operation: str, form: str) -> float:
-        """Return what a form adds to the stock kernel's operation, as a share."""
-        return self.costs[operation][form] / self.costs[operation][STOCK] - 1
+        """Return what a form adds to an operation of `beside` it, as a share."""
+        cost = self.costs[operation]
+        return cost[form] / cost[beside(form)] - 1
 
 
 def shipped() -> Prototype:
