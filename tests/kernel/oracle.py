@@ -26,7 +26,9 @@ from answers import Kernel, run_guest, run_native, run_patched
 from comparison import Mismatch, Refusal, compare
 from programs import (
     FORK_MODES,
+    HUGE,
     MENUS,
+    MISSING_HUGE,
     Menu,
     Program,
     random_programs,
@@ -343,6 +345,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         help="in a guest whose kernel has words beside PTEs in this form",
     )
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--huge", action="store_true", help="huge pages only")
     parser.add_argument(
         "--encodings",
         nargs="+",
@@ -360,20 +363,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     console = Console(stderr=True)
     where = args.kernel or ("guest" if args.guest else "native")
     run: Run = run_guest if args.guest else run_native
-    menus: tuple[Menu, ...] = MENUS
+    menus: tuple[Menu, ...] = (HUGE, MISSING_HUGE) if args.huge else MENUS
     if args.kernel:
         run = partial(run_patched, args.kernel)
-        menus = tuple(menu.with_words(FORK_MODES[args.kernel]) for menu in MENUS)
+        menus = tuple(menu.with_words(FORK_MODES[args.kernel]) for menu in menus)
     if not hasattr(em, "AddressSpace"):
         console.print("oracle: this extmeta has no AddressSpace to compare with")
         return 2
-    directory = args.directory or (
-        Path(__file__).parents[2] / "build" / "oracle" / f"{where}-{args.seed}"
-    )
+    name = f"{where}{'-huge' * args.huge}-{args.seed}"
+    directory = args.directory or Path(__file__).parents[2] / "build" / "oracle" / name
     with native.swap() if where == "native" else nullcontext() as no_swap:
         if no_swap:
             console.print(f"oracle: no swap: {no_swap}; PAGEOUT is left out")
-            menus = tuple(menu.without("PAGEOUT") for menu in MENUS)
+            menus = tuple(menu.without("PAGEOUT") for menu in menus)
         try:
             if args.program:
                 return run_program(args.program, run, args.encodings)
