@@ -241,8 +241,8 @@ def _kernel(c: Comparison, columns: int) -> str:
     p = prototype.shipped()
     title = (
         f"Instructions that words add in a kernel, a prototype of Linux "
-        f"{p.kernel.split(',')[0]}. No word: beside the stock kernel, of which gcc makes "
-        "other code. Others: beside no word."
+        f"{p.kernel.split(',')[0]}, beside the same kernel without a word. Rows of no word "
+        "are beside the stock kernel, for which gcc makes other code."
     )
     width = max(map(len, FORMS)) + 1
     heads = "".join(f"{head:>10}" for _op, head in KERNEL)

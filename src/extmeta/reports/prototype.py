@@ -31,7 +31,7 @@ def prototype_line(p: Prototype) -> str:
     return (
         f"In a kernel: Linux {p.kernel}. {p.unit[:1].upper()}{p.unit[1:]}, and "
         "what 64-bit words add to those of the same kernel where no PTE has one. Rows of no "
-        "word are beside the stock kernel, of which a compiler makes other code. All PTEs "
+        "word are beside the stock kernel, for which gcc makes other code. All PTEs "
         f"have a word unless the row says otherwise. {p.program}; {p.machine}. Left out: "
         f"{p.leaves_out}."
     )
