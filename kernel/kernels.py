@@ -272,8 +272,10 @@ def build(variant: str) -> Path:
         found = FOLDER / f"vmlinux.{variant}"
         made_of = FOLDER / f"vmlinux.{variant}.sha256"
         made_of.unlink(missing_ok=True)
+        # Of what it is made before the build, since files may change meanwhile.
+        of = recipe(variant)
         shutil.copy(compiled(variant) / "vmlinux", found)
-        made_of.write_text(recipe(variant))
+        made_of.write_text(of)
     return found
 
 

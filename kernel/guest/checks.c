@@ -949,7 +949,8 @@ static void check(int mode)
 		collapsed_table();
 		scanned_file();
 		poisoned();
-		on_device();
+		if (parameter("devices=", 1))
+			on_device();
 		accounted();
 		contained();
 	}
