@@ -4,8 +4,8 @@ objects  compiled out, the patch changes no byte of code or data in the objects 
 words    guest/checks.c and devices.c on each form and in each mode of fork
 stress   the same, then guest/stress.c, on two processors, of linked and adaptive; tells
          which hooks of linked were reached with a word
-migrate  both reads of words that nobody writes, of pages that compaction moves, on two
-         processors
+migrate  reads words of pages that compaction moves, under the PTL and without it, on two
+         processors; nobody writes these words
 debug    the same as stress, on kernels with lockdep, DEBUG_VM, KASAN and kmemleak
 """
 
@@ -131,7 +131,7 @@ def stressed(variant: str, *more: str) -> str:
 
 
 def migrate() -> None:
-    """Read words of pages that migrate: none may be missing under the PTL."""
+    """Read words of pages that migrate, both ways: none may be missing."""
     on_two("linked", f"do=stress migrate=1 seconds={STRESS_SECONDS}", "STRESS")
 
 

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from extmeta.cost.kernel import prototype
+
 FOLDER = Path(__file__).resolve().parents[1] / "kernel"
 PATCH = (FOLDER / "hooks.patch").read_text()
 
@@ -69,3 +71,23 @@ def test_the_package_ships_the_figures(scripts):
 def test_the_cover_letter_fits_a_mail():
     for line in (FOLDER / "README").read_text().splitlines():
         assert len(line.expandtabs()) <= 72, line
+
+
+@pytest.mark.parametrize(
+    ("form", "other"),
+    [
+        ("linked, no word", "stock"),
+        ("linked, side page shared", "linked, no word"),
+        ("linked, each word copied in the loop", "in the loop, no word"),
+        ("adjacent, 1% with a word", "adjacent, no word"),
+    ],
+)
+def test_a_form_is_set_beside_its_own_kernel_without_words(form, other):
+    shipped = prototype.shipped()
+    fork = shipped.costs["fork_2nd"]
+    assert shipped.extra("fork_2nd", form) == fork[form] / fork[other] - 1
+
+
+def test_each_form_has_another_beside_it():
+    forms = prototype.shipped().forms
+    assert {prototype.beside(form) for form in forms[1:]} <= {*forms}

@@ -155,6 +155,34 @@ def test_all_encodings_have_the_same_words_after_each_step():
                     )
 
 
+HUGE_PAGE, PAGES = 0x40000000, 512
+WHOLE, PART = range(PAGES), range(3, 5)
+
+
+@pytest.mark.parametrize("name", BY_PTE)
+def test_a_huge_page_has_one_word_until_a_part_of_it_gets_another(name):
+    program = Program.parse(f"watch {HUGE_PAGE:#x} 0x200000\n")
+    one = Comparison(program, oracle.address_space(name)(KERNEL), KERNEL)
+    space, mask = one.spaces[0], (1 << width_of(name)) - 1
+
+    def does(text):
+        return one.perform(Program.parse(f"0 {text}\n").operations[0])
+
+    def words():
+        return words_of(space, HUGE_PAGE, 0x200000).tolist()
+
+    does(f"mmap {HUGE_PAGE:#x} 0x200000 rw private|anonymous")
+    does(f"madvise {HUGE_PAGE:#x} 0x200000 HUGEPAGE")
+    does(f"write {HUGE_PAGE:#x} 0x200000")
+    assert len(space._mm.leaves) == 1
+    assert does(f"set_words {HUGE_PAGE:#x} 0x200000 0x5 0 1") == PAGES
+    assert len(space._mm.leaves) == 1
+    assert words() == [5 & mask] * PAGES
+    assert does(f"set_words {HUGE_PAGE + 0x3000:#x} 0x2000 0x6 0 1") == len(PART)
+    assert not space._mm.leaves
+    assert words() == [(6 if i in PART else 5) & mask for i in WHOLE]
+
+
 def all_watched(comparison):
     return [(p, *w) for p in comparison.spaces for w in comparison.program.watch]
 
