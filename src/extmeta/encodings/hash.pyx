@@ -25,13 +25,10 @@ from extmeta.memory.allowance cimport may_allocate
 from extmeta.memory.frames cimport Ptdesc, entries
 from extmeta.memory.page cimport PAGE
 from extmeta.table.pte cimport ALL, equal
-from extmeta.encodings.vpnhash cimport VpnHash, expect, find, key_of
+from extmeta.encodings.vpnhash cimport LISTED, VpnHash, expect, find, key_of
 from extmeta.table.vpns cimport Run, entry_at
 
 cdef enum:
-    # An operation on a range sorts the table's words first if the range has at least
-    # LISTED times as many PTEs.
-    LISTED = 2
     # If a range dies, one walk removes its words, unless the table has more than WALKED
     # times as many words as the range has PTEs.
     WALKED = 4

@@ -4,6 +4,12 @@ from libc.stdint cimport uint32_t, uint64_t
 from extmeta.memory.sync cimport prefetch
 from extmeta.table.pte cimport lowest
 
+cdef enum:
+    DIGIT = 11            # bits of a sorting pass
+    # An operation on a range sorts the table's words first if the range has at least
+    # LISTED times as many PTEs.
+    LISTED = 2
+
 cdef extern from *:
     """
     /* floor(x * n / 2**64) */

@@ -25,9 +25,6 @@ from extmeta.table.vpns import row
 cdef extern from "stdlib.h" nogil:
     int posix_memalign(void** p, size_t alignment, size_t nbytes)
 
-cdef enum:
-    DIGIT = 11            # bits of a sorting pass
-
 # 2**64 / the golden ratio, odd. Multiplying by it spreads consecutive numbers.
 cdef uint64_t GOLDEN = 0x9e3779b97f4a7c15
 
