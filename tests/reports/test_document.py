@@ -186,6 +186,15 @@ def test_svg_files_are_valid_and_titled(document):
             assert root.find(f"{ns}desc").text == chart.alt
 
 
+def test_what_axes_show_is_within_their_picture(document):
+    for chart in document.charts:
+        figure = charts.drawing(chart, document.encodings)
+        figure.draw_without_rendering()
+        for axes in figure.axes:
+            box = axes.xaxis.label.get_window_extent()
+            assert figure.bbox.x0 <= box.x0 <= box.x1 <= figure.bbox.x1, chart.name
+
+
 def test_pictures_repeat_to_the_byte(document):
     chart = document.charts[0]
     for draw in (charts.svg, charts.png):

@@ -29,7 +29,7 @@ def prototype_chart(
     return dots_chart(
         name,
         f"{title}, Linux {p.kernel.split(',')[0]}",
-        "instructions added to the same kernel's without a word; no word: to stock's",
+        "instructions added to the same kernel's",
         "percent",
         list(forms),
         list(operations.values()),
