@@ -13,9 +13,8 @@ import statistics
 import options
 
 from extmeta.cost import estimate, placement, sweep
-from extmeta.cost.forms import form, in_pte
+from extmeta.cost.forms import in_pte
 from extmeta.cost.space import space_of
-from extmeta.cost.tasks import Filled
 from extmeta.encodings import encodings
 from extmeta.fields import Fields
 from extmeta.rows import OPERATIONS
@@ -35,10 +34,8 @@ def errors(text, captures):
         layout = estimate.layout_of(held.base)
         for point in POINTS:
             load = held.words(point)[0 if in_pte(text) else 1]
-            try:
-                Filled(space.bare(form(text), load.fields), load)
-            except ValueError:
-                # A sweep has no such point: swap entries can't hold the words.
+            # A sweep has no point where swap entries can't hold the words.
+            if not estimate.holds(text, load):
                 continue
             loads.append((text, load))
             lies.append((load, layout))

@@ -196,12 +196,19 @@ def loaded(
 ) -> tuple[PointWords, Layout]:
     """Return a sample's words; without swap entries if those can't hold the words."""
     load = _load(made, arch, fields, kind)
-    if made.swapped.any():
-        try:
-            Filled(load.space.bare(form(text), fields), load)
-        except ValueError:
-            return loaded(made.unswapped(), arch, text, fields, kind)
+    if made.swapped.any() and not holds(text, load):
+        return loaded(made.unswapped(), arch, text, fields, kind)
     return load, Layout(made.swapped, made.leaves, int(made.deposited.sum()))
+
+
+def holds(text: str, load: PointWords) -> bool:
+    """Return whether swap entries can hold the words, and those of an update."""
+    try:
+        table = Filled(load.space.bare(form(text), load.fields), load).table
+        table.update(load.space.range, set=load.set_bit)
+    except ValueError:
+        return False
+    return True
 
 
 def _load(made: Sample, arch: Arch, fields: Fields, kind: str) -> PointWords:
