@@ -205,7 +205,9 @@ class Pairs:
         if symbol is None:
             pytest.fail(f"{once.__file__} has no symbols", pytrace=False)
         try:
-            returns, _said = instructions.profiled(command, [symbol[1].decode()])
+            returns, _said = instructions.profiled(
+                command, [symbol[1].decode()], everywhere=True
+            )
         except ValueError as error:
             pytest.fail(f"the run under valgrind failed: {error}", pytrace=False)
         return iter([count for _function, count in returns])
@@ -291,6 +293,7 @@ def _counting(sides: Sequence[Task], group: str, names: tuple[str, str]) -> Comp
     for task in sides:
         measure.verify(task)
         state = task.ready()
+        instructions.start()
         once.once(task.run, state)
         task.done(state)
     baseline, name = names

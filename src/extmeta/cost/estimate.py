@@ -28,6 +28,7 @@ from extmeta.arrays import U64, Bools
 from extmeta.checks import must
 from extmeta.cost import census, instructions, terms
 from extmeta.cost.forms import form
+from extmeta.cost.instructions import operation
 from extmeta.cost.placement import words as draw
 from extmeta.cost.samples import Sample, sample
 from extmeta.cost.tasks import Filled, PointWords
@@ -36,7 +37,6 @@ from extmeta.edge.state import state_of
 from extmeta.fields import Fields
 from extmeta.pagetable import PageTable
 from extmeta.rows import OPERATIONS
-from extmeta.table import words
 
 # Made address spaces on which instructions are counted, about as many as there are
 # terms. `python benchmarks/estimates.py` prints how far off the estimates are.
@@ -54,14 +54,13 @@ _TUNABLES = (
     ":glibc.malloc.trim_threshold=0"
 )
 
-# Which C function each step of `work` returns from; a step that is no operation prepares
-# one. `flagged` marks the start.
-_MARK = "flagged"
-_STEPS = (
-    *(("load", "load"), ("scan", "scan"), ("fork", "fork")),
-    *(("", "store"), ("update", "store"), ("", "store"), ("clear", "store")),
-    *(("", "store"), ("unmap", "unmap")),
-)
+# The C function of each operation of `work`, in its order.
+_STEPS = {
+    **{name: name for name in ("store", "load", "scan", "fork")},
+    "update": "store",
+    "clear": "store",
+    "unmap": "unmap",
+}
 
 
 class Layout(NamedTuple):
@@ -258,35 +257,28 @@ def counted(loads: Sequence[tuple[str, PointWords]]) -> list[dict[str, int]]:
     ValueError
         If the encoding can't do it, with what it said last.
     """
-    wanted = {key: instructions.FUNCTIONS[key] for key in {key for _, key in _STEPS}}
     symbols = instructions.symbols(
-        wanted | {_MARK: (words, r"__pyx_f_\w+Words_read_flags")}
+        {key: instructions.FUNCTIONS[key] for key in dict.fromkeys(_STEPS.values())}
     )
     with tempfile.NamedTemporaryFile(prefix="extmeta-") as given:
         pickle.dump(loads, given)
         given.flush()
         command = [sys.executable, "-m", __name__, given.name]
-        found, _said = instructions.profiled(command, [*symbols.values()], _TUNABLES)
-    events = iter(found)
-    return [_told(events, symbols, bool(len(load.flagged_vpns))) for _, load in loads]
-
-
-def _told(
-    events: Iterator[tuple[str, int]], symbols: Mapping[str, str], worded: bool
-) -> dict[str, int]:
-    """Return the counts of one load."""
-    for function, _count in events:
-        if function == symbols[_MARK]:
-            break
-    found = {}
-    for name, key in (("store", "store"), *_STEPS):
-        if not worded and (name in ("", "store")):
-            continue
-        function, count = next(events)
-        must(function == symbols[key], f"{function} returned, and not {key}")
-        if name:
-            found[name] = count
+        returns, _said = instructions.profiled(command, [*symbols.values()], _TUNABLES)
+    events = iter(returns)
+    found = []
+    for _text, load in loads:
+        # Nothing is stored if no PTE has a word.
+        done = [name for name in _STEPS if name != "store" or len(load.flagged_vpns)]
+        found.append({name: _count(events, symbols[_STEPS[name]]) for name in done})
+    must(next(events, None) is None, "more calls than operations")
     return found
+
+
+def _count(events: Iterator[tuple[str, int]], wanted: str) -> int:
+    function, count = next(events, ("nothing", 0))
+    must(function == wanted, f"{function} returned, and not {wanted}")
+    return count
 
 
 def work(text: str, load: PointWords) -> None:
@@ -298,20 +290,20 @@ def work(text: str, load: PointWords) -> None:
     warm = [Filled(bare, load).table for _ in range(WARM)]
     while warm:
         warm.pop(0).update(span, set=load.set_bit)
-    bare.flagged(slice(span.start, span.start + 1))
-    f = Filled(bare, load)
-    f.table.load(load.space.vpns)
-    f.table.scan(span, load.clear_bit)
-    child = f.table.fork()
+    f = operation(Filled, bare, load)
+    operation(f.table.load, load.space.vpns)
+    operation(f.table.scan, span, load.clear_bit)
+    child = operation(f.table.fork)
     must(len(child) == len(f.table), "PTEs of the child")
     del child
-    f.copy().update(span, set=load.set_bit)
-    f.copy().update(span, clear=load.clear_bit)
-    f.copy().unmap(span)
+    operation(f.copy().update, span, set=load.set_bit)
+    operation(f.copy().update, span, clear=load.clear_bit)
+    operation(f.copy().unmap, span)
 
 
 if __name__ == "__main__":
     # A collection would count for the operation that it interrupts.
     gc.disable()
+    instructions.start()
     for given_work in pickle.loads(Path(sys.argv[1]).read_bytes()):
         work(*given_work)

@@ -5,7 +5,8 @@ cache misses, which times do. Valgrind knows SIMD up to AVX2, so on a processor 
 AVX-512 the real counts are lower.
 
 One C function does all the work of an operation. Callgrind writes a profile each time
-that function returns; its count, callees included, is the operation's.
+that function returns; its count, callees included, is the operation's. Callgrind counts
+only what a process asks it to (`start`, `operation`), since all else takes much longer.
 """
 
 import functools
@@ -18,11 +19,13 @@ import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
+from typing import Any, TypeVar
 
 import numpy as np
 
 from extmeta import pagetable
 from extmeta.checks import must, same
+from extmeta.cost import once
 from extmeta.cost.forms import form
 from extmeta.cost.sweep import Progress
 from extmeta.edge import words as methods
@@ -30,6 +33,8 @@ from extmeta.fields import Fields
 from extmeta.pagetable import PageTable
 from extmeta.rows import BASELINE, Counted, Refused, Row, Subject
 from extmeta.table import snapshot, words
+
+T = TypeVar("T")
 
 FIELDS = Fields(uffd_wp=1, soft_dirty=1, age=4)
 TABLES = 64
@@ -71,7 +76,7 @@ _COST = re.compile(r"[\d+*-]\S* (\d+)")
 
 def missing() -> str:
     """Return why nothing can be counted here, or ""."""
-    if not shutil.which("valgrind"):
+    if not (shutil.which("valgrind") and shutil.which("vgdb")):
         return "instructions are counted by valgrind: apt install valgrind"
     return ""
 
@@ -95,6 +100,32 @@ def _compiled(module: ModuleType) -> bytes:
     return Path(str(module.__file__)).read_bytes()
 
 
+@functools.cache
+def start() -> None:
+    """Let callgrind look at this process from here on.
+
+    Raises
+    ------
+    OSError
+        If it doesn't, with what its command has printed.
+    """
+    command = ("vgdb", f"--pid={os.getpid()}", "instrumentation", "on")
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    ) as asked:
+        # Valgrind answers while code runs, and not while it waits.
+        while asked.poll() is None:
+            pass
+        if asked.returncode and asked.stdout:
+            raise OSError(asked.stdout.read().strip())
+
+
+def operation(run: Callable[..., T], *arguments: Any, **named: Any) -> T:
+    """Return ``run(*arguments, **named)``; callgrind counts while it runs."""
+    found: T = once.once(lambda _: run(*arguments, **named), None)
+    return found
+
+
 def work(encoding: str, fraction: float) -> None:
     """Do each operation once, on tables made before; this runs under callgrind."""
     everything = slice(0, PTES)
@@ -103,19 +134,19 @@ def work(encoding: str, fraction: float) -> None:
     flagged = np.flatnonzero(np.random.default_rng(1).random(PTES) < fraction)
     scattered = np.random.default_rng(2).permutation(PTES)
     if len(flagged):
-        table.store(flagged, 0b1101)
-    child = table.fork()
-    same(np.count_nonzero(child.load(everything)), len(flagged))
-    same(np.count_nonzero(child.load(scattered)), len(flagged))
+        operation(table.store, flagged, 0b1101)
+    child = operation(table.fork)
+    same(np.count_nonzero(operation(child.load, everything)), len(flagged))
+    same(np.count_nonzero(operation(child.load, scattered)), len(flagged))
     if len(flagged):
-        child.store(scattered[np.isin(scattered, flagged)], 0b1101)
-    same(np.count_nonzero(child.snapshot(everything)[1]), len(flagged))
-    same(len(child.scan(slice(0, PTES), 0b0001)), len(flagged))
-    child.update(everything, clear=0b0100)
-    child.unmap(slice(0, PTES))
+        operation(child.store, scattered[np.isin(scattered, flagged)], 0b1101)
+    same(np.count_nonzero(operation(child.snapshot, everything)[1]), len(flagged))
+    same(len(operation(child.scan, everything, 0b0001)), len(flagged))
+    operation(child.update, everything, clear=0b0100)
+    operation(child.unmap, everything)
     same(len(child), 0)
     # Last, and on the parent, because it gives every PTE a word.
-    table.update(everything, set=0b0010)
+    operation(table.update, everything, set=0b0010)
 
 
 def operations(fraction: float) -> list[str]:
@@ -173,16 +204,21 @@ def profiled(
     command: Sequence[str],
     functions: Sequence[str],
     tunables: str = "",
+    *,
+    everywhere: bool = False,
 ) -> tuple[list[tuple[str, int]], str]:
     """Run a command under callgrind, and count what some functions take.
 
     Parameters
     ----------
     command : sequence of str
+        It calls `start`.
     functions : sequence of str
         Full names of C functions.
     tunables : str, optional
         More of GLIBC_TUNABLES, each with a colon before it.
+    everywhere : bool, optional
+        Count also outside of `operation`.
 
     Returns
     -------
@@ -199,12 +235,17 @@ def profiled(
     """
     environment = os.environ | ENVIRONMENT
     environment["GLIBC_TUNABLES"] += tunables
+    options = [f"--dump-after={name}" for name in functions]
+    if not everywhere:
+        (only,) = symbols({"": (once, r"__pyx_pw_\w+once_\d+once")}).values()
+        options.append(f"--toggle-collect={only}")
     with tempfile.TemporaryDirectory(prefix="extmeta-callgrind-") as folder:
         out = Path(folder, "out")
         done = subprocess.run(
             [
                 *("valgrind", "-q", "--tool=callgrind", f"--callgrind-out-file={out}"),
-                *(f"--dump-after={name}" for name in functions),
+                "--instr-atstart=no",
+                *options,
                 *command,
             ],
             check=False,
@@ -216,7 +257,9 @@ def profiled(
             said = done.stderr.strip().splitlines() or done.stdout.strip().splitlines()
             raise ValueError(said[-1] if said else f"status {done.returncode}")
         parts = sorted(Path(folder).glob("out.*"), key=lambda p: int(p.suffix[1:]))
-        return [_inclusive(part) for part in parts], done.stdout
+        found = [_inclusive(part) for part in parts]
+    # Nothing was counted in those outside of an operation.
+    return [(name, count) for name, count in found if count], done.stdout
 
 
 def _inclusive(profile: Path) -> tuple[str, int]:
@@ -282,6 +325,7 @@ def counted(
 
 
 if __name__ == "__main__":
+    start()
     for named in sys.argv[1].split(","):
         for given in sys.argv[2:]:
             work(named, float(given))

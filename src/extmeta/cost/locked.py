@@ -120,8 +120,8 @@ def work(text: str, fields: Fields, arch: str, kind: str) -> None:
     for operation, (before, does) in OPERATIONS.items():
         given = given_to(text, fields, arch, kind)
         before(given)
-        does(given)
-        given.bulk.counts(0)
+        instructions.operation(does, given)
+        instructions.operation(given.bulk.counts, 0)
         workers.tell([text, operation, *_locks(given)])
 
 
@@ -180,6 +180,7 @@ def main() -> None:
     forms, fields, arch, kind = json.loads(sys.argv[1])
     # What an encoding prints is no result.
     sys.stdout = sys.stderr
+    instructions.start()
     for text in forms:
         its = Fields(**fields)
         if in_pte(text):
