@@ -52,6 +52,12 @@ def test_vpns_of_different_tables_are_looked_up_together():
         "group_tables": 6,
         "pmds": 1,
         "group_steps": 2,
+        "group_probed": 6,
+        "any_runs": 1,
+        "any_vpns": 6,
+        "leaf_blocks": 6,
+        # Two nodes of 4,096 vpns, and one of each of the eight levels above.
+        "leaf_nodes": 2 + 8,
     }
 
 
@@ -169,6 +175,30 @@ def test_sums_do_not_depend_on_how_ptes_lie(seed):
     end = np.minimum(held + np.uint64(1) << np.uint64(9), vpns[-1] + np.uint64(1))
     assert found["entries"] == int((end - start).sum())
     assert found.get("none", 0) == found["entries"] - len(vpns)
-    assert sum(
-        v for n, v in found.items() if n.startswith("words") and n[-1] == "k"
-    ) == (flagged)
+    words = [v for n, v in found.items() if n.startswith("words") and n[-1] == "k"]
+    assert sum(words) == flagged
+    # Entries beside words: of the range, in tables and in blocks of 64.
+    worded, blocks, nodes = (
+        np.unique(vpns[marks != 0] >> np.uint64(bits)) for bits in (9, 6, 12)
+    )
+    within = np.isin(held, worded)
+    part = (end - start < 512) & within
+    assert found.get("worded_entries", 0) == int((end - start)[within].sum())
+    assert found.get("part_worded_entries", 0) == int((end - start)[part].sum())
+    bare = vpns[marks == 0]
+    beside = np.isin(bare >> np.uint64(9), worded)
+    assert found.get("beside", 0) == int(beside.sum())
+    assert (
+        found.get("part_beside", 0)
+        == np.isin(bare[beside] >> np.uint64(9), held[part]).sum()
+    )
+    near = np.isin(bare >> np.uint64(6), blocks).sum()
+    assert found.get("block_beside", 0) == near
+    first = np.maximum(blocks << np.uint64(6), vpns[0])
+    last = np.minimum(blocks + np.uint64(1) << np.uint64(6), vpns[-1] + np.uint64(1))
+    assert found.get("block_none", 0) == int((last - first).sum()) - flagged - near
+    assert found["blocks"] == len(np.unique(vpns >> np.uint64(6)))
+    # All lie below 4,096, so there is one node of each of the nine levels above.
+    assert found["nodes"] == 9
+    assert found.get("flagged_nodes", 0) == 9 * len(nodes)
+    assert found.get("any_mapped", 0) == (len(vpns) if flagged else 0)

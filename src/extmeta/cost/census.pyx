@@ -25,6 +25,7 @@ from extmeta.encodings.adaptive.listed cimport LISTED_MOST
 from extmeta.encodings.adaptive.shape cimport FROM_FULL
 from extmeta.encodings.side cimport FEW
 from extmeta.encodings.vpnhash cimport DIGIT, LISTED
+from extmeta.encodings.xarray_tree cimport SLOT_BITS, SLOTS
 from extmeta.table.encoding cimport TOGETHER
 
 cdef enum:
@@ -64,6 +65,14 @@ cdef inline int class_of(const Limits* l, Py_ssize_t n) noexcept nogil:
 cdef inline int length_class(Py_ssize_t n) noexcept nogil:
     return 0 if n == 1 else 1 if n <= FEW else 2 if n <= FROM_FULL else 3
 
+cdef inline int nodes_above(uint64_t vpn, uint64_t before) noexcept nogil:
+    """Return how many upper nodes of an XArray have ``vpn`` and not ``before``."""
+    cdef int shift = 2 * SLOT_BITS, n = 0
+    while shift < 64 and vpn >> shift != before >> shift:
+        n += 1
+        shift += SLOT_BITS
+    return n
+
 cdef inline int passes(uint64_t most) noexcept nogil:
     """Return the passes in which `hash` sorts vpns up to ``most``."""
     cdef int shift = 0
@@ -88,6 +97,16 @@ cdef enum:
     A_SORTED
     A_SORTED_VPNS
     A_PROBED
+    A_FEW_PROBED                           # in short runs and groups, if there are words
+    A_GROUP_PROBED
+    # As `xarray` sees it: leaves with a vpn, nodes above, leaves that runs look up.
+    A_LEAVES
+    A_NODES
+    A_PIECES
+    A_PIECES_LISTED
+    # If there are words anywhere, as `page_ext` sees it: runs or groups, and their vpns.
+    A_ANY_RUNS
+    A_ANY_VPNS
     A_CHUNKS                               # and of lists
     A_TAILS = A_CHUNKS + 2
     A_SWAP_CHUNKS = A_TAILS + 2
@@ -101,7 +120,8 @@ cdef enum:
 
 ARRAY_NAMES = (
     "one groups group_vpns group_steps group_flagged group_tables pmds sorts "
-    "sort_moves sorted sorted_vpns probed".split()
+    "sort_moves sorted sorted_vpns probed few_probed group_probed "
+    "leaf_blocks leaf_nodes pieces pieces_listed any_runs any_vpns".split()
     + [f"{what}{kind}" for what in ("chunks", "tails", "swap_chunks", "swapped")
        for kind in ("", "_listed")]
     + ["full_chunks", "flagged_beside"]
@@ -155,10 +175,13 @@ def runs(const uint64_t[::1] vpns, const uint8_t[::1] marks, level_bits):
         j += level_bits[level]
         shifts[level - 1] = j
     f[A_ONE] = 1
+    f[A_ANY_VPNS] = n if words else 0
     for i in range(n):
         if vpns[i] >> pmd_shift != pmd:
             pmd = vpns[i] >> pmd_shift
             f[A_PMDS] += 1
+        f[A_LEAVES] += i == 0 or (vpns[i] ^ vpns[i - 1]) >> SLOT_BITS != 0
+        f[A_NODES] += nodes_above(vpns[i], vpns[i - 1] if i else ~vpns[i])
     while at < n:
         if at + 1 < n and (vpns[at] ^ vpns[at + 1]) >> bits and (
                 at + 2 == n or (vpns[at + 1] ^ vpns[at + 2]) >> bits):
@@ -166,6 +189,8 @@ def runs(const uint64_t[::1] vpns, const uint8_t[::1] marks, level_bits):
             differ = 0
             f[A_GROUPS] += 1
             f[A_GROUP_VPNS] += m
+            f[A_GROUP_PROBED] += m if words else 0
+            f[A_ANY_RUNS] += words != 0
             for i in range(at, at + m):
                 differ |= vpns[i] ^ vpns[at]
                 f[A_GROUP_FLAGGED] += marks[i] & FLAGGED != 0
@@ -205,6 +230,12 @@ def runs(const uint64_t[::1] vpns, const uint8_t[::1] marks, level_bits):
                     f[A_FLAGGED_BESIDE] += chunk_k
             chunk += j
         length = length_class(m)
+        f[A_ANY_RUNS] += words != 0
+        f[A_FEW_PROBED] += m if words and m <= FEW else 0
+        if words and (k or m <= SLOTS):
+            for i in range(at, last + 1):
+                f[A_PIECES + kind] += (
+                    i == at or (vpns[i] ^ vpns[i - 1]) >> SLOT_BITS != 0)
         r = &f[A_RUNS + 5 * (4 * kind + length)]
         if k == 0:
             r[0] += 1
@@ -239,12 +270,18 @@ cdef enum:
     W_EMPTY_ALL = W_EMPTY + MAX_LEVELS     # in the whole page table
     W_GATHER = W_EMPTY_ALL + MAX_LEVELS    # calls, slots, steps by level
     W_GATHER_WORDED = W_GATHER + 3 + MAX_LEVELS
-    W_FULL_BLOCKS = W_GATHER_WORDED + 3 + MAX_LEVELS
+    W_BLOCKS = W_GATHER_WORDED + 3 + MAX_LEVELS
+    W_NODES                                # of an XArray above these blocks
+    W_FLAGGED_NODES                        # of those with a word
+    W_FULL_BLOCKS
     W_SWAP_BLOCKS
     W_FLAGGED_BLOCKS
     W_ALL_FLAGGED
     W_FLAGGED_BESIDE
     W_BOTH_BLOCKS                          # some flagged, some mapped without
+    # Entries of the range in blocks with a word: mapped without one, and not mapped.
+    W_BLOCK_BESIDE
+    W_BLOCK_NONE
     W_MATCHED_BLOCKS
     W_ALL_MATCHED
     W_MATCHED_BESIDE
@@ -259,12 +296,27 @@ cdef enum:
     W_PART_WORDED
     W_PART_ENTRIES
     W_PART_WORDS
-    # As `hash` sees it: see A_SORTS. Entries of tables with a word are probed.
+    W_PART_BLOCKS                          # with a word
+    # Entries of the range, of tables with a word: all, and those mapped without; the same of
+    # tables that are not whole in it.
+    W_WORDED_ENTRIES
+    W_BESIDE
+    W_PART_WORDED_ENTRIES
+    W_PART_BESIDE
+    # As `hash` sees it: see A_SORTS. Probed are entries of tables with a word: all, those
+    # with a word, those mapped without.
     W_SORTS
     W_SORT_MOVES
     W_SORTED
     W_PROBED
     W_PROBED_WORDS
+    W_PROBED_BESIDE
+    # If there are words anywhere, as `page_ext` sees it: 1; tables, entries of the range,
+    # those mapped.
+    W_ANY
+    W_ANY_TABLES
+    W_ANY_ENTRIES
+    W_ANY_MAPPED
     W_WORDS                                # CLASSES x 2
     W_HELD = W_WORDS + 2 * CLASSES         # CLASSES x 2, tables with a word
     W_BARE = W_HELD + 2 * CLASSES          # CLASSES x 2, tables without
@@ -289,11 +341,14 @@ WALK_NAMES = (
     + [f"empty_all{i}" for i in range(MAX_LEVELS)]
     + [f"gather_{what}" for what in ("calls", "slots", "found", *range(MAX_LEVELS))]
     + [f"gatherw_{what}" for what in ("calls", "slots", "found", *range(MAX_LEVELS))]
-    + ("full_blocks swap_blocks flagged_blocks all_flagged flagged_beside both_blocks "
+    + ("blocks nodes flagged_nodes full_blocks swap_blocks flagged_blocks all_flagged flagged_beside both_blocks "
+       "block_beside block_none "
        "matched_blocks all_matched matched_beside found swapped flagged "
        "swapped_flagged zeroed cut_tables cut_words part part_worded "
-       "part_entries part_words sorts sort_moves sorted probed "
-       "probed_words").split()
+       "part_entries part_words part_blocks worded_entries beside "
+       "part_worded_entries part_beside "
+       "sorts sort_moves sorted probed "
+       "probed_words probed_beside any any_tables any_entries any_mapped").split()
     + [f"words{i}_{what}" for i in range(CLASSES) for what in "tk"]
     + [f"held{i}_{what}" for i in range(CLASSES) for what in "tn"]
     + [f"bare{i}_{what}" for i in range(CLASSES) for what in "tn"]
@@ -334,11 +389,13 @@ def tables(
     cdef Py_ssize_t n = vpns.shape[0]
     cdef Tree tree
     cdef Limits limits
-    cdef Py_ssize_t at = 0, j, k, m, last, block, bk, bm, bs, bn, z, nr = 0
+    cdef Py_ssize_t at = 0, j, k, m, last, block, bk, bm, bs, bn, z, blocks, nr = 0
     cdef uint64_t first = vpns[0], stop = vpns[n - 1] + 1
     cdef int level, cls
     cdef uint64_t start
     cdef bint part
+    cdef double entries
+    cdef uint64_t before = ~vpns[0], flagged_before = before
     fill_limits(&limits, size)
     tree.levels = len(level_bits)
     j = 0
@@ -355,7 +412,7 @@ def tables(
     while at < n:
         start = vpns[at] >> bits << bits
         last = at
-        k = z = 0
+        k = z = blocks = 0
         while last < n and vpns[last] >> bits == start >> bits:
             block = vpns[last] >> 6
             bk = bm = bs = bn = 0
@@ -369,6 +426,16 @@ def tables(
                     SWAPPED | FLAGGED)
                 last += 1
             k += bk
+            blocks += bk != 0
+            f[W_BLOCKS] += 1
+            f[W_NODES] += nodes_above(block << 6, before)
+            before = <uint64_t>block << 6
+            if bk:
+                f[W_FLAGGED_NODES] += nodes_above(before, flagged_before)
+                flagged_before = before
+                f[W_BLOCK_BESIDE] += bn - bk
+                f[W_BLOCK_NONE] += <double>(
+                    min(stop, before + 64) - max(first, before)) - bn
             f[W_FULL_BLOCKS] += bn == 64
             f[W_SWAP_BLOCKS] += bs != 0
             f[W_FLAGGED_BLOCKS] += bk != 0
@@ -386,13 +453,18 @@ def tables(
         f[W_CUT_WORDS] += k if z else 0
         f[W_TABLES] += 1
         f[W_WORDED] += k != 0
+        f[W_BESIDE] += m - k if k else 0
         part = start < first or start + <uint64_t>size > stop
         if part:
             f[W_PART] += 1
             f[W_PART_WORDED] += k != 0
             f[W_PART_WORDS] += k
-            f[W_PART_ENTRIES] += <double>(
+            f[W_PART_BLOCKS] += blocks
+            entries = <double>(
                 min(stop, start + <uint64_t>size) - max(start, first))
+            f[W_PART_ENTRIES] += entries
+            f[W_PART_WORDED_ENTRIES] += entries if k else 0
+            f[W_PART_BESIDE] += m - k if k else 0
         cls = class_of(&limits, m)
         if k:
             f[W_WORDS + 2 * class_of(&limits, k)] += 1
@@ -420,15 +492,22 @@ def tables(
     f[W_WHOLE] = f[W_TABLES] - f[W_PART]
     f[W_WHOLE_WORDED] = f[W_WORDED] - f[W_PART_WORDED]
     f[W_ENTRIES] = size * f[W_WHOLE] + f[W_PART_ENTRIES]
+    f[W_WORDED_ENTRIES] = size * f[W_WHOLE_WORDED] + f[W_PART_WORDED_ENTRIES]
     f[W_NONE] = f[W_ENTRIES] - n
     f[W_UNFLAGGED] = n - f[W_FLAGGED]
+    if f[W_FLAGGED]:
+        f[W_ANY] = 1
+        f[W_ANY_TABLES] = f[W_TABLES]
+        f[W_ANY_ENTRIES] = f[W_ENTRIES]
+        f[W_ANY_MAPPED] = n
     if 0 < f[W_FLAGGED] * LISTED <= n:
         f[W_SORTS] = passes(stop - 1 - first)
         f[W_SORT_MOVES] = f[W_SORTS] * f[W_FLAGGED]
         f[W_SORTED] = f[W_FLAGGED]
     else:
-        f[W_PROBED] = size * f[W_WORDED]
+        f[W_PROBED] = f[W_WORDED_ENTRIES]
         f[W_PROBED_WORDS] = f[W_FLAGGED]
+        f[W_PROBED_BESIDE] = f[W_BESIDE]
     s = Slots(nr, &slot[0], &kind[0])
     f[W_LEAVES] = leaves.shape[0]
     f[W_DEPOSITED] = nr_deposited

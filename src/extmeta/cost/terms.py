@@ -25,16 +25,9 @@ CLOSE = 1e-9
 # Samples are left out in so many parts to choose between terms.
 PARTS = 5
 
-# Terms that tell how many words, or entries, a table has: what `adaptive` goes by.
-_BY_WORDS = ("short", "long", "words")
-_BY_ENTRIES = ("held", "bare")
-
-# What `hash` goes by: whether it sorts its words before it visits PTEs.
-_BY_HASH = ("sorts", "sort_moves", "sorted", "probed", "probed_words")
-
 # Numbers that the loops of an operation count; names as in `census`, and a name without
-# a level for those of all levels.
-_ABOUT = ("one", "whole", "whole_worded", "part_worded", "entries", *_BY_HASH)
+# a level for those of all levels. A load and a store have all that no family has.
+_ABOUT = ("one", "whole", "whole_worded", "part_worded", "entries")
 _PLAIN: dict[str, tuple[str, ...]] = {
     "update": (
         *_ABOUT,
@@ -60,12 +53,35 @@ _PLAIN: dict[str, tuple[str, ...]] = {
         *("flagged", "flagged_blocks", "leaves", "deposited", "leaf_steps"),
     ),
     "unmap": (
-        *("one", "whole", "whole_worded", "part", "part_worded", "part_entries"),
-        "part_words",
+        *(*_ABOUT, "part", "part_entries", "part_words"),
         *("upper0", "upper1", "flagged", "flagged_blocks", "pruned"),
         *("leaves_within", "deposited", "drop_steps"),
     ),
 }
+
+# Entries beside words, each of which is looked up by its vpn.
+_BESIDE = (
+    *("worded_entries", "beside", "part_blocks", "part_worded_entries"),
+    *("part_beside", "few_probed", "group_probed"),
+)
+# More numbers, for one kind of encoding each: words or entries of tables, as `adaptive`
+# chooses a container; what a hash table does with words; nodes of a tree; all PTEs, if any has a word.
+_FAMILIES: tuple[tuple[str, ...], ...] = (
+    (),
+    ("short", "long", "words", "held", "bare"),
+    (
+        *("sorts", "sort_moves", "sorted", "sorted_vpns"),
+        *("probed", "probed_words", "probed_beside", *_BESIDE),
+    ),
+    (
+        *("leaf_blocks", "leaf_nodes", "pieces", "pieces_listed", "blocks", "nodes"),
+        *("flagged_nodes", "block_beside", "block_none", *_BESIDE),
+    ),
+    (
+        *("any", "any_runs", "any_vpns", "any_tables", "any_entries", "any_mapped"),
+        *_BESIDE,
+    ),
+)
 
 
 def numbers_of(operation: str) -> Sequence[str]:
@@ -73,26 +89,22 @@ def numbers_of(operation: str) -> Sequence[str]:
     return census.ARRAY_NAMES if operation in ("load", "store") else census.WALK_NAMES
 
 
-def _level_of(name: str) -> str:
-    """Return what a number of one level, or of gather(), is called for all levels."""
-    if name.startswith("gather"):
-        return name.partition("_")[0]
+def _family_of(name: str) -> str:
+    """Return what a number is called for all levels, or classes of tables."""
+    if name.startswith(("gather", *_FAMILIES[1])):
+        return name.partition("_")[0].rstrip("0123456789")
     return name.rstrip("0123456789")
 
 
 def _terms(operation: str) -> list[npt.NDArray[np.int64]]:
-    """Return which numbers may be terms: plain ones, and those with tables by words."""
+    """Return which numbers may be terms: plain ones, with those of each family."""
     names = numbers_of(operation)
-    more = _BY_WORDS + _BY_ENTRIES if operation == "update" else _BY_WORDS
-    if operation in ("load", "store"):
-        plain = [not name.startswith(_BY_WORDS) for name in names]
-    else:
-        wanted = _PLAIN[operation]
-        plain = [name in wanted or _level_of(name) in wanted for name in names]
-    wide = [
-        one or name.startswith(more) for one, name in zip(plain, names, strict=True)
+    special = {name for family in _FAMILIES for name in family}
+    plain = set(_PLAIN.get(operation, ())) or {*map(_family_of, names)} - special
+    return [
+        np.flatnonzero([{name, _family_of(name)} & wanted != set() for name in names])
+        for wanted in (plain | {*family} for family in _FAMILIES)
     ]
-    return [np.flatnonzero(plain), np.flatnonzero(wide)]
 
 
 TERMS = {name: _terms(name) for name in OPERATIONS}
@@ -101,7 +113,7 @@ TERMS = {name: _terms(name) for name in OPERATIONS}
 def fitted(operation: str, numbers: Floats, counts: Floats) -> Floats:
     """Return what each number costs.
 
-    Of two sets of terms that is taken which tells better what samples cost that were
+    Of several sets of terms that is taken which tells best what samples cost that were
     left out.
 
     Parameters
@@ -123,8 +135,8 @@ def fitted(operation: str, numbers: Floats, counts: Floats) -> Floats:
         for left_out in range(PARTS):
             other = part == left_out
             found = _solved(numbers[~other][:, terms], counts[~other])
-            errors.append(numbers[other][:, terms] @ found / counts[other] - 1)
-        return float(np.abs(np.concatenate(errors)).mean())
+            errors.append(numbers[other][:, terms] @ found - counts[other])
+        return float(np.abs(np.concatenate(errors)).sum())
 
     terms = min(TERMS[operation], key=off)
     each = np.zeros(numbers.shape[1])
