@@ -84,19 +84,21 @@ def test_costs_survive_their_file():
 
 @pytest.mark.slow
 @pytest.mark.skipif(bool(instructions.missing()), reason="no valgrind")
-@pytest.mark.parametrize("text", TOLERANCES)
-def test_estimates_are_near_what_is_counted_directly(text):
+def test_estimates_are_near_what_is_counted_directly():
     """On three captures; benchmarks/estimates.py prints each operation's error."""
-    (costs,) = estimate.costs([(text, FIELDS)], "x86_64")
-    loads, found_lies = [], []
+    costs = estimate.costs([(text, FIELDS) for text in TOLERANCES], "x86_64")
+    loads, estimates = [], []
     for name in ("redis", "numpy-sparse", "swapped"):
         space = space_of(em.load_capture(name), name)
         held = sweep.Held(space, [], FIELDS)
         layout = estimate.layout_of(held.base)
         for point in placement.points((0.1, 1.0), ("random",)):
             load = held.words(point)[1]
-            loads.append((text, load))
-            found_lies.append(estimate.lie(load, layout, costs.level_bits))
-    for lie, counted in zip(found_lies, estimate.counted(loads), strict=True):
-        for name, found in costs.of(lie).items():
-            assert found == pytest.approx(counted[name], rel=TOLERANCES[text]), name
+            for text, cost in zip(TOLERANCES, costs, strict=True):
+                loads.append((text, load))
+                estimates.append(cost.of(estimate.lie(load, layout, cost.level_bits)))
+    each = zip(loads, estimates, estimate.counted(loads), strict=True)
+    for (text, _load), found, counted in each:
+        for name, number in found.items():
+            near = pytest.approx(counted[name], rel=TOLERANCES[text])
+            assert number == near, (text, name)
