@@ -97,14 +97,14 @@ cdef enum:
     A_SORTED
     A_SORTED_VPNS
     A_PROBED
-    A_FEW_PROBED                           # in short runs and groups, if there are words
+    A_FEW_PROBED                           # in short runs, if there are words
     A_GROUP_PROBED
     # As `xarray` sees it: leaves with a vpn, nodes above, leaves that runs look up.
     A_LEAVES
     A_NODES
     A_PIECES
     A_PIECES_LISTED
-    # If there are words anywhere, as `page_ext` sees it: runs or groups, and their vpns.
+    # If there are words anywhere, as `page_ext` sees it: runs and groups; their vpns.
     A_ANY_RUNS
     A_ANY_VPNS
     A_CHUNKS                               # and of lists
@@ -297,22 +297,22 @@ cdef enum:
     W_PART_ENTRIES
     W_PART_WORDS
     W_PART_BLOCKS                          # with a word
-    # Entries of the range, of tables with a word: all, and those mapped without; the same of
-    # tables that are not whole in it.
+    # Entries of the range, of tables with a word: all, and those mapped without; the
+    # same of tables that are not whole in it.
     W_WORDED_ENTRIES
     W_BESIDE
     W_PART_WORDED_ENTRIES
     W_PART_BESIDE
-    # As `hash` sees it: see A_SORTS. Probed are entries of tables with a word: all, those
-    # with a word, those mapped without.
+    # As `hash` sees it: see A_SORTS. Probed are entries of tables with a word: all,
+    # those with a word, those mapped without.
     W_SORTS
     W_SORT_MOVES
     W_SORTED
     W_PROBED
     W_PROBED_WORDS
     W_PROBED_BESIDE
-    # If there are words anywhere, as `page_ext` sees it: 1; tables, entries of the range,
-    # those mapped.
+    # If there are words anywhere, as `page_ext` sees it: 1; tables, entries of the
+    # range, those mapped.
     W_ANY
     W_ANY_TABLES
     W_ANY_ENTRIES
@@ -341,13 +341,12 @@ WALK_NAMES = (
     + [f"empty_all{i}" for i in range(MAX_LEVELS)]
     + [f"gather_{what}" for what in ("calls", "slots", "found", *range(MAX_LEVELS))]
     + [f"gatherw_{what}" for what in ("calls", "slots", "found", *range(MAX_LEVELS))]
-    + ("blocks nodes flagged_nodes full_blocks swap_blocks flagged_blocks all_flagged flagged_beside both_blocks "
-       "block_beside block_none "
+    + ("blocks nodes flagged_nodes full_blocks swap_blocks flagged_blocks "
+       "all_flagged flagged_beside both_blocks block_beside block_none "
        "matched_blocks all_matched matched_beside found swapped flagged "
        "swapped_flagged zeroed cut_tables cut_words part part_worded "
        "part_entries part_words part_blocks worded_entries beside "
-       "part_worded_entries part_beside "
-       "sorts sort_moves sorted probed "
+       "part_worded_entries part_beside sorts sort_moves sorted probed "
        "probed_words probed_beside any any_tables any_entries any_mapped").split()
     + [f"words{i}_{what}" for i in range(CLASSES) for what in "tk"]
     + [f"held{i}_{what}" for i in range(CLASSES) for what in "tn"]
