@@ -64,24 +64,25 @@ _BESIDE = (
     *("worded_entries", "beside", "part_blocks", "part_worded_entries"),
     *("part_beside", "few_probed", "group_probed"),
 )
-# More numbers, for one kind of encoding each: words or entries of tables, as `adaptive`
-# chooses a container; what a hash table does with words; nodes of a tree; all PTEs, if any has a word.
-_FAMILIES: tuple[tuple[str, ...], ...] = (
-    (),
-    ("short", "long", "words", "held", "bare"),
-    (
+# More numbers, for one kind of encoding each: `adaptive` chooses a container by a table's
+# words or entries; a hash table sorts words or probes for them; a tree has nodes; and
+# what belongs to pages is looked up for each PTE, if there is any.
+_FAMILIES: dict[str, tuple[str, ...]] = {
+    "none of these": (),
+    "containers": ("short", "long", "words", "held", "bare"),
+    "hash": (
         *("sorts", "sort_moves", "sorted", "sorted_vpns"),
         *("probed", "probed_words", "probed_beside", *_BESIDE),
     ),
-    (
+    "tree": (
         *("leaf_blocks", "leaf_nodes", "pieces", "pieces_listed", "blocks", "nodes"),
         *("flagged_nodes", "block_beside", "block_none", *_BESIDE),
     ),
-    (
+    "pages": (
         *("any", "any_runs", "any_vpns", "any_tables", "any_entries", "any_mapped"),
         *_BESIDE,
     ),
-)
+}
 
 
 def numbers_of(operation: str) -> Sequence[str]:
@@ -91,7 +92,7 @@ def numbers_of(operation: str) -> Sequence[str]:
 
 def _family_of(name: str) -> str:
     """Return what a number is called for all levels, or classes of tables."""
-    if name.startswith(("gather", *_FAMILIES[1])):
+    if name.startswith(("gather", *_FAMILIES["containers"])):
         return name.partition("_")[0].rstrip("0123456789")
     return name.rstrip("0123456789")
 
@@ -99,11 +100,11 @@ def _family_of(name: str) -> str:
 def _terms(operation: str) -> list[npt.NDArray[np.int64]]:
     """Return which numbers may be terms: plain ones, with those of each family."""
     names = numbers_of(operation)
-    special = {name for family in _FAMILIES for name in family}
+    special = {name for family in _FAMILIES.values() for name in family}
     plain = set(_PLAIN.get(operation, ())) or {*map(_family_of, names)} - special
     return [
         np.flatnonzero([{name, _family_of(name)} & wanted != set() for name in names])
-        for wanted in (plain | {*family} for family in _FAMILIES)
+        for wanted in (plain | {*family} for family in _FAMILIES.values())
     ]
 
 
