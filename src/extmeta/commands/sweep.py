@@ -251,7 +251,7 @@ def _measure(
             shown(finished, nr_captures, "captures of the sweep")
 
         if wanted.instructions and left:
-            shown(0, 1, "instructions, which valgrind counts once: minutes")
+            shown(0, 1, "instructions, which valgrind counts once, for minutes")
             measure.count_costs(wanted, args.output, args.workers)
         done(0)
         given = (wanted, args.output, left)
