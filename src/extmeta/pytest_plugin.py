@@ -13,13 +13,11 @@ has all of them; so has the JSON of pytest-benchmark, if the test uses that fixt
 
 import contextlib
 import dataclasses
-import re
 import sys
 import tracemalloc
 from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
 from numbers import Real
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -200,13 +198,9 @@ class Pairs:
         ]
         if self.config.inipath:
             command.append(f"--config-file={self.config.inipath}")
-        pattern = rb"\0(__pyx_pw_\w+once_\d+once)\0"
-        symbol = re.search(pattern, Path(once.__file__).read_bytes())
-        if symbol is None:
-            pytest.fail(f"{once.__file__} has no symbols", pytrace=False)
         try:
             returns, _said = instructions.profiled(
-                command, [symbol[1].decode()], everywhere=True
+                command, [instructions.once_symbol()], everywhere=True
             )
         except ValueError as error:
             pytest.fail(f"the run under valgrind failed: {error}", pytrace=False)

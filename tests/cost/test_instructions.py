@@ -3,6 +3,7 @@
 import copy
 import importlib.util
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -44,6 +45,17 @@ def test_a_table_without_words_costs_no_more_than_in_pte_bits():
             if operation in ("update", "random load"):
                 continue
             assert number <= 1.05 * baseline[operation], (encoding, operation)
+
+
+@pytest.mark.slow
+@counted
+def test_what_keeps_callgrind_from_counting_is_said(monkeypatch, tmp_path):
+    vgdb = tmp_path / "vgdb"
+    vgdb.write_text("#!/bin/sh\necho no such process\nexit 1\n")
+    vgdb.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    with pytest.raises(ValueError, match="does not begin: no such process"):
+        instructions.count("inpte", [0.0])
 
 
 @pytest.fixture

@@ -252,7 +252,11 @@ def _measure(
 
         if wanted.instructions and left:
             shown(0, 1, "instructions, which valgrind counts once, for minutes")
-            measure.count_costs(wanted, args.output, args.workers)
+            try:
+                measure.count_costs(wanted, args.output, args.workers)
+            except ValueError as error:
+                why = f"instructions can't be counted: {error}; or --ram-only"
+                raise BadInputError(why) from None
         done(0)
         given = (wanted, args.output, left)
         try:

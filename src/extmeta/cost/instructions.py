@@ -95,6 +95,11 @@ def symbols(
     return found
 
 
+def once_symbol() -> str:
+    """Return the full name of the C function of `once.once`."""
+    return symbols({"once": (once, r"__pyx_pw_\w+once_\d+once")})["once"]
+
+
 @functools.cache
 def _compiled(module: ModuleType) -> bytes:
     return Path(str(module.__file__)).read_bytes()
@@ -116,8 +121,9 @@ def start() -> None:
         # Valgrind answers while code runs, and not while it waits.
         while asked.poll() is None:
             pass
-        if asked.returncode and asked.stdout:
-            raise OSError(asked.stdout.read().strip())
+        said = asked.stdout.read().strip() if asked.stdout else ""
+    if asked.returncode:
+        raise OSError(f"callgrind does not begin: {said or 'vgdb said nothing'}")
 
 
 def operation(run: Callable[..., T], *arguments: Any, **named: Any) -> T:
@@ -237,8 +243,7 @@ def profiled(
     environment["GLIBC_TUNABLES"] += tunables
     options = [f"--dump-after={name}" for name in functions]
     if not everywhere:
-        (only,) = symbols({"": (once, r"__pyx_pw_\w+once_\d+once")}).values()
-        options.append(f"--toggle-collect={only}")
+        options.append(f"--toggle-collect={once_symbol()}")
     with tempfile.TemporaryDirectory(prefix="extmeta-callgrind-") as folder:
         out = Path(folder, "out")
         done = subprocess.run(
@@ -258,7 +263,7 @@ def profiled(
             raise ValueError(said[-1] if said else f"status {done.returncode}")
         parts = sorted(Path(folder).glob("out.*"), key=lambda p: int(p.suffix[1:]))
         found = [_inclusive(part) for part in parts]
-    # Nothing was counted in those outside of an operation.
+    # A profile from outside of an operation has counted nothing.
     return [(name, count) for name, count in found if count], done.stdout
 
 
